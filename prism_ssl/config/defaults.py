@@ -1,0 +1,144 @@
+"""Recipes, and the one strict door through which their settings are overridden."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prism_ssl.config.schema import DataConfig, LossConfig, ModelConfig, PrismConfig, TrainConfig
+from prism_ssl.errors import ConfigError
+
+
+def phantom_cpu() -> PrismConfig:
+    """A laptop without scans, GPU or account: generated phantoms, tiny encoder, about three minutes."""
+    return PrismConfig(
+        recipe="phantom-cpu",
+        data=DataConfig(
+            phantom_subjects=24,
+            workers=2,
+            warm_pool_size=4,
+            visits_per_scan=40,
+            n_patches=64,
+            scratch_bytes=2 * 2**30,
+        ),
+        model=ModelConfig(preset="tiny", projection_dim=64),
+        loss=LossConfig(supcon_warmup_steps=100, supcon_ramp_steps=100),
+        train=TrainConfig(
+            batch_size=16,
+            max_steps=400,
+            log_every=20,
+            checkpoint_every=100,
+            lr=1e-3,
+            lr_warmup_steps=40,
+            precision="fp32",
+        ),
+    )
+
+
+def betty_baseline(catalog_path: str = "catalog.parquet") -> PrismConfig:
+    """The canonical baseline on one B200: ViT-L, 1,024 patches, 8 actors of 16 slots."""
+    return PrismConfig(recipe="betty-baseline", data=DataConfig(catalog_path=catalog_path))
+
+
+def core24_base(catalog_path: str = "catalog.parquet") -> PrismConfig:
+    """What the 24 runs of the ablation share (guide, section 12); the factors override it."""
+    return PrismConfig(
+        recipe="core24-base",
+        data=DataConfig(
+            catalog_path=catalog_path, n_patches=1024, workers=8, visits_per_scan=100, use_local_scratch=True
+        ),
+        train=TrainConfig(max_steps=20_000),
+    )
+
+
+RECIPES: dict[str, Callable[[], PrismConfig]] = {
+    "phantom-cpu": phantom_cpu,
+    "betty-baseline": betty_baseline,
+    "core24-base": core24_base,
+}
+
+
+def known_keys(config: PrismConfig) -> dict[str, Any]:
+    """All settings as ``{"section.name": value}``."""
+    flat: dict[str, Any] = {}
+    for section in dataclasses.fields(config):
+        value = getattr(config, section.name)
+        if dataclasses.is_dataclass(value):
+            flat |= {f"{section.name}.{f.name}": getattr(value, f.name) for f in dataclasses.fields(value)}
+        else:
+            flat[section.name] = value
+    return flat
+
+
+def apply_overrides(config: PrismConfig, overrides: Mapping[str, Any]) -> PrismConfig:
+    """A copy of ``config`` with ``{"section.name": value}`` replaced.
+
+    Raises:
+        ConfigError: a key is unknown (the nearest known one is named) or a value has the wrong type.
+    """
+    known = known_keys(config)
+    changes: dict[str, dict[str, Any]] = {}
+    for key, value in overrides.items():
+        if key not in known:
+            raise ConfigError(_unknown_key(key, known))
+        section, _, name = key.rpartition(".")
+        changes.setdefault(section, {})[name] = _checked(key, value, _type_of(config, section, name))
+    top = changes.pop("", {})
+    for section, values in changes.items():
+        top[section] = dataclasses.replace(getattr(config, section), **values)
+    return dataclasses.replace(config, **top)
+
+
+def config_from_dict(nested: Mapping[str, Any]) -> PrismConfig:
+    """The inverse of ``PrismConfig.to_dict``; unknown keys are refused as in ``apply_overrides``."""
+    flat: dict[str, Any] = {}
+    for section, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{section}.{name}": inner for name, inner in value.items()}
+        else:
+            flat[section] = value
+    return apply_overrides(PrismConfig(), flat)
+
+
+def _unknown_key(key: str, known: Mapping[str, Any]) -> str:
+    by_name = {name.rpartition(".")[2]: name for name in known}
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    near = near or [by_name[n] for n in difflib.get_close_matches(key.rpartition(".")[2], by_name, n=1)]
+    hint = (
+        f"did you mean {near[0]!r}?"
+        if near
+        else f"known sections: {sorted({k.split('.')[0] for k in known})}"
+    )
+    return f"unknown config key {key!r}; {hint}"
+
+
+def _type_of(config: PrismConfig, section: str, name: str) -> Any:
+    owner = getattr(config, section) if section else config
+    return typing.get_type_hints(type(owner))[name]
+
+
+def _checked(key: str, value: Any, wanted: Any) -> Any:
+    """``value`` as ``wanted``, which is a plain type, an optional, a Literal, a tuple or a dict of strings."""
+    origin, options = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (typing.Union, types.UnionType):
+        inner = next(option for option in options if option is not type(None))
+        return None if value is None else _checked(key, value, inner)
+    if origin is typing.Literal:
+        if value not in options:
+            raise ConfigError(f"{key} is {value!r}; needed: one of {', '.join(map(repr, options))}")
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    if origin is dict and isinstance(value, Mapping):
+        return dict(value)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is None and type(value) is wanted:
+        return value
+    raise ConfigError(
+        f"{key} is {value!r} ({type(value).__name__}); needed: {getattr(wanted, '__name__', wanted)}"
+    )

@@ -1,0 +1,311 @@
+"""The settings of a run: frozen dataclasses that refuse impossible values at birth.
+
+``None`` means "off" or "not given", never a magic number. Units are in the names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from prism_ssl.errors import ConfigError
+
+Objective = Literal["regression", "classification"]
+Preset = Literal["tiny", "small", "base", "large"]
+Precision = Literal["fp32", "bf16"]
+
+
+def _require(ok: bool, key: str, found: object, needed: str) -> None:
+    if not ok:
+        raise ConfigError(f"{key} is {found!r}; needed: {needed}")
+
+
+def _positive(section: str, settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        _require(value > 0, f"{section}.{name}", value, "a value above 0")
+
+
+def _not_negative(section: str, settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        _require(value >= 0, f"{section}.{name}", value, "0 or more")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which scans, how they are served, and what happens when one fails."""
+
+    catalog_path: str | None = None
+    """Table of the archive (.csv, .csv.gz or .parquet); None: phantoms are generated, see phantom_subjects."""
+    phantom_subjects: int = 0
+    """Subjects to generate when there is no catalogue; 0: a catalogue is required."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Names of the catalogue's columns where they differ, e.g. {"pmbb_id": "mrn"}."""
+    n_scans: int = 5000
+    """At most this many scans, chosen in a seeded hash order that stays stable when rows are added."""
+    modality_filter: tuple[str, ...] = ("CT", "MR")
+    """Modalities to keep."""
+    drop_time_series: bool = False
+    """Drop series whose description speaks of a time series (perfusion, DWI, fMRI, cine)."""
+    drop_localizers: bool = False
+    """Drop series whose description speaks of a localizer or scout."""
+    drop_derived: bool = False
+    """Drop series whose description speaks of a derived image (MIP, reformat, subtraction, map)."""
+    holdout_fraction: float = 0.05
+    """Share of the patients whose series are never trained on (the probe set)."""
+    holdout_min_series: int = 8
+    """Hold out whole patients until at least this many series are in the probe set."""
+    n_patches: int = 1024
+    """Patches per view (N)."""
+    patch_mm: float = 16.0
+    """Side of a patch in mm."""
+    workers: int = 8
+    """Pool actors; a batch holds batch_size / workers pairs of each."""
+    warm_pool_size: int = 16
+    """Scans that one actor keeps open (slots)."""
+    visits_per_scan: int = 100
+    """Pairs drawn from a scan before its slot asks for another."""
+    max_prefetch_replacements: int = 2
+    """Scans that one actor opens at the same time in the background."""
+    use_local_scratch: bool = True
+    """Keep decoded volumes as files under the temporary root, so that a scan seen again is mapped, not inflated."""
+    scratch_bytes: int = 64 * 2**30
+    """Size limit of all scratch files together; when it is reached, scans are opened in memory."""
+    chunks_in_flight: int = 2
+    """Chunks that each actor may prepare ahead (back-pressure)."""
+    strict: bool = True
+    """True: the first scan that fails ends the run as failed. False: it is counted, quarantined and replaced."""
+    deterministic: bool = False
+    """Wait for replacements, so that (seed, shard) fixes the whole sequence of pairs."""
+    abort_broken_share: float = 0.10
+    """Lenient mode ends the run when more than this share of the opened scans was broken ..."""
+    abort_after_opens: int = 200
+    """... judged once this many opens were tried."""
+    max_actor_restarts: int = 3
+    """Lenient mode restarts a dead pool actor this often before it gives up."""
+    stall_timeout_s: float = 300.0
+    """No chunk for this long is an error, not a wait."""
+
+    def __post_init__(self) -> None:
+        _positive("data", self, "n_scans", "n_patches", "patch_mm", "workers", "visits_per_scan")
+        _positive("data", self, "max_prefetch_replacements", "chunks_in_flight", "stall_timeout_s")
+        _not_negative("data", self, "phantom_subjects", "scratch_bytes", "holdout_min_series")
+        _not_negative("data", self, "max_actor_restarts", "abort_after_opens")
+        _require(self.warm_pool_size >= 2, "data.warm_pool_size", self.warm_pool_size, "at least 2 slots")
+        _require(bool(self.modality_filter), "data.modality_filter", self.modality_filter, "a modality")
+        for name in ("holdout_fraction", "abort_broken_share"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"data.{name}", value, "a share in [0, 1)")
+        if self.catalog_path is None and self.phantom_subjects == 0:
+            raise ConfigError(
+                "data.catalog_path is not given and data.phantom_subjects is 0, so there are no scans; "
+                "pass --data.catalog-path TABLE (.csv, .csv.gz or .parquet)"
+            )
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How a prism is drawn."""
+
+    radius_mm_min: float = 20.0
+    """Smallest radius of the ball, where the scan is large enough for it."""
+    radius_mm_max: float = 30.0
+    """Largest radius of the ball."""
+    radius_mm_floor: float = 10.0
+    """A scan that holds no ball of this radius is rejected by preflight."""
+    rotation_max_deg: float = 10.0
+    """Each Euler angle (extrinsic xyz) is uniform in +- this."""
+    window_width_std_min: float = 2.0
+    """Narrowest window, in robust standard deviations of the scan."""
+    window_width_std_max: float = 6.0
+    """Widest window, in robust standard deviations of the scan."""
+
+    def __post_init__(self) -> None:
+        _positive("view", self, "radius_mm_floor", "window_width_std_min")
+        _require(
+            0 < self.rotation_max_deg <= 45, "view.rotation_max_deg", self.rotation_max_deg, "in (0, 45]"
+        )
+        _require(
+            self.radius_mm_floor <= self.radius_mm_min <= self.radius_mm_max,
+            "view.radius_mm_min",
+            self.radius_mm_min,
+            f"between radius_mm_floor ({self.radius_mm_floor}) and radius_mm_max ({self.radius_mm_max})",
+        )
+        _require(
+            self.window_width_std_min <= self.window_width_std_max,
+            "view.window_width_std_min",
+            self.window_width_std_min,
+            f"at most window_width_std_max ({self.window_width_std_max})",
+        )
+
+
+@dataclass(frozen=True)
+class PreflightConfig:
+    """What a scan must be like; every limit has a reason it is counted under."""
+
+    max_volume_bytes: int = 4 * 2**30
+    """Voxel data a header may declare; more is refused before anything is inflated."""
+    min_slices: int = 12
+    """Fewest voxels along any axis."""
+    spacing_mm_min: float = 0.05
+    """Finest believable voxel spacing."""
+    spacing_mm_max: float = 15.0
+    """Coarsest believable voxel spacing."""
+    reject_label_maps: bool = True
+    """Refuse integer volumes with at most label_map_values distinct values."""
+    label_map_values: int = 48
+    """See reject_label_maps."""
+    require_hu: bool = True
+    """Refuse a CT without any voxel at or below ct_air_hu (not in HU, or not a CT)."""
+    ct_air_hu: float = -200.0
+    """See require_hu."""
+    require_orientation: bool = True
+    """Refuse a file with neither qform nor sform: its orientation would be a guess."""
+    reject_signed_mr: bool = True
+    """Refuse an MR of which a large share is negative (statistical and parametric maps)."""
+    concurrency: int | None = None
+    """Files checked at the same time; None: one per CPU of the Ray cluster."""
+
+    def __post_init__(self) -> None:
+        _positive("preflight", self, "max_volume_bytes", "min_slices", "spacing_mm_min", "label_map_values")
+        if self.concurrency is not None:
+            _positive("preflight", self, "concurrency")
+        _require(
+            self.spacing_mm_min < self.spacing_mm_max,
+            "preflight.spacing_mm_min",
+            self.spacing_mm_min,
+            f"below spacing_mm_max ({self.spacing_mm_max})",
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Encoder preset and what the heads predict."""
+
+    preset: Preset = "large"
+    """Encoder size: tiny (laptop), small, base, large (ViT-L: 1024 wide, 24 deep, 16 heads)."""
+    objective: Objective = "regression"
+    """Whether the pair heads regress the difference or classify its sign, per axis."""
+    projection_dim: int = 128
+    """Width of the SupCon projection (P)."""
+    compile: bool = True
+    """torch.compile on CUDA; never on CPU."""
+
+    def __post_init__(self) -> None:
+        _positive("model", self, "projection_dim")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the objectives and the two-stage ramp."""
+
+    w_distance: float = 1.0
+    """Weight of the displacement loss."""
+    w_rotation: float = 1.0
+    """Weight of the rotation loss."""
+    w_window: float = 1.0
+    """Weight of the two window losses (centre and width)."""
+    w_supcon_target: float = 0.2
+    """Weight of SupCon once ramped up."""
+    supcon_temperature: float = 0.1
+    """Temperature of SupCon."""
+    supcon_warmup_steps: int = 2000
+    """Steps with SupCon at weight 0 (stage A)."""
+    supcon_ramp_steps: int = 5000
+    """Steps over which its weight rises linearly (stage B); 0: at once."""
+    normalize_targets: bool = True
+    """Divide regression targets by constants known beforehand (mm scale, largest angle, robust std)."""
+    dead_zone_mm: float = 5.0
+    """Classification: displacements smaller than this have no sign and are masked."""
+    dead_zone_deg: float = 1.0
+    """Classification: the same for rotation differences."""
+    dead_zone_std: float = 0.1
+    """Classification: the same for window differences, in robust std of the scan."""
+
+    def __post_init__(self) -> None:
+        _not_negative("loss", self, "w_distance", "w_rotation", "w_window", "w_supcon_target")
+        _not_negative("loss", self, "supcon_warmup_steps", "supcon_ramp_steps")
+        _not_negative("loss", self, "dead_zone_mm", "dead_zone_deg", "dead_zone_std")
+        _positive("loss", self, "supcon_temperature")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation."""
+
+    batch_size: int = 32
+    """Pairs in a batch (B)."""
+    max_steps: int = 100_000
+    """Steps of the run."""
+    log_every: int = 100
+    """Steps between two rows of the record."""
+    checkpoint_every: int = 1000
+    """Steps between two writings of last.ckpt."""
+    lr: float = 3e-4
+    """Peak learning rate (AdamW)."""
+    lr_warmup_steps: int = 1000
+    """Linear rise to the peak; a cosine to a tenth of it follows."""
+    weight_decay: float = 0.05
+    """AdamW decay of weight matrices."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient."""
+    precision: Precision = "bf16"
+    """bf16: autocast on CUDA, fp32 elsewhere."""
+    max_nonfinite_steps: int = 3
+    """Consecutive steps with a non-finite loss before the run ends; fewer are skipped and counted."""
+    stall_warmup_steps: int = 20
+    """Steps before stalls are counted."""
+    torch_threads: int | None = None
+    """CPU threads of the training worker; None: torch's choice."""
+    seed: int = 0
+    """Seed of everything: selection, split, views, weights."""
+
+    def __post_init__(self) -> None:
+        _positive(
+            "train", self, "batch_size", "max_steps", "log_every", "checkpoint_every", "lr", "grad_clip"
+        )
+        _positive("train", self, "max_nonfinite_steps")
+        _not_negative("train", self, "lr_warmup_steps", "weight_decay", "stall_warmup_steps", "seed")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run lives."""
+
+    name: str | None = None
+    """Name of the run folder; None: recipe and a hash of the settings, so that the same command finds it again."""
+    root: str = "runs"
+    """Folder of the run folders, on durable storage."""
+    tmp_root: str | None = None
+    """Folder of everything transient; None: /tmp/$USER/prism_ssl[/$SLURM_JOB_ID]."""
+    memory_limit_bytes: int | None = None
+    """Memory the run may use; None: the cgroup's or SLURM's limit, else what the machine has."""
+
+
+@dataclass(frozen=True)
+class PrismConfig:
+    """All settings of a run."""
+
+    recipe: str = "custom"
+    """Name of the recipe these settings began as."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(phantom_subjects=24))
+    view: ViewConfig = field(default_factory=ViewConfig)
+    preflight: PreflightConfig = field(default_factory=PreflightConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.train.batch_size % self.data.workers:
+            raise ConfigError(
+                f"train.batch_size is {self.train.batch_size} and data.workers is {self.data.workers}; "
+                "needed: a batch of equal parts from every worker; "
+                f"make the batch a multiple of {self.data.workers} or lower data.workers"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, for JSON and for other processes."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,169 @@
+"""The types that cross a module boundary, and the legend they share.
+
+Shape legend
+    B   pairs in a batch            n   pairs in a chunk (B / workers)
+    N   patches of one view         H, W  pixels of a patch (16 x 16)
+    P   width of the projection     D   width of an embedding
+
+Frames
+    voxel   continuous index (i, j, k) along the on-disk axes, voxel centres at integers
+    RAS     millimetres, x to the patient's Right, y Anterior, z Superior (NIfTI world)
+    prism   millimetres about the centre of a view, axes turned by the view's rotation
+
+Intensities are rescaled units (slope and intercept applied; HU for CT) until the window
+maps them to [-1, 1]. In a chunk they travel as int16 fixed point, see ``PATCH_SCALE``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:  # pool actors import this module and must not pay for torch
+    import torch
+
+PATCH_PX = 16
+"""Pixels along each side of a patch (H = W)."""
+
+PATCH_SCALE = 32767
+"""Fixed-point scale of a chunk's patches: windowed value = int16 / PATCH_SCALE."""
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Objective = Literal["regression", "classification"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRecord:
+    """One series of the catalogue.
+
+    Only ``scan_id``, ``series_id``, ``subject_id`` (all hashed) and ``modality`` may leave the machine.
+    """
+
+    scan_id: str
+    series_id: str
+    modality: str
+    nifti_path: str
+    series_path: str
+    subject_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RobustStats:
+    """Intensity statistics of a scan in rescaled units, insensitive to air and outliers.
+
+    ``lowest`` stands for everything outside the volume; ``median`` and ``std`` describe the foreground.
+    """
+
+    lowest: float
+    median: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedScan:
+    """A scan that passed preflight, with what preflight learned about it."""
+
+    record: ScanRecord
+    stats: RobustStats
+    volume_bytes: int
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class VisitKey:
+    """Names one visit of one scan; with the run's seed it fixes both views of the pair.
+
+    ``epoch`` counts the passes over the shard, ``visit`` the pairs drawn since the scan was last opened.
+    """
+
+    scan_id: str
+    epoch: int
+    visit: int
+
+
+@dataclass(slots=True)
+class PairChunk:
+    """What a pool actor hands over: n pairs of views. Axis 1 of ``patches`` and ``positions_mm`` is (a, b).
+
+    ``blocked_ms`` is the time this chunk waited for a scan to open, ``sampling_ms`` the time spent
+    drawing and extracting; ``counters`` are the actor's running totals and ``cursor`` its resume state.
+    """
+
+    patches: npt.NDArray[np.int16]  # [n, 2, N, H, W]
+    positions_mm: Float32  # [n, 2, N, 3] prism frame
+    center_delta_mm: Float32  # [n, 3] RAS, b - a
+    rotation_delta_deg: Float32  # [n, 3] b - a
+    window_delta: Float32  # [n, 2] centre, width; b - a, rescaled units
+    intensity_scale: Float32  # [n] robust std of the scan
+    series_label: npt.NDArray[np.int64]  # [n]
+    series_id: list[str]
+    visits: list[VisitKey]
+    blocked_ms: float
+    sampling_ms: float
+    counters: dict[str, float]
+    cursor: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PrismBatch:
+    """A training batch on its device. Patches are float in [-1, 1]."""
+
+    patches_a: torch.Tensor  # [B, N, H, W, 1]
+    positions_a: torch.Tensor  # [B, N, 3] mm, prism frame
+    patches_b: torch.Tensor  # [B, N, H, W, 1]
+    positions_b: torch.Tensor  # [B, N, 3] mm, prism frame
+    center_distance_mm: torch.Tensor  # [B]
+    center_delta_mm: torch.Tensor  # [B, 3] RAS, b - a
+    rotation_delta_deg: torch.Tensor  # [B, 3]
+    window_delta: torch.Tensor  # [B, 2] centre, width
+    intensity_scale: torch.Tensor  # [B]
+    series_label: torch.Tensor  # [B] int64
+    scan_id: list[str]
+    series_id: list[str]
+    visits: list[VisitKey]
+
+
+@dataclass(frozen=True, slots=True)
+class PrismOutput:
+    """What the model says about a batch. K is 4 (distance, dx, dy, dz) for regression, 3 signs for classification."""
+
+    distance: torch.Tensor  # [B, K]
+    rotation: torch.Tensor  # [B, 3]
+    window_center: torch.Tensor  # [B, 1]
+    window_width: torch.Tensor  # [B, 1]
+    projection_a: torch.Tensor  # [B, P] unit norm
+    projection_b: torch.Tensor  # [B, P] unit norm
+    embedding_a: torch.Tensor  # [B, D]
+    embedding_b: torch.Tensor  # [B, D]
+
+
+RunStatus = Literal["running", "ok", "failed"]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The honest end of a run.
+
+    ``status`` is ``ok`` only when every step ran, no replacement failed in strict mode and no actor or
+    thread died; otherwise ``cause`` says why. ``totals`` holds the final value of every scalar of the guide's
+    throughput section, ``losses`` the last logged losses beside their chance levels.
+    """
+
+    run: str
+    status: RunStatus
+    cause: str | None
+    steps_done: int
+    max_steps: int
+    resumed_from_step: int | None
+    run_dir: str
+    checkpoint: str | None = None
+    encoder: str | None = None
+    totals: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, dict[str, float]] = field(default_factory=dict)
+    data: dict[str, float] = field(default_factory=dict)
+    alarms: list[str] = field(default_factory=list)

@@ -1,0 +1,1 @@
+"""From a catalogue of scans to mixed batches of prism pairs."""

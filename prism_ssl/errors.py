@@ -1,0 +1,97 @@
+"""Every deliberate error of the project.
+
+A message says what was found, what was needed, where, and what to do. All of these
+survive pickling, because most of them cross a Ray boundary: their arguments are plain
+strings and numbers, and ``__reduce__`` rebuilds them from those arguments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class PrismError(Exception):
+    """Base of all deliberate errors; ``str(error)`` is meant for the user."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self._args: tuple[Any, ...] = (message,)
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return type(self), self._args
+
+
+class ConfigError(PrismError, ValueError):
+    """A setting is unknown, of the wrong type, or out of its range."""
+
+
+class CatalogError(PrismError, ValueError):
+    """The catalogue is missing, unreadable, lacks a column, or leaves no scan."""
+
+
+class ScanRejected(PrismError, ValueError):
+    """One scan cannot be used; carries the reason under which preflight counts it.
+
+    Args:
+        reason: a ``RejectReason`` value such as ``"affine_singular"``.
+        detail: what was found and what was needed, without any path.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+        self._args = (reason, detail)
+
+
+class BatchDoesNotFit(PrismError, ValueError):
+    """The batch size, the number of workers and the scans at hand do not go together."""
+
+
+class MemoryPlanTooBig(PrismError, RuntimeError):
+    """Pools, object store and scratch together need more than the machine may give."""
+
+
+class RunFolderError(PrismError, OSError):
+    """The run folder cannot be written, is in use, or belongs to another configuration."""
+
+
+class CheckpointError(PrismError, RuntimeError):
+    """A checkpoint is there but cannot be used; the run must not restart silently at step 0."""
+
+
+class ReplacementFailed(PrismError, RuntimeError):
+    """A scan could not be opened for a pool slot, and strict mode is on.
+
+    Args:
+        scan_id: hashed id of the scan.
+        stage: ``"open"``, ``"scratch"`` or ``"extract"``.
+        cause: class and text of the original error.
+    """
+
+    def __init__(self, scan_id: str, stage: str, cause: str) -> None:
+        super().__init__(
+            f"scan {scan_id} failed at stage {stage!r}: {cause}; "
+            "run preflight again to drop it, or set data.strict=False to quarantine such scans and go on"
+        )
+        self.scan_id, self.stage, self.cause = scan_id, stage, cause
+        self._args = (scan_id, stage, cause)
+
+
+class TooManyBrokenScans(PrismError, RuntimeError):
+    """Lenient mode gave up because too large a share of the opened scans was broken."""
+
+
+class PoolActorDied(PrismError, RuntimeError):
+    """The process of a pool actor ended while its chunks were awaited."""
+
+
+class PoolStalled(PrismError, RuntimeError):
+    """No chunk arrived within ``data.stall_timeout_s``."""
+
+
+class NonFiniteLoss(PrismError, ArithmeticError):
+    """The loss was not finite in several consecutive steps."""
+
+
+class TrainWorkerDied(PrismError, RuntimeError):
+    """The training worker ended without a word (killed, out of memory)."""
