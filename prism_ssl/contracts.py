@@ -33,7 +33,6 @@ PATCH_SCALE = 32767
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-Objective = Literal["regression", "classification"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,11 +108,7 @@ def _unknown_key(key: str, known: Mapping[str, Any]) -> str:
     by_name = {name.rpartition(".")[2]: name for name in known}
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     near = near or [by_name[n] for n in difflib.get_close_matches(key.rpartition(".")[2], by_name, n=1)]
-    hint = (
-        f"did you mean {near[0]!r}?"
-        if near
-        else f"known sections: {sorted({k.split('.')[0] for k in known})}"
-    )
+    hint = f"did you mean {near[0]!r}?" if near else f"known sections: {sorted({k.split('.')[0] for k in known})}"
     return f"unknown config key {key!r}; {hint}"
 
 
@@ -139,6 +135,4 @@ def _checked(key: str, value: Any, wanted: Any) -> Any:
         return float(value)
     if origin is None and type(value) is wanted:
         return value
-    raise ConfigError(
-        f"{key} is {value!r} ({type(value).__name__}); needed: {getattr(wanted, '__name__', wanted)}"
-    )
+    raise ConfigError(f"{key} is {value!r} ({type(value).__name__}); needed: {getattr(wanted, '__name__', wanted)}")

@@ -124,9 +124,7 @@ class ViewConfig:
 
     def __post_init__(self) -> None:
         _positive("view", self, "radius_mm_floor", "window_width_std_min")
-        _require(
-            0 < self.rotation_max_deg <= 45, "view.rotation_max_deg", self.rotation_max_deg, "in (0, 45]"
-        )
+        _require(0 < self.rotation_max_deg <= 45, "view.rotation_max_deg", self.rotation_max_deg, "in (0, 45]")
         _require(
             self.radius_mm_floor <= self.radius_mm_min <= self.radius_mm_max,
             "view.radius_mm_min",
@@ -263,9 +261,7 @@ class TrainConfig:
     """Seed of everything: selection, split, views, weights."""
 
     def __post_init__(self) -> None:
-        _positive(
-            "train", self, "batch_size", "max_steps", "log_every", "checkpoint_every", "lr", "grad_clip"
-        )
+        _positive("train", self, "batch_size", "max_steps", "log_every", "checkpoint_every", "lr", "grad_clip")
         _positive("train", self, "max_nonfinite_steps")
         _not_negative("train", self, "lr_warmup_steps", "weight_decay", "stall_warmup_steps", "seed")
 

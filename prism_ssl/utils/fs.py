@@ -101,7 +101,5 @@ def _cgroup_limit_files() -> list[Path]:
     for line in own.read_text().splitlines() if own.is_file() else ():
         if line.startswith("0::"):
             group = root / line[3:].lstrip("/")
-            files += [
-                folder / "memory.max" for folder in (group, *group.parents) if folder.is_relative_to(root)
-            ]
+            files += [folder / "memory.max" for folder in (group, *group.parents) if folder.is_relative_to(root)]
     return files
