@@ -85,12 +85,22 @@ class VisitKey:
     visit: int
 
 
+@dataclass(frozen=True, slots=True)
+class BrokenScan:
+    """A scan that failed at run time: at which stage, and the class and text of the error."""
+
+    scan_id: str
+    stage: str
+    cause: str
+
+
 @dataclass(slots=True)
 class PairChunk:
     """What a pool actor hands over: n pairs of views. Axis 1 of ``patches`` and ``positions_mm`` is (a, b).
 
     ``blocked_ms`` is the time this chunk waited for a scan to open, ``sampling_ms`` the time spent
-    drawing and extracting; ``counters`` are the actor's running totals and ``cursor`` its resume state.
+    drawing and extracting; ``counters`` are the actor's running totals, ``cursor`` its resume state, ``broken``
+    the scans that failed since its last chunk (lenient mode).
     """
 
     patches: npt.NDArray[np.int16]  # [n, 2, N, H, W]
@@ -106,6 +116,7 @@ class PairChunk:
     sampling_ms: float
     counters: dict[str, float]
     cursor: dict[str, Any]
+    broken: list[BrokenScan]
 
 
 @dataclass(frozen=True, slots=True)

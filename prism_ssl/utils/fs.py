@@ -6,17 +6,24 @@ import fcntl
 import getpass
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import psutil
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` so that a reader sees the old file or the new one, also after a crash."""
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears under ``path`` when the block ends well, and not at all otherwise.
+
+    A reader sees the old file or the new one, also after a crash.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -27,6 +34,12 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` as a whole; see ``atomic_file``."""
+    with atomic_file(path) as file:
+        file.write(data)
 
 
 def default_tmp_root() -> Path:

@@ -1,0 +1,90 @@
+"""From the settings to the scans of a run: catalogue, preflight, split, shards."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.contracts import PreparedScan
+from prism_ssl.data.catalog import CatalogReport, load_records, split_by_patient
+from prism_ssl.data.phantoms import write_phantoms
+from prism_ssl.data.preflight import PreflightReport, run_preflight
+from prism_ssl.data.quarantine import Quarantine
+from prism_ssl.data.sharded_dataset import make_shards
+from prism_ssl.errors import CatalogError
+from prism_ssl.utils.hashing import short_id
+
+QUARANTINE_FILE = "quarantine.jsonl"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The scans of a run. ``held_out`` (the probe set) shares no patient with ``shards``."""
+
+    catalog: Path
+    preflight_dir: Path
+    shards: list[list[PreparedScan]]
+    held_out: list[PreparedScan]
+    selection: CatalogReport
+    preflight: PreflightReport
+
+    @property
+    def quarantine_file(self) -> Path:
+        """Where scans that fail at run time are noted for the next preflight."""
+        return self.preflight_dir / QUARANTINE_FILE
+
+    def counts(self) -> dict[str, float]:
+        """What became of the catalogue's rows, for the summary."""
+        counts = {
+            "catalog_rows": self.selection.rows,
+            "scans_selected": self.selection.selected,
+            "scans_kept": self.preflight.kept,
+            "scans_rejected": self.preflight.rejected,
+            "scans_training": sum(len(shard) for shard in self.shards),
+            "scans_held_out": len(self.held_out),
+        }
+        counts |= {f"rejected/{reason}": count for reason, count in self.preflight.reasons.items()}
+        return {name: float(count) for name, count in counts.items()}
+
+
+def prepare_archive(config: PrismConfig, cache_root: Path, tmp_root: Path) -> Archive:
+    """Select, check and divide the scans; generates phantoms where the config has no catalogue. Needs Ray.
+
+    What preflight learned is kept under ``cache_root``, a folder per catalogue, so that the next run reads only
+    files that changed.
+
+    Raises:
+        CatalogError: the catalogue cannot be used, or no scan passes preflight.
+        BatchDoesNotFit: too few scans for the workers.
+    """
+    catalog = Path(config.data.catalog_path) if config.data.catalog_path else _phantoms(config, tmp_root)
+    selection = load_records(_with_catalog(config, catalog).data, config.train.seed)
+    preflight_dir = cache_root / short_id(str(catalog.absolute()))
+    quarantine = Quarantine(preflight_dir / QUARANTINE_FILE)
+    preflight = run_preflight(selection.records, selection.unresolved, config, preflight_dir, quarantine)
+    if not preflight.kept:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in preflight.report.reasons.items())
+        raise CatalogError(
+            f"none of the {preflight.report.rejected} selected scans of {catalog} passed preflight ({reasons}); "
+            f"details are in {preflight_dir}"
+        )
+    train, held_out = split_by_patient(
+        preflight.kept,
+        config.data.holdout_fraction,
+        config.data.holdout_min_series,
+        config.train.seed,
+        subject_of=lambda scan: scan.record.subject_id,
+    )
+    shards = make_shards(train, config.data.workers)
+    return Archive(catalog, preflight_dir, shards, held_out, selection.report, preflight.report)
+
+
+def _phantoms(config: PrismConfig, tmp_root: Path) -> Path:
+    subjects, seed = config.data.phantom_subjects, config.train.seed
+    return write_phantoms(tmp_root / "phantoms" / f"{subjects}-subjects-seed-{seed}", subjects, seed)
+
+
+def _with_catalog(config: PrismConfig, catalog: Path) -> PrismConfig:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, catalog_path=str(catalog)))

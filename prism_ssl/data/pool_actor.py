@@ -1,0 +1,191 @@
+"""The process around a warm pool: obeys the state machine, extracts pairs, hands over chunks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from prism_ssl.config.schema import ViewConfig
+from prism_ssl.contracts import PATCH_PX, BrokenScan, PairChunk, PreparedScan, VisitKey
+from prism_ssl.data.extract import extract_view
+from prism_ssl.data.nifti import OpenScan, open_scan
+from prism_ssl.data.scan_opener import Landing, ScanOpener
+from prism_ssl.data.scratch import ScratchStore
+from prism_ssl.data.views import draw_pair, pair_targets
+from prism_ssl.data.warm_pool import Draw, PoolSettings, WarmPool
+from prism_ssl.errors import PoolStalled
+from prism_ssl.utils.hashing import stable_int
+from prism_ssl.utils.time import Stopwatch
+
+
+@dataclass(frozen=True)
+class ActorSettings:
+    """What a pool actor must know besides its shard; see ``DataConfig`` and ``ViewConfig``."""
+
+    pool: PoolSettings
+    view: ViewConfig
+    n_patches: int
+    patch_mm: float
+    max_volume_bytes: int
+    scratch_bytes: int
+    scratch_folder: str
+    stall_timeout_s: float
+
+
+class PoolActor:
+    """A warm pool over one shard; runs as a Ray actor, and as a plain object in tests.
+
+    A scan that cannot be opened raises ``ReplacementFailed`` from the next call in strict mode; otherwise it is
+    listed in the next chunk's ``broken``. Nothing fails in a thread without being reported here.
+    """
+
+    def __init__(
+        self, shard: Sequence[PreparedScan], settings: ActorSettings, name: str, cursor: dict[str, Any] | None = None
+    ) -> None:
+        self._scans = {scan.record.scan_id: scan for scan in shard}
+        self._settings = settings
+        self._pool = WarmPool(list(self._scans), settings.pool, cursor)
+        self._scratch = ScratchStore(Path(settings.scratch_folder), name, settings.scratch_bytes)
+        self._opener = ScanOpener(self._open, settings.pool.max_prefetch_replacements)
+        self._open_scans: dict[str, OpenScan] = {}
+        self._broken: list[BrokenScan] = []
+        self._blocked_ms_total = 0.0
+        self._open_ms_total = 0.0
+
+    def ready(self) -> int:
+        """Start filling the pool; returns the process id."""
+        self._obey(self._opener.finished())
+        return os.getpid()
+
+    def next_chunk(self, n_pairs: int) -> PairChunk:
+        """``n_pairs`` pairs from the open slots in turn; blocks only while no slot may serve."""
+        chunk = self._empty_chunk(n_pairs)
+        watch = Stopwatch()
+        filled = 0
+        while filled < n_pairs:
+            self._obey(self._opener.finished())
+            draw = self._pool.draw()
+            if draw is None:
+                chunk.blocked_ms += self._wait_for_a_scan()
+            elif self._fill(chunk, filled, draw):
+                filled += 1
+        self._let_go_of_retired_scans()
+        chunk.sampling_ms = watch.ms() - chunk.blocked_ms
+        self._blocked_ms_total += chunk.blocked_ms
+        chunk.counters, chunk.cursor = self._counters(), self._pool.cursor()
+        chunk.broken, self._broken = self._broken, []
+        return chunk
+
+    def close(self) -> list[BrokenScan]:
+        """Stop the threads and remove the scratch folder; returns the failures that no chunk has reported."""
+        unread = [_broken(end.load.scan_id, end.error) for end in self._opener.close() if end.error]
+        self._open_scans.clear()
+        self._scratch.close()
+        return self._broken + unread
+
+    # ------------------------------------------------------------------ opening
+    def _open(self, scan_id: str) -> OpenScan:
+        known = self._scratch.get(scan_id)
+        if known is not None:
+            return known
+        prepared = self._scans[scan_id]
+        scan = open_scan(Path(prepared.record.nifti_path), prepared.stats, self._settings.max_volume_bytes)
+        return self._scratch.put(scan_id, scan)
+
+    def _obey(self, landings: list[Landing]) -> None:
+        for landing in landings:
+            if landing.error is not None:
+                broken = _broken(landing.load.scan_id, landing.error)
+                self._broken.append(broken)
+                self._pool.failed(landing.load.slot, broken.stage, broken.cause)
+            elif landing.scan is not None:
+                self._open_ms_total += landing.open_ms
+                self._open_scans[landing.load.scan_id] = landing.scan
+                self._pool.landed(landing.load.slot)
+        for load in self._pool.to_open():
+            self._opener.start(load)
+
+    def _wait_for_a_scan(self) -> float:
+        watch = Stopwatch()
+        limit_s = self._settings.stall_timeout_s
+        landings = self._opener.finished(block_s=limit_s)
+        if not landings:
+            raise PoolStalled(
+                f"no scan could be opened within {limit_s:.0f} s while {self._opener.busy} were on the way; "
+                "is the archive's file system reachable? raise data.stall_timeout_s if it is only slow"
+            )
+        self._obey(landings)
+        return watch.ms()
+
+    def _let_go_of_retired_scans(self) -> None:
+        held = self._pool.open_scan_ids()
+        self._open_scans = {scan_id: scan for scan_id, scan in self._open_scans.items() if scan_id in held}
+
+    # ------------------------------------------------------------------ sampling
+    def _empty_chunk(self, n: int) -> PairChunk:
+        N = self._settings.n_patches
+        return PairChunk(
+            patches=np.empty((n, 2, N, PATCH_PX, PATCH_PX), np.int16),
+            positions_mm=np.empty((n, 2, N, 3), np.float32),
+            center_delta_mm=np.empty((n, 3), np.float32),
+            rotation_delta_deg=np.empty((n, 3), np.float32),
+            window_delta=np.empty((n, 2), np.float32),
+            intensity_scale=np.empty(n, np.float32),
+            series_label=np.empty(n, np.int64),
+            series_id=[""] * n,
+            visits=[VisitKey("", 0, 0)] * n,
+            blocked_ms=0.0,
+            sampling_ms=0.0,
+            counters={},
+            cursor={},
+            broken=[],
+        )
+
+    def _fill(self, chunk: PairChunk, row: int, draw: Draw) -> bool:
+        """Extract one pair into ``row``; False when the scan turned out to be broken (lenient mode)."""
+        scan_id = draw.key.scan_id
+        scan, settings = self._open_scans[scan_id], self._settings
+        try:
+            pair = draw_pair(
+                scan.affine, scan.shape, scan.stats, settings.view, settings.n_patches, settings.pool.seed, draw.key
+            )
+            for side, view in enumerate(pair):
+                extract_view(scan, view, settings.patch_mm, chunk.patches[row, side])
+                chunk.positions_mm[row, side] = view.positions_mm
+        except (ValueError, ArithmeticError, MemoryError) as error:
+            broken = _broken(scan_id, error, "extract")
+            self._broken.append(broken)
+            self._pool.broke(draw.slot, broken.stage, broken.cause)
+            return False
+        targets = pair_targets(*pair)
+        record = self._scans[scan_id].record
+        chunk.center_delta_mm[row] = targets.center_delta_mm
+        chunk.rotation_delta_deg[row] = targets.rotation_delta_deg
+        chunk.window_delta[row] = targets.window_delta
+        chunk.intensity_scale[row] = scan.stats.std
+        chunk.series_label[row] = stable_int(record.series_id)
+        chunk.series_id[row], chunk.visits[row] = record.series_id, draw.key
+        return True
+
+    def _counters(self) -> dict[str, float]:
+        return {
+            **asdict(self._pool.counters),
+            "scans_seen": self._pool.scans_seen,
+            "scans_in_shard": len(self._scans),
+            "slots": len(self._pool.slots),
+            "replacement_wait_time_ms_total": self._blocked_ms_total,
+            "open_time_ms_total": self._open_ms_total,
+            "scratch_hits": self._scratch.hits,
+            "scratch_bytes": self._scratch.used_bytes,
+            "rss_bytes": psutil.Process().memory_info().rss,
+        }
+
+
+def _broken(scan_id: str, error: BaseException, stage: str = "open") -> BrokenScan:
+    return BrokenScan(scan_id, stage, f"{type(error).__name__}: {error}")

@@ -1,0 +1,76 @@
+"""Decoded volumes as raw files on local disk: a scan seen again is mapped, not inflated."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from prism_ssl.data.nifti import OpenScan
+from prism_ssl.utils.fs import FolderLock, private_folder
+
+
+class ScratchStore:
+    """The scratch files of one process, in a folder of its own that is removed by ``close``.
+
+    A full budget or a full disk is never a failure: the scan then stays in memory. A folder whose owner died
+    is removed by ``prism_ssl.utils.fs.remove_stale_folders``. Safe for use from several threads.
+
+    Args:
+        parent: where the folder is made.
+        budget_bytes: most bytes that its files may hold together; 0: off.
+    """
+
+    def __init__(self, parent: Path, name: str, budget_bytes: int) -> None:
+        self._folder = private_folder(parent / f"{name}-{os.getpid()}")
+        self._owner = FolderLock(self._folder)
+        self._owner.acquire()
+        self._budget = budget_bytes
+        self._kept: dict[str, OpenScan] = {}  # their voxels are empty: a held map per scan would exhaust map counts
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._lock = Lock()
+        self.used_bytes = 0
+        self.hits = 0
+
+    def get(self, scan_id: str) -> OpenScan | None:
+        """The scan, its voxels mapped from disk; None when it is not here."""
+        with self._lock:
+            kept = self._kept.get(scan_id)
+            if kept is None:
+                return None
+            self.hits += 1
+            return self._mapped(scan_id, kept)
+
+    def put(self, scan_id: str, scan: OpenScan) -> OpenScan:
+        """Keep the voxels on disk when they fit and return the mapped scan, else return ``scan`` itself."""
+        size = scan.voxels.nbytes
+        with self._lock:
+            if self.used_bytes + size > self._budget or isinstance(scan.voxels, np.memmap):
+                return scan
+            self.used_bytes += size
+        path = self._folder / scan_id
+        try:
+            scan.voxels.tofile(path)
+        except OSError:  # the disk is full before the budget is
+            path.unlink(missing_ok=True)
+            with self._lock:
+                self.used_bytes -= size
+                self._budget = self.used_bytes
+            return scan
+        kept = dataclasses.replace(scan, voxels=np.empty((0, 0, 0), scan.voxels.dtype))
+        with self._lock:
+            self._kept[scan_id], self._shapes[scan_id] = kept, scan.voxels.shape
+            return self._mapped(scan_id, kept)
+
+    def close(self) -> None:
+        """Remove every file; maps that are still in use stay readable."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._owner.release()
+
+    def _mapped(self, scan_id: str, kept: OpenScan) -> OpenScan:
+        voxels = np.memmap(self._folder / scan_id, kept.voxels.dtype, mode="r", shape=self._shapes[scan_id])
+        return dataclasses.replace(kept, voxels=voxels)

@@ -1,0 +1,229 @@
+"""From shards of scans to a stream of chunks: one pool actor a shard, a few chunks in flight each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from prism_ssl.config.schema import DataConfig
+from prism_ssl.contracts import BrokenScan, PairChunk, PreparedScan
+from prism_ssl.data.pool_actor import ActorSettings, PoolActor
+from prism_ssl.data.warm_pool import MIN_OPEN_SLOTS, check_broken_share
+from prism_ssl.errors import BatchDoesNotFit, PoolActorDied, PoolStalled, PrismError
+from prism_ssl.utils.fs import remove_stale_folders
+from prism_ssl.utils.hashing import shard_worker
+from prism_ssl.utils.time import Stopwatch
+
+Cursors = list[dict[str, Any] | None]
+
+
+def make_shards(scans: Sequence[PreparedScan], workers: int) -> list[list[PreparedScan]]:
+    """The scans of each worker, by ``sha256(scan_id) mod workers`` (guide, section 6.3).
+
+    Raises:
+        BatchDoesNotFit: a worker would have fewer than two scans.
+    """
+    shards: list[list[PreparedScan]] = [[] for _ in range(workers)]
+    for scan in sorted(scans, key=lambda scan: scan.record.scan_id):
+        shards[shard_worker(scan.record.scan_id, workers)].append(scan)
+    smallest = min(range(workers), key=lambda worker: len(shards[worker]))
+    if len(shards[smallest]) < MIN_OPEN_SLOTS:
+        raise BatchDoesNotFit(
+            f"{len(scans)} training scans over {workers} workers leave worker {smallest} with "
+            f"{len(shards[smallest])}; needed: {MIN_OPEN_SLOTS} each; lower data.workers or add scans"
+        )
+    return shards
+
+
+@dataclass(frozen=True, slots=True)
+class WaitCauses:
+    """How long a batch was waited for, and what for, in ms: scans opening, sampling, or transport."""
+
+    total_ms: float
+    opening_ms: float
+    sampling_ms: float
+    transport_ms: float
+
+    @classmethod
+    def of(cls, waited_ms: float, chunk: PairChunk) -> WaitCauses:
+        """Attribute a wait to what the actor was doing, opening first: that is what a warm pool should hide."""
+        opening = min(waited_ms, chunk.blocked_ms)
+        sampling = min(waited_ms - opening, chunk.sampling_ms)
+        return cls(waited_ms, opening, sampling, waited_ms - opening - sampling)
+
+    def __add__(self, other: WaitCauses) -> WaitCauses:
+        return WaitCauses(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+    def __sub__(self, other: WaitCauses) -> WaitCauses:
+        return WaitCauses(*(a - b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+
+_CLOSE_TIMEOUT_S = 60
+
+NO_WAIT = WaitCauses(0.0, 0.0, 0.0, 0.0)
+
+
+class PairStream(Iterator[tuple[list[PairChunk], WaitCauses]]):
+    """Chunks of all pool actors, one of each per step, always in the order of the workers.
+
+    Args:
+        shards: scans of each worker.
+        settings: for the actors; the scratch budget is divided among them.
+        config: strictness, back-pressure and limits.
+        pairs_per_chunk: pairs in a chunk (B / workers).
+        name: prefix of the actors' names in Ray.
+        cursors: per worker, where to continue (``cursors()`` of an earlier stream).
+        on_broken: told about every scan that failed at run time (lenient mode).
+
+    Raises (from ``next``):
+        ReplacementFailed, PoolActorDied: strict mode.
+        TooManyBrokenScans: lenient mode, past ``data.abort_broken_share``.
+        PoolStalled: nothing for ``data.stall_timeout_s``.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Sequence[PreparedScan]],
+        settings: ActorSettings,
+        config: DataConfig,
+        pairs_per_chunk: int,
+        name: str,
+        cursors: Cursors | None = None,
+        on_broken: Callable[[BrokenScan], None] | None = None,
+    ) -> None:
+        self._config, self._pairs, self._name, self._on_broken = config, pairs_per_chunk, name, on_broken
+        self._settings = dataclasses.replace(settings, scratch_bytes=settings.scratch_bytes // len(shards))
+        self._shards = [ray.put(list(shard)) for shard in shards]
+        self._cursors: Cursors = list(cursors) if cursors else [None] * len(shards)
+        self._counters: list[dict[str, float]] = [{} for _ in shards]
+        self._restarts = [0] * len(shards)
+        self._queues: list[deque[Any]] = [deque() for _ in shards]
+        remove_stale_folders(Path(settings.scratch_folder))
+        self._actors = [self._start_actor(worker) for worker in range(len(shards))]
+        self.process_ids = [self._await_ready(worker) for worker in range(len(shards))]
+        for worker in range(len(shards)):
+            self._refill(worker)
+
+    def __next__(self) -> tuple[list[PairChunk], WaitCauses]:
+        waits, chunks = NO_WAIT, []
+        for worker in range(len(self._actors)):
+            chunk, waited = self._take(worker)
+            chunks.append(chunk)
+            waits += waited
+        self._check_broken()
+        return chunks, waits
+
+    def cursors(self) -> Cursors:
+        """Per worker, the state after the last chunk that ``next`` returned."""
+        return list(self._cursors)
+
+    def counters(self) -> dict[str, float]:
+        """Sums of the actors' running totals, and what follows from them."""
+        names = {name for counters in self._counters for name in counters}
+        total = {name: sum(counters.get(name, 0.0) for counters in self._counters) for name in sorted(names)}
+        total["actor_restarts"] = float(sum(self._restarts))
+        total["coverage"] = total.get("scans_seen", 0.0) / max(total.get("scans_in_shard", 0.0), 1.0)
+        total["pool_turnover"] = total.get("replacement_completed", 0.0) / max(total.get("slots", 0.0), 1.0)
+        return total
+
+    def stop(self) -> tuple[list[BrokenScan], list[str]]:
+        """End the actors; returns the failures that no chunk had reported: broken scans, and actors that died."""
+        broken: list[BrokenScan] = []
+        died: list[str] = []
+        goodbyes = [actor.close.remote() for actor in self._actors]
+        for queue in self._queues:
+            queue.clear()
+        for worker, goodbye in enumerate(goodbyes):
+            try:
+                broken += ray.get(goodbye, timeout=_CLOSE_TIMEOUT_S)
+            except (RayActorError, RayTaskError, GetTimeoutError) as error:
+                died.append(f"pool actor {worker} did not close: {type(error).__name__}")
+        for actor in self._actors:
+            ray.kill(actor)
+        return broken, died
+
+    # ------------------------------------------------------------------ one worker
+    def _take(self, worker: int) -> tuple[PairChunk, WaitCauses]:
+        watch = Stopwatch()
+        while True:
+            try:
+                chunk = self._get(worker)
+                break
+            except RayActorError as error:
+                self._revive(worker, error)
+        waited = WaitCauses.of(watch.ms(), chunk)
+        self._queues[worker].popleft()
+        self._refill(worker)
+        self._cursors[worker], self._counters[worker] = chunk.cursor, chunk.counters
+        if self._on_broken is not None:
+            for broken in chunk.broken:
+                self._on_broken(broken)
+        return chunk, waited
+
+    def _get(self, worker: int) -> PairChunk:
+        reference, limit_s = self._queues[worker][0], self._config.stall_timeout_s
+        ready, _ = ray.wait([reference], timeout=limit_s)
+        if not ready:
+            raise PoolStalled(f"pool actor {worker} gave no chunk for {limit_s:.0f} s (data.stall_timeout_s)")
+        try:
+            chunk: PairChunk = ray.get(reference)
+        except RayTaskError as error:
+            if isinstance(error.cause, PrismError):
+                raise error.cause from None
+            raise
+        return chunk
+
+    def _refill(self, worker: int) -> None:
+        while len(self._queues[worker]) < self._config.chunks_in_flight:
+            self._queues[worker].append(self._actors[worker].next_chunk.remote(self._pairs))
+
+    def _start_actor(self, worker: int) -> Any:
+        # DEFAULT: inside a Tune trial the worker's placement group would keep the actor pending for ever.
+        remote = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(PoolActor)
+        name = f"{self._name}-pool-{worker}" + (f"-r{self._restarts[worker]}" if self._restarts[worker] else "")
+        return remote.options(scheduling_strategy="DEFAULT", name=name).remote(  # named for the dashboard
+            self._shards[worker], self._settings, name, self._cursors[worker]
+        )
+
+    def _await_ready(self, worker: int) -> int:
+        try:
+            process_id: int = ray.get(self._actors[worker].ready.remote(), timeout=self._config.stall_timeout_s)
+        except GetTimeoutError:
+            raise PoolStalled(
+                f"pool actor {worker} did not start within {self._config.stall_timeout_s:.0f} s; it needs 1 CPU, "
+                f"available: {ray.available_resources().get('CPU', 0):.0f}; lower data.workers or free CPUs"
+            ) from None
+        return process_id
+
+    def _revive(self, worker: int, error: RayActorError) -> None:
+        """Lenient mode: a new actor continues after the last chunk that was consumed."""
+        what = f"pool actor {worker} (process {self.process_ids[worker]}) died"
+        if self._config.strict:
+            raise PoolActorDied(
+                f"{what} (killed, or out of memory?) and data.strict is on; "
+                "look at the system's log, lower data.warm_pool_size, or set data.strict=False to restart it"
+            ) from error
+        if self._restarts[worker] == self._config.max_actor_restarts:
+            raise PoolActorDied(f"{what} after {self._restarts[worker]} restarts (data.max_actor_restarts)") from error
+        self._restarts[worker] += 1
+        remove_stale_folders(Path(self._settings.scratch_folder))
+        self._queues[worker].clear()
+        self._actors[worker] = self._start_actor(worker)
+        self.process_ids[worker] = self._await_ready(worker)
+        self._refill(worker)
+
+    def _check_broken(self) -> None:
+        counters = self.counters()
+        check_broken_share(
+            counters.get("opened", 0.0),
+            counters.get("replacement_failed", 0.0),
+            self._config.abort_broken_share,
+            self._config.abort_after_opens,
+        )

@@ -1,0 +1,110 @@
+"""What to look at: where a prism lies, how it is turned and windowed, and how two of them differ (pure)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prism_ssl.config.schema import ViewConfig
+from prism_ssl.contracts import Float32, Float64, RobustStats, VisitKey
+from prism_ssl.data.geometry import apply_affine, euler_xyz_deg_to_matrix, plane_distance_mm
+from prism_ssl.utils.seeds import generator_for
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """One prism. ``positions_mm`` are the patch centres in the prism frame; the window is in rescaled units."""
+
+    center_mm: Float64  # [3] RAS
+    radius_mm: float
+    rotation_deg: Float64  # [3] extrinsic xyz
+    window_center: float
+    window_width: float
+    positions_mm: Float32  # [N, 3]
+
+    @property
+    def rotation(self) -> Float64:
+        """Prism frame -> RAS, [3, 3]."""
+        return euler_xyz_deg_to_matrix(self.rotation_deg)
+
+    def patch_centers_mm(self) -> Float64:
+        """Patch centres in RAS, [N, 3]."""
+        centers: Float64 = self.positions_mm @ self.rotation.T + self.center_mm
+        return centers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairTargets:
+    """How view b differs from view a."""
+
+    center_delta_mm: Float32  # [3] RAS
+    rotation_delta_deg: Float32  # [3]
+    window_delta: Float32  # [2] centre, width
+
+
+def largest_radius_mm(affine: Float64, shape: Shape) -> float:
+    """Radius of the largest ball between the outermost voxel centres of a scan, sheared ones included."""
+    return float((plane_distance_mm(affine) * (np.asarray(shape) - 1)).min() / 2)
+
+
+def draw_view(
+    affine: Float64, shape: Shape, stats: RobustStats, config: ViewConfig, n_patches: int, rng: np.random.Generator
+) -> View:
+    """One prism within a scan, fixed by the state of ``rng``.
+
+    The ball lies between the outermost voxel centres and is as large as ``config`` asks and the scan allows.
+    Whether the scan holds a ball of ``radius_mm_floor`` is for preflight to ask; see ``largest_radius_mm``.
+    """
+    radius_mm = _draw_radius_mm(largest_radius_mm(affine, shape), config, rng)
+    width_std = rng.uniform(config.window_width_std_min, config.window_width_std_max)
+    return View(
+        center_mm=_draw_center_mm(affine, shape, radius_mm, rng),
+        radius_mm=radius_mm,
+        rotation_deg=rng.uniform(-config.rotation_max_deg, config.rotation_max_deg, 3),
+        window_center=stats.median + stats.std * rng.uniform(-1.0, 1.0),
+        window_width=stats.std * width_std,
+        positions_mm=_draw_in_ball(n_patches, radius_mm, rng),
+    )
+
+
+def draw_pair(
+    affine: Float64, shape: Shape, stats: RobustStats, config: ViewConfig, n_patches: int, seed: int, key: VisitKey
+) -> tuple[View, View]:
+    """The two independent views (a, b) of one visit; ``seed`` and ``key`` alone fix the draws."""
+    rng_a, rng_b = (generator_for(seed, key.scan_id, key.epoch, key.visit, side) for side in (0, 1))
+    a = draw_view(affine, shape, stats, config, n_patches, rng_a)
+    b = draw_view(affine, shape, stats, config, n_patches, rng_b)
+    return a, b
+
+
+def pair_targets(a: View, b: View) -> PairTargets:
+    """b - a, in the units of the views."""
+    window_delta = (b.window_center - a.window_center, b.window_width - a.window_width)
+    return PairTargets(
+        center_delta_mm=(b.center_mm - a.center_mm).astype(np.float32),
+        rotation_delta_deg=(b.rotation_deg - a.rotation_deg).astype(np.float32),
+        window_delta=np.array(window_delta, dtype=np.float32),
+    )
+
+
+def _draw_radius_mm(largest_mm: float, config: ViewConfig, rng: np.random.Generator) -> float:
+    # The range shrinks rather than the draw being clipped: clipping would pin many centres to the middle of thin scans.
+    return float(rng.uniform(min(config.radius_mm_min, largest_mm), min(config.radius_mm_max, largest_mm)))
+
+
+def _draw_center_mm(affine: Float64, shape: Shape, radius_mm: float, rng: np.random.Generator) -> Float64:
+    """Uniform over the points whose distance to every face of the scan is at least the radius."""
+    middle = (np.asarray(shape) - 1) / 2
+    room = np.maximum(middle - radius_mm / plane_distance_mm(affine), 0.0)
+    return apply_affine(affine, middle + room * rng.uniform(-1.0, 1.0, 3))
+
+
+def _draw_in_ball(n_points: int, radius_mm: float, rng: np.random.Generator) -> Float32:
+    """Uniform in the ball, [N, 3]. Never rounded to voxels: the lattice would give the rotation away."""
+    points = rng.standard_normal((n_points, 3), dtype=np.float32)
+    distance_mm = radius_mm * np.cbrt(rng.random(n_points, dtype=np.float32))
+    points *= (distance_mm / np.sqrt(np.square(points).sum(axis=1)))[:, None]
+    return points

@@ -1,0 +1,197 @@
+"""The encoder: a vision transformer over patches that lie anywhere in space.
+
+Legend of ``contracts.py``; here also T tokens (CLS, then the N patches), Q tokens that are read out,
+A attention heads, C channels of a head, F rotated channel pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prism_ssl.config.schema import Preset
+from prism_ssl.contracts import PATCH_PX
+
+WAVELENGTH_MM_MIN: Final = 4.0
+"""Shortest rotary wavelength: differences of a quarter patch stay visible."""
+WAVELENGTH_MM_MAX: Final = 512.0
+"""Longest rotary wavelength: no two patches of a body part look alike."""
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """Size of an encoder: D = ``width``, ``depth`` blocks, A = ``heads``."""
+
+    width: int
+    depth: int
+    heads: int
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
+
+
+PRESETS: Final[dict[Preset, EncoderShape]] = {
+    "tiny": EncoderShape(width=128, depth=4, heads=4),
+    "small": EncoderShape(width=384, depth=12, heads=6),
+    "base": EncoderShape(width=768, depth=12, heads=12),
+    "large": EncoderShape(width=1024, depth=24, heads=16),
+}
+"""ViT-S, ViT-B and ViT-L of Dosovitskiy et al. 2021, and one for a laptop."""
+
+
+def _init_linear(module: nn.Module) -> None:
+    """Xavier uniform weights and zero biases, as He et al. 2022 (MAE) start their encoder."""
+    # truncated normal of std 0.02 suits width 1024 only: at width 128 displacement was learned half as far in 300 steps
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+class Rotary3d(nn.Module):
+    """Continuous rotary positions in three dimensions (RoFormer, Su et al. 2021, eq. 34; per axis).
+
+    The F = 3 * (C // 6) channel pairs are split evenly over x, y and z; within an axis the wavelengths are
+    geometric from 4 to 512 mm. Channels left over are not rotated.
+
+    Raises:
+        ValueError: a head has fewer than 6 channels.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        pairs_per_axis = head_dim // 6
+        if pairs_per_axis == 0:
+            raise ValueError(f"a head has {head_dim} channels, 6 needed for one rotary pair per axis; use fewer heads")
+        exponents = torch.linspace(0.0, 1.0, pairs_per_axis, dtype=torch.float64)
+        wavelengths_mm = WAVELENGTH_MM_MIN * (WAVELENGTH_MM_MAX / WAVELENGTH_MM_MIN) ** exponents
+        self.register_buffer("frequencies", (2.0 * math.pi / wavelengths_mm).float(), persistent=False)
+
+    def forward(
+        self, positions_mm: Float[Tensor, "B T 3"]
+    ) -> tuple[Float[Tensor, "B 1 T F"], Float[Tensor, "B 1 T F"]]:
+        """Cosine and sine of every rotation angle, float32 whatever the precision around."""
+        # bfloat16 would round 30 mm at wavelength 4 mm (47 rad) by up to 0.1 rad
+        angles = positions_mm.float().unsqueeze(-1) * self.frequencies
+        angles = angles.flatten(-2).unsqueeze(1)
+        return angles.cos(), angles.sin()
+
+
+def rotate(
+    x: Float[Tensor, "B A T C"], cos: Float[Tensor, "B 1 T F"], sin: Float[Tensor, "B 1 T F"]
+) -> Float[Tensor, "B A T C"]:
+    """Channels (f, F + f) of ``x`` turned by angle f; channels from 2F on as they are. Keeps the dtype of ``x``."""
+    pairs = cos.shape[-1]
+    first, second, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.cat([turned.to(x.dtype), rest], dim=-1)
+
+
+class RotaryAttention(nn.Module):
+    """Multi-head attention whose scores see positions only as differences (patch to patch)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def _by_head(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B A T C"]:
+        return x.reshape(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
+
+    def forward(
+        self,
+        readers: Float[Tensor, "B Q D"],
+        tokens: Float[Tensor, "B T D"],
+        cos: Float[Tensor, "B 1 T F"],
+        sin: Float[Tensor, "B 1 T F"],
+    ) -> Float[Tensor, "B Q D"]:
+        """What ``readers``, the first Q of ``tokens``, gather from all tokens."""
+        n_readers = readers.shape[1]
+        key, value = self.key_value(tokens).chunk(2, dim=-1)
+        query = rotate(self._by_head(self.query(readers)), cos[:, :, :n_readers], sin[:, :, :n_readers])
+        key = rotate(self._by_head(key), cos, sin)
+        gathered = nn.functional.scaled_dot_product_attention(query, key, self._by_head(value))
+        mixed: Tensor = self.out(gathered.transpose(1, 2).flatten(-2))
+        return mixed
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with an MLP four times as wide."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width, eps=1e-6)
+        self.attention = RotaryAttention(width, heads)
+        self.norm_mlp = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B T D"],
+        cos: Float[Tensor, "B 1 T F"],
+        sin: Float[Tensor, "B 1 T F"],
+        n_read: int | None = None,
+    ) -> Float[Tensor, "B Q D"]:
+        """The first ``n_read`` tokens after the block (None: all of them)."""
+        normed = self.norm_attention(tokens)
+        read = tokens[:, :n_read] + self.attention(normed[:, :n_read], normed, cos, sin)
+        updated: Tensor = read + self.mlp(self.norm_mlp(read))
+        return updated
+
+
+class PrismEncoder(nn.Module):
+    """A set of patches and where they lie -> one embedding of the prism.
+
+    The CLS token sits at the prism centre (position 0), so the embedding depends on where patches lie about the
+    centre and not on their order.
+    """
+
+    def __init__(self, shape: EncoderShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.patch_embedding = nn.Linear(PATCH_PX * PATCH_PX, shape.width)
+        self.cls = nn.Parameter(torch.empty(shape.width))
+        self.rotary = Rotary3d(shape.width // shape.heads)
+        self.blocks = nn.ModuleList([Block(shape.width, shape.heads) for _ in range(shape.depth)])
+        self.norm = nn.LayerNorm(shape.width, eps=1e-6)
+        self.apply(_init_linear)
+        nn.init.trunc_normal_(self.cls, std=0.02)
+
+    @property
+    def width(self) -> int:
+        """D, the width of the embedding."""
+        return self.shape.width
+
+    def forward(
+        self, patches: Float[Tensor, "B N 16 16 1"], positions_mm: Float[Tensor, "B N 3"]
+    ) -> Float[Tensor, "B D"]:
+        """Embedding of each prism: the CLS token after the last norm.
+
+        Args:
+            patches: windowed intensities in [-1, 1].
+            positions_mm: patch centres in the prism frame.
+        """
+        embedded = self.patch_embedding(patches.flatten(2))
+        cls = self.cls.to(embedded.dtype).expand(embedded.shape[0], 1, -1)
+        tokens = torch.cat([cls, embedded], dim=1)
+        cos, sin = self.rotary(nn.functional.pad(positions_mm, (0, 0, 1, 0)))
+        last = len(self.blocks) - 1
+        for depth, block in enumerate(self.blocks):
+            # only CLS is read, so the last block need not update the patches: 17 % of a tiny step
+            tokens = block(tokens, cos, sin, n_read=1 if depth == last else None)
+        embedding: Tensor = self.norm(tokens[:, 0])
+        return embedding
+
+
+def build_encoder(preset: Preset) -> PrismEncoder:
+    """A freshly initialised encoder of the named size, from torch's global generator."""
+    return PrismEncoder(PRESETS[preset])

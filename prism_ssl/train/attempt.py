@@ -1,0 +1,193 @@
+"""One attempt at a run, from its start or resume to its end, whatever that end is."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from prism_ssl.contracts import BrokenScan, PrismBatch, RunSummary
+from prism_ssl.data.collate import Collator
+from prism_ssl.data.quarantine import quarantine_scan
+from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
+from prism_ssl.errors import PoolActorDied, PoolStalled, PrismError, ReplacementFailed, TooManyBrokenScans
+from prism_ssl.model.export import save_encoder
+from prism_ssl.model.loss import LossReport
+from prism_ssl.train.checkpoint import Checkpoint, load_checkpoint, restore_rng, rng_state, save_checkpoint
+from prism_ssl.train.learner import Learner
+from prism_ssl.train.nonfinite import NonFiniteGuard
+from prism_ssl.train.recorder import Recorder
+from prism_ssl.train.run_folder import identity
+from prism_ssl.train.work_order import WorkOrder
+
+DATA_ERRORS = (ReplacementFailed, PoolActorDied, PoolStalled, TooManyBrokenScans)
+"""Ends at which the weights are good: a checkpoint is written, so that nothing trained so far is lost."""
+
+ERROR_FILE = "error.txt"
+"""Traceback of an error that nobody foresaw."""
+
+_CUDA_FLAG_LAG = 4  # steps; by then the collator's wait for its buffer has shown that the flag is computed
+
+
+class Attempt:
+    """Stream, learner and recorder of an attempt, and the rule how it may end.
+
+    As a context manager it stops the actors, saves what can be saved and writes the summary on every way out:
+    ``ok`` only when all steps ran and nothing failed unseen.
+    """
+
+    def __init__(self, order: WorkOrder) -> None:
+        config = order.config
+        self._order, self._config = order, config
+        device = _prepare_torch(config.train.torch_threads, config.train.seed)
+        self._learner = Learner(config, device)
+        first_step, cursors = self._restore()
+        self._recorder = Recorder(config, order.run_dir, first_step)
+        self._guard = NonFiniteGuard(
+            order.run_dir,
+            config.train.seed,
+            config.train.max_nonfinite_steps,
+            lag=_CUDA_FLAG_LAG if device.type == "cuda" else 0,
+        )
+        self._collate = Collator(device, config.train.batch_size, config.data.n_patches)
+        self._cursors = cursors
+        self._stream: PairStream | None = None
+
+    # ------------------------------------------------------------------ the loop's verbs
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self._recorder.steps_done >= self._config.train.max_steps
+
+    def next_batch(self) -> tuple[PrismBatch, WaitCauses]:
+        """The next batch on the device, and how long it was waited for."""
+        assert self._stream is not None, "an attempt is used as a context manager"
+        chunks, wait = next(self._stream)
+        return self._collate(chunks), wait
+
+    def learn(self, batch: PrismBatch) -> LossReport:
+        """One optimisation step; raises ``NonFiniteLoss`` when too many in a row were not finite."""
+        step = self._recorder.steps_done
+        report = self._learner.step(batch, step)
+        self._guard.watch(step, self._learner.last_update_finite, batch.visits)
+        return report
+
+    def record(self, report: LossReport, wait: WaitCauses) -> None:
+        """Note the step; on log steps write a row of the history."""
+        if self._recorder.step(report, wait):
+            self._recorder.row(self._learner.learning_rate(self._recorder.steps_done - 1), self._counters())
+
+    def checkpoint_if_due(self) -> None:
+        """Write last.ckpt every ``train.checkpoint_every`` steps and at the end."""
+        if self._recorder.steps_done % self._config.train.checkpoint_every == 0 or self.finished:
+            self._guard.settle()
+            self._save()
+
+    @property
+    def summary(self) -> RunSummary:
+        """How the attempt ended."""
+        return self._recorder.summary
+
+    # ------------------------------------------------------------------ beginning and end
+    def __enter__(self) -> Attempt:
+        try:
+            self._stream = PairStream(
+                self._order.shards,
+                self._order.actor_settings(),
+                self._config.data,
+                pairs_per_chunk=self._config.train.batch_size // self._config.data.workers,
+                name=self._order.run_dir.name,
+                cursors=self._cursors,
+                on_broken=self._note_broken,
+            )
+        except BaseException as error:
+            self._fail(error)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            try:
+                self._end_well()
+            except BaseException as late:
+                self._fail(late)
+                raise
+        else:
+            self._fail(error)
+
+    def _end_well(self) -> None:
+        self._guard.settle()
+        self._stop_stream(quietly=False)
+        encoder = save_encoder(
+            self._learner.network.encoder,
+            self._order.run_dir,
+            self._order.encoder_description(self._recorder.steps_done),
+        )
+        self._recorder.finish("ok", None, self._counters(), encoder)
+
+    def _fail(self, error: BaseException) -> None:
+        self._stop_stream(quietly=True)
+        if isinstance(error, ReplacementFailed):
+            self._quarantine(BrokenScan(error.scan_id, error.stage, error.cause))
+        if not isinstance(error, PrismError):
+            (self._order.run_dir / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
+        if isinstance(error, DATA_ERRORS) and self._recorder.steps_done > 0:
+            self._save()
+        self._recorder.finish("failed", f"{type(error).__name__}: {error}", self._counters(), None)
+
+    def _stop_stream(self, quietly: bool) -> None:
+        """End the actors; what they had not reported yet counts like any other failure."""
+        if self._stream is None:
+            return
+        broken, died = self._stream.stop()
+        for scan in broken:
+            self._note_broken(scan)
+        if quietly or not self._config.data.strict:
+            return
+        if broken:
+            raise ReplacementFailed(broken[0].scan_id, broken[0].stage, broken[0].cause)
+        if died:
+            raise PoolActorDied("; ".join(died))
+
+    # ------------------------------------------------------------------ parts
+    def _restore(self) -> tuple[int, Cursors | None]:
+        if self._order.checkpoint is None:
+            return 0, None
+        checkpoint = load_checkpoint(self._order.checkpoint, self._learner.device)
+        self._learner.load_state(checkpoint.learner)
+        restore_rng(checkpoint.rng)
+        return checkpoint.step, checkpoint.cursors
+
+    def _save(self) -> None:
+        checkpoint = Checkpoint(
+            step=self._recorder.steps_done,
+            learner=self._learner.state(),
+            cursors=self._stream.cursors() if self._stream else [],
+            rng=rng_state(),
+            config_hash=identity(self._config),
+        )
+        self._recorder.checkpoint = save_checkpoint(self._order.run_dir, checkpoint)
+
+    def _note_broken(self, scan: BrokenScan) -> None:
+        self._quarantine(scan)
+        self._recorder.event("broken_scan", f"scan {scan.scan_id} failed ({scan.stage}): {scan.cause}; quarantined")
+
+    def _quarantine(self, scan: BrokenScan) -> None:
+        paths = (s.record.nifti_path for shard in self._order.shards for s in shard if s.record.scan_id == scan.scan_id)
+        quarantine_scan(self._order.quarantine_file, scan, Path(next(paths)))
+
+    def _counters(self) -> dict[str, float]:
+        counters = self._stream.counters() if self._stream else {}
+        return {**counters, "nonfinite_skipped_steps": float(self._guard.skipped_steps)}
+
+
+def _prepare_torch(threads: int | None, seed: int) -> torch.device:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    torch.set_float32_matmul_precision("high")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

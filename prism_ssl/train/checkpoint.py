@@ -1,0 +1,87 @@
+"""last.ckpt: everything a run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prism_ssl.errors import CheckpointError
+from prism_ssl.train.logging import CHECKPOINT_FILE
+from prism_ssl.utils.fs import atomic_file
+
+_FORMAT = 1
+
+
+@dataclass
+class Checkpoint:
+    """State after ``step`` steps. ``learner`` is ``Learner.state``; ``cursors`` has one entry per pool actor.
+
+    ``config_hash`` covers the settings that must not change between an interruption and its resume.
+    """
+
+    step: int
+    learner: dict[str, Any]
+    cursors: list[dict[str, Any] | None]
+    rng: dict[str, Any]
+    config_hash: str
+
+
+def rng_state() -> dict[str, Any]:
+    """The global generators that training draws from; data views follow from names instead."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    """The inverse of ``rng_state``."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write last.ckpt so that it is whole or the previous one stays; returns its path."""
+    path = folder / CHECKPOINT_FILE
+    with atomic_file(path) as file:
+        torch.save({"format": _FORMAT, **vars(checkpoint)}, file)
+    return path
+
+
+def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
+    """Read last.ckpt; tensors and plain values only, no code is run.
+
+    Raises:
+        CheckpointError: the file is damaged or of another format.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state.pop("format") != _FORMAT:
+            raise CheckpointError(f"{path} has another format than this version writes ({_FORMAT}); {_ADVICE}")
+        return Checkpoint(**state)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} does not load ({type(error).__name__}: {error}); {_ADVICE}") from error
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step at which a checkpoint was written; raises as ``load_checkpoint``."""
+    return load_checkpoint(path, torch.device("cpu")).step
+
+
+def verify_checkpoint_file(path: Path) -> None:
+    """Check the file's own checksums without torch; raises ``CheckpointError``."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); {_ADVICE}") from error
+    if damaged:
+        raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong; {_ADVICE}")
+
+
+_ADVICE = "move it away to start at step 0, or pass --run.name for a new run; it is never overwritten silently"

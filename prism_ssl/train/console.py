@@ -1,0 +1,202 @@
+"""What a person sees while a run trains: step lines, a progress bar, and a summary that explains itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from prism_ssl.contracts import RunSummary
+from prism_ssl.train.logging import HISTORY_FILE
+from prism_ssl.utils.time import format_duration
+
+_POLL_S = 0.3
+
+
+class HistoryFollower:
+    """Reads the lines that are appended to a history file after it was made; a torn last line waits."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def new_rows(self) -> list[dict[str, Any]]:
+        """Rows since the last call."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+class LiveView:
+    """Shows a run's history on the console while the block lasts; an error in showing it is raised at the end."""
+
+    def __init__(self, console: Console, run_dir: Path, first_step: int, max_steps: int) -> None:
+        self._console = console
+        self._follower = HistoryFollower(run_dir / HISTORY_FILE)
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID = self._progress.add_task("training", total=max_steps, completed=first_step, rate="")
+        self._stop = Event()
+        self._error: Exception | None = None
+        self._thread = Thread(target=self._run, name="live-view", daemon=True)
+
+    def __enter__(self) -> LiveView:
+        self._progress.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._progress.stop()
+        if self._error is not None and error is None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(_POLL_S):
+                self._show_new()
+            self._show_new()
+        except Exception as error:  # noqa: BLE001  the edge of a thread: kept, and raised by __exit__
+            self._error = error
+
+    def _show_new(self) -> None:
+        for row in self._follower.new_rows():
+            if "event" in row:
+                self._progress.console.print(f"[yellow]{row['event']}[/] at step {row['global_step']}: {row['text']}")
+            else:
+                self._progress.console.print(step_line(row), highlight=False, markup=False)
+                self._progress.update(self._task, completed=row["global_step"], rate=_rate(row))
+
+
+def step_line(row: dict[str, Any]) -> str:
+    """One line of a history row: losses in scientific notation, each beside its chance level, rate and waiting."""
+    names = [key.removeprefix("chance/") for key in row if key.startswith("chance/")]
+    losses = "  ".join(f"{name} {_sci(row.get(f'loss/{name}'))}/{_sci(row.get(f'chance/{name}'))}" for name in names)
+    return f"step {row['global_step']:>6}  {losses}  {_rate(row)}"
+
+
+def show_summary(console: Console, summary: RunSummary) -> None:
+    """The end of a run as a table that explains itself, and where to look next."""
+    colour = "green" if summary.status == "ok" else "red"
+    console.print(
+        f"\n[bold]{summary.run}[/]: [bold {colour}]{summary.status}[/] at step "
+        f"{summary.steps_done} of {summary.max_steps}",
+        highlight=False,
+    )
+    if summary.cause:
+        console.print(summary.cause, style="red", markup=False, highlight=False)
+    if summary.losses:
+        console.print(_loss_table(summary))
+    if summary.totals:
+        console.print(_facts_table(summary))
+    for alarm in summary.alarms:
+        console.print(f"[yellow]alarm[/]: {alarm}")
+    console.print(f"run folder  {summary.run_dir}", markup=False, highlight=False, soft_wrap=True)
+    for what, path in (("checkpoint", summary.checkpoint), ("encoder   ", summary.encoder)):
+        if path:
+            console.print(f"{what}  {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _loss_table(summary: RunSummary) -> Table:
+    table = Table(title="losses at the last log step (below chance: something is learned)", title_justify="left")
+    for column in ("objective", "loss", "chance", "weight", "sign skill of its axes (0 chance, 1 perfect)"):
+        table.add_column(column, justify="left" if column.startswith(("objective", "sign")) else "right")
+    skills = summary.losses.get("skill", {})
+    for name, values in summary.losses.items():
+        if name in ("skill", "total"):
+            continue
+        axes = "  ".join(f"{axis} {skills[axis]:+.2f}" for axis in _AXES_OF.get(name, ()) if _known(skills.get(axis)))
+        numbers = (_sci(values.get("loss")), _sci(values.get("chance")), f"{values.get('weight', 0):.2g}")
+        table.add_row(name, *numbers, axes)
+    return table
+
+
+_AXES_OF = {
+    "distance": ("dx", "dy", "dz"),
+    "rotation": ("rx", "ry", "rz"),
+    "window_center": ("wc",),
+    "window_width": ("ww",),
+}
+
+
+def _facts_table(summary: RunSummary) -> Table:
+    totals, data = summary.totals, summary.data
+    table = Table(title="this run", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column()
+
+    def number(name: str) -> float:
+        return totals.get(name) or 0.0
+
+    table.add_row("time", format_duration(number("wall_s")) + _resumed(summary))
+    table.add_row("throughput", f"{number('throughput_effective_patches_per_sec'):,.0f} patches/s (wall clock)")
+    table.add_row(
+        "step time",
+        f"p50 {number('total_step_time_ms_p50'):.0f}, p95 {number('total_step_time_ms_p95'):.0f}, "
+        f"p99 {number('total_step_time_ms_p99'):.0f}, max {number('total_step_time_ms_max'):.0f} ms; "
+        f"stalls of 2 s or more: {number('stall_steps_ge_2000ms'):.0f}",
+    )
+    table.add_row("waiting for data", _waiting(totals))
+    if data:
+        rejected = {key.removeprefix("rejected/"): n for key, n in data.items() if key.startswith("rejected/")}
+        reasons = ", ".join(f"{reason} {n:.0f}" for reason, n in rejected.items())
+        table.add_row(
+            "scans",
+            f"{data['scans_training']:.0f} train, {data['scans_held_out']:.0f} held out, "
+            f"{data['scans_rejected']:.0f} rejected" + (f" ({reasons})" if reasons else ""),
+        )
+    table.add_row(
+        "replacements",
+        f"{number('replacement_completed'):.0f} completed, {number('replacement_failed'):.0f} failed; "
+        f"{number('coverage'):.0%} of the training scans seen; actor restarts: {number('actor_restarts'):.0f}",
+    )
+    skipped = number("nonfinite_skipped_steps")
+    if skipped:
+        table.add_row("skipped steps", f"{skipped:.0f} with a loss that was not finite")
+    return table
+
+
+def _waiting(totals: dict[str, float]) -> str:
+    waited = totals.get("data_wait_ms_total") or 0.0
+    causes = ", ".join(
+        f"{name} {(totals.get(f'data_wait_{name}_ms_total') or 0.0) / max(waited, 1e-9):.0%}"
+        for name in ("opening", "sampling", "transport")
+    )
+    return f"{totals.get('data_wait_share', 0.0):.0%} of the time (of it {causes})"
+
+
+def _resumed(summary: RunSummary) -> str:
+    return f" since it resumed at step {summary.resumed_from_step}" if summary.resumed_from_step else ""
+
+
+def _rate(row: dict[str, Any]) -> str:
+    return f"{row['patches_per_sec_interval']:,.0f} patches/s  wait {row['data_wait_share']:.0%}"
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and value == value
+
+
+def _sci(value: float | None) -> str:
+    return f"{value:.2e}" if value is not None and _known(value) else "-"

@@ -1,0 +1,86 @@
+"""One optimisation step: forward, losses, backward, and an update that a bad batch cannot poison."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.contracts import PrismBatch
+from prism_ssl.model.loss import LossBundle, LossReport
+from prism_ssl.model.network import PrismNet, build_network
+from prism_ssl.model.schedules import lr_factor
+
+
+class GuardedAdamW(torch.optim.AdamW):
+    """AdamW whose step does nothing where ``found_inf`` is 1: decided on the device, without a sync.
+
+    Weights, moments and step counts stay as they were.
+    """
+
+    found_inf: torch.Tensor | None = None
+
+
+class Learner:
+    """Network, objective and optimiser of a run on one device.
+
+    ``last_update_finite`` is a device tensor: 1 when the last step updated the weights, 0 when its loss or
+    gradient was not finite and the update was skipped.
+    """
+
+    def __init__(self, config: PrismConfig, device: torch.device) -> None:
+        self._config, self.device = config, device
+        self.network: PrismNet = build_network(config.model).to(device)
+        self._forward: Any = self.network
+        if config.model.compile and device.type == "cuda":
+            self._forward = torch.compile(self.network)
+        self._losses = LossBundle(config.loss, config.view, config.model.objective)
+        self._optimizer = _optimizer(self.network, config)
+        self.last_update_finite = torch.ones((), device=device)
+
+    def step(self, batch: PrismBatch, step: int) -> LossReport:
+        """Train on one batch at 0-based ``step``; no device sync."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        with self._autocast():
+            output = self._forward(batch.patches_a, batch.positions_a, batch.patches_b, batch.positions_b)
+            report = self._losses(output, batch, step)
+        self._optimizer.zero_grad(set_to_none=True)
+        report.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._config.train.grad_clip)
+        self.last_update_finite = (torch.isfinite(report.total) & torch.isfinite(norm)).float()
+        self._optimizer.found_inf = 1.0 - self.last_update_finite
+        self._optimizer.step()
+        return report
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate at 0-based ``step``."""
+        train = self._config.train
+        return train.lr * lr_factor(step, train.lr_warmup_steps, train.max_steps)
+
+    def state(self) -> dict[str, Any]:
+        """Weights and optimiser state, for a checkpoint."""
+        return {"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state``."""
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._config.train.precision == "bf16" and self.device.type == "cuda":
+            return torch.autocast("cuda", torch.bfloat16)
+        return nullcontext()
+
+
+def _optimizer(network: PrismNet, config: PrismConfig) -> GuardedAdamW:
+    """AdamW that decays weight matrices only, not biases, norms and tokens."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    matrices = [p for p in parameters if p.ndim >= 2 and min(p.shape) > 1]
+    others = [p for p in parameters if not (p.ndim >= 2 and min(p.shape) > 1)]
+    assert math.isclose(sum(p.numel() for p in parameters), sum(p.numel() for p in (*matrices, *others)))
+    groups = [{"params": matrices, "weight_decay": config.train.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return GuardedAdamW(groups, lr=config.train.lr, betas=(0.9, 0.95), fused=True)

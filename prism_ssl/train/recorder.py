@@ -1,0 +1,100 @@
+"""Everything that is written down about a run while it trains, and the summary at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import torch
+
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.contracts import RunStatus, RunSummary
+from prism_ssl.data.sharded_dataset import WaitCauses
+from prism_ssl.model.loss import LossReport
+from prism_ssl.train.diagnostics import Diagnostics
+from prism_ssl.train.logging import LocalRecord, write_summary
+from prism_ssl.train.metrics import StepTimes
+from prism_ssl.utils.time import Stopwatch
+
+
+class Recorder:
+    """Metrics, diagnostics and history of one attempt, from ``first_step`` on."""
+
+    def __init__(self, config: PrismConfig, run_dir: Path, first_step: int) -> None:
+        self._config, self._run_dir = config, run_dir
+        self._resumed_from = first_step or None
+        self.steps_done = first_step
+        self.alarms: list[str] = []
+        self.checkpoint: Path | None = None
+        self._record = LocalRecord(run_dir)
+        self._times = StepTimes(
+            patches_per_step=2 * config.train.batch_size * config.data.n_patches,
+            warmup_steps=config.train.stall_warmup_steps,
+        )
+        self._diagnostics = Diagnostics()
+        self._watch = Stopwatch()
+        self._last_row: dict[str, float] = {}
+        self.summary: RunSummary
+
+    def step(self, report: LossReport, wait: WaitCauses) -> bool:
+        """Note one finished step; True when a row of the history is due."""
+        self._times.add(self._watch.lap_ms(), wait)
+        self._diagnostics.add(report)
+        self.steps_done += 1
+        return self.steps_done % self._config.train.log_every == 0 or self.steps_done == self._config.train.max_steps
+
+    def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:
+        """Write a row of the history; the only place that waits for the device."""
+        values, alarms = self._diagnostics.row()
+        values |= self._times.interval() | {"lr": learning_rate, **counters, **device_memory()}
+        self._last_row = values
+        self._record.row(self.steps_done, values)
+        for alarm in alarms:
+            self.event("alarm", alarm)
+
+    def event(self, kind: str, text: str) -> None:
+        """Note something that a person should be told; alarms also go into the summary."""
+        self._record.event(self.steps_done, kind, text)
+        if kind == "alarm":
+            self.alarms.append(text)
+
+    def finish(self, status: RunStatus, cause: str | None, counters: Mapping[str, float], encoder: Path | None) -> None:
+        """Close the history and write summary.json."""
+        self._record.close()
+        self.summary = RunSummary(
+            run=self._run_dir.name,
+            status=status,
+            cause=cause,
+            steps_done=self.steps_done,
+            max_steps=self._config.train.max_steps,
+            resumed_from_step=self._resumed_from,
+            run_dir=str(self._run_dir),
+            checkpoint=str(self.checkpoint) if self.checkpoint else None,
+            encoder=str(encoder) if encoder else None,
+            totals={**self._times.totals(), **counters, **device_memory()},
+            losses=last_losses(self._last_row),
+            alarms=self.alarms,
+        )
+        write_summary(self.summary)
+
+
+def last_losses(row: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Of a history row: per objective its loss, its chance level and its weight; per axis its skill."""
+    names = [key.removeprefix("chance/") for key in row if key.startswith("chance/")]
+    losses = {
+        name: {what: row[f"{what}/{name}"] for what in ("loss", "chance", "weight") if f"{what}/{name}" in row}
+        for name in names
+    }
+    skills = {key.removeprefix("skill/"): value for key, value in row.items() if key.startswith("skill/")}
+    return losses | ({"skill": skills} if skills else {})
+
+
+def device_memory() -> dict[str, float]:
+    """Memory of this process and, on CUDA, of the GPU, in bytes."""
+    memory = {"trainer_rss_bytes": float(psutil.Process().memory_info().rss)}
+    if torch.cuda.is_available():
+        memory["gpu_allocated_bytes"] = float(torch.cuda.memory_allocated())
+        memory["gpu_peak_allocated_bytes"] = float(torch.cuda.max_memory_allocated())
+        memory["gpu_reserved_bytes"] = float(torch.cuda.memory_reserved())
+    return memory

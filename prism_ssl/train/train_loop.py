@@ -1,0 +1,21 @@
+"""The loop that a Ray Train worker runs: a table of contents."""
+
+from __future__ import annotations
+
+from prism_ssl.contracts import RunSummary
+from prism_ssl.train.attempt import Attempt
+from prism_ssl.train.work_order import WorkOrder
+
+
+def train_loop(order: WorkOrder) -> RunSummary:
+    """Train from the order's checkpoint (or step 0) to ``max_steps``; history and summary go to the run folder.
+
+    Raises whatever ended the attempt early, after the summary has said so.
+    """
+    with Attempt(order) as attempt:
+        while not attempt.finished:
+            batch, wait = attempt.next_batch()
+            report = attempt.learn(batch)
+            attempt.record(report, wait)
+            attempt.checkpoint_if_due()
+    return attempt.summary

@@ -1,0 +1,179 @@
+"""The driver's side of a run: folder, cluster, archive, memory plan, TorchTrainer, summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
+from ray.train.torch import TorchTrainer
+from rich.console import Console
+
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.contracts import RunSummary
+from prism_ssl.data.archive import Archive, prepare_archive
+from prism_ssl.data.memory_plan import object_store_bytes, plan_memory
+from prism_ssl.errors import TrainWorkerDied
+from prism_ssl.train.checkpoint import checkpoint_step, verify_checkpoint_file
+from prism_ssl.train.cluster import ray_session
+from prism_ssl.train.console import LiveView
+from prism_ssl.train.logging import (
+    CHECKPOINT_FILE,
+    read_history,
+    read_summary,
+    truncate_history,
+    write_summary,
+)
+from prism_ssl.train.recorder import last_losses
+from prism_ssl.train.run_folder import RunFolder, claim_run_folder
+from prism_ssl.train.train_loop import train_loop
+from prism_ssl.train.work_order import WorkOrder
+from prism_ssl.utils.fs import default_tmp_root, memory_limit_bytes, private_folder, remove_stale_folders
+
+_OTHER_CPUS = 2  # the training worker, and one for the tasks of preflight
+
+
+def train(config: PrismConfig, console: Console) -> RunSummary:
+    """Run (or resume) one training and return its summary; a run that failed while training returns too.
+
+    Raises:
+        PrismError: it could not begin: settings, catalogue, checkpoint, run folder or memory plan are bad.
+            The summary in the run folder then says so as well.
+    """
+    tmp_root = private_folder(Path(config.run.tmp_root).absolute() if config.run.tmp_root else default_tmp_root())
+    folder = claim_run_folder(config)
+    try:
+        with _refusals_in_summary(folder, config):
+            first_step = _begin_or_resume(folder, config, console)
+            with ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root):
+                archive = prepare_archive(config, folder.path.parent / ".preflight", tmp_root)
+                _describe(archive, config, console)
+                order = WorkOrder(
+                    config=config,
+                    shards=archive.shards,
+                    run_dir=folder.path,
+                    scratch_folder=tmp_root / "scratch",
+                    quarantine_file=archive.quarantine_file,
+                    checkpoint=folder.checkpoint,
+                )
+                with LiveView(console, folder.path, first_step, config.train.max_steps):
+                    failure = _fit(order, tmp_root)
+        return _final_summary(order, failure, archive)
+    finally:
+        remove_stale_folders(tmp_root / "scratch")
+        folder.release()
+
+
+def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -> int:
+    """Say which of the two it is, and return the first step."""
+    step = 0
+    if folder.checkpoint is None:
+        console.print(f"run {folder.name} starts at step 0 in {folder.path}", highlight=False, soft_wrap=True)
+    else:
+        verify_checkpoint_file(folder.checkpoint)
+        step = checkpoint_step(folder.checkpoint)
+        console.print(
+            f"run {folder.name} resumes at step {step} from {folder.checkpoint}", style="bold", soft_wrap=True
+        )
+    truncate_history(folder.path, step)
+    write_summary(_unfinished(folder.path, config, "running", None))
+    return step
+
+
+def _describe(archive: Archive, config: PrismConfig, console: Console) -> None:
+    counts, reasons = archive.counts(), archive.preflight.reasons
+    rejected = f" ({', '.join(f'{reason} {n}' for reason, n in reasons.items())})" if reasons else ""
+    console.print(
+        f"scans: {counts['scans_selected']:.0f} of {counts['catalog_rows']:.0f} catalogue rows selected, "
+        f"{counts['scans_rejected']:.0f} rejected by preflight{rejected}, {counts['scans_training']:.0f} to train on, "
+        f"{counts['scans_held_out']:.0f} held out; details in {archive.preflight_dir}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    limit, source = memory_limit_bytes()
+    if config.run.memory_limit_bytes is not None:
+        limit, source = config.run.memory_limit_bytes, "run.memory_limit_bytes"
+    console.print(str(plan_memory(config, archive.shards, limit, source)), highlight=False, soft_wrap=True)
+
+
+def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
+    """Train in a Ray Train worker; returns what ended it early."""
+    trainer = TorchTrainer(
+        _in_worker,
+        train_loop_config={"order": order},
+        scaling_config=ScalingConfig(num_workers=1, use_gpu=ray.cluster_resources().get("GPU", 0) > 0),
+        run_config=RunConfig(
+            # A name of its own for every attempt: an equal one would make Ray resume by rules that are not ours.
+            name=f"{order.run_dir.name}-{os.getpid()}-{time.time_ns()}",
+            storage_path=str(private_folder(tmp_root / "ray_train")),
+            # A retry would hide the first failure.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+        ),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        return next(iter(error.worker_failures.values()), error)
+    except TrainingFailedError as error:
+        return error
+    except KeyboardInterrupt as error:
+        return error
+    return None
+
+
+def _in_worker(settings: dict[str, Any]) -> None:
+    train_loop(settings["order"])
+
+
+def _final_summary(order: WorkOrder, failure: BaseException | None, archive: Archive) -> RunSummary:
+    """The worker's summary; where the worker could not write one, what its history still tells."""
+    summary = read_summary(order.run_dir)
+    if summary is None or summary.status == "running" or (failure is not None and summary.status == "ok"):
+        summary = _unfinished(order.run_dir, order.config, "failed", _cause(failure))
+    summary = dataclasses.replace(summary, data=archive.counts())
+    write_summary(summary)
+    return summary
+
+
+def _cause(failure: BaseException | None) -> str:
+    if isinstance(failure, KeyboardInterrupt):
+        return "interrupted from the keyboard; the same command resumes at the last checkpoint"
+    if failure is None or "HealthCheck" in type(failure).__name__:
+        failure = TrainWorkerDied(
+            "the training worker ended without a word (killed, or out of memory?); look at the system's log, then "
+            "run the same command: it resumes at the last checkpoint"
+        )
+    return f"{type(failure).__name__}: {failure}"
+
+
+def _unfinished(run_dir: Path, config: PrismConfig, status: Any, cause: str | None) -> RunSummary:
+    rows = [row for row in read_history(run_dir) if "event" not in row]
+    last = rows[-1] if rows else {}
+    checkpoint = run_dir / CHECKPOINT_FILE
+    return RunSummary(
+        run=run_dir.name,
+        status=status,
+        cause=cause,
+        steps_done=last.get("global_step", 0),
+        max_steps=config.train.max_steps,
+        resumed_from_step=None,
+        run_dir=str(run_dir),
+        checkpoint=str(checkpoint) if checkpoint.exists() else None,
+        losses=last_losses(last),
+    )
+
+
+@contextmanager
+def _refusals_in_summary(folder: RunFolder, config: PrismConfig) -> Iterator[None]:
+    """A run that could not begin says so in its folder too."""
+    try:
+        yield
+    except BaseException as error:
+        write_summary(_unfinished(folder.path, config, "failed", f"{type(error).__name__}: {error}"))
+        raise

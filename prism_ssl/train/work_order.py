@@ -1,0 +1,58 @@
+"""What the driver hands to the training worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.contracts import PreparedScan
+from prism_ssl.data.pool_actor import ActorSettings
+from prism_ssl.data.warm_pool import PoolSettings
+
+
+@dataclass(frozen=True)
+class WorkOrder:
+    """One attempt at a run. ``checkpoint`` is None for a run that begins."""
+
+    config: PrismConfig
+    shards: list[list[PreparedScan]]
+    run_dir: Path
+    scratch_folder: Path
+    quarantine_file: Path
+    checkpoint: Path | None
+
+    def actor_settings(self) -> ActorSettings:
+        """What the pool actors must know."""
+        data = self.config.data
+        pool = PoolSettings(
+            slots=data.warm_pool_size,
+            visits_per_scan=data.visits_per_scan,
+            max_prefetch_replacements=data.max_prefetch_replacements,
+            strict=data.strict,
+            deterministic=data.deterministic,
+            seed=self.config.train.seed,
+        )
+        return ActorSettings(
+            pool=pool,
+            view=self.config.view,
+            n_patches=data.n_patches,
+            patch_mm=data.patch_mm,
+            max_volume_bytes=self.config.preflight.max_volume_bytes,
+            scratch_bytes=data.scratch_bytes if data.use_local_scratch else 0,
+            scratch_folder=str(self.scratch_folder),
+            stall_timeout_s=data.stall_timeout_s,
+        )
+
+    def encoder_description(self, step: int) -> dict[str, Any]:
+        """What a user of the encoder must know to feed it."""
+        config = self.config
+        return {
+            "preset": config.model.preset,
+            "n_patches": config.data.n_patches,
+            "patch_mm": config.data.patch_mm,
+            "step": step,
+            "run": self.run_dir.name,
+            "config": config.to_dict() | {"run": {}, "data": {"n_scans": config.data.n_scans}},
+        }

@@ -1,0 +1,39 @@
+"""Train one encoder: ``python tune/train_single.py RECIPE [--section.key value ...]``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+from rich.console import Console
+
+from prism_ssl.config.defaults import RECIPES
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.errors import PrismError
+from prism_ssl.train.console import show_summary
+
+
+def parse(arguments: Sequence[str] | None = None) -> PrismConfig:
+    """The settings of a command line: a recipe, and overrides of its keys."""
+    recipes = {name: ((recipe.__doc__ or "").split("\n")[0], recipe()) for name, recipe in RECIPES.items()}
+    return tyro.extras.overridable_config_cli(recipes, args=arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train; 0 when the run ended ok."""
+    console, errors = Console(), Console(stderr=True)
+    try:
+        config = parse(arguments)
+        from prism_ssl.train.trainer import train  # after parsing: --help need not wait for torch and Ray
+
+        summary = train(config, console)
+    except PrismError as error:
+        errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    show_summary(console, summary)
+    return 0 if summary.status == "ok" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
