@@ -11,7 +11,9 @@ from rich.console import Console
 from prism_ssl.config.defaults import RECIPES
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import PrismError
+from prism_ssl.train.cluster import ray_environment
 from prism_ssl.train.console import show_summary
+from prism_ssl.utils.fs import temporary_root
 
 
 def parse(arguments: Sequence[str] | None = None) -> PrismConfig:
@@ -25,9 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, errors = Console(), Console(stderr=True)
     try:
         config = parse(arguments)
-        from prism_ssl.train.trainer import train  # after parsing: --help need not wait for torch and Ray
+        with ray_environment(temporary_root(config.run.tmp_root)):
+            from prism_ssl.train.trainer import train  # Ray reads its environment when it is first imported
 
-        summary = train(config, console)
+            summary = train(config, console)
     except PrismError as error:
         errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1

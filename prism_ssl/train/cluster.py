@@ -1,4 +1,7 @@
-"""The Ray cluster of a run: the one that is given, or a local one that leaves nothing behind."""
+"""The Ray cluster of a run: the one that is given, or a local one that leaves nothing behind.
+
+This module does not import Ray when it is imported: Ray reads its authentication settings once, at its first import.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,72 +20,76 @@ _SOCKET_PATH_BYTES = 107 - 63  # the kernel's limit, less what Ray appends to it
 
 
 @contextmanager
+def ray_environment(tmp_root: Path) -> Iterator[None]:
+    """Settings that Ray reads at its first import, for a process that will start or join a cluster.
+
+    A local cluster gets token authentication with a 0600 token file that lives as long as the block: Ray's default
+    writes a world-readable token to the home, and its ports listen on every interface of a shared node.
+    What the environment already says (``RAY_AUTH_MODE``, ``RAY_ADDRESS``) is left alone.
+    """
+    assert "ray" not in sys.modules, "ray_environment must be entered before Ray is imported"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_AUTH_MODE"):
+        yield
+        return
+    with _owned_folder(tmp_root / "ray_token") as folder:
+        path = folder / "token"
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(32))
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(path))
+        try:
+            yield
+        finally:
+            del os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"]
+
+
+@contextmanager
 def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[None]:
     """A usable Ray: the session that is already there, the cluster of ``RAY_ADDRESS``, or a local one.
 
-    A local cluster listens with token authentication (the token is a 0600 file that ends with the run), has at
-    least ``cpus`` logical CPUs, and is shut down and removed from disk on every way out.
+    A local cluster has at least ``cpus`` logical CPUs, and is shut down and removed from disk on every way out.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     _quiet_ray()
     if ray.is_initialized():
         yield
-        return
-    if os.environ.get("RAY_ADDRESS"):
-        with _shutdown_at_end():
-            ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
+    elif os.environ.get("RAY_ADDRESS"):
+        ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
+        try:
             yield
-        return
-    parent = private_folder(_short_parent(tmp_root))
-    remove_stale_folders(parent)
-    folder = private_folder(parent / str(os.getpid()))
-    lock = FolderLock(folder)
-    lock.acquire()
-    try:
-        with _token(folder), _shutdown_at_end():
+        finally:
+            ray.shutdown()
+    else:
+        with _owned_folder(_short_parent(tmp_root)) as folder:
             ray.init(
                 address="local",
                 num_cpus=max(cpus, os.cpu_count() or 1),
                 object_store_memory=object_store_bytes,
                 include_dashboard=False,
+                logging_level=logging.WARNING,
                 log_to_driver=False,
                 _temp_dir=str(folder),
             )
-            yield
+            try:
+                yield
+            finally:
+                ray.shutdown()
+
+
+@contextmanager
+def _owned_folder(parent: Path) -> Iterator[Path]:
+    """A folder of this process below ``parent``, removed at the end; those of dead processes are removed too."""
+    remove_stale_folders(private_folder(parent))
+    folder = private_folder(parent / str(os.getpid()))
+    lock = FolderLock(folder)
+    lock.acquire()
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         lock.release()
-
-
-@contextmanager
-def _shutdown_at_end() -> Iterator[None]:
-    import ray
-
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _token(folder: Path) -> Iterator[None]:
-    """Token authentication for this cluster only; Ray would otherwise write a world-readable one to the home."""
-    path = folder / "token"
-    path.touch(mode=0o600)
-    path.write_text(secrets.token_hex(32))
-    before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(path))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _short_parent(tmp_root: Path) -> Path:

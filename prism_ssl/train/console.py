@@ -85,7 +85,7 @@ class LiveView:
             if "event" in row:
                 self._progress.console.print(f"[yellow]{row['event']}[/] at step {row['global_step']}: {row['text']}")
             else:
-                self._progress.console.print(step_line(row), highlight=False, markup=False)
+                self._progress.console.print(step_line(row), highlight=False, markup=False, soft_wrap=True)
                 self._progress.update(self._task, completed=row["global_step"], rate=_rate(row))
 
 
@@ -119,8 +119,10 @@ def show_summary(console: Console, summary: RunSummary) -> None:
 
 
 def _loss_table(summary: RunSummary) -> Table:
-    table = Table(title="losses at the last log step (below chance: something is learned)", title_justify="left")
-    for column in ("objective", "loss", "chance", "weight", "sign skill of its axes (0 chance, 1 perfect)"):
+    table = Table(
+        title="losses, mean since the last log step (below chance: something is learned)", title_justify="left"
+    )
+    for column in ("objective", "loss", "chance", "weight", "sign skill (0 chance, 1 perfect)"):
         table.add_column(column, justify="left" if column.startswith(("objective", "sign")) else "right")
     skills = summary.losses.get("skill", {})
     for name, values in summary.losses.items():

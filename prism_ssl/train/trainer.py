@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
+from ray.train import TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from rich.console import Console
 
 from prism_ssl.config.schema import PrismConfig
@@ -34,7 +36,7 @@ from prism_ssl.train.recorder import last_losses
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.work_order import WorkOrder
-from prism_ssl.utils.fs import default_tmp_root, memory_limit_bytes, private_folder, remove_stale_folders
+from prism_ssl.utils.fs import memory_limit_bytes, private_folder, remove_stale_folders, temporary_root
 
 _OTHER_CPUS = 2  # the training worker, and one for the tasks of preflight
 
@@ -46,7 +48,7 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
         PrismError: it could not begin: settings, catalogue, checkpoint, run folder or memory plan are bad.
             The summary in the run folder then says so as well.
     """
-    tmp_root = private_folder(Path(config.run.tmp_root).absolute() if config.run.tmp_root else default_tmp_root())
+    tmp_root = temporary_root(config.run.tmp_root)
     folder = claim_run_folder(config)
     try:
         with _refusals_in_summary(folder, config):
@@ -104,20 +106,23 @@ def _describe(archive: Archive, config: PrismConfig, console: Console) -> None:
 
 def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
     """Train in a Ray Train worker; returns what ended it early."""
+    # A name of its own for every attempt: an equal one would make Ray resume by rules that are not ours.
+    name = f"{order.run_dir.name}-{os.getpid()}-{time.time_ns()}"
+    storage = private_folder(tmp_root / "ray_train" / name)
     trainer = TorchTrainer(
         _in_worker,
         train_loop_config={"order": order},
         scaling_config=ScalingConfig(num_workers=1, use_gpu=ray.cluster_resources().get("GPU", 0) > 0),
         run_config=RunConfig(
-            # A name of its own for every attempt: an equal one would make Ray resume by rules that are not ours.
-            name=f"{order.run_dir.name}-{os.getpid()}-{time.time_ns()}",
-            storage_path=str(private_folder(tmp_root / "ray_train")),
+            name=name,
+            storage_path=str(storage),
             # A retry would hide the first failure.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
         ),
     )
     try:
-        trainer.fit()
+        with _removed_at_end(storage):
+            trainer.fit()
     except WorkerGroupError as error:
         return next(iter(error.worker_failures.values()), error)
     except TrainingFailedError as error:
@@ -125,6 +130,14 @@ def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
     except KeyboardInterrupt as error:
         return error
     return None
+
+
+@contextmanager
+def _removed_at_end(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _in_worker(settings: dict[str, Any]) -> None:
