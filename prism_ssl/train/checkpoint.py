@@ -38,9 +38,10 @@ def rng_state() -> dict[str, Any]:
 
 def restore_rng(state: dict[str, Any]) -> None:
     """The inverse of ``rng_state``."""
-    torch.set_rng_state(state["cpu"])
+    # Loading may have moved the states to the GPU; torch takes them from host memory only.
+    torch.set_rng_state(state["cpu"].cpu())
     if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -55,14 +56,19 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     """Read last.ckpt; tensors and plain values only, no code is run.
 
     Raises:
-        CheckpointError: the file is damaged or of another format.
+        CheckpointError: the file is damaged, of another format, or holds code.
     """
+    verify_checkpoint_file(path)  # torch itself ignores the checksums: a flipped bit would become a weight
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         if state.pop("format") != _FORMAT:
             raise CheckpointError(f"{path} has another format than this version writes ({_FORMAT}); {_ADVICE}")
         return Checkpoint(**state)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values, and code in it is never run; {_ADVICE}"
+        ) from error
+    except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} does not load ({type(error).__name__}: {error}); {_ADVICE}") from error
@@ -78,8 +84,8 @@ def verify_checkpoint_file(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); {_ADVICE}") from error
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); {_ADVICE}") from error
     if damaged:
         raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong; {_ADVICE}")
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -83,7 +84,8 @@ class LiveView:
     def _show_new(self) -> None:
         for row in self._follower.new_rows():
             if "event" in row:
-                self._progress.console.print(f"[yellow]{row['event']}[/] at step {row['global_step']}: {row['text']}")
+                text = escape(row["text"])  # an error's "[Errno 2]" is no markup
+                self._progress.console.print(f"[yellow]{row['event']}[/] at step {row['global_step']}: {text}")
             else:
                 self._progress.console.print(step_line(row), highlight=False, markup=False, soft_wrap=True)
                 self._progress.update(self._task, completed=row["global_step"], rate=_rate(row))
@@ -111,7 +113,7 @@ def show_summary(console: Console, summary: RunSummary) -> None:
     if summary.totals:
         console.print(_facts_table(summary))
     for alarm in summary.alarms:
-        console.print(f"[yellow]alarm[/]: {alarm}")
+        console.print(f"[yellow]alarm[/]: {escape(alarm)}")
     console.print(f"run folder  {summary.run_dir}", markup=False, highlight=False, soft_wrap=True)
     for what, path in (("checkpoint", summary.checkpoint), ("encoder   ", summary.encoder)):
         if path:
@@ -119,9 +121,7 @@ def show_summary(console: Console, summary: RunSummary) -> None:
 
 
 def _loss_table(summary: RunSummary) -> Table:
-    table = Table(
-        title="losses, mean since the last log step (below chance: something is learned)", title_justify="left"
-    )
+    table = Table(title="losses since the last log step (below chance: something is learned)", title_justify="left")
     for column in ("objective", "loss", "chance", "weight", "sign skill (0 chance, 1 perfect)"):
         table.add_column(column, justify="left" if column.startswith(("objective", "sign")) else "right")
     skills = summary.losses.get("skill", {})
@@ -156,8 +156,8 @@ def _facts_table(summary: RunSummary) -> Table:
     table.add_row(
         "step time",
         f"p50 {number('total_step_time_ms_p50'):.0f}, p95 {number('total_step_time_ms_p95'):.0f}, "
-        f"p99 {number('total_step_time_ms_p99'):.0f}, max {number('total_step_time_ms_max'):.0f} ms; "
-        f"stalls of 2 s or more: {number('stall_steps_ge_2000ms'):.0f}",
+        f"p99 {number('total_step_time_ms_p99'):.0f} ms; the first step, with everything it had to open and compile, "
+        f"{number('first_step_ms') / 1e3:.1f} s; later steps of 2 s or more: {number('stall_steps_ge_2000ms'):.0f}",
     )
     table.add_row("waiting for data", _waiting(totals))
     if data:

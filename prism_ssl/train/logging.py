@@ -60,8 +60,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_summary(summary: RunSummary) -> None:
-    """``summary.json`` in the run folder."""
-    write_json(Path(summary.run_dir) / SUMMARY_FILE, dataclasses.asdict(summary))
+    """``summary.json`` in the run folder; as in the history, values that are not finite are written as null."""
+    write_json(Path(summary.run_dir) / SUMMARY_FILE, _finite(dataclasses.asdict(summary)))
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with None for every number, at any depth, that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_summary(run_dir: Path) -> RunSummary | None:

@@ -62,7 +62,7 @@ class StepTimes:
             "wall_s": wall_s,
             "total_step_time_ms_mean": float(steps.mean()),
             "total_step_time_ms_max": float(steps.max()),
-            "first_batch_ms": float(steps[0]),
+            "first_step_ms": float(steps[0]),
             "data_wait_share": self._waits.total_ms / float(steps.sum()),
             "data_wait_ms_total": self._waits.total_ms,
             "data_wait_opening_ms_total": self._waits.opening_ms,

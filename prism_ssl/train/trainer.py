@@ -13,8 +13,8 @@ from typing import Any
 
 import ray
 from ray.train import TrainingFailedError, WorkerGroupError
-from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 from rich.console import Console
 
 from prism_ssl.config.schema import PrismConfig

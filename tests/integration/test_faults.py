@@ -1,0 +1,130 @@
+"""Whole runs, started as a user starts them, while something is broken on purpose."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli_runs import CliRun, command, history_of, only_run, run_to_end, summary_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def catalog(phantom_catalog: Path, tmp_path: Path) -> Path:
+    """A catalogue whose files a test may damage."""
+    return Path(shutil.copytree(phantom_catalog.parent, tmp_path / "archive")) / phantom_catalog.name
+
+
+def damage_behind_preflights_back(root: Path, catalog: Path) -> str:
+    """Cut one training scan short without changing its size or time; returns its scan id."""
+    code, output = run_to_end(command(root, data__catalog_path=catalog, train__max_steps=2, run__name="prepare"))
+    assert code == 0, output
+    checkpoint_free = root / "runs" / "prepare"
+    shutil.rmtree(checkpoint_free)
+    victim = _a_training_scan(root)
+    path = Path(victim["path"])
+    status, data = path.stat(), path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return victim["scan_id"]
+
+
+def _a_training_scan(root: Path) -> dict[str, str]:
+    import polars as pl
+
+    from prism_ssl.config.defaults import phantom_cpu
+    from prism_ssl.data.catalog import load_records, split_by_patient
+
+    catalog = next((root / "archive").glob("*.csv"))
+    data = phantom_cpu().data.__class__(catalog_path=str(catalog))
+    train, _ = split_by_patient(load_records(data, 0).records, data.holdout_fraction, data.holdout_min_series, 0)
+    (manifest,) = (root / "runs" / ".preflight").glob("*/manifest.parquet")
+    rows = pl.read_parquet(manifest).filter(pl.col("reason").is_null())
+    ids = sorted(set(rows["scan_id"]) & {record.scan_id for record in train})
+    return rows.filter(pl.col("scan_id") == ids[0]).select("scan_id", "path").to_dicts()[0]
+
+
+def test_strict_mode_ends_as_failed_and_the_next_run_goes_on_without_the_scan(tmp_path: Path, catalog: Path) -> None:
+    scan_id = damage_behind_preflights_back(tmp_path, catalog)
+    run = command(tmp_path, data__catalog_path=catalog, train__max_steps=200)
+    code, output = run_to_end(run)
+    summary = summary_of(tmp_path)
+    assert code == 1
+    assert summary["status"] == "failed"
+    assert summary["cause"].startswith("ReplacementFailed")
+    assert scan_id in summary["cause"]
+    assert scan_id in output
+    assert ": ok" not in output
+    quarantine = next((tmp_path / "runs" / ".preflight").glob("*/quarantine.jsonl")).read_text()
+    assert json.loads(quarantine.splitlines()[0])["scan_id"] == scan_id
+
+    code, output = run_to_end(run)
+    assert code == 0, output
+    assert "quarantined 1" in output
+    assert f"resumes at step {summary['steps_done']}" in output
+    assert summary_of(tmp_path)["status"] == "ok"
+
+
+def test_lenient_mode_counts_and_quarantines_the_scan_and_finishes(tmp_path: Path, catalog: Path) -> None:
+    scan_id = damage_behind_preflights_back(tmp_path, catalog)
+    run = command(tmp_path, data__catalog_path=catalog, train__max_steps=100, data__strict=False)
+    code, output = run_to_end(run)
+    summary = summary_of(tmp_path)
+    assert code == 0, output
+    assert summary["status"] == "ok"
+    assert summary["totals"]["replacement_failed"] == 1
+    assert f"scan {scan_id} failed" in output
+    quarantine = next((tmp_path / "runs" / ".preflight").glob("*/quarantine.jsonl")).read_text()
+    assert json.loads(quarantine.splitlines()[0])["scan_id"] == scan_id
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_killed_pool_actor(tmp_path: Path, catalog: Path, strict: bool) -> None:
+    run = CliRun(command(tmp_path, data__catalog_path=catalog, train__max_steps=300, data__strict=strict))
+    run.wait_for(r"^step +20 ")
+    run.descendants("PoolActor")[0].kill()
+    code, summary = run.finish(), summary_of(tmp_path)
+    if strict:
+        assert code == 1
+        assert summary["status"] == "failed"
+        assert summary["cause"].startswith("PoolActorDied: pool actor")
+        assert ": ok" not in run.output
+    else:
+        assert code == 0, run.output
+        assert summary["status"] == "ok"
+        assert summary["totals"]["actor_restarts"] == 1
+        assert summary["steps_done"] == 300
+
+
+def test_a_killed_driver_leaves_no_process_and_the_same_command_resumes(tmp_path: Path, catalog: Path) -> None:
+    arguments = command(tmp_path, data__catalog_path=catalog, train__max_steps=120)
+    first = CliRun(arguments)
+    first.wait_for(r"^step +25 ")
+    first.kill()
+    first.finish()
+    assert summary_of(tmp_path)["status"] == "running"
+
+    code, output = run_to_end(arguments)
+    assert code == 0, output
+    assert "resumes at step 20 " in output or "resumes at step 30 " in output
+    summary = summary_of(tmp_path)
+    assert summary["status"] == "ok"
+    assert summary["resumed_from_step"] in (20, 30)
+    assert [row["global_step"] for row in history_of(tmp_path)] == list(range(5, 121, 5))
+
+
+def test_a_killed_training_worker_is_a_failed_run(tmp_path: Path, catalog: Path) -> None:
+    run = CliRun(command(tmp_path, data__catalog_path=catalog, train__max_steps=5000))
+    run.wait_for(r"^step +15 ")
+    run.descendants("TrainWorker")[0].kill()
+    assert run.finish() == 1
+    summary = summary_of(tmp_path)
+    assert summary["status"] == "failed"
+    assert "TrainWorkerDied" in summary["cause"]
+    assert summary["checkpoint"] is not None
+    assert only_run(tmp_path).joinpath("last.ckpt").exists()

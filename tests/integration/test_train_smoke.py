@@ -1,0 +1,117 @@
+"""The whole path on a CPU, and the law that an interruption changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+import prism_ssl
+from prism_ssl.config.defaults import apply_overrides, phantom_cpu
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.data.archive import prepare_archive
+from prism_ssl.errors import ReplacementFailed
+from prism_ssl.train.attempt import Attempt
+from prism_ssl.train.logging import read_history, read_summary
+from prism_ssl.train.train_loop import train_loop
+from prism_ssl.train.trainer import train
+from prism_ssl.train.work_order import WorkOrder
+
+
+def small(catalog: Path, root: Path, **overrides: object) -> PrismConfig:
+    settings: dict[str, object] = {
+        "data.catalog_path": str(catalog), "data.n_patches": 16, "data.warm_pool_size": 3, "data.visits_per_scan": 5,
+        "data.stall_timeout_s": 60.0, "train.batch_size": 4, "train.log_every": 1, "train.checkpoint_every": 6,
+        "train.max_steps": 12, "train.lr_warmup_steps": 2, "train.torch_threads": 1, "loss.supcon_warmup_steps": 3,
+        "loss.supcon_ramp_steps": 3, "run.root": str(root / "runs"), "run.tmp_root": str(root / "tmp"),
+    }  # fmt: skip
+    return apply_overrides(phantom_cpu(), settings | {key.replace("__", "."): v for key, v in overrides.items()})
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The tests below train in this process; its number of threads is put back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def work_order(config: PrismConfig, root: Path, name: str) -> WorkOrder:
+    archive = prepare_archive(config, root / "preflight", root / "tmp")
+    run_dir = root / name
+    run_dir.mkdir()
+    return WorkOrder(config, archive.shards, run_dir, root / "scratch", archive.quarantine_file, checkpoint=None)
+
+
+def losses(run_dir: Path) -> list[tuple[int, float, float]]:
+    return [(row["global_step"], row["loss/total"], row["loss/supcon"]) for row in read_history(run_dir)]
+
+
+def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Path, tmp_path: Path) -> None:
+    config = small(phantom_catalog, tmp_path, train__max_steps=120, train__log_every=20, train__checkpoint_every=50)
+    output = io.StringIO()
+    summary = train(config, Console(file=output, width=120))
+
+    assert summary.status == "ok", summary.cause
+    assert summary.steps_done == 120
+    assert summary.totals["replacement_completed"] > 10
+    assert summary.totals["replacement_failed"] == 0
+    assert summary.totals["coverage"] == 1.0
+    assert read_summary(Path(summary.run_dir)) == summary
+    rows = read_history(Path(summary.run_dir))
+    assert [row["global_step"] for row in rows] == [20, 40, 60, 80, 100, 120]
+    assert rows[0]["weight/supcon"] == pytest.approx(0.2)
+    assert summary.encoder is not None
+    patches, positions = torch.rand(1, 16, 16, 16, 1), torch.rand(1, 16, 3)
+    assert prism_ssl.load_encoder(summary.encoder)(patches, positions).shape == (1, 128)
+    assert (tmp_path / "tmp" / "scratch").is_dir()
+    assert not list((tmp_path / "tmp" / "scratch").iterdir())
+    assert "step    120" in output.getvalue()
+
+
+def test_an_interruption_changes_nothing_in_deterministic_mode(
+    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
+) -> None:
+    config = small(phantom_catalog, tmp_path, data__deterministic=True)
+    whole = work_order(config, tmp_path, "whole")
+    train_loop(whole)
+
+    parts = work_order(config, tmp_path, "parts")
+    with pytest.raises(KeyboardInterrupt), Attempt(parts) as attempt:
+        for _ in range(8):  # two steps past the checkpoint at 6
+            batch, wait = attempt.next_batch()
+            attempt.record(attempt.learn(batch), wait)
+            attempt.checkpoint_if_due()
+        raise KeyboardInterrupt
+    interrupted = read_summary(parts.run_dir)
+    assert interrupted is not None
+    assert interrupted.status == "failed"
+    resumed = dataclasses.replace(parts, checkpoint=parts.run_dir / "last.ckpt")
+    assert train_loop(resumed).resumed_from_step == 6
+
+    assert losses(parts.run_dir)[:8] == losses(whole.run_dir)[:8]
+    assert losses(parts.run_dir)[8:] == losses(whole.run_dir)[6:]
+    weights = [prism_ssl.load_encoder(run.run_dir).state_dict() for run in (whole, parts)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_failed_background_replacement_is_an_explicit_error(
+    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
+) -> None:
+    order = work_order(small(phantom_catalog, tmp_path, train__max_steps=200), tmp_path, "run")
+    victim = order.shards[0][0]
+    gone = dataclasses.replace(victim, record=dataclasses.replace(victim.record, nifti_path=str(tmp_path / "gone.nii.gz")))
+    order.shards[0][0] = gone
+    with pytest.raises(ReplacementFailed, match=victim.record.scan_id):
+        train_loop(order)
+    summary = read_summary(order.run_dir)
+    assert summary is not None
+    assert summary.status == "failed"
+    assert summary.cause is not None
+    assert victim.record.scan_id in summary.cause
+    assert victim.record.scan_id in order.quarantine_file.read_text()
