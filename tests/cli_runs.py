@@ -63,6 +63,7 @@ class CliRun:
         """Read to the end; returns the exit code once every process that the run had started is gone."""
         assert self._process.stdout is not None
         self.lines += list(self._process.stdout)
+        self._process.stdout.close()
         code = self._process.wait(timeout=60)
         _, alive = psutil.wait_procs(self._seen.values(), timeout=30)
         assert not alive, f"orphans: {[process.cmdline() for process in alive]}"

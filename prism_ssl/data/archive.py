@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
-from prism_ssl.data.catalog import CatalogReport, load_records, split_by_patient
+from prism_ssl.data.catalog import CatalogReport, Selection, load_records, split_by_patient
 from prism_ssl.data.phantoms import write_phantoms
 from prism_ssl.data.preflight import PreflightReport, run_preflight
 from prism_ssl.data.quarantine import Quarantine
@@ -17,6 +17,14 @@ from prism_ssl.errors import CatalogError
 from prism_ssl.utils.hashing import short_id
 
 QUARANTINE_FILE = "quarantine.jsonl"
+
+
+@dataclass(frozen=True)
+class SelectedScans:
+    """A catalogue and what was selected from it."""
+
+    catalog: Path
+    selection: Selection
 
 
 @dataclass(frozen=True)
@@ -49,26 +57,37 @@ class Archive:
         return {name: float(count) for name, count in counts.items()}
 
 
-def prepare_archive(config: PrismConfig, cache_root: Path, tmp_root: Path) -> Archive:
-    """Select, check and divide the scans; generates phantoms where the config has no catalogue. Needs Ray.
+def select_scans(config: PrismConfig, tmp_root: Path) -> SelectedScans:
+    """The catalogue's scans of this run; phantoms are generated where the config has no catalogue. Without Ray.
+
+    Raises:
+        CatalogError: the catalogue cannot be used, or leaves no scan.
+    """
+    path = Path(config.data.catalog_path) if config.data.catalog_path else _phantoms(config, tmp_root)
+    return SelectedScans(
+        path, load_records(dataclasses.replace(config.data, catalog_path=str(path)), config.train.seed)
+    )
+
+
+def prepare_archive(selected: SelectedScans, config: PrismConfig, cache_root: Path) -> Archive:
+    """Check and divide the selected scans. Needs Ray.
 
     What preflight learned is kept under ``cache_root``, a folder per catalogue, so that the next run reads only
     files that changed.
 
     Raises:
-        CatalogError: the catalogue cannot be used, or no scan passes preflight.
+        CatalogError: no scan passes preflight.
         BatchDoesNotFit: too few scans for the workers.
     """
-    catalog = Path(config.data.catalog_path) if config.data.catalog_path else _phantoms(config, tmp_root)
-    selection = load_records(_with_catalog(config, catalog).data, config.train.seed)
-    preflight_dir = cache_root / short_id(str(catalog.absolute()))
+    selection = selected.selection
+    preflight_dir = cache_root / short_id(str(selected.catalog.absolute()))
     quarantine = Quarantine(preflight_dir / QUARANTINE_FILE)
     preflight = run_preflight(selection.records, selection.unresolved, config, preflight_dir, quarantine)
     if not preflight.kept:
         reasons = ", ".join(f"{reason} {count}" for reason, count in preflight.report.reasons.items())
         raise CatalogError(
-            f"none of the {preflight.report.rejected} selected scans of {catalog} passed preflight ({reasons}); "
-            f"details are in {preflight_dir}"
+            f"none of the {preflight.report.rejected} selected scans of {selected.catalog} passed preflight "
+            f"({reasons}); details are in {preflight_dir}"
         )
     train, held_out = split_by_patient(
         preflight.kept,
@@ -78,13 +97,9 @@ def prepare_archive(config: PrismConfig, cache_root: Path, tmp_root: Path) -> Ar
         subject_of=lambda scan: scan.record.subject_id,
     )
     shards = make_shards(train, config.data.workers)
-    return Archive(catalog, preflight_dir, shards, held_out, selection.report, preflight.report)
+    return Archive(selected.catalog, preflight_dir, shards, held_out, selection.report, preflight.report)
 
 
 def _phantoms(config: PrismConfig, tmp_root: Path) -> Path:
     subjects, seed = config.data.phantom_subjects, config.train.seed
     return write_phantoms(tmp_root / "phantoms" / f"{subjects}-subjects-seed-{seed}", subjects, seed)
-
-
-def _with_catalog(config: PrismConfig, catalog: Path) -> PrismConfig:
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, catalog_path=str(catalog)))

@@ -84,7 +84,7 @@ def verify_checkpoint_file(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); {_ADVICE}") from error
     if damaged:
         raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong; {_ADVICE}")

@@ -14,7 +14,7 @@ from rich.console import Console
 import prism_ssl
 from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.data.archive import prepare_archive
+from prism_ssl.data.archive import prepare_archive, select_scans
 from prism_ssl.errors import ReplacementFailed
 from prism_ssl.train.attempt import Attempt
 from prism_ssl.train.logging import read_history, read_summary
@@ -42,7 +42,7 @@ def one_thread() -> Iterator[None]:
 
 
 def work_order(config: PrismConfig, root: Path, name: str) -> WorkOrder:
-    archive = prepare_archive(config, root / "preflight", root / "tmp")
+    archive = prepare_archive(select_scans(config, root / "tmp"), config, root / "preflight")
     run_dir = root / name
     run_dir.mkdir()
     return WorkOrder(config, archive.shards, run_dir, root / "scratch", archive.quarantine_file, checkpoint=None)
@@ -50,6 +50,15 @@ def work_order(config: PrismConfig, root: Path, name: str) -> WorkOrder:
 
 def losses(run_dir: Path) -> list[tuple[int, float, float]]:
     return [(row["global_step"], row["loss/total"], row["loss/supcon"]) for row in read_history(run_dir)]
+
+
+def interrupt_after(steps: int, order: WorkOrder) -> None:
+    with Attempt(order) as attempt:
+        for _ in range(steps):
+            batch, wait = attempt.next_batch()
+            attempt.record(attempt.learn(batch), wait)
+            attempt.checkpoint_if_due()
+        raise KeyboardInterrupt
 
 
 def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Path, tmp_path: Path) -> None:
@@ -82,12 +91,8 @@ def test_an_interruption_changes_nothing_in_deterministic_mode(
     train_loop(whole)
 
     parts = work_order(config, tmp_path, "parts")
-    with pytest.raises(KeyboardInterrupt), Attempt(parts) as attempt:
-        for _ in range(8):  # two steps past the checkpoint at 6
-            batch, wait = attempt.next_batch()
-            attempt.record(attempt.learn(batch), wait)
-            attempt.checkpoint_if_due()
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_after(8, parts)  # two steps past the checkpoint at 6
     interrupted = read_summary(parts.run_dir)
     assert interrupted is not None
     assert interrupted.status == "failed"
@@ -105,7 +110,9 @@ def test_a_failed_background_replacement_is_an_explicit_error(
 ) -> None:
     order = work_order(small(phantom_catalog, tmp_path, train__max_steps=200), tmp_path, "run")
     victim = order.shards[0][0]
-    gone = dataclasses.replace(victim, record=dataclasses.replace(victim.record, nifti_path=str(tmp_path / "gone.nii.gz")))
+    gone = dataclasses.replace(
+        victim, record=dataclasses.replace(victim.record, nifti_path=str(tmp_path / "gone.nii.gz"))
+    )
     order.shards[0][0] = gone
     with pytest.raises(ReplacementFailed, match=victim.record.scan_id):
         train_loop(order)

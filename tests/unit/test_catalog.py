@@ -1,0 +1,512 @@
+import gzip
+import random
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prism_ssl.config.schema import DataConfig
+from prism_ssl.contracts import ScanRecord
+from prism_ssl.data import catalog
+from prism_ssl.data.catalog import HashOrder, Selection, load_records, resolve_nifti, split_by_patient, stable_keys
+from prism_ssl.errors import CatalogError, ScanRejected
+
+SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+COLUMNS = ("pmbb_id", "modality", "series_path", "series_description", "exam_type")
+
+Row = dict[str, str | None]
+
+
+def archive_rows(patients: int, series_each: int = 3) -> list[Row]:
+    """A phantom archive: patients with CT and MR series by turns."""
+    return [
+        {
+            "pmbb_id": f"PMBB{patient:06}",
+            "modality": ("CT", "MR")[series % 2],
+            "series_path": f"archive/PMBB{patient:06}/series_{series}",
+            "series_description": "AX_T1",
+            "exam_type": "MRI BRAIN",
+        }
+        for patient in range(patients)
+        for series in range(series_each)
+    ]
+
+
+def write(path: Path, rows: list[Row]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame = pl.DataFrame(rows, schema=dict.fromkeys(rows[0] if rows else COLUMNS, pl.String))
+    if path.name.endswith(".parquet"):
+        frame.write_parquet(path)
+    elif path.name.endswith(".gz"):
+        path.write_bytes(gzip.compress(frame.write_csv().encode()))
+    else:
+        frame.write_csv(path)
+    return path
+
+
+def load(path: Path, seed: int = 0, **settings: Any) -> Selection:
+    return load_records(DataConfig(catalog_path=str(path), **settings), seed)
+
+
+def chosen(selection: Selection) -> list[ScanRecord]:
+    """The selected records; none of a phantom archive's folders exists."""
+    assert selection.records == []
+    return [row.record for row in selection.unresolved]
+
+
+def ids(path: Path, **settings: Any) -> list[str]:
+    return [record.scan_id for record in chosen(load(path, **settings))]
+
+
+# Selection
+
+
+def test_shuffling_the_rows_changes_nothing(tmp_path: Path) -> None:
+    rows = archive_rows(300)
+    before = load(write(tmp_path / "a.csv", rows), n_scans=50)
+    random.Random(1).shuffle(rows)
+    assert load(write(tmp_path / "b.csv", rows), n_scans=50) == before
+
+
+def test_an_appended_row_displaces_at_most_one_scan(tmp_path: Path) -> None:
+    rows = archive_rows(300)
+    before = set(ids(write(tmp_path / "a.csv", rows[:-100]), n_scans=50))
+    everything = set(ids(write(tmp_path / "b.csv", rows), n_scans=len(rows)))
+    after = set(ids(write(tmp_path / "c.csv", rows), n_scans=50))
+    old = set(ids(write(tmp_path / "d.csv", rows[:-100]), n_scans=len(rows)))
+    arrived = after & (everything - old)
+    assert 0 < len(arrived) < 50
+    assert len(before - after) == len(arrived)
+    assert after - arrived < before
+
+
+def test_a_smaller_selection_is_the_beginning_of_a_larger_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", archive_rows(100))
+    assert ids(path, n_scans=20) == ids(path, n_scans=200)[:20]
+
+
+def test_another_seed_selects_other_scans_with_the_same_ids(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", archive_rows(400))
+    zero, one = set(ids(path, seed=0, n_scans=600)), set(ids(path, seed=1, n_scans=600))
+    assert 240 < len(zero & one) < 360  # half of 600, +- 5 sigma
+    assert set(ids(path, seed=0, n_scans=1200)) == set(ids(path, seed=1, n_scans=1200)) > zero | one
+
+
+def test_selection_takes_every_patient_alike(tmp_path: Path) -> None:
+    rows = archive_rows(2000, series_each=2)
+    paths = {record.series_path for record in chosen(load(write(tmp_path / "a.csv", rows), n_scans=2000))}
+    early = sum(row["series_path"] in paths for row in rows[:2000])
+    assert abs(early - 1000) < 5 * 22  # sigma of a hypergeometric draw
+
+
+def test_batches_of_any_size_select_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.parquet", archive_rows(500))
+    whole = load(path, n_scans=40)
+    monkeypatch.setattr(catalog, "BATCH_ROWS", 64)
+    assert load(path, n_scans=40) == whole
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.parquet", "A.CSV"])
+def test_every_format_gives_the_same_selection(tmp_path: Path, name: str) -> None:
+    rows = archive_rows(50)
+    rows[7] |= {"series_path": 'odd, "quoted"\nand/grün', "exam_type": None}
+    assert load(write(tmp_path / name, rows)) == load(write(tmp_path / "plain.csv", rows))
+
+
+def test_numbers_and_categories_in_parquet_are_read_as_strings(tmp_path: Path) -> None:
+    rows = [row | {"pmbb_id": str(number)} for number, row in enumerate(archive_rows(10))]
+    plain = load(write(tmp_path / "a.csv", rows))
+    typed = pl.DataFrame(rows).cast({"pmbb_id": pl.Int64, "modality": pl.Categorical})
+    typed.write_parquet(tmp_path / "b.parquet")
+    assert load(tmp_path / "b.parquet") == plain
+
+
+def test_a_gzip_of_several_members_is_read_to_its_end(tmp_path: Path) -> None:
+    text = write(tmp_path / "a.csv", archive_rows(50)).read_bytes()
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(text[:2001]) + gzip.compress(text[2001:]))
+    assert load(tmp_path / "a.csv.gz") == load(tmp_path / "a.csv")
+
+
+def test_a_file_name_is_no_pattern(tmp_path: Path) -> None:
+    rows = archive_rows(5)
+    write(tmp_path / "ab.csv", rows[:3])
+    assert load(write(tmp_path / "a[b]*.csv", rows)).report.rows == 15
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_table(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", archive_rows(5))
+    windows = tmp_path / "b.csv"
+    windows.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load(windows) == load(path)
+
+
+# Ids
+
+
+def test_the_place_of_the_catalogue_does_not_enter_the_ids(tmp_path: Path) -> None:
+    rows = archive_rows(20)
+    assert ids(write(tmp_path / "here" / "a.csv", rows)) == ids(write(tmp_path / "there" / "b.csv", rows))
+
+
+def test_ids_hold_neither_patient_nor_path(tmp_path: Path) -> None:
+    for record in chosen(load(write(tmp_path / "a.csv", archive_rows(50)))):
+        for hashed in (record.scan_id, record.series_id, record.subject_id):
+            assert len(hashed) == 16
+            assert set(hashed) <= set("0123456789abcdef")
+
+
+def test_ids_are_the_ones_of_earlier_runs(tmp_path: Path) -> None:
+    row = archive_rows(1)[0]
+    full: Row = row | {"series_id": "1.2.3", "nifti_path": "a.nii.gz"}
+    (old,) = chosen(load(write(tmp_path / "a.csv", [row])))
+    (new,) = chosen(load(write(tmp_path / "b.csv", [full])))
+    assert (old.scan_id, old.series_id, old.subject_id) == ("2c8e73015c3a4d72", "ecdf785cc053d7d4", "9549646fdd047195")
+    assert (new.scan_id, new.series_id, new.subject_id) == ("9c3e67bb810421f0", "86c1a397904bafc4", "9549646fdd047195")
+
+
+@pytest.mark.parametrize("field", ["pmbb_id", "series_id", "series_path", "nifti_path"])
+def test_rows_that_differ_in_one_source_field_are_two_scans(tmp_path: Path, field: str) -> None:
+    row = archive_rows(1)[0] | {"series_id": "7", "nifti_path": "a.nii"}
+    path = write(tmp_path / "a.csv", [row, row | {field: "other"}])
+    assert len(set(ids(path))) == 2
+    assert load(path).report.duplicates == 0
+
+
+def test_files_of_one_series_share_its_series_id(tmp_path: Path) -> None:
+    row = archive_rows(1)[0]
+    path = write(tmp_path / "a.csv", [row | {"nifti_path": name} for name in ("a.nii", "b.nii")])
+    assert len({record.series_id for record in chosen(load(path))}) == 1
+
+
+def test_equal_series_ids_of_two_patients_are_two_series(tmp_path: Path) -> None:
+    row = archive_rows(1)[0] | {"series_id": "1"}
+    path = write(tmp_path / "a.csv", [row, row | {"pmbb_id": "other"}])
+    assert len({record.series_id for record in chosen(load(path))}) == 2
+
+
+def test_blanks_and_a_closing_slash_make_no_other_scan(tmp_path: Path) -> None:
+    row = archive_rows(1)[0]
+    same: Row = row | {"series_path": f" {row['series_path']}/ ", "pmbb_id": f"{row['pmbb_id']} ", "modality": "ct "}
+    selection = load(write(tmp_path / "a.csv", [row, same]))
+    assert len(selection.unresolved) == 1
+    assert selection.report.duplicates == 1
+
+
+def test_duplicate_rows_are_dropped_whatever_their_order_and_counted(tmp_path: Path) -> None:
+    rows = archive_rows(100)
+    other_modality = [row | {"modality": "MR"} for row in rows]
+    tables = [rows * 2 + other_modality, other_modality + rows * 2]
+    first, second = (load(write(tmp_path / f"{number}.csv", table)) for number, table in enumerate(tables))
+    assert first == second
+    assert (first.report.rows, first.report.duplicates, first.report.distinct) == (900, 600, 300)
+    assert Counter(record.modality for record in chosen(first)) == {"CT": 200, "MR": 100}  # CT sorts before MR
+
+
+# Filters, columns and counts
+
+
+def test_the_report_accounts_for_every_row(tmp_path: Path) -> None:
+    rows = archive_rows(100)
+    texts: list[Row] = [{"series_description": text} for text in ("DWI", "LOCALIZER", "MIP", "DWI MIP")]
+    rows += [rows[0] | text | {"series_path": f"x/{number}"} for number, text in enumerate(texts)]
+    rows += [rows[0] | {"modality": None}, rows[0] | {"modality": "CR"}, rows[0] | {"pmbb_id": " "}]
+    rows += [rows[0] | {"series_path": None}, rows[0]]
+    path = write(tmp_path / "a.csv", rows)
+    report = load(path, n_scans=30, drop_time_series=True, drop_localizers=True, drop_derived=True).report
+    assert report.rows == 309
+    assert report.dropped == {"no_patient_or_path": 2, "modality": 2, "time_series": 2, "localizer": 1, "derived": 1}
+    assert (report.duplicates, report.distinct, report.selected) == (1, 300, 30)
+    assert report.modalities == {"CT": 207, "MR": 100, "CR": 1, "": 1}
+    assert load(path, modality_filter=("cr",)).report.distinct == 1
+
+
+def test_a_table_may_name_its_columns_otherwise(tmp_path: Path) -> None:
+    rows = archive_rows(20)
+    plain = load(write(tmp_path / "a.csv", rows))
+    renamed = [{"mrn": row["pmbb_id"], "Mod": row["modality"], "dir": row["series_path"]} for row in rows]
+    path = write(tmp_path / "b.parquet", renamed)
+    assert load(path, columns={"pmbb_id": "mrn", "modality": "Mod", "series_path": "dir"}) == plain
+
+
+def test_a_missing_column_is_named_with_its_nearest_candidate_and_the_knob(tmp_path: Path) -> None:
+    rows = [{"PMBB_ID": row["pmbb_id"], "modalty": row["modality"]} for row in archive_rows(2)]
+    told = r"has no column pmbb_id, modality, series_path; found: PMBB_ID, modalty; needed: pmbb_id, .*data\.columns"
+    with pytest.raises(CatalogError, match=told) as caught:
+        load(write(tmp_path / "a.csv", rows))
+    assert "'pmbb_id': 'PMBB_ID', 'modality': 'modalty'" in str(caught.value)
+
+
+@pytest.mark.parametrize("switch", ["drop_time_series", "drop_localizers", "drop_derived"])
+def test_descriptions_are_needed_only_by_the_filters_that_read_them(tmp_path: Path, switch: str) -> None:
+    rows = [{key: row[key] for key in COLUMNS[:3]} for row in archive_rows(2)]
+    path = write(tmp_path / "a.csv", rows)
+    assert load(path).report.distinct == 6
+    with pytest.raises(CatalogError, match="has no column series_description"):
+        load(path, **{switch: True})
+
+
+def test_a_mapped_column_must_be_there_even_if_it_is_optional(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", archive_rows(2))
+    with pytest.raises(CatalogError, match="has no column file; found: pmbb_id"):
+        load(path, columns={"nifti_path": "file"})
+    with pytest.raises(CatalogError, match=r"data\.columns names mrn; known: pmbb_id, modality"):
+        load(path, columns={"mrn": "pmbb_id"})
+
+
+def test_no_row_left_is_an_error_with_the_count_at_every_stage(tmp_path: Path) -> None:
+    rows = [row | {"modality": "XA"} for row in archive_rows(2)] + [row | {"exam_type": "x"} for row in archive_rows(1)]
+    dwi = [row | {"series_description": "DWI"} for row in rows]
+    told = r"9 rows read, 9 after no_patient_or_path, 3 after modality, 0 after time_series; modalities found: XA \(6\)"
+    with pytest.raises(CatalogError, match=told):
+        load(write(tmp_path / "a.csv", dwi), drop_time_series=True)
+
+
+def test_a_table_without_rows_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match=r"leaves no scan: 0 rows read, .* modalities found: none"):
+        load(write(tmp_path / "a.csv", []))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", b"", "cannot be read .*empty CSV"),
+        ("a.csv.gz", b"", "cannot be read .*empty CSV"),
+        ("a.parquet", b"no parquet at all", "cannot be read .*repair or export it again"),
+        ("a.csv", b"pmbb_id,modality,series_path\nsecret-7,CT,\xe9t\xe9\n", "cannot be read .*utf-8"),
+        ("a.csv", b"pmbb_id,modality,series_path\nsecret-7,CT,a,b,c\n", "cannot be read .*more fields"),
+        ("a.csv", b'pmbb_id,modality,series_path\n"secret-7,CT,a\nP2,CT,b\n', "cannot be read"),
+        ("a.csv.gz", gzip.compress(b"pmbb_id,modality,series_path\nP1,CT,a\n")[:-12], "cannot be read .*end of file"),
+        ("a.xlsx", b"PK", "is of an unknown kind; needed: .csv, .csv.gz, .parquet"),
+    ],
+)
+def test_an_unreadable_table_is_named_but_not_quoted(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CatalogError, match=told) as caught:
+        load(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert "secret-7" not in str(caught.value)
+
+
+def test_a_missing_table_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match=r"none\.csv does not exist; set data\.catalog_path"):
+        load(tmp_path / "none.csv")
+    with pytest.raises(CatalogError, match="is a folder"):
+        load(tmp_path)
+    with pytest.raises(CatalogError, match="catalog_path is not given"):
+        load_records(DataConfig(phantom_subjects=3), 0)
+
+
+# Files on disk
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII.GZ"])
+def test_the_one_file_of_a_folder_is_the_scan(tmp_path: Path, name: str) -> None:
+    touch(tmp_path / "s" / name, tmp_path / "s" / "a.json", tmp_path / "s" / "._a.nii.gz")
+    (tmp_path / "s" / "folder.nii").mkdir()
+    assert resolve_nifti("s", tmp_path) == tmp_path / "s" / name
+    assert resolve_nifti(str(tmp_path / "s"), Path("/elsewhere")) == tmp_path / "s" / name
+    assert resolve_nifti(f"s/{name}", tmp_path) == tmp_path / "s" / name
+
+
+def test_a_given_file_is_taken_instead_of_the_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "s" / "a.nii", tmp_path / "s" / "b.nii")
+    assert resolve_nifti("s", tmp_path, "s/b.nii") == tmp_path / "s" / "b.nii"
+    assert resolve_nifti("s", Path("/elsewhere"), str(tmp_path / "s/b.nii")) == tmp_path / "s" / "b.nii"
+
+
+@pytest.mark.parametrize(
+    ("series_path", "nifti_path", "reason"),
+    [
+        ("gone", "", "missing_path"),
+        ("notes.txt", "", "missing_path"),
+        ("nul\0", "", "missing_path"),
+        ("x" * 300, "", "missing_path"),
+        ("one", "one/gone.nii", "missing_path"),
+        ("one", "one", "missing_path"),
+        ("one", "x" * 300, "missing_path"),
+        ("none", "", "no_file"),
+        ("two", "", "more_than_one_file"),
+        ("both", "", "more_than_one_file"),
+    ],
+)
+def test_anything_but_one_file_is_rejected_without_naming_a_path(
+    tmp_path: Path, series_path: str, nifti_path: str, reason: str
+) -> None:
+    touch(tmp_path / "one" / "a.nii", tmp_path / "none" / "README.txt", tmp_path / "notes.txt")
+    touch(tmp_path / "two" / "a.nii.gz", tmp_path / "two" / "b.nii.gz", tmp_path / "both" / "a.nii")
+    touch(tmp_path / "both" / "a.nii.gz")
+    with pytest.raises(ScanRejected, match=f"^{reason}: ") as caught:
+        resolve_nifti(series_path, tmp_path, nifti_path)
+    assert caught.value.reason == reason
+    assert str(tmp_path) not in caught.value.detail
+    assert "README" not in caught.value.detail
+
+
+def test_rows_without_a_file_are_set_aside_and_the_others_served(tmp_path: Path) -> None:
+    rows = archive_rows(4, series_each=1)
+    touch(*(tmp_path / str(row["series_path"]) / "scan.nii.gz" for row in rows[:3]))
+    touch(tmp_path / str(rows[0]["series_path"]) / "second.nii")
+    selection = load(write(tmp_path / "a.csv", rows))
+    assert {record.nifti_path for record in selection.records} == {
+        str(tmp_path / str(row["series_path"]) / "scan.nii.gz") for row in rows[1:3]
+    }
+    reasons = {row.record.series_path: row.reason for row in selection.unresolved}
+    assert reasons == {
+        rows[0]["series_path"]: "more_than_one_file",
+        rows[3]["series_path"]: "missing_path",
+    }
+    assert {row.record.nifti_path for row in selection.unresolved} == {""}
+    assert selection.report.selected == 4
+
+
+def test_a_relative_catalogue_gives_absolute_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "archive/PMBB000000/series_0/a.nii")
+    write(tmp_path / "a.csv", archive_rows(1, series_each=1))
+    monkeypatch.chdir(tmp_path)
+    (record,) = load(Path("a.csv")).records
+    assert record.nifti_path == str(tmp_path / "archive/PMBB000000/series_0/a.nii")
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=f"no {SHARED_DATA} beside this checkout: real volumes not at hand")
+def test_the_real_archive_resolves_and_its_broken_rows_are_told_apart() -> None:
+    real = load(SHARED_DATA / "catalog.csv", drop_time_series=True, drop_localizers=True, drop_derived=True)
+    assert len(real.records) == real.report.rows == 34
+    assert real.unresolved == []
+    bad = load(SHARED_DATA / "bad" / "bad.csv", columns={"pmbb_id": "file"})
+    reasons = {row.record.series_path: row.reason for row in bad.unresolved}
+    # bad.csv names its folders from the parent folder, so none is found beside it
+    assert set(reasons.values()) == {"missing_path"}
+    expected = {"bad/two_files": "more_than_one_file", "bad/no_file": "no_file", "bad/missing_dir": "missing_path"}
+    for series_path in reasons:
+        if series_path in expected:
+            with pytest.raises(ScanRejected, match=expected.pop(series_path)):
+                resolve_nifti(series_path, SHARED_DATA)
+        else:
+            assert resolve_nifti(series_path, SHARED_DATA).is_file()
+    assert expected == {}
+
+
+# The hash behind the order
+
+
+def plain_key(text: str, seed: int) -> int:
+    """stable_keys in plain integers, word by word."""
+    raw, mask = text.encode(), 2**64 - 1
+    state = (len(raw) * 0x9E3779B97F4A7C15 + seed) & mask
+    for at in range(0, len(raw), 8):
+        state = ((state ^ int.from_bytes(raw[at : at + 8], "little")) * 0x9E3779B97F4A7C15) & mask
+        state ^= state >> 32
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        state = ((state ^ (state >> 33)) * factor) & mask
+    return state ^ (state >> 33)
+
+
+def test_keys_equal_the_hash_in_plain_integers() -> None:
+    texts = ["", "a", "1234567", "12345678", "123456789", "ü" * 40, "x" * 1000, "\0", "\0\0", "a"]
+    assert stable_keys(pl.Series(texts), 7).tolist() == [plain_key(text, 7) for text in texts]
+    assert stable_keys(pl.Series([], dtype=pl.String), 7).tolist() == []
+    assert stable_keys(pl.Series(["PM0001\x1fCT"]), 0).tolist() == [15627637308413995284]
+
+
+def test_keys_of_numbered_paths_fill_their_range_evenly() -> None:
+    keys = stable_keys(pl.Series([f"/archive/series_{number}" for number in range(64_000)]), 0)
+    assert len(np.unique(keys)) == len(keys)
+    for shift in (58, 29, 0):
+        counts = np.bincount(((keys >> np.uint64(shift)) & np.uint64(63)).astype(np.int64), minlength=64)
+        assert 30 < np.sum((counts - 1000.0) ** 2 / 1000.0) < 120  # chi square, 63 degrees of freedom
+
+
+def test_equal_keys_are_put_in_order_by_the_rows_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "stable_keys", lambda strings, seed: np.zeros(len(strings), np.uint64))
+    monkeypatch.setattr(catalog, "BATCH_ROWS", 8)  # so that the limit of the order is in force from row 10 on
+    frame = pl.DataFrame(archive_rows(50)).with_columns(series_id=pl.lit(""), nifti_path=pl.lit(""))
+    firsts = []
+    for rows in (frame, frame.reverse()):
+        order = HashOrder(10, seed=0)
+        for start in range(0, rows.height, 7):
+            order.add(rows[start : start + 7])
+        firsts.append(order.first())
+    assert firsts[0].equals(firsts[1])
+    assert firsts[0]["series_path"].to_list() == sorted(frame["series_path"])[:10]
+
+
+def test_parquet_row_groups_of_any_size_select_the_same(tmp_path: Path) -> None:
+    table = pa.table(pl.DataFrame(archive_rows(100)).to_arrow())
+    for rows in (1, 300):
+        pq.write_table(table, tmp_path / f"{rows}.parquet", row_group_size=rows)
+    assert load(tmp_path / "1.parquet") == load(tmp_path / "300.parquet")
+
+
+# Split
+
+
+@dataclass(frozen=True)
+class Series:
+    name: str
+    patient: str
+
+
+def series_of(patients: int, each: int = 3) -> list[Series]:
+    return [Series(f"{patient}/{number}", f"p{patient}") for patient in range(patients) for number in range(each)]
+
+
+def split(scans: list[Series], fraction: float, min_series: int, seed: int = 0) -> tuple[list[Series], list[Series]]:
+    return split_by_patient(scans, fraction, min_series, seed, subject_of=lambda scan: scan.patient)
+
+
+@pytest.mark.parametrize(("fraction", "min_series"), [(0.05, 8), (0.5, 0), (0.0, 1), (0.3, 100), (0.0, 10_000)])
+def test_no_patient_is_on_both_sides_and_no_scan_is_lost(fraction: float, min_series: int) -> None:
+    scans = series_of(100)
+    train, held = split(scans, fraction, min_series)
+    assert {scan.patient for scan in train}.isdisjoint(scan.patient for scan in held)
+    assert sorted(train + held, key=scans.index) == scans
+    assert train == [scan for scan in scans if scan in train]
+    assert len(held) >= min(min_series, len(scans) - 3)
+    assert train
+
+
+def test_about_the_asked_share_of_patients_is_held_out() -> None:
+    assert abs(len(split(series_of(2000, each=1), 0.05, 8)[1]) - 100) < 5 * 10
+
+
+def test_no_more_patients_are_held_out_than_the_smallest_number_of_series_needs() -> None:
+    assert len(split(series_of(100, each=3), 0.0, 8)[1]) == 9
+    assert split(series_of(100), 0.0, 0)[1] == []
+
+
+def test_patients_stay_on_their_side_when_others_come() -> None:
+    few, many = split(series_of(500), 0.2, 8), split(series_of(1000), 0.2, 8)
+    assert set(few[0]) < set(many[0])
+    assert set(few[1]) < set(many[1])
+
+
+def test_the_split_does_not_depend_on_the_order_of_scans() -> None:
+    scans = series_of(50)
+    shuffled = random.Random(3).sample(scans, len(scans))
+    assert set(split(shuffled, 0.2, 8)[1]) == set(split(scans, 0.2, 8)[1])
+    assert set(split(scans, 0.2, 8, seed=1)[1]) != set(split(scans, 0.2, 8)[1])
+
+
+def test_the_last_patient_is_never_held_out() -> None:
+    assert split(series_of(1), 0.9, 8) == (series_of(1), [])
+    assert {scan.patient for scan in split(series_of(2), 0.9, 8)[0]} != set()
+    assert split([], 0.5, 8) == ([], [])
+
+
+def test_records_split_by_their_subject(tmp_path: Path) -> None:
+    records = chosen(load(write(tmp_path / "a.csv", archive_rows(40))))
+    train, held = split_by_patient(records, 0.1, 8, seed=0)
+    assert {record.subject_id for record in train}.isdisjoint(record.subject_id for record in held)
+    assert len(held) >= 8

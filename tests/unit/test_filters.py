@@ -1,0 +1,172 @@
+from collections.abc import Callable
+from itertools import product
+
+import polars as pl
+import pytest
+
+from prism_ssl.data import filters
+
+Predicate = Callable[[pl.Expr], pl.Expr]
+
+
+def judge(predicate: Predicate, text: str | None) -> bool:
+    frame = pl.DataFrame({"text": [text]}, schema={"text": pl.String})
+    verdict = frame.select(predicate(pl.col("text"))).item()
+    assert isinstance(verdict, bool)  # null would pass as "drop" in one filter and as "keep" in its negation
+    return verdict
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "PERFUSION",
+            "CT_PERFUSION_HEAD",
+            "ep2d_diff_b1000",
+            "AX DWI",
+            "DWI2",
+            "dti_64dir",
+            "ADC",
+            "AX_ADC_MAP",
+            "TRACEW",
+        ),
+        *(
+            "BOLD",
+            "task-rest_bold",
+            "fMRI motor",
+            "resting-state",
+            "CINE_SA",
+            "DYN",
+            "DYN12",
+            "T1 DYNAMIC LIVER",
+            "4D FLOW",
+        ),
+        *("asl_3d", "DSC", "time-resolved MRA", "TWIST", "PreMonitoring", "SmartPrep", "Test Bolus"),
+    ],
+)
+def test_time_series_are_known_by_their_words(text: str) -> None:
+    assert judge(filters.is_time_series, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "T1_MPRAGE",
+        "PERFORATION",
+        "DYNACT HEAD",
+        "MEDICINE",
+        "BASAL",
+        "AX T2",
+        "ABOLD",
+        "POST BOLUS",
+        "DIFFERENTIAL",
+        "14D",
+    ],
+)
+def test_words_that_only_contain_a_time_series_word_are_kept(text: str) -> None:
+    assert not judge(filters.is_time_series, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "LOCALIZER",
+            "3-PLANE LOC",
+            "3plane",
+            "3 Pl",
+            "LOC_1",
+            "LOCS",
+            "ax_loc2",
+            "SCOUT",
+            "AAHead_Scout",
+            "AAHScout",
+        ),
+        *("Topogram 0.6 T20f", "SURVEY", "Surview", "scanogram", "localiser", "PILOT"),
+    ],
+)
+def test_localizers_are_known_by_their_words(text: str) -> None:
+    assert judge(filters.is_localizer, text)
+
+
+@pytest.mark.parametrize(
+    "text", ["BLOCK", "ALLOCATED", "LOCAL RECURRENCE", "13 PLANE", "AIRPLANE", "TOPOLOGY", "AX T1"]
+)
+def test_words_that_only_contain_a_localizer_word_are_kept(text: str) -> None:
+    assert not judge(filters.is_localizer, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "MIP",
+            "COR_MIP_3MM",
+            "MIPS",
+            "MinIP",
+            "CTA 3D VR",
+            "SAG REFORMAT",
+            "coronal reformats",
+            "COR MPR",
+            "mpr_sag",
+        ),
+        *("SUBTRACTION", "T1_SUB", "SUB2", "DERIVED", "ADC MAP", "ADC", "T2_MAP", "PARAMETRIC", "CBV", "rCBF", "Tmax"),
+        *("Dose Report", "SCREEN_SAVE", "screenshot", "KEY IMAGES"),
+    ],
+)
+def test_derived_images_are_known_by_their_words(text: str) -> None:
+    assert judge(filters.is_derived, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("T1_MPRAGE", "t1_mpr_sag_p2_iso", "T1W MPR", "SUBMANDIBULAR", "SUBACUTE", "MAPPING", "RIPPLE", "AX T1", "VR"),
+        *("POST FUSION", "CT_ABDOMEN_PELVIS_3MM"),
+    ],
+)
+def test_acquired_images_are_not_derived(text: str) -> None:
+    assert not judge(filters.is_derived, text)
+
+
+@pytest.mark.parametrize("predicate", [filters.is_time_series, filters.is_localizer, filters.is_derived])
+@pytest.mark.parametrize("text", [None, "", "   ", "_", "Zurück", "頭部 CT"])
+def test_no_text_and_foreign_text_speak_of_nothing(predicate: Predicate, text: str | None) -> None:
+    assert not judge(predicate, text)
+
+
+@pytest.mark.parametrize(
+    ("predicate", "words"),
+    [
+        (filters.is_time_series, filters.TIME_SERIES),
+        (filters.is_localizer, filters.LOCALIZERS),
+        (filters.is_derived, filters.DERIVED),
+    ],
+)
+def test_every_word_is_found_between_any_separators_and_never_inside_a_longer_word(
+    predicate: Predicate, words: tuple[str, ...]
+) -> None:
+    for word, gap, spell in product(words, (" ", "_", "-", ""), (str.upper, str.lower, str.title)):
+        found = spell(word.replace(" ", gap))
+        assert judge(predicate, f"ax_{found}.b2"), found
+        assert not judge(predicate, f"q{found}q"), found
+
+
+def test_the_description_speaks_before_the_exam_type() -> None:
+    frame = pl.DataFrame(
+        {
+            "series_description": ["T1 POST", None, "  ", None, "DWI"],
+            "exam_type": ["MRI BRAIN PERFUSION", "MRI BRAIN PERFUSION", "CT HEAD", None, None],
+        }
+    )
+    text = frame.select(filters.series_text()).to_series()
+    assert text.to_list() == ["T1 POST", "MRI BRAIN PERFUSION", "CT HEAD", "", "DWI"]
+    drops = frame.select(filters.is_time_series(filters.series_text())).to_series()
+    assert drops.to_list() == [False, True, False, False, True]
+
+
+def test_modality_is_compared_without_case_and_blanks() -> None:
+    frame = pl.DataFrame({"modality": ["CT", " ct ", "Mr", "MRI", "CTA", "", None]})
+    kept = frame.select(filters.has_modality(("ct", " MR "))).to_series()
+    assert kept.to_list() == [True, True, True, False, False, False, False]
+    assert frame.select(filters.modality_name()).to_series().to_list() == ["CT", "CT", "MR", "MRI", "CTA", "", ""]
