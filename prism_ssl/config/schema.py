@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from prism_ssl.errors import ConfigError
@@ -24,13 +26,13 @@ def _require(ok: bool, key: str, found: object, needed: str) -> None:
 def _positive(section: str, settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        _require(value > 0, f"{section}.{name}", value, "a value above 0")
+        _require(0 < value < math.inf, f"{section}.{name}", value, "a value above 0")
 
 
 def _not_negative(section: str, settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        _require(value >= 0, f"{section}.{name}", value, "0 or more")
+        _require(0 <= value < math.inf, f"{section}.{name}", value, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class ViewConfig:
     """Widest window, in robust standard deviations of the scan."""
 
     def __post_init__(self) -> None:
-        _positive("view", self, "radius_mm_floor", "window_width_std_min")
+        _positive("view", self, "radius_mm_floor", "radius_mm_max", "window_width_std_min", "window_width_std_max")
         _require(0 < self.rotation_max_deg <= 45, "view.rotation_max_deg", self.rotation_max_deg, "in (0, 45]")
         _require(
             self.radius_mm_floor <= self.radius_mm_min <= self.radius_mm_max,
@@ -263,6 +265,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _positive("train", self, "batch_size", "max_steps", "log_every", "checkpoint_every", "lr", "grad_clip")
         _positive("train", self, "max_nonfinite_steps")
+        if self.torch_threads is not None:
+            _positive("train", self, "torch_threads")
         _not_negative("train", self, "lr_warmup_steps", "weight_decay", "stall_warmup_steps", "seed")
 
 
@@ -278,6 +282,13 @@ class RunConfig:
     """Folder of everything transient; None: /tmp/$USER/prism_ssl[/$SLURM_JOB_ID]."""
     memory_limit_bytes: int | None = None
     """Memory the run may use; None: the cgroup's or SLURM's limit, else what the machine has."""
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            plain = self.name not in ("", "..") and self.name == Path(self.name).name
+            _require(plain, "run.name", self.name, "the name of one folder, not a path; set run.root for its place")
+        if self.memory_limit_bytes is not None:
+            _positive("run", self, "memory_limit_bytes")
 
 
 @dataclass(frozen=True)

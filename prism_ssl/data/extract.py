@@ -1,8 +1,12 @@
 """Cutting a view out of an open scan: oblique trilinear sampling, rescale and window in one pass over the raw voxels.
 
-Legend: a band is 4 of a patch's 16 rows (64 pixels, here called lanes), the unit of all work below. Sampling a band is
-four short loops, each of which the compiler turns into vector instructions: where its pixels fall, which voxels that
-is, their values, what these become. All scratch is flat, so that one loop reads from one array at fixed distances.
+Legend
+    band    4 of a patch's 16 rows; its 64 pixels are the lanes that every step below works on together
+    base    voxel (i, j, k) from which the cells of a band are counted, so that float32 holds where its lanes fall
+    corner  one of the 8 neighbours of a lane; stored as 4 pairs along i: [pair (j, k), lane, (i, i + 1)]
+
+Scratch arrays are flat and read at constant distances: only then does the compiler prove that the loops below may
+become vector instructions.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import getpass
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numba
 import numpy as np
@@ -24,21 +28,21 @@ from prism_ssl.data.nifti import OpenScan
 from prism_ssl.data.views import View
 from prism_ssl.utils.fs import private_folder
 
-# Vector loads of what scalar stores wrote a moment ago stall until those have retired: bands of 1 row take 1.8x the
-# time of 4 rows, 8 rows gain nothing more (Zen 4).
-_BAND_ROWS = 4
-_LANES = _BAND_ROWS * PATCH_PX
-_MIDDLE = (PATCH_PX - 1) / 2
-# float32 coordinates within a band are good to 1e-4 voxel; closer to the border than this, every neighbour is checked.
-_BORDER_VOXELS = 1e-3
-_LANE_STEPS = np.array([(column, row) for row in range(_BAND_ROWS) for column in range(PATCH_PX)], dtype=np.float64)
-_FULL_SCALE = np.float32(PATCH_SCALE)
-
 Voxels = npt.NDArray[Any]
 Int16 = npt.NDArray[np.int16]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Shape = tuple[int, int, int]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# A vector load of what scalar stores wrote just before waits for them: 1 row takes 1.9x the time of 4, 16 take 1.3x.
+_BAND_ROWS = 4
+_LANES = _BAND_ROWS * PATCH_PX
+_LANE_COLUMN_ROW = np.array([(column, row) for row in range(_BAND_ROWS) for column in range(PATCH_PX)], np.float64)
+_MIDDLE = (PATCH_PX - 1) / 2
+# float32 places the lanes of a band to 1e-4 voxel; a band this close to the border has every neighbour checked.
+_BORDER_VOXELS = 1e-3
+_FULL_SCALE = np.float32(PATCH_SCALE)
 
 
 def extract_view(scan: OpenScan, view: View, patch_mm: float, out: Int16) -> None:
@@ -49,37 +53,29 @@ def extract_view(scan: OpenScan, view: View, patch_mm: float, out: Int16) -> Non
     neighbour outside the volume counts as the scan's lowest value.
 
     Raises:
-        ValueError: ``out`` or the scan's voxels are not C-contiguous, or ``out`` is not int16 [N, 16, 16].
+        ValueError: ``out`` is not int16 [N, 16, 16], or it or the scan's voxels are not C-contiguous.
     """
-    _require_contiguous(scan, view, out)
-    to_voxel = inverse(scan.affine)
-    centers = apply_affine(to_voxel, view.patch_centers_mm())
-    turned = view.rotation @ acquisition_frame(scan.affine)[:, :2]
-    steps = np.ascontiguousarray((to_voxel[:3, :3] @ turned).T) * (patch_mm / PATCH_PX)
+    _check_arrays(scan, view, out)
     gain = 2.0 * PATCH_SCALE / view.window_width
-    voxels = scan.voxels.reshape(-1).view(np.ndarray)
-    voxels.flags.writeable = False  # one compiled version serves arrays and read-only maps
-    _fill_patches(
-        voxels,
-        *scan.shape,
-        centers - _MIDDLE * (steps[0] + steps[1]),
-        steps,
-        _LANE_STEPS.dot(steps).T.astype(np.float32).ravel(),
-        np.float32(scan.slope * gain),
-        np.float32((scan.intercept - view.window_center) * gain),
-        np.float32((scan.stats.lowest - scan.intercept) / scan.slope),
-        out.reshape(-1),
+    levels = _Levels(
+        gain=np.float32(scan.slope * gain),
+        offset=np.float32((scan.intercept - view.window_center) * gain),
+        outside=np.float32((scan.stats.lowest - scan.intercept) / scan.slope),
     )
+    voxels = np.asarray(scan.voxels).reshape(-1)
+    voxels.flags.writeable = False  # one compiled version serves arrays and read-only maps
+    lattice, scratch = _lattice(scan, view, patch_mm), _scratch(voxels.dtype)
+    _fill_patches(voxels, scan.shape, lattice, levels, scratch, out.reshape(-1, _LANES))
 
 
 def warm_up(dtype: npt.DTypeLike) -> None:
-    """Have the kernel for ``dtype`` ready: seconds the first time on a machine, milliseconds after."""
+    """Have the code for voxels of ``dtype`` ready: seconds the first time on a machine, milliseconds after."""
     scan = OpenScan(np.zeros((2, 2, 2), dtype), 1.0, 0.0, np.eye(4), RobustStats(0.0, 0.0, 1.0))
     view = View(np.zeros(3), 1.0, np.zeros(3), 0.0, 1.0, np.zeros((1, 3), np.float32))
     extract_view(scan, view, float(PATCH_PX), np.empty((1, PATCH_PX, PATCH_PX), np.int16))
 
 
-def _require_contiguous(scan: OpenScan, view: View, out: Int16) -> None:
+def _check_arrays(scan: OpenScan, view: View, out: Int16) -> None:
     needed = (len(view.positions_mm), PATCH_PX, PATCH_PX)
     if out.shape != needed or out.dtype != np.int16:
         raise ValueError(f"out is {out.dtype} {out.shape}; needed: int16 {needed}")
@@ -88,86 +84,151 @@ def _require_contiguous(scan: OpenScan, view: View, out: Int16) -> None:
             raise ValueError(f"{name} has strides {array.strides}; needed: a C-contiguous array")
 
 
+class _Lattice(NamedTuple):
+    """Where the pixels lie, in voxels."""
+
+    first_pixel: Float64  # [N, 3] pixel (0, 0) of each patch
+    column_step: Float64  # [3]
+    row_step: Float64  # [3]
+    lane_offset: Float32  # [3 x lanes] from the first pixel of a band
+    lowest_offset: Float64  # [3]
+    highest_offset: Float64  # [3]
+    fits_int32: bool  # whether a band's places in memory, counted from its base, do
+
+
+class _Levels(NamedTuple):
+    """Fixed-point value = gain * raw + offset; ``outside`` is the raw value of everything outside the volume."""
+
+    gain: np.float32
+    offset: np.float32
+    outside: np.float32
+
+
+class _Scratch(NamedTuple):
+    """Intermediate results for one band."""
+
+    base: Int64  # [3]
+    start: Float64  # [3] first lane of the band, counted from the base
+    cell: Int32  # [4 x lanes] i, j, k and place in memory, all counted from the base
+    fraction: Float32  # [3 x lanes] how far from the cell to the next one
+    raw_corners: Voxels  # [4 x lanes x 2]
+    checked_corners: Float32  # [4 x lanes x 2]
+
+
+def _lattice(scan: OpenScan, view: View, patch_mm: float) -> _Lattice:
+    to_voxel = inverse(scan.affine)
+    prism_to_voxel = to_voxel[:3, :3] @ view.rotation
+    steps = (prism_to_voxel @ acquisition_frame(scan.affine)[:, :2]).T * (patch_mm / PATCH_PX)
+    lane_offset = steps.T @ _LANE_COLUMN_ROW.T
+    lowest, highest = lane_offset.min(axis=1), lane_offset.max(axis=1)
+    nx, ny, _ = scan.shape
+    return _Lattice(
+        first_pixel=apply_affine(to_voxel, view.patch_centers_mm()) - _MIDDLE * steps.sum(axis=0),
+        column_step=steps[0],
+        row_step=steps[1],
+        lane_offset=lane_offset.astype(np.float32).ravel(),
+        lowest_offset=lowest,
+        highest_offset=highest,
+        fits_int32=bool((highest - lowest + 2) @ (1, nx, nx * ny) < 2**31),
+    )
+
+
+def _scratch(dtype: np.dtype[Any]) -> _Scratch:
+    return _Scratch(
+        base=np.empty(3, np.int64),
+        start=np.empty(3, np.float64),
+        cell=np.empty(4 * _LANES, np.int32),
+        fraction=np.empty(3 * _LANES, np.float32),
+        raw_corners=np.empty(8 * _LANES, dtype),
+        checked_corners=np.empty(8 * _LANES, np.float32),
+    )
+
+
 def _use_machine_cache() -> None:
-    """Keep compiled code under /tmp/$USER/prism_ssl/numba, for all jobs of this user, unless NUMBA_CACHE_DIR is set."""
-    if not numba.config.CACHE_DIR:
+    """Keep compiled code in /tmp/$USER/prism_ssl/numba, for all jobs of a user, unless NUMBA_CACHE_DIR is set."""
+    settings: Any = numba.config
+    if not settings.CACHE_DIR:
         root = private_folder(Path("/tmp") / getpass.getuser() / "prism_ssl")
-        numba.config.CACHE_DIR = str(private_folder(root / "numba"))
+        settings.CACHE_DIR = str(private_folder(root / "numba"))
 
 
 def _compiled(function: _Function) -> _Function:
-    # contract: fused multiply-add. nsz: minus zero is zero. No other licence: NaN and infinity stay defined.
-    compile_ = numba.njit(cache=True, inline="always", nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
-    compiled: _Function = compile_(function)
+    # contract: fused multiply-add; nsz: minus zero is zero; NaN and infinity stay defined.
+    # _nrt=False: counting references to the arrays, atomically and for each band, takes as long as the sampling.
+    njit: Any = numba.njit
+    options = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}, "_nrt": False}
+    compiled: _Function = njit(**options)(function)
     return compiled
 
 
-def _pair_pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    """Address of elements ``index`` and ``index + 1`` of ``array``, as one integer of twice their width."""
+def _address_of_pair(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    """Elements ``index`` and ``index + 1`` of an array as one integer of twice their width."""
     data = context.make_array(array_type)(context, builder, array).data
-    pair = ir.IntType(2 * array_type.dtype.bitwidth)
-    return builder.bitcast(builder.gep(data, [index]), pair.as_pointer())
+    return builder.bitcast(builder.gep(data, [index]), ir.IntType(2 * array_type.dtype.bitwidth).as_pointer())
 
 
-def _copy_pair_ir(_typing: Any, source: Any, index: Any, target: Any, slot: Any) -> Any:
+def _copy_pair_code(_typing: Any, source: Any, index: Any, target: Any, slot: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        types = signature.args
-        read = _pair_pointer(context, builder, types[0], values[0], values[1])
-        write = _pair_pointer(context, builder, types[2], values[2], values[3])
+        read = _address_of_pair(context, builder, signature.args[0], *values[:2])
+        write = _address_of_pair(context, builder, signature.args[2], *values[2:])
         width = source.dtype.bitwidth // 8
         builder.store(builder.load(read, align=width), write, align=width)
         return context.get_dummy_value()
 
-    return numba.types.void(source, index, target, slot), generate
+    return numba.void(source, index, target, slot), generate
 
 
-def _prefetch_ir(_typing: Any, source: Any, index: Any) -> Any:
+def _prefetch_code(_typing: Any, source: Any, index: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        address = _pair_pointer(context, builder, signature.args[0], values[0], values[1])
+        address = _address_of_pair(context, builder, signature.args[0], *values)
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
-        prefetch = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(
-            builder.module, kind, "llvm.prefetch.p0"
-        )
-        builder.call(prefetch, [address, number(0), number(3), number(1)])  # for reading, keep it close, data
+        name = "llvm.prefetch.p0"
+        prefetch = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+        read, keep_close, data = number(0), number(3), number(1)
+        builder.call(prefetch, [address, read, keep_close, data])
         return context.get_dummy_value()
 
-    return numba.types.void(source, index), generate
+    return numba.void(source, index), generate
 
 
-_copy_pair: Callable[[Any, int, Any, int], None] = intrinsic(_copy_pair_ir)
-"""(source, index, target, slot): copy two neighbouring elements in one unaligned load and store, unchecked."""
-
-_prefetch: Callable[[Any, int], None] = intrinsic(_prefetch_ir)
-"""(source, index): ask for an element to be brought near; any index will do, also one outside."""
+_intrinsic: Any = intrinsic
+_copy_pair: Callable[..., None] = _intrinsic(_copy_pair_code)
+"""(source, index, target, slot): copy two neighbouring elements at once; nothing is checked."""
+_prefetch: Callable[..., None] = _intrinsic(_prefetch_code)
+"""(source, index): have an element brought near; any index will do, also one outside."""
 
 _use_machine_cache()
 
 
 @_compiled
-def _mix(a: float, b: float, share: float) -> float:
+def _mix(a: Any, b: Any, share: np.float32) -> np.float32:
     return np.float32(a) + share * (np.float32(b) - np.float32(a))
 
 
 @_compiled
-def _locate(start: np.float32, lane_offset: Float32, axis: int, cell: Int32, fraction: Float32) -> None:
-    """Where the lanes of a band fall along one axis: in which voxel, and how far on the way to the next one."""
-    for lane in range(axis * _LANES, (axis + 1) * _LANES):
-        x = start + lane_offset[lane]
-        whole = np.int32(x)
-        cell[lane] = whole
-        fraction[lane] = x - np.float32(whole)
+def _locate(
+    shape: Shape, x0: np.float32, y0: np.float32, z0: np.float32, lane_offset: Float32, cell: Int32, fraction: Float32
+) -> None:
+    """Where the lanes of a band fall when its first one falls at (x0, y0, z0) from the base."""
+    row, plane = np.int32(shape[0]), np.int32(shape[0] * shape[1])
+    for lane in range(_LANES):
+        x, y, z = x0 + lane_offset[lane], y0 + lane_offset[_LANES + lane], z0 + lane_offset[2 * _LANES + lane]
+        i, j, k = np.int32(x), np.int32(y), np.int32(z)
+        cell[lane], cell[_LANES + lane], cell[2 * _LANES + lane] = i, j, k
+        cell[3 * _LANES + lane] = i + np.int32(j * row) + np.int32(k * plane)
+        fraction[lane] = x - np.float32(i)
+        fraction[_LANES + lane] = y - np.float32(j)
+        fraction[2 * _LANES + lane] = z - np.float32(k)
 
 
 @_compiled
-def _gather(voxels: Voxels, nx: int, ny: int, base: Int64, cell: Int32, first: Int32, corners: Voxels) -> None:
-    """The 8 neighbours of each lane as 4 pairs along i, [4 x lanes x 2]. The band must lie inside the volume."""
-    row, plane = np.int32(nx), np.int32(nx * ny)
-    for lane in range(_LANES):
-        first[lane] = cell[lane] + cell[_LANES + lane] * row + cell[2 * _LANES + lane] * plane
+def _gather(voxels: Voxels, shape: Shape, base: Int64, cell: Int32, corners: Voxels) -> None:
+    """The corners of a band that lies wholly inside the volume."""
+    nx, ny = shape[0], shape[1]
     start = (base[2] * ny + base[1]) * nx + base[0]
     for lane in range(_LANES):
-        index = start + np.int64(first[lane])
+        index = start + np.int64(cell[3 * _LANES + lane])
         _copy_pair(voxels, index, corners, 2 * lane)
         _copy_pair(voxels, index + nx, corners, 2 * (_LANES + lane))
         _copy_pair(voxels, index + nx * ny, corners, 2 * (2 * _LANES + lane))
@@ -176,88 +237,77 @@ def _gather(voxels: Voxels, nx: int, ny: int, base: Int64, cell: Int32, first: I
 
 @_compiled
 def _gather_checked(
-    voxels: Voxels, nx: int, ny: int, nz: int, base: Int64, cell: Int32, outside: np.float32, corners: Float32
+    voxels: Voxels, shape: Shape, base: Int64, cell: Int32, outside: np.float32, corners: Float32
 ) -> None:
-    """As ``_gather``, for a band anywhere: a neighbour outside the volume has the value ``outside``."""
+    """The corners of a band anywhere: those outside the volume have the value ``outside``."""
+    nx, ny, nz = shape
     for pair in range(4):
         for lane in range(_LANES):
             i = base[0] + cell[lane]
             j = base[1] + cell[_LANES + lane] + (pair & 1)
             k = base[2] + cell[2 * _LANES + lane] + (pair >> 1)
-            row_exists = 0 <= j < ny and 0 <= k < nz
             index = (k * ny + j) * nx + i
             slot = 2 * (pair * _LANES + lane)
-            corners[slot] = np.float32(voxels[np.uint64(index)]) if row_exists and 0 <= i < nx else outside
-            corners[slot + 1] = np.float32(voxels[np.uint64(index + 1)]) if row_exists and -1 <= i < nx - 1 else outside
+            corners[slot] = corners[slot + 1] = outside
+            if 0 <= j < ny and 0 <= k < nz:
+                if 0 <= i < nx:
+                    corners[slot] = voxels[index]
+                if 0 <= i + 1 < nx:
+                    corners[slot + 1] = voxels[index + 1]
 
 
 @_compiled
-def _blend(corners: Voxels, fraction: Float32, gain: np.float32, offset: np.float32, out: Int16, start: int) -> None:
-    """Trilinear value of each lane from its neighbours, through the window, to fixed point."""
+def _blend(corners: Voxels, fraction: Float32, gain: np.float32, offset: np.float32, out: Int16, band: int) -> None:
+    """Trilinear value of each lane, through the window, to fixed point."""
     for lane in range(_LANES):
-        a, b, c, d = 2 * lane, 2 * (_LANES + lane), 2 * (2 * _LANES + lane), 2 * (3 * _LANES + lane)
         x, y, z = fraction[lane], fraction[_LANES + lane], fraction[2 * _LANES + lane]
-        near = _mix(_mix(corners[a], corners[a + 1], x), _mix(corners[b], corners[b + 1], x), y)
-        far = _mix(_mix(corners[c], corners[c + 1], x), _mix(corners[d], corners[d + 1], x), y)
-        value = _mix(near, far, z) * gain + offset
-        out[start + lane] = np.int16(np.int32(np.rint(min(max(value, -_FULL_SCALE), _FULL_SCALE))))
+        a = _mix(corners[2 * lane], corners[2 * lane + 1], x)
+        b = _mix(corners[2 * (_LANES + lane)], corners[2 * (_LANES + lane) + 1], x)
+        c = _mix(corners[2 * (2 * _LANES + lane)], corners[2 * (2 * _LANES + lane) + 1], x)
+        d = _mix(corners[2 * (3 * _LANES + lane)], corners[2 * (3 * _LANES + lane) + 1], x)
+        value = _mix(_mix(a, b, y), _mix(c, d, y), z) * gain + offset
+        out[band, lane] = np.int16(np.int32(np.rint(min(max(value, -_FULL_SCALE), _FULL_SCALE))))
 
 
 @_compiled
-def _prefetch_patch(voxels: Voxels, nx: int, ny: int, pixel: Float64, patch: int, steps: Float64) -> None:
-    """Ask for most of what a patch will read: 3 pixels of each row, and the slice above them."""
-    x, y, z = pixel[patch, 0], pixel[patch, 1], pixel[patch, 2]
+def _prefetch_patch(voxels: Voxels, shape: Shape, lattice: _Lattice, patch: int) -> None:
+    """Ask for most of what a patch will read: 3 pixels of each row, and the voxels one slice above them."""
+    plane = shape[0] * shape[1]
+    first, across, down = lattice.first_pixel, lattice.column_step, lattice.row_step
     for row in range(PATCH_PX):
         for column in (0.0, _MIDDLE, 2 * _MIDDLE):
-            i = np.int64(x + row * steps[1, 0] + column * steps[0, 0])
-            j = np.int64(y + row * steps[1, 1] + column * steps[0, 1])
-            k = np.int64(z + row * steps[1, 2] + column * steps[0, 2])
-            index = (k * ny + j) * nx + i
+            i = np.int64(first[patch, 0] + row * down[0] + column * across[0])
+            j = np.int64(first[patch, 1] + row * down[1] + column * across[1])
+            k = np.int64(first[patch, 2] + row * down[2] + column * across[2])
+            index = k * plane + j * shape[0] + i
             _prefetch(voxels, index)
-            _prefetch(voxels, index + nx * ny)
+            _prefetch(voxels, index + plane)
 
 
 @_compiled
 def _fill_patches(
-    voxels: Voxels,
-    nx: int,
-    ny: int,
-    nz: int,
-    pixel: Float64,
-    steps: Float64,
-    lane_offset: Float32,
-    gain: np.float32,
-    offset: np.float32,
-    outside: np.float32,
-    out: Int16,
+    voxels: Voxels, shape: Shape, lattice: _Lattice, levels: _Levels, scratch: _Scratch, out: Int16
 ) -> None:
-    """Sample all patches, given the first pixel [N, 3] of each and the way to the next column and row [2, 3]."""
-    cell, first = np.empty(3 * _LANES, np.int32), np.empty(_LANES, np.int32)
-    fraction = np.empty(3 * _LANES, np.float32)
-    raw, checked = np.empty(8 * _LANES, voxels.dtype), np.empty(8 * _LANES, np.float32)
-    base = np.empty(3, np.int64)
-    low, high = np.empty(3), np.empty(3)
-    last = np.empty(3)
-    last[0], last[1], last[2] = nx - 1, ny - 1, nz - 1
-    for axis in range(3):
-        low[axis] = lane_offset[axis * _LANES : (axis + 1) * _LANES].min()
-        high[axis] = lane_offset[axis * _LANES : (axis + 1) * _LANES].max()
-    reach = high[0] - low[0] + 2 + nx * (high[1] - low[1] + 2 + ny * (high[2] - low[2] + 2))
-    n_patches = len(pixel)
+    """Sample all patches into ``out`` [bands, lanes]."""
+    base, start, cell, fraction = scratch.base, scratch.start, scratch.cell, scratch.fraction
+    low, high = lattice.lowest_offset, lattice.highest_offset
+    n_patches = len(lattice.first_pixel)
     for patch in range(n_patches):
-        _prefetch_patch(voxels, nx, ny, pixel, min(patch + 1, n_patches - 1), steps)
+        _prefetch_patch(voxels, shape, lattice, min(patch + 1, n_patches - 1))
         for first_row in range(0, PATCH_PX, _BAND_ROWS):
-            inside = reach < 2**31  # _gather counts the voxels of a band in int32
+            inside = lattice.fits_int32
             for axis in range(3):
-                origin = pixel[patch, axis] + first_row * steps[1, axis]
-                inside &= _BORDER_VOXELS <= origin + low[axis]
-                inside &= origin + high[axis] <= last[axis] - _BORDER_VOXELS
+                origin = lattice.first_pixel[patch, axis] + first_row * lattice.row_step[axis]
+                inside &= origin + low[axis] >= _BORDER_VOXELS
+                inside &= origin + high[axis] <= shape[axis] - 1 - _BORDER_VOXELS
                 base[axis] = np.int64(np.floor(origin + low[axis]))
-                _locate(np.float32(origin - base[axis]), lane_offset, axis, cell, fraction)
-            start = (patch * PATCH_PX + first_row) * PATCH_PX
+                start[axis] = origin - base[axis]
+            x0, y0, z0 = np.float32(start[0]), np.float32(start[1]), np.float32(start[2])
+            _locate(shape, x0, y0, z0, lattice.lane_offset, cell, fraction)
+            band = (patch * PATCH_PX + first_row) // _BAND_ROWS
             if inside:
-                _gather(voxels, nx, ny, base, cell, first, raw)
-                _blend(raw, fraction, gain, offset, out, start)
+                _gather(voxels, shape, base, cell, scratch.raw_corners)
+                _blend(scratch.raw_corners, fraction, levels.gain, levels.offset, out, band)
             else:
-                _gather_checked(voxels, nx, ny, nz, base, cell, outside, checked)
-                _blend(checked, fraction, gain, offset, out, start)
+                _gather_checked(voxels, shape, base, cell, levels.outside, scratch.checked_corners)
+                _blend(scratch.checked_corners, fraction, levels.gain, levels.offset, out, band)

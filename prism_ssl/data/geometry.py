@@ -18,7 +18,8 @@ NEAR_ISOTROPIC = 1.5
 
 _SAME_SPACING = 0.99
 # Tilted by a hair, so that an axis at exactly 45 degrees is named alike however the file stores it.
-_RAS_AXES = ((1.0, 1e-4, 2e-4), (0.0, 1.0, 3e-4), (0.0, 0.0, 1.0))
+_RAS_AXES = np.array([(1.0, 1e-4, 2e-4), (0.0, 1.0, 3e-4), (0.0, 0.0, 1.0)])
+_ORDERS = np.array(list(itertools.permutations(range(3))))
 
 
 def euler_xyz_deg_to_matrix(rotation_deg: npt.ArrayLike) -> Float64:
@@ -42,19 +43,18 @@ def apply_affine(affine: Float64, points: npt.ArrayLike) -> Float64:
 
 def inverse(affine: Float64) -> Float64:
     """RAS mm -> voxel; raises ``numpy.linalg.LinAlgError`` when the affine is singular."""
-    return np.linalg.inv(affine)
+    to_voxel: Float64 = np.asarray(np.linalg.inv(affine), np.float64)
+    return to_voxel
 
 
 def spacing_mm(affine: Float64) -> Float64:
     """Distance [3] between neighbouring voxels along i, j, k."""
-    spacing: Float64 = np.sqrt(np.square(affine[:3, :3]).sum(axis=0))
-    return spacing
+    return _lengths(affine[:3, :3].T)
 
 
 def plane_distance_mm(affine: Float64) -> Float64:
     """Distance [3] between neighbouring voxel planes across i, j, k; below the spacing where the affine is sheared."""
-    distance: Float64 = 1.0 / np.sqrt(np.square(inverse(affine)[:3, :3]).sum(axis=1))
-    return distance
+    return 1.0 / _lengths(inverse(affine)[:3, :3])
 
 
 def acquisition_frame(affine: Float64) -> Float64:
@@ -67,23 +67,21 @@ def acquisition_frame(affine: Float64) -> Float64:
     """
     axes, spacing = _closest_canonical_axes(affine)
     anisotropic = spacing.max() >= NEAR_ISOTROPIC * spacing.min()
-    coarse = np.flatnonzero(spacing >= _SAME_SPACING * spacing.max()) if anisotropic else [2]
-    through = int(coarse[-1])
-    first, second = (axis for axis in range(3) if axis != through)
-    u = axes[:, first]
-    n = _unit(np.cross(u, axes[:, second]))
-    v = np.cross(n, u)
-    return np.column_stack([u, _along(v, axes[:, second]), _along(n, axes[:, through])])
+    through = int(np.flatnonzero(spacing >= _SAME_SPACING * spacing.max())[-1]) if anisotropic else 2
+    u, beside = (axes[:, axis] for axis in range(3) if axis != through)
+    v = _unit(beside - u * (u @ beside))
+    n = axes[:, through] - u * (u @ axes[:, through]) - v * (v @ axes[:, through])
+    return np.stack([u, v, _unit(n)], axis=1)
 
 
 def _closest_canonical_axes(affine: Float64) -> tuple[Float64, Float64]:
     """Unit voxel axes [3, 3] as columns ordered and flipped to lie closest to R, A, S, and their spacing [3]."""
     spacing = spacing_mm(affine)
     axes = affine[:3, :3] / spacing
-    closeness = np.asarray(_RAS_AXES) @ axes
-    table = np.abs(closeness).tolist()
-    order = list(max(itertools.permutations(range(3)), key=lambda p: sum(table[ras][p[ras]] for ras in range(3))))
-    signs = np.where(closeness[range(3), order] < 0, -1.0, 1.0)
+    closeness = _RAS_AXES @ axes
+    match = np.abs(closeness)[(0, 1, 2), _ORDERS].sum(axis=1)
+    order = _ORDERS[int(match.argmax())]
+    signs = np.where(np.diagonal(closeness[:, order]) < 0, -1.0, 1.0)
     return axes[:, order] * signs, spacing[order]
 
 
@@ -92,5 +90,6 @@ def _unit(vector: Float64) -> Float64:
     return unit
 
 
-def _along(vector: Float64, reference: Float64) -> Float64:
-    return vector if float(vector @ reference) >= 0 else -vector
+def _lengths(rows: Float64) -> Float64:
+    lengths: Float64 = np.sqrt(np.square(rows).sum(axis=1))
+    return lengths

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from prism_ssl.config.schema import PreflightConfig, PrismConfig
 from prism_ssl.contracts import RobustStats
-from prism_ssl.data.nifti import ScanHeader, check_openable, load_voxels, read_header, robust_stats, stats_sample
+from prism_ssl.data.nifti import ScanHeader, check_openable, load_voxels, read_header
 from prism_ssl.data.reject_reason import RejectReason
+from prism_ssl.data.robust_stats import robust_stats, stats_sample
 from prism_ssl.data.views import largest_radius_mm
 from prism_ssl.errors import ScanRejected
 

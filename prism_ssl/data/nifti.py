@@ -20,11 +20,13 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from isal import igzip, isal_zlib
+from isal.igzip import BadGzipFile
 from nibabel.spatialimages import HeaderDataError
 
 from prism_ssl.contracts import Float64, RobustStats
 from prism_ssl.data import geometry
 from prism_ssl.data.reject_reason import RejectReason
+from prism_ssl.data.robust_stats import robust_stats
 from prism_ssl.errors import ScanRejected
 
 GZIP_RATIO_MAX = 1100
@@ -33,14 +35,12 @@ GZIP_RATIO_MAX = 1100
 TRAILING_BYTES_MAX = 2**20
 """Bytes after the last voxel that are read to reach the end of a gzip stream and its checksum."""
 
-STATS_SAMPLE_VOXELS = 10**6
-"""Voxels (about) that the robust statistics of a scan are computed from."""
-
-AIR_VALUE_MIN = -1024.0
-"""Nothing in a body is darker: lower values are a CT's padding, and MR with such values are refused."""
-
 SINGULAR_SHARE = 1e-3
 """Volume of a voxel over the product of its edges at which its axes count as dependent (a tilt of 89.9 degrees)."""
+
+_nib: Any = nib  # nibabel and isal publish types for a part of what they offer
+_igzip: Any = igzip
+_IsalError: Any = isal_zlib.IsalError
 
 # 1 MiB: the intermediate copy stays in the cache; 2 % slower than inflating into place, which has no public call.
 _CHUNK_BYTES = 2**20
@@ -116,7 +116,7 @@ class OpenScan:
 
     def __repr__(self) -> str:
         spacing = " x ".join(f"{mm:.2f}" for mm in self.spacing_mm)
-        orientation = "".join(str(code) for code in nib.orientations.aff2axcodes(self.affine))
+        orientation = "".join(str(code) for code in _nib.orientations.aff2axcodes(self.affine))
         return (
             f"OpenScan({_times(self.shape)} voxels of {spacing} mm, {orientation}, {self.voxels.dtype}, "
             f"value = {self.slope:g} * raw + {self.intercept:g}, "
@@ -160,7 +160,7 @@ def read_header(path: str | Path) -> ScanHeader:
         file.seek(0)
         gz = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        head = igzip.open(file).read(_HEADER_BYTES) if gz else file.read(_HEADER_BYTES)
+        head = _igzip.open(file).read(_HEADER_BYTES) if gz else file.read(_HEADER_BYTES)
     parsed, offset_min = _parse(head)
     try:
         return _scan_header(parsed, offset_min, gz, file_bytes)
@@ -213,43 +213,6 @@ def load_voxels(path: str | Path, header: ScanHeader) -> npt.NDArray[Any]:
     return flat.reshape(header.volume_shape[::-1])
 
 
-def robust_stats(voxels: npt.NDArray[Any], slope: float, intercept: float) -> RobustStats:
-    """Intensity statistics of a volume [nz, ny, nx], in rescaled units.
-
-    They come from whole rows of voxels spread evenly over the volume, about 10^6 voxels in all, without those that
-    are not finite. ``lowest`` is the lowest of them. Most of a CT is air and most of a brain-extracted MR is zero,
-    so ``median`` and ``std`` describe the foreground: with [p, q] the 0.5 and 99.5 percentiles of the sample
-    (p at least -1024, below which a CT has padding), the values above p + (q - p) / 10, clipped to q.
-
-    Raises:
-        ScanRejected: no finite value, or a foreground without any spread.
-    """
-    sample = stats_sample(voxels)
-    if not sample.size:
-        raise ScanRejected(RejectReason.NAN_FILLED, "no sampled voxel is finite")
-    ordered = np.sort(sample).astype(np.float64) * slope + intercept  # sorted as raw: 4x faster for int16
-    ordered = ordered if slope > 0 else ordered[::-1]
-    low, high = (float(ordered[round(q * (ordered.size - 1))]) for q in (0.005, 0.995))
-    low = max(low, AIR_VALUE_MIN)
-    foreground = np.minimum(ordered[np.searchsorted(ordered, low + 0.1 * (high - low), side="right") :], high)
-    with np.errstate(over="ignore", invalid="ignore"):
-        std = float(foreground.std()) if foreground.size else 0.0
-    if not (0 < std < math.inf):
-        detail = f"foreground std is {std:g} (percentiles 0.5 and 99.5: {low:g}, {high:g}); needed: above 0"
-        raise ScanRejected(RejectReason.STATS_DEGENERATE, detail)
-    return RobustStats(lowest=float(ordered[0]), median=float(foreground[foreground.size // 2]), std=std)
-
-
-def stats_sample(voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Finite raw values of about ``STATS_SAMPLE_VOXELS`` voxels of [nz, ny, nx], in whole rows."""
-    _, ny, nx = voxels.shape
-    step = max(1, voxels.size // STATS_SAMPLE_VOXELS)
-    while math.gcd(step, ny) != 1:  # else only some of the rows of a slice would ever be seen
-        step += 1
-    sample = voxels.reshape(-1, nx)[::step].ravel()
-    return sample[np.isfinite(sample)] if sample.dtype.kind == "f" else sample
-
-
 @contextmanager
 def _failures_named() -> Iterator[None]:
     """Give what the file system and the inflater raise the name under which preflight counts it."""
@@ -257,7 +220,7 @@ def _failures_named() -> Iterator[None]:
         yield
     except EOFError as error:
         raise ScanRejected(RejectReason.TRUNCATED_GZIP, "the gzip stream ends early; copy the file again") from error
-    except (igzip.BadGzipFile, isal_zlib.error) as error:
+    except (BadGzipFile, _IsalError) as error:
         raise ScanRejected(RejectReason.CORRUPT_GZIP, f"the gzip stream is damaged: {error}") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ScanRejected(RejectReason.MISSING_PATH, "the file does not exist") from error
@@ -270,9 +233,9 @@ def _parse(head: bytes) -> tuple[Any, int]:
     order = "<" if head[:4] in (struct.pack("<i", 348), struct.pack("<i", 540)) else ">"
     size = struct.unpack(order + "i", head[:4])[0] if len(head) >= 4 else 0
     if size == 348 and head[344:348] == b"n+1\0":
-        return nib.Nifti1Header(head[:348], endianness=order, check=False), 352
+        return _nib.Nifti1Header(head[:348], endianness=order, check=False), 352
     if size == 540 and len(head) == 540 and head[4:8] == b"n+2\0":
-        return nib.Nifti2Header(head, endianness=order, check=False), 544
+        return _nib.Nifti2Header(head, endianness=order, check=False), 544
     detail = f"{len(head)} leading bytes hold no single-file NIfTI header (magic n+1 or n+2)"
     raise ScanRejected(RejectReason.NOT_A_NIFTI, detail)
 
@@ -286,6 +249,8 @@ def _scan_header(parsed: Any, offset_min: int, gz: bool, file_bytes: int) -> Sca
     rank = int(parsed["dim"][0])
     if not 1 <= rank <= 7:
         raise ValueError(f"dim[0] is {rank}; needed: 1 to 7")
+    if int(parsed["datatype"]) not in nib.nifti1.data_type_codes.code:
+        raise ValueError(f"data code {int(parsed['datatype'])} is unknown")
     vox_offset = int(parsed["vox_offset"]) or offset_min
     if vox_offset < offset_min:
         raise ValueError(f"vox_offset is {vox_offset}; needed: at least {offset_min}")
@@ -316,9 +281,9 @@ def _affine(parsed: Any) -> Float64:
 
 def _inflate(path: str | Path, header: ScanHeader) -> npt.NDArray[Any]:
     flat = np.empty(header.volume_bytes, dtype=np.uint8)
-    with igzip.open(path) as stream:
+    with _igzip.open(path) as stream:
         _read_into(stream, memoryview(bytearray(header.vox_offset)))
-        held = _read_into(stream, memoryview(flat))
+        held = _read_into(stream, flat.data)
         if held < flat.size:
             detail = f"the file holds {held} bytes of voxels; the header declares {flat.size}"
             raise ScanRejected(RejectReason.TRUNCATED_DATA, detail)

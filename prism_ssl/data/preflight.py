@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,22 +18,19 @@ from typing import Any
 
 import ray
 import ray.data
+from ray.util.annotations import RayDeprecationWarning
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord
 from prism_ssl.data.catalog import UnresolvedRow
-from prism_ssl.data.inspection import inspect
 from prism_ssl.data.manifest import Manifest, ManifestRow
 from prism_ssl.data.quarantine import Quarantine, QuarantinedScan
 from prism_ssl.data.reject_reason import PASSING_REASONS, RejectReason
+from prism_ssl.data.scan_check import check_scan, file_signature, verdict_key
 from prism_ssl.errors import ScanRejected
 from prism_ssl.utils.fs import write_atomic
-from prism_ssl.utils.hashing import content_hash
-
-CHECKS_VERSION = 1
-"""Raised whenever a check changes its mind about some file, so that manifests of earlier versions are not reused."""
 
 FILES_PER_TASK = 8
 """Most files of one Ray task: a task costs about 30 ms, a full-size CT 400 ms."""
@@ -104,56 +102,6 @@ def run_preflight(
     return PreflightResult(kept, report)
 
 
-def check_scan(record: ScanRecord, config: PrismConfig) -> ManifestRow:
-    """The verdict on one file: read to its end, never raising."""
-    size = mtime_ns = 0
-    reason: str | None = None
-    detail: str | None = None
-    found: dict[str, Any] = {}
-    try:
-        size, mtime_ns = _signature(record.nifti_path)  # before reading: a file that changes meanwhile is read again
-        found = _findings(record, config)
-    except ScanRejected as rejected:
-        reason, detail = rejected.reason, rejected.detail
-    except MemoryError:
-        reason, detail = RejectReason.CHECK_CRASHED, "out of memory; lower preflight.concurrency or max_volume_bytes"
-    except Exception as error:  # noqa: BLE001  the edge of a task: one odd file must not cost the others theirs
-        text = str(error).replace(record.nifti_path, "the file")
-        reason, detail = RejectReason.NIFTI_LOAD_FAILED, f"{type(error).__name__}: {text}"
-    return ManifestRow(
-        **_identity(record, config), size=size, mtime_ns=mtime_ns, reason=reason, detail=detail, **found
-    )
-
-
-def _findings(record: ScanRecord, config: PrismConfig) -> dict[str, Any]:
-    header, stats = inspect(record.nifti_path, record.modality, config)
-    shape = dict(zip(("nx", "ny", "nz"), header.volume_shape, strict=True))
-    spacing = dict(zip(("spacing_x_mm", "spacing_y_mm", "spacing_z_mm"), header.spacing_mm.tolist(), strict=True))
-    return {"volume_bytes": header.volume_bytes, **shape, **spacing, **asdict(stats)}
-
-
-def _identity(record: ScanRecord, config: PrismConfig) -> dict[str, str]:
-    limits = {name: value for name, value in asdict(config.preflight).items() if name != "concurrency"}
-    settings = [CHECKS_VERSION, limits, config.view.radius_mm_floor]
-    return {
-        "scan_id": record.scan_id,
-        "path": record.nifti_path,
-        "modality": record.modality,
-        "config_hash": content_hash(settings),
-    }
-
-
-def _signature(path: str) -> tuple[int, int]:
-    """Size and modification time, which change when a file does."""
-    try:
-        status = Path(path).stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ScanRejected(RejectReason.MISSING_PATH, "the file does not exist") from error
-    except OSError as error:
-        raise ScanRejected(RejectReason.NOT_READABLE, f"the file cannot be read: {error.strerror}") from error
-    return status.st_size, status.st_mtime_ns
-
-
 def _settled(
     records: Sequence[ScanRecord], config: PrismConfig, manifest: Manifest, quarantined: dict[str, QuarantinedScan]
 ) -> dict[str, ManifestRow]:
@@ -161,10 +109,10 @@ def _settled(
     verdicts: dict[str, ManifestRow] = {}
     for record in records:
         try:
-            signature = _signature(record.nifti_path)
+            signature = file_signature(record.nifti_path)
         except ScanRejected:
             continue  # check_scan gives it its reason
-        identity = _identity(record, config)
+        identity = verdict_key(record, config)
         entry = quarantined.get(record.scan_id)
         row = manifest.find(record.nifti_path, record.modality)
         if entry is not None and signature == (entry.size, entry.mtime_ns):
@@ -195,7 +143,7 @@ def _check_all(pending: Sequence[ScanRecord], config: PrismConfig, check: ScanCh
     for record in left.values():
         detail = "the process that checked it was killed twice; out of memory, or a file that crashes the reader"
         yield ManifestRow(
-            **_identity(record, config), size=0, mtime_ns=0, reason=RejectReason.CHECK_CRASHED, detail=detail
+            **verdict_key(record, config), size=0, mtime_ns=0, reason=RejectReason.CHECK_CRASHED, detail=detail
         )
 
 
@@ -211,17 +159,26 @@ def _survey(
 
     with _quiet_ray_data():
         blocks = -(-len(records) // per_task)
-        checked = ray.data.from_items([asdict(record) for record in records], override_num_blocks=blocks).map(
-            check_row, compute=ray.data.TaskPoolStrategy(size=at_once), num_cpus=1, max_retries=0
-        )
-        for block in checked.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield from (ManifestRow(**row) for row in block.to_pylist())
+        items = ray.data.from_items([asdict(record) for record in records], override_num_blocks=blocks)
+        for row in _mapped(items, check_row, min(at_once, blocks)).iter_rows():
+            yield ManifestRow(**row)
+
+
+def _mapped(items: ray.data.Dataset, function: Callable[[dict[str, Any]], dict[str, Any]], at_once: int) -> Any:
+    with warnings.catch_warnings():
+        # Ray Data tries a task that died for ever. The parameter that says otherwise is deprecated in 2.60 without a
+        # successor; Ray is pinned.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        strategy = ray.data.TaskPoolStrategy(size=at_once)
+        return items.map(function, compute=strategy, num_cpus=1, max_retries=0)
 
 
 @contextmanager
 def _quiet_ray_data() -> Iterator[None]:
     """Ray Data without bars and plans of its own, and with tasks that may die without ending the job."""
-    context = ray.data.DataContext.get_current().copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the context warns of its own defaults
+        context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
     logger = logging.getLogger("ray.data")

@@ -17,7 +17,7 @@ class ScanOrder:
     def __init__(self, scan_ids: Sequence[str], seed: int, epoch: int = 0, index: int = 0) -> None:
         self._ids = sorted(scan_ids)
         self._seed = seed
-        self.epoch, self.index = epoch, index
+        self.epoch, self.index = epoch, min(index, len(self._ids))  # the shard may have lost scans since
         self._pass = self._permutation(epoch)
 
     def next(self, unavailable: Collection[str]) -> tuple[str, int] | None:

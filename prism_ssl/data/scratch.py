@@ -54,7 +54,7 @@ class ScratchStore:
             self.used_bytes += size
         path = self._folder / scan_id
         try:
-            scan.voxels.tofile(path)
+            path.write_bytes(scan.voxels.data)  # ndarray.tofile loses the last bytes in silence when they do not fit
         except OSError:  # the disk is full before the budget is
             path.unlink(missing_ok=True)
             with self._lock:

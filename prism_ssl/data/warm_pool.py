@@ -106,10 +106,11 @@ class WarmPool:
     def __init__(self, scan_ids: Sequence[str], settings: PoolSettings, cursor: dict[str, Any] | None = None) -> None:
         self.settings = settings
         self.counters = PoolCounters(**cursor["counters"]) if cursor else PoolCounters()
-        self.broken: set[str] = set(cursor["broken"]) if cursor else set()
+        self.broken: set[str] = set(cursor["broken"]) & set(scan_ids) if cursor else set()
         epoch, index = cursor["order"] if cursor else (0, 0)
         self._order = ScanOrder(scan_ids, settings.seed, epoch, index)
         self._turn: int = cursor["turn"] if cursor else 0
+        self._first_to_open = 0
         self._started = False
         count = min(settings.slots, len(scan_ids))
         self.slots = (
@@ -120,13 +121,18 @@ class WarmPool:
     # ------------------------------------------------------------------ questions
     def to_open(self) -> list[Load]:
         """What to start opening now; each is named once, at most ``max_prefetch_replacements`` at a time."""
+        self._fill_empty_slots(staggered=False)
         room = self.settings.max_prefetch_replacements - sum(slot.opening for slot in self.slots)
         loads: list[Load] = []
-        for number, slot in enumerate(self.slots):
+        for step in range(len(self.slots)):
+            number = (self._first_to_open + step) % len(self.slots)
+            slot = self.slots[number]
             tenure = slot.tenure_to_open()
             if len(loads) < room and tenure is not None and not slot.opening:
                 slot.opening = True
                 loads.append(Load(number, tenure.scan_id))
+        if loads:  # slots take turns here too: where opening is slow, the first ones would leave no room for the others
+            self._first_to_open = loads[-1].slot + 1
         return loads
 
     def draw(self) -> Draw | None:

@@ -78,7 +78,7 @@ class Rotary3d(nn.Module):
         self, positions_mm: Float[Tensor, "B T 3"]
     ) -> tuple[Float[Tensor, "B 1 T F"], Float[Tensor, "B 1 T F"]]:
         """Cosine and sine of every rotation angle, float32 whatever the precision around."""
-        # bfloat16 would round 30 mm at wavelength 4 mm (47 rad) by up to 0.1 rad
+        # bfloat16 would round 30 mm at wavelength 4 mm (47 rad) by up to 0.12 rad
         angles = positions_mm.float().unsqueeze(-1) * self.frequencies
         angles = angles.flatten(-2).unsqueeze(1)
         return angles.cos(), angles.sin()
@@ -186,7 +186,7 @@ class PrismEncoder(nn.Module):
         cos, sin = self.rotary(nn.functional.pad(positions_mm, (0, 0, 1, 0)))
         last = len(self.blocks) - 1
         for depth, block in enumerate(self.blocks):
-            # only CLS is read, so the last block need not update the patches: 17 % of a tiny step
+            # only CLS is read, so the last block leaves the patches alone (tiny, B 16, N 64: 191 -> 155 ms)
             tokens = block(tokens, cos, sin, n_read=1 if depth == last else None)
         embedding: Tensor = self.norm(tokens[:, 0])
         return embedding

@@ -38,7 +38,7 @@ def load_encoder(path: str | Path) -> PrismEncoder:
         description = json.loads((folder / DESCRIPTION_FILE).read_text())
         encoder = build_encoder(description["preset"])
         encoder.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"no encoder could be loaded from {folder} ({type(error).__name__}: {error}); needed: "
             f"{WEIGHTS_FILE} and {DESCRIPTION_FILE} as a finished run writes them"

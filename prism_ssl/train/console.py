@@ -102,7 +102,7 @@ def show_summary(console: Console, summary: RunSummary) -> None:
     """The end of a run as a table that explains itself, and where to look next."""
     colour = "green" if summary.status == "ok" else "red"
     console.print(
-        f"\n[bold]{summary.run}[/]: [bold {colour}]{summary.status}[/] at step "
+        f"\n[bold]{escape(summary.run)}[/]: [bold {colour}]{summary.status}[/] at step "
         f"{summary.steps_done} of {summary.max_steps}",
         highlight=False,
     )

@@ -42,11 +42,13 @@ def write_atomic(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def default_tmp_root() -> Path:
-    """/tmp/$USER/prism_ssl, with the SLURM job id below it where there is one."""
+def temporary_root(given: str | None = None) -> Path:
+    """The folder of everything transient (0700): the given one, or /tmp/$USER/prism_ssl[/$SLURM_JOB_ID]."""
+    if given is not None:
+        return private_folder(Path(given).absolute())
     root = Path("/tmp") / getpass.getuser() / "prism_ssl"
     job = os.environ.get("SLURM_JOB_ID")
-    return root / job if job else root
+    return private_folder(root / job if job else root)
 
 
 def private_folder(path: Path) -> Path:

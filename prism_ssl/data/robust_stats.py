@@ -1,0 +1,59 @@
+"""What a window is chosen from: the intensities of the foreground, from a sample of the voxels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from prism_ssl.contracts import RobustStats
+from prism_ssl.data.reject_reason import RejectReason
+from prism_ssl.errors import ScanRejected
+
+STATS_SAMPLE_VOXELS = 10**6
+"""Voxels (about) that the robust statistics of a scan are computed from."""
+
+AIR_VALUE_MIN = -1024.0
+"""Nothing in a body is darker in HU: lower values are a CT's padding and do not widen the range of a scan."""
+
+
+def robust_stats(voxels: npt.NDArray[Any], slope: float, intercept: float) -> RobustStats:
+    """Intensity statistics of a volume [nz, ny, nx], in rescaled units.
+
+    They come from whole rows of voxels spread evenly over the volume, about 10^6 voxels in all, without those that
+    are not finite. ``lowest`` is the lowest of them. Most of a CT is air and most of a brain-extracted MR is zero,
+    so ``median`` and ``std`` describe the foreground: with [p, q] the 0.5 and 99.5 percentiles of the sample
+    (p at least -1024, below which a CT has padding), the values above p + (q - p) / 10, clipped to q.
+
+    Raises:
+        ScanRejected: no finite value, or a foreground without any spread.
+    """
+    sample = stats_sample(voxels)
+    if not sample.size:
+        raise ScanRejected(RejectReason.NAN_FILLED, "no sampled voxel is finite")
+    # Radix sort on 16 bits: 10^6 raw values in 4 ms, where the default takes 27 ms and float64 longer.
+    ordered = np.sort(sample, kind="stable" if sample.dtype.itemsize <= 2 else None).astype(np.float64)
+    ordered *= slope
+    ordered += intercept
+    ordered = ordered if slope > 0 else ordered[::-1]
+    low, high = (float(ordered[round(q * (ordered.size - 1))]) for q in (0.005, 0.995))
+    low = max(low, AIR_VALUE_MIN)
+    foreground = np.minimum(ordered[np.searchsorted(ordered, low + 0.1 * (high - low), side="right") :], high)
+    with np.errstate(over="ignore", invalid="ignore"):
+        std = float(foreground.std()) if foreground.size else 0.0
+    if not (0 < std < math.inf):
+        detail = f"foreground std is {std:g} (percentiles 0.5 and 99.5: {low:g}, {high:g}); needed: above 0"
+        raise ScanRejected(RejectReason.STATS_DEGENERATE, detail)
+    return RobustStats(lowest=float(ordered[0]), median=float(foreground[foreground.size // 2]), std=std)
+
+
+def stats_sample(voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Finite raw values of about ``STATS_SAMPLE_VOXELS`` voxels of [nz, ny, nx], in whole rows."""
+    _, ny, nx = voxels.shape
+    step = max(1, voxels.size // STATS_SAMPLE_VOXELS)
+    while math.gcd(step, ny) != 1:  # else only some of the rows of a slice would ever be seen
+        step += 1
+    sample = voxels.reshape(-1, nx)[::step].ravel()
+    return sample[np.isfinite(sample)] if sample.dtype.kind == "f" else sample

@@ -1,0 +1,71 @@
+"""The verdict on one file, as preflight keeps it; without Ray."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.contracts import ScanRecord
+from prism_ssl.data.inspection import inspect
+from prism_ssl.data.manifest import ManifestRow
+from prism_ssl.data.reject_reason import RejectReason
+from prism_ssl.errors import ScanRejected
+from prism_ssl.utils.hashing import content_hash
+
+CHECKS_VERSION = 1
+"""Raised whenever a check changes its mind about some file, so that manifests of earlier versions are not reused."""
+
+
+def check_scan(record: ScanRecord, config: PrismConfig) -> ManifestRow:
+    """The verdict on one file: read to its end, never raising."""
+    size = mtime_ns = 0
+    reason: str | None = None
+    detail: str | None = None
+    found: dict[str, Any] = {}
+    try:
+        size, mtime_ns = file_signature(
+            record.nifti_path
+        )  # before reading: a file that changes meanwhile is read again
+        found = _findings(record, config)
+    except ScanRejected as rejected:
+        reason, detail = rejected.reason, rejected.detail
+    except MemoryError:
+        reason, detail = RejectReason.CHECK_CRASHED, "out of memory; lower preflight.concurrency or max_volume_bytes"
+    except Exception as error:  # noqa: BLE001  the edge of a task: one odd file must not cost the others theirs
+        text = str(error).replace(record.nifti_path, "the file")
+        reason, detail = RejectReason.NIFTI_LOAD_FAILED, f"{type(error).__name__}: {text}"
+    return ManifestRow(
+        **verdict_key(record, config), size=size, mtime_ns=mtime_ns, reason=reason, detail=detail, **found
+    )
+
+
+def _findings(record: ScanRecord, config: PrismConfig) -> dict[str, Any]:
+    header, stats = inspect(record.nifti_path, record.modality, config)
+    shape = dict(zip(("nx", "ny", "nz"), header.volume_shape, strict=True))
+    spacing = dict(zip(("spacing_x_mm", "spacing_y_mm", "spacing_z_mm"), header.spacing_mm.tolist(), strict=True))
+    return {"volume_bytes": header.volume_bytes, **shape, **spacing, **asdict(stats)}
+
+
+def verdict_key(record: ScanRecord, config: PrismConfig) -> dict[str, Any]:
+    """The fields of a ``ManifestRow`` that are known before its file is read."""
+    limits = {name: value for name, value in asdict(config.preflight).items() if name != "concurrency"}
+    settings = [CHECKS_VERSION, limits, config.view.radius_mm_floor]
+    return {
+        "scan_id": record.scan_id,
+        "path": record.nifti_path,
+        "modality": record.modality,
+        "config_hash": content_hash(settings),
+    }
+
+
+def file_signature(path: str) -> tuple[int, int]:
+    """Size and modification time, which change when a file does."""
+    try:
+        status = Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ScanRejected(RejectReason.MISSING_PATH, "the file does not exist") from error
+    except OSError as error:
+        raise ScanRejected(RejectReason.NOT_READABLE, f"the file cannot be read: {error.strerror}") from error
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,202 @@
+"""Laws of the whole house, read from the syntax trees: who may import whom, and how large a part may grow."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+LAYERS = {
+    "prism_ssl.contracts": 0, "prism_ssl.errors": 0, "prism_ssl.config": 0, "prism_ssl.utils": 0,
+    "prism_ssl.data": 1, "prism_ssl.model": 1,
+    "prism_ssl.eval": 2,
+    "prism_ssl.train": 3,
+    "tune": 4,
+    "notebooks": 5,
+}  # fmt: skip
+"""Height of every part; imports go downwards or stay inside a part, and the parts of layer 0 may share."""
+
+WRITERS_OF_SCANS = ("prism_ssl/data/phantoms.py", "prism_ssl/data/broken_files.py")
+HOMES = {
+    "wandb": ("prism_ssl/train/logging.py", "tune/*.py"),
+    "nibabel": ("prism_ssl/data/nifti.py", *WRITERS_OF_SCANS),
+    "isal": ("prism_ssl/data/nifti.py", *WRITERS_OF_SCANS),
+    "numba": ("prism_ssl/data/extract.py",),
+    "llvmlite": ("prism_ssl/data/extract.py",),
+    "tyro": ("tune/*.py",),
+}
+"""Foreign libraries that have one home, and where it is."""
+
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+
+
+def _files(root: Path, *folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (root / folder).rglob("*.py"))
+
+
+def _library(root: Path = REPOSITORY) -> list[Path]:
+    return _files(root, "prism_ssl", "tune", "notebooks")
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of everything imported anywhere in a file, also inside functions and TYPE_CHECKING."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _part(dotted: str) -> str | None:
+    """The part of the house that a dotted name belongs to; None for foreign names and for prism_ssl itself."""
+    return next((part for part in LAYERS if f"{dotted}.".startswith(f"{part}.")), None)
+
+
+def _may_import(part: str, other: str) -> bool:
+    return part == other or LAYERS[other] < LAYERS[part] or LAYERS[other] == LAYERS[part] == 0
+
+
+def upward_imports(root: Path) -> list[str]:
+    """Imports of a part that stands above the importing one or beside it."""
+    found = []
+    for path in _library(root):
+        here = path.relative_to(root)
+        part = _part(".".join(here.with_suffix("").parts))
+        if part is None:
+            continue  # prism_ssl/__init__.py: the shop window
+        for name in _imports(ast.parse(path.read_text())):
+            other = _part(name)
+            if other is not None and not _may_import(part, other):
+                found.append(f"{here} imports {name}")
+    return found
+
+
+def homeless_imports(root: Path) -> list[str]:
+    """Imports of a library outside its home."""
+    found = []
+    for path in _library(root):
+        here = str(path.relative_to(root))
+        for library in {name.split(".")[0] for name in _imports(ast.parse(path.read_text()))}:
+            if library in HOMES and not any(fnmatch(here, home) for home in HOMES[library]):
+                found.append(f"{here} imports {library}")
+    return found
+
+
+def _public(
+    node: ast.Module | ast.ClassDef, owner: str
+) -> Iterator[tuple[str, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for child in node.body:
+        if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and not child.name.startswith("_"):
+            yield f"{owner}{child.name}", child
+            if isinstance(child, ast.ClassDef):
+                yield from _public(child, f"{owner}{child.name}.")
+
+
+def _run(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+# ---------------------------------------------------------------------- imports
+def test_layers_import_downwards_only() -> None:
+    assert upward_imports(REPOSITORY) == []
+
+
+def test_every_file_of_the_package_belongs_to_a_layer() -> None:
+    parts = {path.relative_to(REPOSITORY) for path in _files(REPOSITORY, "prism_ssl")} - {Path("prism_ssl/__init__.py")}
+    assert [str(path) for path in parts if _part(".".join(path.with_suffix("").parts)) is None] == []
+
+
+def test_every_foreign_library_stays_in_its_home() -> None:
+    assert homeless_imports(REPOSITORY) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("prism_ssl/data/views.py", "from prism_ssl.model.heads import PairHeads"),
+        ("prism_ssl/model/heads.py", "import prism_ssl.data.views"),
+        ("prism_ssl/utils/fs.py", "def late():\n    from prism_ssl.data import views"),
+        ("prism_ssl/eval/probe.py", "from prism_ssl.train import learner"),
+        ("prism_ssl/train/learner.py", "import tune.core24"),
+    ],
+)
+def test_the_law_of_layers_sees_an_import_upwards_or_aside(tmp_path: Path, path: str, line: str) -> None:
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(line)
+    assert len(upward_imports(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_the_law_of_homes_sees_a_guest(tmp_path: Path, library: str) -> None:
+    (tmp_path / "prism_ssl/eval").mkdir(parents=True)
+    (tmp_path / "prism_ssl/eval/guest.py").write_text(f"def late():\n    from {library}.inner import thing")
+    assert homeless_imports(tmp_path) == [f"prism_ssl/eval/guest.py imports {library}"]
+
+
+def test_the_warm_pool_knows_neither_ray_nor_threads_nor_clocks() -> None:
+    tree = ast.parse((REPOSITORY / "prism_ssl/data/warm_pool.py").read_text())
+    foreign = {name.split(".")[0] for name in _imports(tree)}
+    assert foreign & {"ray", "threading", "asyncio", "concurrent", "time", "datetime"} == set()
+    assert not any(name.startswith("prism_ssl.utils.time") for name in _imports(tree))
+
+
+def test_a_pool_actor_never_pays_for_torch() -> None:
+    told = _run("import sys, prism_ssl.data.pool_actor; print(sorted({'torch', 'jaxtyping'} & set(sys.modules)))")
+    assert told == "[]"
+
+
+def test_ray_is_not_imported_before_its_environment_is_set() -> None:
+    assert _run("import sys, tune.train_single, prism_ssl.train.cluster; print('ray' in sys.modules)") == "False"
+
+
+# ---------------------------------------------------------------------- words and sizes
+def test_everything_public_has_a_docstring() -> None:
+    silent = []
+    for path in _library():
+        tree, here = ast.parse(path.read_text()), path.relative_to(REPOSITORY)
+        silent += [] if ast.get_docstring(tree) else [str(here)]
+        silent += [f"{here}: {name}" for name, node in _public(tree, "") if not ast.get_docstring(node)]
+    assert silent == []
+
+
+def test_every_deliberate_error_lives_in_errors() -> None:
+    strays = [
+        f"{path.relative_to(REPOSITORY)}: {node.name}"
+        for path in _library()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        and path != REPOSITORY / "prism_ssl/errors.py"
+        and any(ast.unparse(base).endswith(("Error", "Exception")) for base in node.bases)
+    ]
+    assert strays == []
+
+
+def test_no_file_and_no_function_outgrows_its_reader() -> None:
+    long = []
+    for path in _files(REPOSITORY, "prism_ssl", "tune"):
+        here, text = path.relative_to(REPOSITORY), path.read_text()
+        lines = len(text.splitlines())
+        long += [f"{here}: {lines} lines"] if lines > MAX_FILE_LINES else []
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                long += [f"{here}: {node.name} has {lines} lines"] if lines > MAX_FUNCTION_LINES else []
+    assert long == []
+
+
+def test_no_check_is_silenced() -> None:
+    silencers = ("type: " + "ignore", "|| " + "true")  # in two parts, for this file is read too
+    files = [*_library(), *_files(REPOSITORY, "tests"), REPOSITORY / "Makefile", REPOSITORY / ".ci/run"]
+    texts = {path: path.read_text() for path in files if path.is_file()}
+    silenced = [f"{path.relative_to(REPOSITORY)}: {s}" for path, text in texts.items() for s in silencers if s in text]
+    assert silenced == []

@@ -1,0 +1,147 @@
+"""What a person reads: losses beside their chance levels, and an end that never sounds better than it was."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from prism_ssl.contracts import RunSummary
+from prism_ssl.train.console import HistoryFollower, LiveView, show_summary, step_line
+from prism_ssl.train.logging import HISTORY_FILE
+
+ROW = {
+    "global_step": 40, "loss/total": 0.00012345, "chance/total": 2.5, "loss/supcon": None, "chance/supcon": 3.434,
+    "weight/total": 1.0, "patches_per_sec_interval": 123456.7, "data_wait_share": 0.123,
+}  # fmt: skip
+
+OK = RunSummary(
+    run="phantom-cpu-1234abcd", status="ok", cause=None, steps_done=400, max_steps=400, resumed_from_step=200,
+    run_dir="/runs/phantom-cpu-1234abcd", checkpoint="/runs/last.ckpt", encoder="/runs/encoder.safetensors",
+    totals={"wall_s": 3723.0, "throughput_effective_patches_per_sec": 98765.4, "stall_steps_ge_2000ms": 2.0,
+            "total_step_time_ms_p50": 151.0, "data_wait_share": 0.25, "data_wait_ms_total": 100.0,
+            "data_wait_opening_ms_total": 75.0, "data_wait_sampling_ms_total": 25.0, "replacement_failed": 0.0},
+    losses={"total": {"loss": 1.0, "chance": 2.0}, "distance": {"loss": 0.00123, "chance": 0.25, "weight": 1.0},
+            "supcon": {"loss": 0.5, "chance": 3.434, "weight": 0.2},
+            "skill": {"dx": 0.5, "dy": -0.25, "dz": math.nan}},
+    data={"scans_training": 20.0, "scans_held_out": 8.0, "scans_rejected": 3.0, "rejected/label_map": 3.0},
+)  # fmt: skip
+
+FAILED = replace(
+    OK, status="failed", steps_done=37, encoder=None, alarms=["the target 'rx' hardly varies"],
+    cause="ReplacementFailed: scan ab12 failed at stage 'open': FileNotFoundError: [Errno 2] No such file",
+)  # fmt: skip
+
+
+def _shown(summary: RunSummary) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    show_summary(console, summary)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+# ---------------------------------------------------------------------- step lines
+def test_a_step_line_gives_every_loss_in_scientific_notation_beside_its_chance() -> None:
+    assert step_line(ROW) == (
+        "step     40  total 1.23e-04/2.50e+00  supcon -/3.43e+00  123,457 patches/s  wait 12%"
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------- summaries
+def test_a_good_end_says_ok_and_explains_its_numbers() -> None:
+    text = _shown(OK)
+    assert "phantom-cpu-1234abcd: ok at step 400 of 400" in text
+    assert re.search(r"distance .* 1\.23e-03 .* 2\.50e-01 .* dx \+0\.50  dy -0\.25 ", text)
+    assert re.search(r"supcon .* 5\.00e-01 .* 3\.43e\+00 .* 0\.2 ", text)
+    assert "1:02:03 since it resumed at step 200" in text
+    assert "98,765 patches/s (wall clock)" in text
+    assert "25% of the time (of it opening 75%, sampling 25%, transport 0%)" in text
+    assert "20 train, 8 held out, 3 rejected (label_map 3)" in text
+    assert "checkpoint  /runs/last.ckpt" in text
+    assert "encoder     /runs/encoder.safetensors" in text
+    assert "nan" not in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_failed_end_says_so_with_its_cause_and_never_ok() -> None:
+    text = _shown(FAILED)
+    assert "phantom-cpu-1234abcd: failed at step 37 of 400" in text
+    assert "FileNotFoundError: [Errno 2] No such file" in text
+    assert "alarm: the target 'rx' hardly varies" in text
+    assert "encoder  " not in text
+    assert not re.search(r"\bok\b", text)
+
+
+def test_an_end_before_the_first_log_step_is_shown_without_tables() -> None:
+    text = _shown(replace(FAILED, losses={}, totals={}, data={}, checkpoint=None, alarms=[]))
+    assert "failed at step 37 of 400" in text
+    assert "run folder  /runs/phantom-cpu-1234abcd" in text
+    assert "chance" not in text
+
+
+@pytest.mark.parametrize("missing", [None, math.nan])
+def test_numbers_that_never_came_are_dashes(missing: Any) -> None:
+    nothing = dict.fromkeys(OK.totals, missing) | {"data_wait_share": 0.0} if missing is None else {}
+    losses: dict[str, dict[str, Any]] = {"distance": {"loss": missing, "chance": missing, "weight": 1.0},
+                                         "skill": {"dx": missing}}  # fmt: skip
+    text = _shown(replace(FAILED, losses=losses, totals=nothing))
+    assert re.search(r"distance +│ +- +│ +- +│ +1 ", text)
+    assert "nan" not in text
+
+
+def test_brackets_in_names_and_texts_are_shown_as_they_are() -> None:
+    text = _shown(replace(FAILED, run="a[b]", alarms=["axis [/x] of [red]"]))
+    assert "a[b]: failed" in text
+    assert "alarm: axis [/x] of [red]" in text
+
+
+# ---------------------------------------------------------------------- following a history
+def _append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+def test_a_follower_reads_what_is_new_and_waits_for_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / HISTORY_FILE
+    _append(path, '{"global_step": 1}\n')
+    follower = HistoryFollower(path)
+    assert follower.new_rows() == []
+    _append(path, '{"global_step": 2}\n{"global_')
+    assert follower.new_rows() == [{"global_step": 2}]
+    assert follower.new_rows() == []
+    _append(path, 'step": 3}\n')
+    assert follower.new_rows() == [{"global_step": 3}]
+
+
+def test_a_follower_waits_for_a_history_that_is_not_there_yet(tmp_path: Path) -> None:
+    follower = HistoryFollower(tmp_path / HISTORY_FILE)
+    assert follower.new_rows() == []
+    _append(tmp_path / HISTORY_FILE, '{"global_step": 1}\n')
+    assert follower.new_rows() == [{"global_step": 1}]
+
+
+def _live(tmp_path: Path, appended: str) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    with LiveView(console, tmp_path, first_step=0, max_steps=400):
+        _append(tmp_path / HISTORY_FILE, appended)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_everything_logged_is_shown_before_the_view_closes(tmp_path: Path) -> None:
+    event = {"event": "broken_scan", "global_step": 41, "text": "OSError: [Errno 5] I/O of [/x]; quarantined"}
+    text = _live(tmp_path, "".join(json.dumps(row) + "\n" for row in (ROW, event)))
+    assert step_line(ROW) in text
+    assert "broken_scan at step 41: OSError: [Errno 5] I/O of [/x]; quarantined" in text
+
+
+def test_an_error_in_showing_is_raised_at_the_end(tmp_path: Path) -> None:
+    with pytest.raises(json.JSONDecodeError, match="Expecting"):
+        _live(tmp_path, "no json\n")

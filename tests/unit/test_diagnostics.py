@@ -1,0 +1,174 @@
+"""What stands beside a loss is what a slow reading of the same pairs would say, and a dead target is called out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from prism_ssl.config.schema import LossConfig, Objective, ViewConfig
+from prism_ssl.contracts import PrismBatch, PrismOutput
+from prism_ssl.model.loss import LossBundle, LossReport
+from prism_ssl.train.diagnostics import PROLONGED_WINDOWS, Diagnostics
+from tests.unit.model_batches import one_hot_projection, output_of, random_batch
+
+HEADS = ("distance", "rotation", "window_center", "window_width")
+SIGNED = ("dx", "dy", "dz", "rx", "ry", "rz", "wc", "ww")
+CONFIG = LossConfig(supcon_warmup_steps=0, supcon_ramp_steps=0)
+
+
+def _batches() -> list[PrismBatch]:
+    """Three batches; some differences lie in their dead zones."""
+    batches = []
+    for seed in range(3):
+        batch = random_batch(n_pairs=8, seed=seed, labels=[0, 0, 1, 2, 3, 4, 5, seed])
+        batch.rotation_delta_deg[seed] = 0.5
+        batch.center_delta_mm[:2, 1] = -4.0
+        batches.append(batch)
+    return batches
+
+
+def _answer(batch: PrismBatch, objective: Objective, seed: int) -> PrismOutput:
+    g = torch.Generator().manual_seed(100 + seed)
+    distance, rotation, window = (torch.randn(8, k, generator=g) for k in (3 + (objective == "regression"), 3, 2))
+    return output_of(distance, rotation, window, one_hot_projection(batch.series_label))
+
+
+def _reports(objective: Objective, config: LossConfig = CONFIG) -> list[LossReport]:
+    bundle = LossBundle(config, ViewConfig(), objective)
+    return [bundle(_answer(b, objective, i), b, step=i) for i, b in enumerate(_batches())]
+
+
+def _row(reports: list[LossReport], diagnostics: Diagnostics | None = None) -> tuple[dict[str, float], list[str]]:
+    diagnostics = diagnostics or Diagnostics()
+    for report in reports:
+        diagnostics.add(report)
+    return diagnostics.row()
+
+
+def _slow_reading(objective: Objective) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of every axis: predictions, normalised targets, and whether the sign counts, straight from the batches."""
+    found: dict[str, tuple[list[float], list[float], list[bool]]] = {}
+    for seed, batch in enumerate(_batches()):
+        answer = _answer(batch, objective, seed)
+        for pair in range(8):
+            std = batch.intensity_scale[pair].item()
+            truths = {
+                "distance": (batch.center_distance_mm[pair].item(), 30.0, math.inf),
+                **{f"d{a}": (batch.center_delta_mm[pair, i].item(), 30.0, 5.0) for i, a in enumerate("xyz")},
+                **{f"r{a}": (batch.rotation_delta_deg[pair, i].item(), 10.0, 1.0) for i, a in enumerate("xyz")},
+                "wc": (batch.window_delta[pair, 0].item(), std, 0.1 * std),
+                "ww": (batch.window_delta[pair, 1].item(), std, 0.1 * std),
+            }
+            said = torch.cat([answer.distance, answer.rotation, answer.window_center, answer.window_width], 1)[pair]
+            names = list(truths)[-len(said) :]
+            for name, value in zip(names, said.tolist(), strict=True):
+                truth, unit, dead = truths[name]
+                lists = found.setdefault(name, ([], [], []))
+                lists[0].append(value if objective == "regression" else 2 / (1 + math.exp(-value)) - 1)
+                lists[1].append(truth / unit if objective == "regression" else math.copysign(1.0, truth))
+                lists[2].append(abs(truth) > dead)
+    return {name: (np.array(p), np.array(t), np.array(s)) for name, (p, t, s) in found.items()}
+
+
+def _slow_skill(prediction: np.ndarray, target: np.ndarray, signed: np.ndarray) -> float:
+    hits: dict[bool, list[bool]] = {True: [], False: []}
+    for said, truth, counts in zip(prediction, target, signed, strict=True):
+        if counts:
+            hits[bool(truth > 0)].append((said > 0) == (truth > 0))
+    accuracies = [sum(group) / len(group) for group in hits.values()]
+    return sum(accuracies) / 2 * 2 - 1
+
+
+@pytest.mark.parametrize("objective", ["regression", "classification"])
+def test_means_spreads_and_skill_are_those_of_a_slow_reading(objective: Objective) -> None:
+    row, _ = _row(_reports(objective))
+    axes = SIGNED if objective == "classification" else ("distance", *SIGNED)
+    slow = _slow_reading(objective)
+    assert set(axes) == set(slow)
+    for name, (prediction, target, signed) in slow.items():
+        seen = signed if objective == "classification" else np.ones_like(signed)
+        oracle = {
+            "target_mean": target[seen].mean(),
+            "target_std": target[seen].std(ddof=1),
+            "pred_mean": prediction[seen].mean(),
+            "pred_std": prediction[seen].std(ddof=1),
+            "std_ratio": prediction[seen].std(ddof=1) / target[seen].std(ddof=1),
+        }
+        told = {what: row[f"{what}/{name}"] for what in oracle}
+        assert told == pytest.approx(oracle, rel=1e-4, abs=1e-5), name
+        if name != "distance":
+            assert row[f"skill/{name}"] == pytest.approx(_slow_skill(prediction, target, signed), abs=1e-6), name
+    if objective == "regression":
+        assert math.isnan(row["skill/distance"])
+
+
+def test_losses_are_means_of_the_window_beside_their_chance_levels() -> None:
+    reports = _reports("regression")
+    row, _ = _row(reports)
+    for name in (*HEADS, "supcon"):
+        terms = [report.terms[name] for report in reports]
+        assert row[f"loss/{name}"] == pytest.approx(np.mean([t.value.item() for t in terms]), rel=1e-5)
+        assert row[f"chance/{name}"] == pytest.approx(np.mean([t.chance.item() for t in terms]), rel=1e-5)
+        assert row[f"loss_raw/{name}"] == pytest.approx(np.mean([t.raw.item() for t in terms]), rel=1e-5)
+        assert row[f"loss_normalized/{name}"] == pytest.approx(np.mean([t.normalized.item() for t in terms]), rel=1e-5)
+    assert row["loss/total"] == pytest.approx(np.mean([report.total.item() for report in reports]), rel=1e-5)
+    assert row["chance/total"] == pytest.approx(np.mean([report.chance_total.item() for report in reports]), rel=1e-5)
+
+
+def test_the_weight_is_that_of_the_last_step() -> None:
+    row, _ = _row(_reports("regression", replace(CONFIG, supcon_ramp_steps=4, w_supcon_target=0.8)))
+    assert row["weight/supcon"] == pytest.approx(0.8 * 2 / 4)
+    assert row["weight/distance"] == 1.0
+
+
+def test_positives_per_anchor_are_counted() -> None:
+    row, _ = _row(_reports("regression"))
+    means, crossing = [], []
+    for batch in _batches():
+        labels = [*batch.series_label.tolist()] * 2
+        means.append(np.mean([labels.count(label) - 1 for label in labels]))
+        crossing.append(np.mean([labels.count(label) > 2 for label in labels]))
+    assert row["supcon/positives_mean"] == pytest.approx(np.mean(means))
+    assert row["supcon/positives_min"] == 1.0
+    assert row["supcon/cross_pair_share"] == pytest.approx(np.mean(crossing))
+
+
+def test_a_window_forgets_the_one_before() -> None:
+    reports, diagnostics = _reports("regression"), Diagnostics()
+    _row(reports[:2], diagnostics)
+    later, _ = _row(reports[2:], diagnostics)
+    alone, _ = _row(reports[2:])
+    assert later == pytest.approx(alone, nan_ok=True)
+
+
+def _with_rx(value: float | None) -> LossReport:
+    """A report in which the target rx is the same for every pair, or varies."""
+    batch = random_batch(n_pairs=8)
+    if value is not None:
+        batch.rotation_delta_deg[:, 0] = value
+    return LossBundle(CONFIG, ViewConfig(), "regression")(_answer(batch, "regression", 0), batch, 0)
+
+
+def test_a_target_that_hardly_varies_raises_one_alarm_after_a_prolonged_time() -> None:
+    diagnostics = Diagnostics()
+    alarms = [_row([_with_rx(3.0)], diagnostics)[1] for _ in range(PROLONGED_WINDOWS + 3)]
+    assert [len(raised) for raised in alarms] == [0] * (PROLONGED_WINDOWS - 1) + [1] + [0] * 3
+    assert "the target 'rx' hardly varies" in alarms[PROLONGED_WINDOWS - 1][0]
+
+
+def test_a_target_that_varies_again_ends_the_count() -> None:
+    diagnostics = Diagnostics()
+    flat, varied = _with_rx(3.0), _with_rx(None)
+    windows = [*[flat] * (PROLONGED_WINDOWS - 1), varied, *[flat] * PROLONGED_WINDOWS]
+    alarms = [_row([report], diagnostics)[1] for report in windows]
+    assert [len(raised) for raised in alarms] == [0] * (2 * PROLONGED_WINDOWS - 1) + [1]
+
+
+def test_a_window_is_flat_only_when_all_its_steps_are_the_same() -> None:
+    diagnostics = Diagnostics()
+    for _ in range(PROLONGED_WINDOWS + 1):  # flat within each step, but not over the window
+        assert _row([_with_rx(3.0), _with_rx(-3.0)], diagnostics)[1] == []

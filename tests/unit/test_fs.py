@@ -1,0 +1,147 @@
+"""Files that are whole or absent, locks that end with their process, and the smallest memory limit."""
+
+from __future__ import annotations
+
+import getpass
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prism_ssl.utils.fs import (
+    FolderLock,
+    atomic_file,
+    memory_limit_bytes,
+    private_folder,
+    remove_stale_folders,
+    temporary_root,
+    write_atomic,
+)
+
+HOLD = "import sys; from pathlib import Path; from prism_ssl.utils.fs import FolderLock\n" \
+       "lock = FolderLock(Path(sys.argv[1])); print(lock.acquire(), flush=True); sys.stdin.read()"  # fmt: skip
+
+
+class Crash(Exception):
+    pass
+
+
+def _holder(folder: Path) -> subprocess.Popen[str]:
+    """A process that holds the lock of ``folder`` until it is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "True\n"
+    return process
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+# ---------------------------------------------------------------------- files
+def test_a_file_is_the_old_one_until_the_block_ends_well(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    write_atomic(path, b"old")
+    with atomic_file(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("old", [b"old", None])
+def test_a_block_that_raises_leaves_what_was_there_and_nothing_else(tmp_path: Path, old: bytes | None) -> None:
+    path = tmp_path / "last.ckpt"
+    if old is not None:
+        path.write_bytes(old)
+
+    def die_halfway() -> None:
+        with atomic_file(path) as file:
+            file.write(b"half of the new")
+            raise Crash("power cut")
+
+    with pytest.raises(Crash, match="power cut"):
+        die_halfway()
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == ({} if old is None else {"last.ckpt": old})
+
+
+def test_a_private_folder_is_closed_to_others_also_when_it_was_open_before(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o755)
+    assert private_folder(tmp_path / "run").stat().st_mode & 0o777 == 0o700
+    assert private_folder(tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+
+
+# ---------------------------------------------------------------------- locks
+def test_one_process_at_a_time_holds_a_folder_and_a_kill_frees_it(tmp_path: Path) -> None:
+    lock, other = FolderLock(tmp_path), _holder(tmp_path)
+    try:
+        assert not lock.acquire()
+    finally:
+        _kill(other)
+    assert lock.acquire()
+    assert not FolderLock(tmp_path).acquire()
+    lock.release()
+    lock.release()
+    assert FolderLock(tmp_path).acquire()
+
+
+def test_only_folders_of_dead_owners_are_removed(tmp_path: Path) -> None:
+    for name in ("alive", "dead", "foreign"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "volume.raw").write_bytes(b"voxels")
+    alive = _holder(tmp_path / "alive")
+    try:
+        _kill(_holder(tmp_path / "dead"))
+        assert remove_stale_folders(tmp_path) == 1
+        assert {folder.name for folder in tmp_path.iterdir()} == {"alive", "foreign"}
+        assert (tmp_path / "alive" / "volume.raw").exists()
+    finally:
+        _kill(alive)
+    assert remove_stale_folders(tmp_path / "never made") == 0
+
+
+# ---------------------------------------------------------------------- places and limits
+def test_the_temporary_root_is_that_of_the_user_and_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "prism-ssl-test")
+    monkeypatch.setattr(getpass, "getuser", lambda: "prism-ssl-test")
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    root = Path("/tmp/prism-ssl-test/prism_ssl")
+    try:
+        assert temporary_root() == root / "4711"
+        assert (root / "4711").stat().st_mode & 0o777 == 0o700
+        monkeypatch.delenv("SLURM_JOB_ID")
+        assert temporary_root() == root
+    finally:
+        for folder in (root / "4711", root, root.parent):
+            folder.rmdir()
+
+
+def test_a_given_temporary_root_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.chdir(tmp_path)
+    assert temporary_root("here") == tmp_path / "here"
+    assert (tmp_path / "here").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_smallest_memory_limit_counts_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_MEM_PER_NODE", raising=False)
+    limit, source = memory_limit_bytes()
+    assert source != "SLURM_MEM_PER_NODE"
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "64")  # SLURM counts in MiB
+    assert memory_limit_bytes() == (64 * 2**20, "SLURM_MEM_PER_NODE")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", str(limit // 2**20 + 1))
+    assert memory_limit_bytes() == (limit, source)
+
+
+@pytest.mark.parametrize("said", ["", "0", "all of it"])
+def test_a_slurm_limit_that_is_none_is_ignored(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.delenv("SLURM_MEM_PER_NODE", raising=False)
+    without = memory_limit_bytes()
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", said)
+    assert memory_limit_bytes() == without

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from prism_ssl.config.schema import DataConfig, PrismConfig, TrainConfig
+from prism_ssl.contracts import PATCH_PX, PreparedScan, RobustStats, ScanRecord
+from prism_ssl.data.memory_plan import (
+    GIB,
+    OBJECT_STORE_MIN_BYTES,
+    MemoryPlan,
+    chunk_bytes,
+    object_store_bytes,
+    plan_memory,
+)
+from prism_ssl.errors import MemoryPlanTooBig
+
+MB = 10**6
+LIMIT = 64 * GIB
+
+
+def a_config(
+    workers: int = 2, slots: int = 3, prefetch: int = 2, in_flight: int = 2, batch: int = 32, n_patches: int = 1024
+) -> PrismConfig:
+    data = DataConfig(
+        phantom_subjects=1,
+        workers=workers,
+        warm_pool_size=slots,
+        max_prefetch_replacements=prefetch,
+        chunks_in_flight=in_flight,
+        n_patches=n_patches,
+    )
+    return PrismConfig(data=data, train=TrainConfig(batch_size=batch))
+
+
+def a_shard(*volumes_mb: int) -> list[PreparedScan]:
+    record = ScanRecord("scan", "series", "CT", "", "", "subject")
+    stats = RobustStats(-1000.0, 0.0, 1.0)
+    return [PreparedScan(record, stats, mb * MB, (1, 1, 1), (1.0, 1.0, 1.0)) for mb in volumes_mb]
+
+
+def plan(config: PrismConfig, shards: list[list[PreparedScan]]) -> MemoryPlan:
+    return plan_memory(config, shards, LIMIT, "test")
+
+
+def test_a_chunk_is_as_large_as_its_arrays() -> None:
+    pairs, n = 16, 1024
+    patches, positions = np.empty((pairs, 2, n, PATCH_PX, PATCH_PX), np.int16), np.empty((pairs, 2, n, 3), np.float32)
+    assert chunk_bytes(a_config(workers=2, batch=32, n_patches=n)) == patches.nbytes + positions.nbytes
+
+
+def test_the_object_store_holds_twice_what_all_actors_may_have_under_way() -> None:
+    config = a_config(workers=4, in_flight=3, batch=64)
+    assert object_store_bytes(config) == 4 * (3 + 1) * chunk_bytes(config) * 2
+    assert object_store_bytes(a_config(batch=2, n_patches=1)) == OBJECT_STORE_MIN_BYTES
+
+
+def test_pools_need_what_their_largest_scans_need_open_and_on_the_way() -> None:
+    shards = [a_shard(5, 900, 10, 700, 20, 800, 600), a_shard(1, 2, 3)]
+    assert plan(a_config(slots=3, prefetch=2), shards).pool_bytes == (900 + 800 + 700 + 600 + 20 + 1 + 2 + 3) * MB
+    assert plan(a_config(slots=2, prefetch=1), shards).pool_bytes == (900 + 800 + 700 + 3 + 2 + 1) * MB
+
+
+def test_the_total_is_the_sum_of_its_parts_and_processes_grow_with_the_workers() -> None:
+    two, four = (plan(a_config(workers=workers), [a_shard(100, 200)] * workers) for workers in (2, 4))
+    assert two.total_bytes == two.pool_bytes + two.object_store_bytes + two.base_bytes
+    assert two.pool_bytes == 600 * MB
+    assert two.object_store_bytes == object_store_bytes(a_config(workers=2))
+    per_worker, rest = (four.base_bytes - two.base_bytes) // 2, 2 * two.base_bytes - four.base_bytes
+    assert min(per_worker, rest) > 100 * MB
+    assert plan_memory(a_config(), [a_shard(100)] * 2, LIMIT, "SLURM").limit_source == "SLURM"
+
+
+def test_what_fits_to_the_byte_is_accepted_and_one_byte_less_is_refused_with_numbers_and_knobs() -> None:
+    config, shards = a_config(slots=3, batch=32), [a_shard(9 * 1024, 9 * 1024), a_shard(9 * 1024)]
+    needed = plan(config, shards)
+    assert plan_memory(config, shards, needed.total_bytes, "test") == replace(
+        needed, limit_bytes=needed.total_bytes, limit_source="test"
+    )
+    assert f"open scans {needed.pool_bytes / GIB:.1f} GiB + object store" in str(needed)
+    with pytest.raises(MemoryPlanTooBig, match="does not fit; lower") as refusal:
+        plan_memory(config, shards, needed.total_bytes - 1, "cgroup memory.max")
+    text = str(refusal.value)
+    assert f"= {needed.total_bytes / GIB:.1f} GiB of {needed.total_bytes / GIB:.1f} GiB (cgroup memory.max)" in text
+    for knob in ("data.warm_pool_size (3)", "data.workers (2)", "train.batch_size (32)", "run.memory_limit_bytes"):
+        assert knob in text

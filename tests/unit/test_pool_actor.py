@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prism_ssl.contracts import PATCH_PX, BrokenScan, PairChunk, PreparedScan
+from prism_ssl.data.extract import extract_view
+from prism_ssl.data.nifti import OpenScan
+from prism_ssl.data.pool_actor import PoolActor
+from prism_ssl.data.views import draw_pair
+from prism_ssl.data.warm_pool import PoolSettings, WarmPool
+from prism_ssl.errors import PoolStalled, ReplacementFailed, TooManyBrokenScans
+from prism_ssl.utils.hashing import stable_int
+from tests.pool_fakes import (
+    N_PATCHES,
+    actor_settings,
+    assert_equal_chunks,
+    flattened,
+    let_fail,
+    make_hang,
+    opened,
+    pool_settings,
+    scan_ids,
+    truncate,
+    visits,
+    write_scans,
+)
+
+StartActor = Callable[..., PoolActor]
+
+
+@pytest.fixture()
+def start(tmp_path: Path) -> Iterator[StartActor]:
+    """Starts actors that are closed at the end."""
+    actors: list[PoolActor] = []
+
+    def start_actor(
+        scans: list[PreparedScan],
+        pool: PoolSettings,
+        cursor: dict[str, object] | None = None,
+        scratch_bytes: int = 0,
+        stall_timeout_s: float = 60.0,
+    ) -> PoolActor:
+        settings = actor_settings(tmp_path / "scratch", pool, scratch_bytes, stall_timeout_s)
+        actors.append(PoolActor(scans, settings, f"pool-{len(actors)}", cursor))
+        return actors[-1]
+
+    yield start_actor
+    for actor in actors:
+        actor.close()
+
+
+def chunks_of(actor: PoolActor, n_chunks: int, n_pairs: int = 4) -> list[PairChunk]:
+    return [actor.next_chunk(n_pairs) for _ in range(n_chunks)]
+
+
+def split_by_first_slots(
+    scans: list[PreparedScan], pool: PoolSettings
+) -> tuple[list[PreparedScan], list[PreparedScan]]:
+    """The scans that the slots begin with, and the others."""
+    first = {slot.current.scan_id for slot in WarmPool(ids(scans), pool).slots if slot.current}
+    return [s for s in scans if s.record.scan_id in first], [s for s in scans if s.record.scan_id not in first]
+
+
+def ids(scans: list[PreparedScan]) -> list[str]:
+    return [scan.record.scan_id for scan in scans]
+
+
+# ---------------------------------------------------------------------- pairs
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_pairs_are_those_that_seed_and_visit_fix(start: StartActor, tmp_path: Path, deterministic: bool) -> None:
+    scans = {scan.record.scan_id: scan for scan in write_scans(tmp_path, 5)}
+    pool = pool_settings(slots=3, visits_per_scan=2, deterministic=deterministic, seed=7)
+    settings = actor_settings(tmp_path, pool)
+    for chunk in chunks_of(start(list(scans.values()), pool), n_chunks=4, n_pairs=5):
+        for row, key in enumerate(chunk.visits):
+            scan = opened(scans[key.scan_id])
+            pair = draw_pair(scan.affine, scan.shape, scan.stats, settings.view, N_PATCHES, 7, key)
+            for side, view in enumerate(pair):
+                patches = np.empty((N_PATCHES, PATCH_PX, PATCH_PX), np.int16)
+                extract_view(scan, view, settings.patch_mm, patches)
+                np.testing.assert_array_equal(chunk.patches[row, side], patches)
+                np.testing.assert_array_equal(chunk.positions_mm[row, side], view.positions_mm)
+
+
+def test_targets_are_view_b_minus_view_a_and_labels_name_the_series(start: StartActor, tmp_path: Path) -> None:
+    scans = write_scans(tmp_path, 4)
+    scans[1] = replace(scans[1], record=replace(scans[1].record, series_id=scans[0].record.series_id))
+    of_id = {scan.record.scan_id: scan for scan in scans}
+    pool = pool_settings(slots=4, seed=7)
+    (chunk,) = chunks_of(start(scans, pool), n_chunks=1, n_pairs=8)
+    assert scan_ids([chunk]) == set(of_id)
+    for row, key in enumerate(chunk.visits):
+        scan, record = opened(of_id[key.scan_id]), of_id[key.scan_id].record
+        view = actor_settings(tmp_path, pool).view
+        a, b = draw_pair(scan.affine, scan.shape, scan.stats, view, N_PATCHES, 7, key)
+        np.testing.assert_allclose(chunk.center_delta_mm[row], b.center_mm - a.center_mm, rtol=1e-6)
+        np.testing.assert_allclose(chunk.rotation_delta_deg[row], b.rotation_deg - a.rotation_deg, rtol=1e-6)
+        window_delta = (b.window_center - a.window_center, b.window_width - a.window_width)
+        np.testing.assert_allclose(chunk.window_delta[row], window_delta, rtol=1e-5)
+        assert chunk.intensity_scale[row] == scan.stats.std
+        assert (chunk.series_id[row], chunk.series_label[row]) == (record.series_id, stable_int(record.series_id))
+    assert len(set(chunk.series_label)) == 3
+
+
+def test_a_cursor_continues_with_the_chunks_that_would_have_followed(start: StartActor, tmp_path: Path) -> None:
+    scans, pool = write_scans(tmp_path, 5), pool_settings(slots=2, visits_per_scan=3)
+    whole = chunks_of(start(scans, pool), 8)
+    for some, other in zip(chunks_of(start(scans, pool, whole[3].cursor), 4), whole[4:], strict=True):
+        assert_equal_chunks(some, other)
+        assert some.cursor["slots"] == other.cursor["slots"]
+
+
+# ---------------------------------------------------------------------- opening in the background
+def test_the_pool_serves_without_waiting_while_a_replacement_hangs(start: StartActor, tmp_path: Path) -> None:
+    scans, pool = write_scans(tmp_path, 3), pool_settings(slots=2, visits_per_scan=2, deterministic=False)
+    serving, (hanging,) = split_by_first_slots(scans, pool)
+    make_hang(hanging)
+    actor = start(scans, pool)
+    actor.next_chunk(4)
+    later = chunks_of(actor, 5)
+    assert [chunk.blocked_ms for chunk in later] == [0.0] * 5
+    assert scan_ids(later) == set(ids(serving))
+    let_fail(hanging)
+
+
+def test_closing_returns_the_failure_that_no_chunk_has_reported(tmp_path: Path) -> None:
+    scans, pool = write_scans(tmp_path, 3), pool_settings(slots=2, visits_per_scan=2, deterministic=False)
+    _, (hanging,) = split_by_first_slots(scans, pool)
+    make_hang(hanging)
+    actor = PoolActor(scans, actor_settings(tmp_path / "scratch", pool), "pool-0")
+    assert chunks_of(actor, 2)[-1].broken == []
+    let_fail(hanging)
+    cause = "ScanRejected: not_readable: the file cannot be read: None"
+    assert actor.close() == [BrokenScan(hanging.record.scan_id, "open", cause)]
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_strict_a_failure_in_the_background_ends_a_pool_that_could_go_on(start: StartActor, tmp_path: Path) -> None:
+    scans, pool = write_scans(tmp_path, 3), pool_settings(slots=2, visits_per_scan=2, deterministic=False)
+    _, (hanging,) = split_by_first_slots(scans, pool)
+    make_hang(hanging)
+    actor = start(scans, pool)
+    chunks_of(actor, 2)
+    let_fail(hanging)
+    with pytest.raises(ReplacementFailed, match=f"scan {hanging.record.scan_id} failed at stage 'open'"):
+        chunks_of(actor, 100_000, n_pairs=1)
+
+
+def test_when_no_scan_opens_in_time_the_pool_says_so(start: StartActor, tmp_path: Path) -> None:
+    scans = write_scans(tmp_path, 2)
+    for scan in scans:
+        make_hang(scan)
+    actor = start(scans, pool_settings(), stall_timeout_s=0.01)
+    with pytest.raises(PoolStalled, match="no scan could be opened within 0 s while 2 were on the way"):
+        actor.next_chunk(4)
+    for scan in scans:
+        let_fail(scan)
+    assert sorted(broken.scan_id for broken in actor.close()) == ids(scans)
+
+
+# ---------------------------------------------------------------------- broken scans
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize(("stage", "cause"), [("open", "ScanRejected: truncated_data"), ("extract", "ZeroDivisionErr")])
+def test_strict_a_broken_scan_ends_the_pool_by_name(
+    start: StartActor, tmp_path: Path, stage: str, cause: str, deterministic: bool
+) -> None:
+    scans, pool = write_scans(tmp_path, 4), pool_settings(deterministic=deterministic)
+    broken = _break(scans, split_by_first_slots(scans, pool)[0][0], stage)
+    with pytest.raises(ReplacementFailed, match=f"scan {broken} failed at stage '{stage}': {cause}"):
+        start(scans, pool).next_chunk(4)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize(("stage", "cause"), [("open", "ScanRejected: truncated_data"), ("extract", "ZeroDivisionErr")])
+def test_lenient_a_broken_scan_is_told_once_and_leaves_no_gap_in_the_chunks(
+    start: StartActor, tmp_path: Path, stage: str, cause: str, deterministic: bool
+) -> None:
+    scans, pool = write_scans(tmp_path, 4), pool_settings(strict=False, deterministic=deterministic)
+    broken = _break(scans, split_by_first_slots(scans, pool)[0][0], stage)
+    chunks = chunks_of(start(scans, pool), 8)
+    (told,) = [scan for chunk in chunks for scan in chunk.broken]
+    assert (told.scan_id, told.stage) == (broken, stage)
+    assert told.cause.startswith(cause)
+    assert scan_ids(chunks) <= set(ids(scans)) - {broken}
+    assert len(set(visits(chunks))) == 32
+    assert chunks[-1].counters["replacement_failed"] == 1
+    assert all(chunk.patches[row, side].any() for chunk in chunks for row in range(4) for side in (0, 1))
+
+
+def test_lenient_a_shard_of_broken_scans_ends_the_pool(start: StartActor, tmp_path: Path) -> None:
+    scans = write_scans(tmp_path, 3)
+    for scan in scans:
+        truncate(scan)
+    with pytest.raises(TooManyBrokenScans, match="all 3 scans of the shard are broken"):
+        start(scans, pool_settings(strict=False)).next_chunk(4)
+
+
+def _break(scans: list[PreparedScan], chosen: PreparedScan, stage: str) -> str:
+    """Make ``chosen`` fail at ``stage``; returns its id."""
+    if stage == "open":
+        truncate(chosen)
+    else:
+        scans[scans.index(chosen)] = flattened(chosen)
+    return chosen.record.scan_id
+
+
+# ---------------------------------------------------------------------- scratch, memory, counters
+def test_a_scan_seen_again_comes_from_scratch_and_gives_the_same_pairs(start: StartActor, tmp_path: Path) -> None:
+    scans, pool = write_scans(tmp_path, 4), pool_settings(slots=2, visits_per_scan=2)
+    reference = chunks_of(start(scans, pool), 12)
+    actor = start(scans, pool, scratch_bytes=2**30)
+    chunks = chunks_of(actor, 4)
+    assert chunks[-1].counters["scans_seen"] == 4
+    for scan in scans:
+        Path(scan.record.nifti_path).unlink()
+    chunks += chunks_of(actor, 8)
+    for some, other in zip(chunks, reference, strict=True):
+        assert_equal_chunks(some, other)
+    counters = chunks[-1].counters
+    assert counters["scratch_hits"] >= counters["opened"] - 4 > 0
+    assert counters["scratch_bytes"] == sum(scan.volume_bytes for scan in scans)
+
+
+def test_scans_that_have_left_their_slot_are_let_go(start: StartActor, tmp_path: Path) -> None:
+    mark = -1234.5
+    scans = [replace(scan, stats=replace(scan.stats, lowest=mark)) for scan in write_scans(tmp_path, 12)]
+    (chunk,) = chunks_of(start(scans, pool := pool_settings(slots=2, visits_per_scan=1)), 1, n_pairs=24)
+    assert chunk.counters["scans_seen"] == 12
+    alive = [one for one in gc.get_objects() if type(one) is OpenScan and one.stats.lowest == mark]
+    assert len(alive) <= 2 * pool.slots
+
+
+def test_counters_tell_what_the_chunks_tell(start: StartActor, tmp_path: Path) -> None:
+    scans = write_scans(tmp_path, 5)
+    chunks = chunks_of(start(scans, pool_settings(slots=3, visits_per_scan=2)), 6)
+    counters = chunks[-1].counters
+    assert (counters["pairs"], counters["slots"], counters["scans_in_shard"]) == (24, 3, 5)
+    assert counters["scans_seen"] == len(scan_ids(chunks)) == 5
+    assert counters["replacement_failed"] == 0
+    assert counters["replacement_wait_time_ms_total"] == pytest.approx(sum(chunk.blocked_ms for chunk in chunks))

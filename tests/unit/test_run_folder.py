@@ -1,0 +1,139 @@
+"""Which folder a command gets: its own interrupted run, the next number, or a refusal that says why."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prism_ssl.config.defaults import apply_overrides, known_keys, phantom_cpu
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.contracts import RunStatus, RunSummary
+from prism_ssl.errors import RunFolderError
+from prism_ssl.train.logging import CHECKPOINT_FILE, CONFIG_FILE, write_summary
+from prism_ssl.train.run_folder import MAY_CHANGE, claim_run_folder, identity
+
+OTHER_VALUES: dict[str, Any] = {
+    "train.max_steps": 900, "train.log_every": 7, "train.checkpoint_every": 9, "train.stall_warmup_steps": 3,
+    "train.max_nonfinite_steps": 5, "train.torch_threads": 1, "data.strict": False, "data.chunks_in_flight": 3,
+    "data.max_prefetch_replacements": 1, "data.use_local_scratch": False, "data.scratch_bytes": 0,
+    "data.stall_timeout_s": 9.0, "data.abort_broken_share": 0.5, "data.abort_after_opens": 7,
+    "data.max_actor_restarts": 0, "model.compile": False, "preflight.concurrency": 2, "run.tmp_root": "/tmp/elsewhere",
+}  # fmt: skip
+"""A change of everything that may change between an interruption and its resume."""
+
+
+def _config(root: Path, **overrides: Any) -> PrismConfig:
+    keys = {key.replace("__", "."): value for key, value in overrides.items()}
+    return apply_overrides(phantom_cpu(), {"run.root": str(root), **keys})
+
+
+def _leave(config: PrismConfig, status: RunStatus = "failed", steps: int = 10) -> Path:
+    """A run that was begun and has come to an end, with a checkpoint."""
+    folder = claim_run_folder(config)
+    (folder.path / CHECKPOINT_FILE).write_bytes(b"")
+    write_summary(RunSummary(folder.name, status, None, steps, config.train.max_steps, None, str(folder.path)))
+    folder.release()
+    return folder.path
+
+
+def test_a_new_run_gets_a_private_folder_that_tells_its_settings(tmp_path: Path) -> None:
+    config = _config(tmp_path / "runs")
+    folder = claim_run_folder(config)
+    assert folder.checkpoint is None
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+    assert re.fullmatch(r"phantom-cpu-[0-9a-f]{8}", folder.name)
+    assert json.loads((folder.path / CONFIG_FILE).read_text())["train"]["max_steps"] == 400
+
+
+@pytest.mark.parametrize("status", ["failed", "running"])
+def test_the_same_command_finds_its_interrupted_run(tmp_path: Path, status: RunStatus) -> None:
+    config = _config(tmp_path)
+    before = _leave(config, status)
+    folder = claim_run_folder(config)
+    assert (folder.path, folder.checkpoint) == (before, before / CHECKPOINT_FILE)
+
+
+def test_a_finished_run_is_left_alone_and_the_next_number_used(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    first = _leave(config, "ok", 400)
+    second = _leave(config, "ok", 400)
+    third = claim_run_folder(config)
+    assert [second.name, third.name] == [f"{first.name}-2", f"{first.name}-3"]
+    assert third.checkpoint is None
+
+
+@pytest.mark.parametrize(("key", "value"), [("train.lr", 1.0), ("train.max_steps", 401), ("preflight.min_slices", 13)])
+def test_another_command_gets_another_folder(tmp_path: Path, key: str, value: Any) -> None:
+    assert _leave(_config(tmp_path)) != _leave(apply_overrides(_config(tmp_path), {key: value}))
+
+
+def test_a_named_run_that_has_finished_is_refused(tmp_path: Path) -> None:
+    config = _config(tmp_path, run__name="mine")
+    _leave(config, "ok", 400)
+    match = r"run 'mine' has finished at step 400 of 400; raise train.max_steps to train on, or choose another --run"
+    with pytest.raises(RunFolderError, match=match):
+        claim_run_folder(config)
+
+
+def test_a_named_run_that_has_finished_trains_on_when_it_is_given_more_steps(tmp_path: Path) -> None:
+    before = _leave(_config(tmp_path, run__name="mine"), "ok", 400)
+    folder = claim_run_folder(_config(tmp_path, run__name="mine", train__max_steps=500))
+    assert folder.checkpoint == before / CHECKPOINT_FILE
+
+
+def test_other_settings_are_refused_by_the_names_of_what_changed(tmp_path: Path) -> None:
+    before = _leave(_config(tmp_path, run__name="mine"))
+    settings = (before / CONFIG_FILE).read_bytes()
+    changed = _config(tmp_path, run__name="mine", train__lr=0.5, data__n_patches=32, train__log_every=3)
+    match = r"with other settings \(data.n_patches: 64 -> 32; train.lr: 0.001 -> 0.5\); give the same ones to resume"
+    with pytest.raises(RunFolderError, match=match):
+        claim_run_folder(changed)
+    assert (before / CONFIG_FILE).read_bytes() == settings
+
+
+def test_settings_that_change_nothing_learned_may_change(tmp_path: Path) -> None:
+    before = _leave(_config(tmp_path, run__name="mine"))
+    config = apply_overrides(_config(tmp_path, run__name="mine"), OTHER_VALUES)
+    assert MAY_CHANGE <= OTHER_VALUES.keys()
+    assert claim_run_folder(config).checkpoint == before / CHECKPOINT_FILE
+    assert identity(config) == identity(phantom_cpu())
+
+
+def test_what_may_change_exists() -> None:
+    assert MAY_CHANGE <= known_keys(phantom_cpu()).keys()
+
+
+def test_a_name_without_a_checkpoint_may_be_taken_with_other_settings(tmp_path: Path) -> None:
+    (_leave(_config(tmp_path, run__name="mine")) / CHECKPOINT_FILE).unlink()
+    folder = claim_run_folder(_config(tmp_path, run__name="mine", train__lr=0.5))
+    assert folder.checkpoint is None
+    assert json.loads((folder.path / CONFIG_FILE).read_text())["train"]["lr"] == 0.5
+
+
+def test_settings_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    config = _config(tmp_path, run__name="mine")
+    (_leave(config) / CONFIG_FILE).write_text('{"train": {"lr": ')
+    with pytest.raises(RunFolderError, match=r"config\.json cannot be read .*; choose another --run.name"):
+        claim_run_folder(config)
+
+
+@pytest.mark.parametrize("name", [None, "mine"])
+def test_a_folder_in_use_is_refused_until_it_is_released(tmp_path: Path, name: str | None) -> None:
+    config = _config(tmp_path, run__name=name)
+    first = claim_run_folder(config)
+    with pytest.raises(RunFolderError, match=f"run folder {first.path} is in use by another process; wait for it, or"):
+        claim_run_folder(config)
+    first.release()
+    assert claim_run_folder(config).path == first.path
+
+
+@pytest.mark.parametrize("name", [None, "mine"])
+def test_a_folder_that_cannot_be_written_is_refused_with_its_path(tmp_path: Path, name: str | None) -> None:
+    (tmp_path / "file").write_text("in the way")
+    match = rf"run folder {tmp_path}/file/runs/.* cannot be written \(Not a directory\); set --run.root to a folder"
+    with pytest.raises(RunFolderError, match=match):
+        claim_run_folder(_config(tmp_path / "file" / "runs", run__name=name))
