@@ -84,9 +84,9 @@ def homeless_imports(root: Path) -> list[str]:
     found = []
     for path in _library(root):
         here = str(path.relative_to(root))
-        for library in {name.split(".")[0] for name in _imports(ast.parse(path.read_text()))}:
-            if library in HOMES and not any(fnmatch(here, home) for home in HOMES[library]):
-                found.append(f"{here} imports {library}")
+        guests = HOMES.keys() & {name.split(".")[0] for name in _imports(ast.parse(path.read_text()))}
+        away = sorted(guest for guest in guests if not any(fnmatch(here, home) for home in HOMES[guest]))
+        found += [f"{here} imports {guest}" for guest in away]
     return found
 
 

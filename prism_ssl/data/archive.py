@@ -8,7 +8,8 @@ from pathlib import Path
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
-from prism_ssl.data.catalog import CatalogReport, Selection, load_records, split_by_patient
+from prism_ssl.data.catalog import CatalogReport, Selection, load_records
+from prism_ssl.data.holdout import split_by_patient
 from prism_ssl.data.phantoms import write_phantoms
 from prism_ssl.data.preflight import PreflightReport, run_preflight
 from prism_ssl.data.quarantine import Quarantine

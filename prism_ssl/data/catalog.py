@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,17 +24,15 @@ import pyarrow.parquet as pq
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import ScanRecord
 from prism_ssl.data.filters import has_modality, is_derived, is_localizer, is_time_series, modality_name, series_text
+from prism_ssl.data.hash_order import BATCH_ROWS, IDENTITY, HashOrder
+from prism_ssl.data.series_file import resolve_nifti
 from prism_ssl.errors import CatalogError, ScanRejected
-from prism_ssl.utils.hashing import short_id, stable_int
+from prism_ssl.utils.hashing import short_id
 
 REQUIRED = ("pmbb_id", "modality", "series_path")
 OPTIONAL = ("series_description", "exam_type", "nifti_path", "series_id")
-IDENTITY = ("pmbb_id", "series_id", "series_path", "nifti_path")
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
-# 65,536 rows keep the hash of a batch in cache (0.12 s for 10^6 rows; 0.27 s in one piece).
-BATCH_ROWS = 65_536
 MODALITIES_REMEMBERED = 100
 
 T = TypeVar("T")
@@ -108,139 +103,6 @@ def load_records(config: DataConfig, seed: int) -> Selection:
     if selected.is_empty():
         raise CatalogError(_nothing_left(path, report, config))
     return Selection(*_resolve_all(selected, path.parent), report)
-
-
-def resolve_nifti(series_path: str, catalog_folder: Path, nifti_path: str = "") -> Path:
-    """The one file of a series; relative paths count from the catalogue's folder.
-
-    ``nifti_path`` is that file where it is not blank. Otherwise ``series_path`` is a folder that holds exactly one
-    ``.nii`` or ``.nii.gz`` (hidden files aside), or is such a file itself.
-
-    Raises:
-        ScanRejected: ``missing_path``, ``no_file`` or ``more_than_one_file``; never a guess.
-    """
-    if nifti_path:
-        if not _is_file(file := catalog_folder / nifti_path):
-            raise ScanRejected("missing_path", "nifti_path names no file that can be reached; correct the table")
-        return file
-    folder = catalog_folder / series_path
-    if _is_nifti(folder):
-        return folder
-    try:
-        files = [file for file in folder.iterdir() if not file.name.startswith(".") and _is_nifti(file)]
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise ScanRejected(
-            "missing_path",
-            f"the series folder cannot be listed ({type(error).__name__}); correct series_path, or mount the archive",
-        ) from None
-    if not files:
-        raise ScanRejected("no_file", "the series folder holds no .nii or .nii.gz, 1 needed; convert the series first")
-    if len(files) > 1:
-        raise ScanRejected(
-            "more_than_one_file",
-            f"the series folder holds {len(files)} NIfTI files, 1 needed; name the right one in a nifti_path column",
-        )
-    return files[0]
-
-
-def split_by_patient(
-    scans: Sequence[T],
-    fraction: float,
-    min_series: int,
-    seed: int,
-    subject_of: Callable[[T], str] = attrgetter("subject_id"),
-) -> tuple[list[T], list[T]]:
-    """``(train, held_out)``: whole patients, each side in the order of ``scans``.
-
-    Every patient has a fixed place in [0, 1) that follows from ``seed`` and the subject id alone. Those below
-    ``fraction`` are held out, then the next ones until ``min_series`` scans are, and never the last patient. So a
-    patient below ``fraction`` stays held out whatever scans come and go.
-    """
-    place = {subject: stable_int("holdout", seed, subject) / 2**63 for subject in map(subject_of, scans)}
-    series = Counter(map(subject_of, scans))
-    held: set[str] = set()
-    held_series = 0
-    for subject in sorted(place, key=lambda subject: (place[subject], subject))[:-1]:
-        if place[subject] >= fraction and held_series >= min_series:
-            break
-        held.add(subject)
-        held_series += series[subject]
-    train = [scan for scan in scans if subject_of(scan) not in held]
-    return train, [scan for scan in scans if subject_of(scan) in held]
-
-
-class HashOrder:
-    """The first ``k`` distinct rows, in seeded hash order, of all rows added so far.
-
-    Rows are equal when their IDENTITY is; of equal rows the one with the smallest modality stays. Which rows come
-    first does not depend on the order, or the batches, in which they were added.
-    """
-
-    def __init__(self, k: int, seed: int) -> None:
-        self._k, self._seed = k, stable_int("selection", seed)
-        self._kept: list[pl.DataFrame] = []
-        self._pending_rows = 0
-        self._limit: int | None = None  # the k-th key so far: rows behind it cannot come first
-        self._keys: list[npt.NDArray[np.uint64]] = []
-
-    def add(self, rows: pl.DataFrame) -> None:
-        """Takes rows with the columns of IDENTITY and modality."""
-        keys = stable_keys(rows.select(pl.concat_str(IDENTITY, separator="\x1f")).to_series(), self._seed)
-        self._keys.append(keys)
-        rows = rows.select(*IDENTITY, "modality").with_columns(pl.Series("key", keys))
-        if self._limit is not None:
-            rows = rows.filter(pl.col("key") <= self._limit)
-        # Through Arrow: a filtered frame holds on to its whole batch (1.3 GB instead of 0.5 at 10^7 rows).
-        self._kept.append(pl.DataFrame(rows.to_arrow()))
-        self._pending_rows += rows.height
-        if self._pending_rows >= max(self._k, BATCH_ROWS // 8):
-            self.first()
-
-    def first(self) -> pl.DataFrame:
-        """The first ``k`` distinct rows, with their ``key``; fewer where fewer were added."""
-        if not self._kept:
-            return pl.DataFrame(schema=[*IDENTITY, "modality", "key"])
-        # The source fields break ties, so that even equal keys have an order.
-        ordered = pl.concat(self._kept).sort("key", *IDENTITY, "modality")
-        best = ordered.unique(IDENTITY, keep="first", maintain_order=True).head(self._k)
-        self._kept, self._pending_rows = [best], 0
-        self._limit = best["key"][-1] if best.height == self._k else None
-        return best
-
-    def duplicates(self) -> int:
-        """How many of the rows added repeat another one.
-
-        Judged by the 64-bit key: two of 10^7 distinct rows share one with a probability of 3e-6.
-        """
-        keys = np.sort(np.concatenate([np.empty(0, np.uint64), *self._keys]))
-        return int(np.count_nonzero(keys[1:] == keys[:-1]))
-
-
-def stable_keys(strings: pl.Series, seed: int) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of every string's UTF-8 bytes, the same on every machine and in every version; null is not allowed.
-
-    It orders rows and must not name them: unlike sha256 (five times slower at 10^7 rows) it can be forged. Eight
-    bytes at a time: state = (state ^ word) * odd, state ^= state >> 32, then the finish of MurmurHash3.
-    """
-    lengths = strings.str.len_bytes().to_numpy().astype(np.int64)
-    starts = np.cumsum(lengths) - lengths
-    text = strings.str.join("").item().encode() + bytes(8)
-    words = np.ndarray(len(text) - 7, dtype="<u8", buffer=text, strides=(1,))  # the 8 bytes from each byte on
-    state = lengths.astype(np.uint64) * _ODD + np.uint64(seed)
-    rows = np.arange(len(lengths))
-    for at in range(0, int(lengths.max(initial=0)), 8):
-        rows = rows[lengths[rows] > at]
-        word = words[starts[rows] + at] & _FIRST_BYTES[np.minimum(lengths[rows] - at, 8)]
-        mixed = (state[rows] ^ word) * _ODD
-        state[rows] = mixed ^ (mixed >> np.uint64(32))
-    for factor in _FINISH:
-        state = (state ^ (state >> np.uint64(33))) * factor
-    return state ^ (state >> np.uint64(33))
-
-
-_ODD = np.uint64(0x9E3779B97F4A7C15)
-_FINISH = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
-_FIRST_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], dtype=np.uint64)
 
 
 def _batches(path: Path, config: DataConfig) -> Iterator[pl.DataFrame]:
@@ -387,14 +249,3 @@ def _record(pmbb_id: str, series_id: str, series_path: str, nifti_path: str, mod
         series_path=series_path,
         subject_id=short_id("subject", pmbb_id),
     )
-
-
-def _is_nifti(path: Path) -> bool:
-    return path.name.lower().endswith(NIFTI_SUFFIXES) and _is_file(path)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # no permission, or a name too long
-        return False

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prism_ssl.utils.fs import FolderLock, private_folder, remove_stale_folders
+from prism_ssl.utils.last_rites import after_death
 
 _SOCKET_PATH_BYTES = 107 - 63  # the kernel's limit, less what Ray appends to its temporary folder
 
@@ -41,14 +42,16 @@ def ray_environment(tmp_root: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            del os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"]
+            os.environ.pop("RAY_AUTH_MODE", None)
+            os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
 
 
 @contextmanager
 def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[None]:
     """A usable Ray: the session that is already there, the cluster of ``RAY_ADDRESS``, or a local one.
 
-    A local cluster has at least ``cpus`` logical CPUs, and is shut down and removed from disk on every way out.
+    A local cluster has at least ``cpus`` logical CPUs. It is shut down and removed from disk on every way out, also
+    when this process is killed.
     """
     import ray
 
@@ -62,7 +65,7 @@ def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[
         finally:
             ray.shutdown()
     else:
-        with _owned_folder(_short_parent(tmp_root)) as folder:
+        with _owned_folder(_short_parent(tmp_root)) as folder, after_death(folder):
             ray.init(
                 address="local",
                 num_cpus=max(cpus, os.cpu_count() or 1),

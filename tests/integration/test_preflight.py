@@ -14,13 +14,14 @@ import pytest
 from prism_ssl.config.schema import PreflightConfig, PrismConfig
 from prism_ssl.contracts import ScanRecord
 from prism_ssl.data.broken_files import EXPECTED, BrokenKind, sound_bytes, sound_volume, write_broken
-from prism_ssl.data.catalog import UnresolvedRow, resolve_nifti
+from prism_ssl.data.catalog import UnresolvedRow
 from prism_ssl.data.manifest import Manifest, ManifestRow
 from prism_ssl.data.nifti import open_scan
 from prism_ssl.data.preflight import run_preflight
 from prism_ssl.data.quarantine import Quarantine
 from prism_ssl.data.reject_reason import RejectReason
 from prism_ssl.data.scan_check import check_scan
+from prism_ssl.data.series_file import resolve_nifti
 from prism_ssl.errors import ScanRejected
 
 CONFIG = PrismConfig()

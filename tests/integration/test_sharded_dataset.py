@@ -14,7 +14,7 @@ import ray.util
 from prism_ssl.config.schema import DataConfig, PrismConfig
 from prism_ssl.contracts import BrokenScan, PairChunk, PreparedScan
 from prism_ssl.data.catalog import load_records
-from prism_ssl.data.preflight import check_scan
+from prism_ssl.data.scan_check import check_scan
 from prism_ssl.data.sharded_dataset import NO_WAIT, Cursors, PairStream, WaitCauses, make_shards
 from prism_ssl.errors import BatchDoesNotFit, PoolActorDied, PrismError, ReplacementFailed, TooManyBrokenScans
 from prism_ssl.utils.hashing import shard_worker
@@ -74,7 +74,7 @@ def module_streams(ray_local: None, tmp_path_factory: pytest.TempPathFactory) ->
     yield from _streams(tmp_path_factory.mktemp("scratch"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def streams(ray_local: None, tmp_path: Path) -> Iterator[Streams]:
     yield from _streams(tmp_path / "scratch")
 
@@ -124,7 +124,7 @@ def test_every_scan_is_in_the_shard_that_its_id_names_and_in_no_other(phantoms: 
 
 
 def test_a_worker_with_fewer_than_two_scans_is_refused(phantoms: list[PreparedScan]) -> None:
-    with pytest.raises(BatchDoesNotFit, match="3 training scans over 2 workers leave worker . with [01]; needed: 2"):
+    with pytest.raises(BatchDoesNotFit, match=r"3 training scans over 2 workers leave worker \d with [01]; needed: 2"):
         make_shards(phantoms[:3], 2)
 
 

@@ -13,8 +13,11 @@ import pytest
 
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import ScanRecord
-from prism_ssl.data import catalog
-from prism_ssl.data.catalog import HashOrder, Selection, load_records, resolve_nifti, split_by_patient, stable_keys
+from prism_ssl.data import catalog, hash_order
+from prism_ssl.data.catalog import Selection, load_records
+from prism_ssl.data.hash_order import HashOrder, stable_keys
+from prism_ssl.data.holdout import split_by_patient
+from prism_ssl.data.series_file import resolve_nifti
 from prism_ssl.errors import CatalogError, ScanRejected
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -429,8 +432,8 @@ def test_keys_of_numbered_paths_fill_their_range_evenly() -> None:
 
 
 def test_equal_keys_are_put_in_order_by_the_rows_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "stable_keys", lambda strings, seed: np.zeros(len(strings), np.uint64))
-    monkeypatch.setattr(catalog, "BATCH_ROWS", 8)  # so that the limit of the order is in force from row 10 on
+    monkeypatch.setattr(hash_order, "stable_keys", lambda strings, seed: np.zeros(len(strings), np.uint64))
+    monkeypatch.setattr(hash_order, "BATCH_ROWS", 8)  # so that the limit of the order is in force from row 10 on
     frame = pl.DataFrame(archive_rows(50)).with_columns(series_id=pl.lit(""), nifti_path=pl.lit(""))
     firsts = []
     for rows in (frame, frame.reverse()):

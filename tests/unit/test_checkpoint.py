@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -189,8 +190,8 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: Any, found: 
 
 def test_a_save_that_dies_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     path = _small(tmp_path)
-    unsaveable = Checkpoint(4, {"network": (value for value in ())}, CURSORS, rng_state(), "abc")
-    with pytest.raises(TypeError, match="cannot pickle 'generator' object"):
+    unsaveable = Checkpoint(4, {"network": threading.Lock()}, CURSORS, rng_state(), "abc")
+    with pytest.raises(TypeError, match=r"cannot pickle '_thread\.lock' object"):
         save_checkpoint(tmp_path, unsaveable)
     assert checkpoint_step(path) == 3
     assert list(tmp_path.iterdir()) == [path]

@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from prism_ssl.config import schema
-from prism_ssl.config.defaults import RECIPES, apply_overrides, betty_baseline, config_from_dict, known_keys, phantom_cpu
+from prism_ssl.config.defaults import (
+    RECIPES,
+    apply_overrides,
+    betty_baseline,
+    config_from_dict,
+    known_keys,
+    phantom_cpu,
+)
 from prism_ssl.config.schema import DataConfig, LossConfig, PrismConfig, RunConfig, TrainConfig
 from prism_ssl.errors import ConfigError
 
@@ -98,7 +105,7 @@ def test_a_batch_has_equal_parts_from_every_worker() -> None:
 
 
 def test_a_run_without_any_scans_is_refused() -> None:
-    with pytest.raises(ConfigError, match="there are no scans; pass --data.catalog-path TABLE"):
+    with pytest.raises(ConfigError, match=r"there are no scans; pass --data.catalog-path TABLE "):
         apply_overrides(phantom_cpu(), {"data.phantom_subjects": 0})
 
 
@@ -150,7 +157,10 @@ def test_overrides_change_what_they_name_and_nothing_else() -> None:
         ("train.max_step", "train.max_steps"),
         ("train.max-steps", "train.max_steps"),
         ("trian.lr", "train.lr"),
+        ("train.rate", "train.lr"),
         ("max_steps", "train.max_steps"),
+        ("lr", "train.lr"),
+        ("loss.lr", "train.lr"),
         ("loss.warm_pool_size", "data.warm_pool_size"),
     ],
 )

@@ -88,10 +88,9 @@ def test_an_end_before_the_first_log_step_is_shown_without_tables() -> None:
 
 @pytest.mark.parametrize("missing", [None, math.nan])
 def test_numbers_that_never_came_are_dashes(missing: Any) -> None:
-    nothing = dict.fromkeys(OK.totals, missing) | {"data_wait_share": 0.0} if missing is None else {}
     losses: dict[str, dict[str, Any]] = {"distance": {"loss": missing, "chance": missing, "weight": 1.0},
                                          "skill": {"dx": missing}}  # fmt: skip
-    text = _shown(replace(FAILED, losses=losses, totals=nothing))
+    text = _shown(replace(FAILED, losses=losses))
     assert re.search(r"distance +│ +- +│ +- +│ +1 ", text)
     assert "nan" not in text
 

@@ -27,7 +27,8 @@ def encoder() -> PrismEncoder:
 def test_a_loaded_encoder_gives_identical_embeddings(encoder: PrismEncoder, tmp_path: Path, given: str) -> None:
     path = save_encoder(encoder, tmp_path, DESCRIPTION)
     assert path == tmp_path / WEIGHTS_FILE
-    loaded = load_encoder({"folder": tmp_path, "file": path, "text": str(tmp_path)}[given])
+    ways: dict[str, str | Path] = {"folder": tmp_path, "file": path, "text": str(tmp_path)}
+    loaded = load_encoder(ways[given])
     batch = random_batch()
     with torch.no_grad():
         assert torch.equal(

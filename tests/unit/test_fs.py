@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import signal
 import subprocess
 import sys
@@ -108,8 +107,7 @@ def test_only_folders_of_dead_owners_are_removed(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------- places and limits
 def test_the_temporary_root_is_that_of_the_user_and_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("USER", "prism-ssl-test")
-    monkeypatch.setattr(getpass, "getuser", lambda: "prism-ssl-test")
+    monkeypatch.setenv("LOGNAME", "prism-ssl-test")
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     root = Path("/tmp/prism-ssl-test/prism_ssl")
     try:

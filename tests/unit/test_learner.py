@@ -86,6 +86,7 @@ def test_weights_decay_in_matrices_only() -> None:
     free, decayed = _learner(**settings, train__weight_decay=0.0), _learner(**settings, train__weight_decay=0.5)
     for learner in (free, decayed):
         learner.step(random_batch(), 0)
+    assert [group["weight_decay"] for group in decayed.state()["optimizer"]["param_groups"]] == [0.5, 0.0]
     one, other = (dict(learner.network.named_parameters()) for learner in (free, decayed))
     pulled = {name for name in one if not torch.equal(one[name], other[name])}
     assert pulled == {name for name, weight in one.items() if weight.ndim == 2 and min(weight.shape) > 1}

@@ -34,7 +34,7 @@ from tests.pool_fakes import (
 StartActor = Callable[..., PoolActor]
 
 
-@pytest.fixture()
+@pytest.fixture
 def start(tmp_path: Path) -> Iterator[StartActor]:
     """Starts actors that are closed at the end."""
     actors: list[PoolActor] = []

@@ -98,13 +98,13 @@ def test_other_settings_are_refused_by_the_names_of_what_changed(tmp_path: Path)
 def test_settings_that_change_nothing_learned_may_change(tmp_path: Path) -> None:
     before = _leave(_config(tmp_path, run__name="mine"))
     config = apply_overrides(_config(tmp_path, run__name="mine"), OTHER_VALUES)
-    assert MAY_CHANGE <= OTHER_VALUES.keys()
+    assert OTHER_VALUES.keys() >= MAY_CHANGE
     assert claim_run_folder(config).checkpoint == before / CHECKPOINT_FILE
     assert identity(config) == identity(phantom_cpu())
 
 
 def test_what_may_change_exists() -> None:
-    assert MAY_CHANGE <= known_keys(phantom_cpu()).keys()
+    assert known_keys(phantom_cpu()).keys() >= MAY_CHANGE
 
 
 def test_a_name_without_a_checkpoint_may_be_taken_with_other_settings(tmp_path: Path) -> None:

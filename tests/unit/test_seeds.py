@@ -11,7 +11,7 @@ from prism_ssl.utils.seeds import generator_for
 def _draws(*names: str | int) -> list[float]:
     first, *rest = names
     assert isinstance(first, int)
-    return generator_for(first, *rest).random(4).tolist()
+    return [float(draw) for draw in generator_for(first, *rest).random(4)]
 
 
 def test_equal_names_give_equal_draws_whatever_was_drawn_before() -> None:
@@ -21,8 +21,17 @@ def test_equal_names_give_equal_draws_whatever_was_drawn_before() -> None:
     assert _draws(7, "view", "scan-1", 3) == before
 
 
-@pytest.mark.parametrize("names", [(8, "view", "scan-1", 3), (7, "pool", "scan-1", 3), (7, "view", "scan-2", 3),
-                                   (7, "view", "scan-1", 4), (7, "view", "scan-1"), (7, "scan-1", "view", 3)])  # fmt: skip
+@pytest.mark.parametrize(
+    "names",
+    [
+        (8, "view", "scan-1", 3),
+        (7, "pool", "scan-1", 3),
+        (7, "view", "scan-2", 3),
+        (7, "view", "scan-1", 4),
+        (7, "view", "scan-1"),
+        (7, "scan-1", "view", 3),
+    ],
+)
 def test_any_other_name_gives_other_draws(names: tuple[int, str]) -> None:
     assert set(_draws(*names)).isdisjoint(_draws(7, "view", "scan-1", 3))
 

@@ -4,6 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -95,14 +96,14 @@ def test_a_slot_serves_its_scan_until_the_replacement_has_landed() -> None:
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_slots_opened_together_expire_one_by_one(deterministic: bool) -> None:
     pool = WarmPool(ids(40), pool_settings(slots=4, visits_per_scan=40, deterministic=deterministic))
-    pairs_at_expiry = []
+    pairs_at_expiry: list[int] = []
     while len(pairs_at_expiry) < 12:
         before = pool.counters.replacement_completed
         draw_key(pool)
         land_all(pool)
         if pool.counters.replacement_completed > before:
             pairs_at_expiry.append(pool.counters.pairs)
-    gaps = [later - earlier for earlier, later in zip(pairs_at_expiry, pairs_at_expiry[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(pairs_at_expiry)]
     assert min(gaps) >= 37  # 4 slots of 40 visits: one expiry in 40 pairs; a slot's turn moves it by 3 at most
 
 
@@ -123,7 +124,9 @@ def test_one_scan_more_than_slots_is_enough_to_show_all_of_them() -> None:
 
 
 def test_every_slot_is_renewed_however_slowly_scans_open() -> None:
-    pool = WarmPool(ids(100), pool_settings(slots=6, visits_per_scan=1, max_prefetch_replacements=1, deterministic=False))
+    pool = WarmPool(
+        ids(100), pool_settings(slots=6, visits_per_scan=1, max_prefetch_replacements=1, deterministic=False)
+    )
     renewed = Counter[int]()
     land_all(pool)
     for _ in range(60):  # a scan takes as long to open as 12 pairs to draw: all six slots wait at all times
@@ -142,7 +145,11 @@ class PoolWalk(RuleBasedStateMachine):
     deterministic = False
 
     @initialize(
-        scans=st.integers(1, 9), slots=st.integers(2, 5), visits=st.integers(1, 5), prefetch=st.integers(1, 3), seed=SEEDS
+        scans=st.integers(1, 9),
+        slots=st.integers(2, 5),
+        visits=st.integers(1, 5),
+        prefetch=st.integers(1, 3),
+        seed=SEEDS,
     )
     def begin(self, scans: int, slots: int, visits: int, prefetch: int, seed: int) -> None:
         self.settings = PoolSettings(slots, visits, prefetch, False, self.deterministic, seed)
@@ -315,7 +322,10 @@ def test_a_resume_at_any_draw_and_with_scans_on_the_way_changes_nothing(
 
 @unhurried
 @given(
-    left=st.sets(st.sampled_from(ids(10)), min_size=2), drawn=st.integers(0, 80), seed=SEEDS, deterministic=st.booleans()
+    left=st.sets(st.sampled_from(ids(10)), min_size=2),
+    drawn=st.integers(0, 80),
+    seed=SEEDS,
+    deterministic=st.booleans(),
 )
 def test_a_resume_onto_a_shard_that_lost_scans_keeps_the_others_and_fills_the_slots_anew(
     left: set[str], drawn: int, seed: int, deterministic: bool
@@ -348,12 +358,13 @@ def test_a_resume_forgets_broken_scans_that_have_left_the_shard() -> None:
 def test_strict_the_first_failure_names_scan_stage_and_cause(stage: str) -> None:
     pool = WarmPool(ids(5), pool_settings(slots=2))
     load = pool.to_open()[0]
-    with pytest.raises(ReplacementFailed, match=f"scan {load.scan_id} failed at stage '{stage}': EOFError: cut") as found:
-        if stage == "open":
-            pool.failed(load.slot, stage, "EOFError: cut")
-        else:
-            pool.landed(load.slot)
-            pool.broke(load.slot, stage, "EOFError: cut")
+    if stage == "open":
+        report = pool.failed
+    else:
+        pool.landed(load.slot)
+        report = pool.broke
+    with pytest.raises(ReplacementFailed, match=f"scan {load.scan_id} failed at stage '{stage}': EOFError") as found:
+        report(load.slot, stage, "EOFError: cut")
     assert (found.value.scan_id, found.value.stage, found.value.cause) == (load.scan_id, stage, "EOFError: cut")
 
 

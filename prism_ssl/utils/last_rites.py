@@ -1,0 +1,72 @@
+"""Cleans up after a driver that was killed: a process of its own that outlives it by a few seconds.
+
+Ray's own processes end with their driver, all but its two agents, which stay for ever when the cluster's head is
+gone (Ray 2.60). Started by ``after_death``; run as a script with nothing but the standard library, so that it
+costs a few MB. It does nothing where there is no /proc.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import PIPE
+
+GRACE_S = 5.0
+"""Time for everything to end by itself before it is killed."""
+
+_ALL_IS_WELL = b"all is well"
+
+
+@contextmanager
+def after_death(folder: Path) -> Iterator[None]:
+    """While the block lasts: should this process die, end every process with a file open below ``folder``,
+    and remove the folder."""
+    watcher = subprocess.Popen([sys.executable, "-I", "-S", __file__, str(folder)], stdin=PIPE, start_new_session=True)
+    assert watcher.stdin is not None
+    try:
+        yield
+    finally:
+        watcher.stdin.write(_ALL_IS_WELL)
+        watcher.stdin.close()
+        watcher.wait()
+
+
+def processes_using(folder: Path) -> list[int]:
+    """This user's processes that have a file open below ``folder``, removed files included."""
+    below = f"{folder}/"
+    return [int(process.name) for process in Path("/proc").glob("[0-9]*") if _has_open(process / "fd", below)]
+
+
+def _has_open(descriptors: Path, below: str) -> bool:
+    try:
+        return any(str(descriptor.readlink()).startswith(below) for descriptor in descriptors.iterdir())
+    except OSError:  # it has ended meanwhile, or is another user's
+        return False
+
+
+def main(folder: Path) -> None:
+    """Wait until the starter closes the pipe; when it did so without a word, it was killed: clean up."""
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(stop, signal.SIG_IGN)  # a terminal's Ctrl-C is for the run, not for its cleaner
+    if sys.stdin.buffer.read() == _ALL_IS_WELL:
+        return
+    deadline = time.monotonic() + GRACE_S
+    while processes_using(folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for process in processes_using(folder):
+        try:
+            os.kill(process, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
