@@ -279,7 +279,7 @@ class RunConfig:
     root: str = "runs"
     """Folder of the run folders, on durable storage."""
     tmp_root: str | None = None
-    """Folder of everything transient; None: /tmp/$USER/prism_ssl[/$SLURM_JOB_ID]."""
+    """Everything transient goes below this folder, in prism_ssl; None: /tmp/$USER, and a folder per SLURM job."""
     memory_limit_bytes: int | None = None
     """Memory the run may use; None: the cgroup's or SLURM's limit, else what the machine has."""
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from prism_ssl.errors import CheckpointError
 from prism_ssl.model.backbone import PrismEncoder, build_encoder
+from prism_ssl.utils.fs import write_atomic
 
 WEIGHTS_FILE, DESCRIPTION_FILE = "encoder.safetensors", "encoder.json"
 
@@ -21,8 +22,8 @@ def save_encoder(encoder: PrismEncoder, folder: Path, description: dict[str, Any
     ``description`` must hold ``preset`` and what is needed to feed the encoder (``patch_mm``, ``n_patches``).
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    save_file(weights, folder / WEIGHTS_FILE)
-    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    write_atomic(folder / WEIGHTS_FILE, save(weights))
+    write_atomic(folder / DESCRIPTION_FILE, (json.dumps(description, indent=2) + "\n").encode())
     return folder / WEIGHTS_FILE
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prism_ssl.contracts import RunSummary
+from prism_ssl.errors import RunFolderError
 from prism_ssl.utils.fs import write_atomic
 
 CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE = "config.json", "history.jsonl", "summary.json"
@@ -72,6 +73,15 @@ def _finite(value: Any) -> Any:
 
 
 def read_summary(run_dir: Path) -> RunSummary | None:
-    """The summary of a run folder; None before the first is written."""
+    """The summary of a run folder; None before the first is written.
+
+    Raises:
+        RunFolderError: the file is not one of this version's summaries.
+    """
     path = run_dir / SUMMARY_FILE
-    return RunSummary(**json.loads(path.read_text())) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return RunSummary(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}); move the folder away, or pass --run.name") from error

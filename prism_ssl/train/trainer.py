@@ -22,7 +22,7 @@ from prism_ssl.contracts import RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
 from prism_ssl.data.memory_plan import object_store_bytes, plan_memory
 from prism_ssl.errors import TrainWorkerDied
-from prism_ssl.train.checkpoint import checkpoint_step, verify_checkpoint_file
+from prism_ssl.train.checkpoint import checkpoint_step
 from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.console import LiveView
 from prism_ssl.train.logging import (
@@ -79,7 +79,6 @@ def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -
     if folder.checkpoint is None:
         console.print(f"run {folder.name} starts at step 0 in {folder.path}", highlight=False, soft_wrap=True)
     else:
-        verify_checkpoint_file(folder.checkpoint)
         step = checkpoint_step(folder.checkpoint)
         console.print(
             f"run {folder.name} resumes at step {step} from {folder.checkpoint}", style="bold", soft_wrap=True

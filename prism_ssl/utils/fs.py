@@ -43,9 +43,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def temporary_root(given: str | None = None) -> Path:
-    """The folder of everything transient (0700): the given one, or /tmp/$USER/prism_ssl[/$SLURM_JOB_ID]."""
+    """The folder of everything transient (0700): ``given``/prism_ssl, or /tmp/$USER/prism_ssl[/$SLURM_JOB_ID]."""
     if given is not None:
-        return private_folder(Path(given).absolute())
+        return private_folder(Path(given).absolute() / "prism_ssl")
     root = Path("/tmp") / getpass.getuser() / "prism_ssl"
     job = os.environ.get("SLURM_JOB_ID")
     return private_folder(root / job if job else root)

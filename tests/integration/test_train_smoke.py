@@ -78,8 +78,8 @@ def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Pa
     assert summary.encoder is not None
     patches, positions = torch.rand(1, 16, 16, 16, 1), torch.rand(1, 16, 3)
     assert prism_ssl.load_encoder(summary.encoder)(patches, positions).shape == (1, 128)
-    assert (tmp_path / "tmp" / "scratch").is_dir()
-    assert not list((tmp_path / "tmp" / "scratch").iterdir())
+    assert (tmp_path / "tmp" / "prism_ssl" / "scratch").is_dir()
+    assert not list((tmp_path / "tmp" / "prism_ssl" / "scratch").iterdir())
     assert "step    120" in output.getvalue()
 
 

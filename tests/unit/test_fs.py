@@ -120,11 +120,16 @@ def test_the_temporary_root_is_that_of_the_user_and_the_job(monkeypatch: pytest.
             folder.rmdir()
 
 
-def test_a_given_temporary_root_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_given_temporary_root_is_left_alone_but_for_a_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.chdir(tmp_path)
-    assert temporary_root("here") == tmp_path / "here"
-    assert (tmp_path / "here").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here").chmod(0o1777)
+    assert temporary_root("here") == tmp_path / "here" / "prism_ssl"
+    assert (tmp_path / "here").stat().st_mode & 0o7777 == 0o1777
+    assert (tmp_path / "here" / "prism_ssl").stat().st_mode & 0o777 == 0o700
 
 
 def test_the_smallest_memory_limit_counts_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from prism_ssl.contracts import RunSummary
+from prism_ssl.errors import RunFolderError
 from prism_ssl.train.logging import (
     HISTORY_FILE,
     SUMMARY_FILE,
@@ -103,3 +104,9 @@ def test_a_summary_is_json_also_where_a_skill_is_not_defined(tmp_path: Path) -> 
     told = read_summary(tmp_path)
     assert told is not None
     assert told.losses["skill"] == skill
+
+
+def test_a_summary_that_is_not_one_is_an_error_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"run": "x"')
+    with pytest.raises(RunFolderError, match=r"summary\.json cannot be read"):
+        read_summary(tmp_path)
