@@ -258,7 +258,7 @@ class TrainConfig:
     stall_warmup_steps: int = 20
     """Steps before stalls are counted."""
     torch_threads: int | None = None
-    """CPU threads of the training worker; None: torch's choice."""
+    """CPU threads of the training worker; None: the cores that the pool actors leave over, at least 1."""
     seed: int = 0
     """Seed of everything: selection, split, views, weights."""
 

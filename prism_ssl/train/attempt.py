@@ -8,6 +8,7 @@ from types import TracebackType
 
 import torch
 
+from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import BrokenScan, PrismBatch, RunSummary
 from prism_ssl.data.collate import Collator
 from prism_ssl.data.quarantine import quarantine_scan
@@ -21,6 +22,7 @@ from prism_ssl.train.nonfinite import NonFiniteGuard
 from prism_ssl.train.recorder import Recorder
 from prism_ssl.train.run_folder import identity
 from prism_ssl.train.work_order import WorkOrder
+from prism_ssl.utils.machine import usable_cpus
 
 DATA_ERRORS = (ReplacementFailed, PoolActorDied, PoolStalled, TooManyBrokenScans)
 """Ends at which the weights are good: a checkpoint is written, so that nothing trained so far is lost."""
@@ -41,7 +43,7 @@ class Attempt:
     def __init__(self, order: WorkOrder) -> None:
         config = order.config
         self._order, self._config = order, config
-        device = _prepare_torch(config.train.torch_threads, config.train.seed)
+        device = _prepare_torch(config)
         self._learner = Learner(config, device)
         first_step, cursors = self._restore()
         self._recorder = Recorder(config, order.run_dir, first_step)
@@ -185,9 +187,10 @@ class Attempt:
         return {**counters, "nonfinite_skipped_steps": float(self._guard.skipped_steps)}
 
 
-def _prepare_torch(threads: int | None, seed: int) -> torch.device:
-    if threads is not None:
-        torch.set_num_threads(threads)
-    torch.manual_seed(seed)
+def _prepare_torch(config: PrismConfig) -> torch.device:
+    # Ray gives its workers one OpenMP thread each; on a CPU the model may have the cores that the actors leave over.
+    left_over = usable_cpus() - config.data.workers
+    torch.set_num_threads(config.train.torch_threads or max(1, left_over))
+    torch.manual_seed(config.train.seed)
     torch.set_float32_matmul_precision("high")
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

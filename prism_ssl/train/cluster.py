@@ -16,6 +16,7 @@ from pathlib import Path
 
 from prism_ssl.utils.fs import FolderLock, private_folder, remove_stale_folders
 from prism_ssl.utils.last_rites import after_death
+from prism_ssl.utils.machine import usable_cpus
 
 _SOCKET_PATH_BYTES = 107 - 63  # the kernel's limit, less what Ray appends to its temporary folder
 
@@ -68,7 +69,7 @@ def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[
         with _owned_folder(_short_parent(tmp_root)) as folder, after_death(folder):
             ray.init(
                 address="local",
-                num_cpus=max(cpus, os.cpu_count() or 1),
+                num_cpus=max(cpus, usable_cpus()),
                 object_store_memory=object_store_bytes,
                 include_dashboard=False,
                 logging_level=logging.WARNING,

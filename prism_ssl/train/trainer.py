@@ -36,7 +36,8 @@ from prism_ssl.train.recorder import last_losses
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.work_order import WorkOrder
-from prism_ssl.utils.fs import memory_limit_bytes, private_folder, remove_stale_folders, temporary_root
+from prism_ssl.utils.fs import private_folder, remove_stale_folders, temporary_root
+from prism_ssl.utils.machine import memory_limit_bytes
 
 _OTHER_CPUS = 2  # the training worker, and one for the tasks of preflight
 

@@ -219,6 +219,7 @@ def test_lenient_a_killed_actor_is_replaced_and_no_pair_is_lost(
         (True, r"pool actor 0 \(process \d+\) died .* data.strict is on"),
         (False, r"pool actor 0 \(process \d+\) died after 0 restarts \(data.max_actor_restarts\)"),
     ],
+    ids=["strict", "no restart left"],
 )
 def test_a_killed_actor_that_may_not_be_replaced_ends_the_stream(
     streams: Streams, tmp_path: Path, strict: bool, text: str
