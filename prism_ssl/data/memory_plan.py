@@ -61,9 +61,11 @@ def plan_memory(
     """
     data = config.data
     pool = 0
+    # Deterministic pools keep a replacement that has landed until its slot's turn.
+    beside_the_slots = data.warm_pool_size if data.deterministic else data.max_prefetch_replacements
     for shard in shards:
         largest = sorted((scan.volume_bytes for scan in shard), reverse=True)
-        pool += sum(largest[: data.warm_pool_size + data.max_prefetch_replacements])
+        pool += sum(largest[: data.warm_pool_size + beside_the_slots])
     base = len(shards) * _ACTOR_BASE_BYTES + _TRAINER_BASE_BYTES + _DRIVER_BASE_BYTES
     plan = MemoryPlan(pool, object_store_bytes(config), base, limit_bytes, limit_source)
     if plan.total_bytes > limit_bytes:

@@ -102,8 +102,8 @@ class PoolActor:
         for landing in landings:
             if landing.error is not None:
                 broken = _broken(landing.load.scan_id, landing.error)
-                self._broken.append(broken)
                 self._pool.failed(landing.load.slot, broken.stage, broken.cause)
+                self._broken.append(broken)
             elif landing.scan is not None:
                 self._open_ms_total += landing.open_ms
                 self._open_scans[landing.load.scan_id] = landing.scan
@@ -160,8 +160,8 @@ class PoolActor:
                 chunk.positions_mm[row, side] = view.positions_mm
         except (ValueError, ArithmeticError, MemoryError) as error:
             broken = _broken(scan_id, error, "extract")
-            self._broken.append(broken)
             self._pool.broke(draw.slot, broken.stage, broken.cause)
+            self._broken.append(broken)
             return False
         targets = pair_targets(*pair)
         record = self._scans[scan_id].record

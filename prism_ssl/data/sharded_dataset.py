@@ -130,7 +130,7 @@ class PairStream(Iterator[tuple[list[PairChunk], WaitCauses]]):
         total = {name: sum(counters.get(name, 0.0) for counters in self._counters) for name in sorted(names)}
         total["actor_restarts"] = float(sum(self._restarts))
         total["coverage"] = total.get("scans_seen", 0.0) / max(total.get("scans_in_shard", 0.0), 1.0)
-        total["pool_turnover"] = total.get("replacement_completed", 0.0) / max(total.get("slots", 0.0), 1.0)
+        total["pool_turnover"] = total.get("replacement_completed_count", 0.0) / max(total.get("slots", 0.0), 1.0)
         return total
 
     def stop(self) -> tuple[list[BrokenScan], list[str]]:
@@ -200,6 +200,8 @@ class PairStream(Iterator[tuple[list[PairChunk], WaitCauses]]):
                 f"pool actor {worker} did not start within {self._config.stall_timeout_s:.0f} s; it needs 1 CPU, "
                 f"available: {ray.available_resources().get('CPU', 0):.0f}; lower data.workers or free CPUs"
             ) from None
+        except RayActorError as error:
+            raise PoolActorDied(f"pool actor {worker} could not be started: {error}") from None
         return process_id
 
     def _revive(self, worker: int, error: RayActorError) -> None:
@@ -223,7 +225,7 @@ class PairStream(Iterator[tuple[list[PairChunk], WaitCauses]]):
         counters = self.counters()
         check_broken_share(
             counters.get("opened", 0.0),
-            counters.get("replacement_failed", 0.0),
+            counters.get("replacement_failed_count", 0.0),
             self._config.abort_broken_share,
             self._config.abort_after_opens,
         )

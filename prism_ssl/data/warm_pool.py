@@ -89,8 +89,8 @@ class PoolCounters:
     """Running totals of one pool; they continue after a resume."""
 
     opened: int = 0
-    replacement_completed: int = 0
-    replacement_failed: int = 0
+    replacement_completed_count: int = 0
+    replacement_failed_count: int = 0
     pairs: int = 0
 
 
@@ -194,7 +194,7 @@ class WarmPool:
             return
         slot.pending_open = True
         if slot.current is not None:
-            self.counters.replacement_completed += 1
+            self.counters.replacement_completed_count += 1
         if slot.current is None or not self.settings.deterministic:
             slot.take_over()
 
@@ -292,7 +292,7 @@ class WarmPool:
 
     def _count_broken(self, tenure: Tenure, stage: str, cause: str) -> None:
         self.broken.add(tenure.scan_id)
-        self.counters.replacement_failed += 1
+        self.counters.replacement_failed_count += 1
         if self.settings.strict:
             raise ReplacementFailed(tenure.scan_id, stage, cause)
 

@@ -170,7 +170,7 @@ def _facts_table(summary: RunSummary) -> Table:
         )
     table.add_row(
         "replacements",
-        f"{number('replacement_completed'):.0f} completed, {number('replacement_failed'):.0f} failed; "
+        f"{number('replacement_completed_count'):.0f} completed, {number('replacement_failed_count'):.0f} failed; "
         f"{number('coverage'):.0%} of the training scans seen; actor restarts: {number('actor_restarts'):.0f}",
     )
     skipped = number("nonfinite_skipped_steps")

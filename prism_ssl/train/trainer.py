@@ -128,8 +128,8 @@ def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
         return next(iter(error.worker_failures.values()), error)
     except TrainingFailedError as error:
         return error
-    except KeyboardInterrupt as error:
-        return error
+    except (KeyboardInterrupt, SystemExit):  # Ray Train turns Ctrl-C into the latter
+        return KeyboardInterrupt()
     return None
 
 
@@ -157,7 +157,7 @@ def _final_summary(order: WorkOrder, failure: BaseException | None, archive: Arc
 
 def _cause(failure: BaseException | None) -> str:
     if isinstance(failure, KeyboardInterrupt):
-        return "interrupted from the keyboard; the same command resumes at the last checkpoint"
+        return "interrupted from the keyboard; the same command goes on from the last checkpoint, if there is one yet"
     if failure is None or "HealthCheck" in type(failure).__name__:
         failure = TrainWorkerDied(
             "the training worker ended without a word (killed, or out of memory?); look at the system's log, then "

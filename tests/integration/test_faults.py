@@ -79,7 +79,7 @@ def test_lenient_mode_counts_and_quarantines_the_scan_and_finishes(tmp_path: Pat
     summary = summary_of(tmp_path)
     assert code == 0, output
     assert summary["status"] == "ok"
-    assert summary["totals"]["replacement_failed"] == 1
+    assert summary["totals"]["replacement_failed_count"] == 1
     assert f"scan {scan_id} failed" in output
     quarantine = next((tmp_path / "runs" / ".preflight").glob("*/quarantine.jsonl")).read_text()
     assert json.loads(quarantine.splitlines()[0])["scan_id"] == scan_id

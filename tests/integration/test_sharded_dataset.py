@@ -142,10 +142,10 @@ def test_counters_are_sums_over_the_actors(undisturbed: Recording, phantoms: lis
     counters, last = undisturbed.counters, undisturbed.batches[-1]
     assert counters["pairs"] == 10 * 2 * PAIRS
     assert counters["scans_in_shard"] == len(phantoms)
-    for name in ("opened", "replacement_completed", "scans_seen", "scratch_bytes"):
+    for name in ("opened", "replacement_completed_count", "scans_seen", "scratch_bytes"):
         assert counters[name] == sum(chunk.counters[name] for chunk in last) > 0
     assert counters["coverage"] == counters["scans_seen"] / len(phantoms)
-    assert counters["pool_turnover"] == counters["replacement_completed"] / 6
+    assert counters["pool_turnover"] == counters["replacement_completed_count"] / 6
     assert counters["actor_restarts"] == 0
     assert counters["scratch_bytes"] <= SCRATCH_BYTES < sum(scan.volume_bytes for scan in phantoms)
 
@@ -252,7 +252,7 @@ def test_lenient_a_scan_truncated_since_preflight_is_told_once_and_passed_over(
     chunks = [chunk for batch in batches_of(stream, 10) for chunk in batch]
     assert [(broken.scan_id, broken.stage) for broken in streams.told] == [("scan-04", "open")]
     assert scan_ids(chunks) == {f"scan-0{number}" for number in (0, 1, 2, 3, 5)}
-    assert stream.counters()["replacement_failed"] == 1
+    assert stream.counters()["replacement_failed_count"] == 1
     assert stream.counters()["coverage"] == 5 / 6
     assert streams.stop(stream) == ([], [])
 

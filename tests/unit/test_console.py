@@ -27,7 +27,7 @@ OK = RunSummary(
     run_dir="/runs/phantom-cpu-1234abcd", checkpoint="/runs/last.ckpt", encoder="/runs/encoder.safetensors",
     totals={"wall_s": 3723.0, "throughput_effective_patches_per_sec": 98765.4, "stall_steps_ge_2000ms": 2.0,
             "total_step_time_ms_p50": 151.0, "data_wait_share": 0.25, "data_wait_ms_total": 100.0,
-            "data_wait_opening_ms_total": 75.0, "data_wait_sampling_ms_total": 25.0, "replacement_failed": 0.0},
+            "data_wait_opening_ms_total": 75.0, "data_wait_sampling_ms_total": 25.0, "replacement_failed_count": 0.0},
     losses={"total": {"loss": 1.0, "chance": 2.0}, "distance": {"loss": 0.00123, "chance": 0.25, "weight": 1.0},
             "supcon": {"loss": 0.5, "chance": 3.434, "weight": 0.2},
             "skill": {"dx": 0.5, "dy": -0.25, "dz": math.nan}},

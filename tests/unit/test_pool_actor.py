@@ -189,7 +189,7 @@ def test_lenient_a_broken_scan_is_told_once_and_leaves_no_gap_in_the_chunks(
     assert told.cause.startswith(cause)
     assert scan_ids(chunks) <= set(ids(scans)) - {broken}
     assert len(set(visits(chunks))) == 32
-    assert chunks[-1].counters["replacement_failed"] == 1
+    assert chunks[-1].counters["replacement_failed_count"] == 1
     assert all(chunk.patches[row, side].any() for chunk in chunks for row in range(4) for side in (0, 1))
 
 
@@ -242,5 +242,5 @@ def test_counters_tell_what_the_chunks_tell(start: StartActor, tmp_path: Path) -
     counters = chunks[-1].counters
     assert (counters["pairs"], counters["slots"], counters["scans_in_shard"]) == (24, 3, 5)
     assert counters["scans_seen"] == len(scan_ids(chunks)) == 5
-    assert counters["replacement_failed"] == 0
+    assert counters["replacement_failed_count"] == 0
     assert counters["replacement_wait_time_ms_total"] == pytest.approx(sum(chunk.blocked_ms for chunk in chunks))

@@ -98,10 +98,10 @@ def test_slots_opened_together_expire_one_by_one(deterministic: bool) -> None:
     pool = WarmPool(ids(40), pool_settings(slots=4, visits_per_scan=40, deterministic=deterministic))
     pairs_at_expiry: list[int] = []
     while len(pairs_at_expiry) < 12:
-        before = pool.counters.replacement_completed
+        before = pool.counters.replacement_completed_count
         draw_key(pool)
         land_all(pool)
-        if pool.counters.replacement_completed > before:
+        if pool.counters.replacement_completed_count > before:
             pairs_at_expiry.append(pool.counters.pairs)
     gaps = [later - earlier for earlier, later in pairwise(pairs_at_expiry)]
     assert min(gaps) >= 37  # 4 slots of 40 visits: one expiry in 40 pairs; a slot's turn moves it by 3 at most
@@ -247,9 +247,9 @@ class PoolWalk(RuleBasedStateMachine):
     @invariant()
     def counters_tell_what_happened(self) -> None:
         counters = self.pool.counters
-        assert (counters.opened, counters.replacement_failed) == (self.landings, self.failures)
+        assert (counters.opened, counters.replacement_failed_count) == (self.landings, self.failures)
         assert counters.pairs == len(self.drawn)
-        assert counters.replacement_completed <= counters.opened
+        assert counters.replacement_completed_count <= counters.opened
         assert {key.scan_id for key in self.drawn} <= set(self.shard)
         assert 0 <= self.pool.coverage <= 1
 
@@ -384,7 +384,7 @@ def test_lenient_a_broken_scan_is_counted_replaced_and_never_asked_for_again(det
     assert served == set(ids(7)) - bad
     assert (asked[ids(7)[3]], asked[ids(7)[5]]) == (1, 1)
     assert pool.broken == bad
-    assert pool.counters.replacement_failed == 2
+    assert pool.counters.replacement_failed_count == 2
     assert (pool.scans_seen, pool.coverage) == (5, 5 / 7)
 
 
