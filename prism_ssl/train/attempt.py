@@ -13,7 +13,14 @@ from prism_ssl.contracts import BrokenScan, PrismBatch, RunSummary
 from prism_ssl.data.collate import Collator
 from prism_ssl.data.quarantine import quarantine_scan
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
-from prism_ssl.errors import PoolActorDied, PoolStalled, PrismError, ReplacementFailed, TooManyBrokenScans
+from prism_ssl.errors import (
+    CheckpointError,
+    PoolActorDied,
+    PoolStalled,
+    PrismError,
+    ReplacementFailed,
+    TooManyBrokenScans,
+)
 from prism_ssl.model.export import save_encoder
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.checkpoint import Checkpoint, load_checkpoint, restore_rng, rng_state, save_checkpoint
@@ -46,7 +53,7 @@ class Attempt:
         device = _prepare_torch(config)
         self._learner = Learner(config, device)
         first_step, cursors = self._restore()
-        self._recorder = Recorder(config, order.run_dir, first_step)
+        self._recorder = Recorder(config, order.run_dir, first_step, order.checkpoint)
         self._guard = NonFiniteGuard(
             order.run_dir,
             config.train.seed,
@@ -56,6 +63,8 @@ class Attempt:
         self._collate = Collator(device, config.train.batch_size, config.data.n_patches)
         self._cursors = cursors
         self._stream: PairStream | None = None
+        self._stream_stopped = False
+        self._quarantined: set[str] = set()
 
     # ------------------------------------------------------------------ the loop's verbs
     @property
@@ -142,9 +151,10 @@ class Attempt:
         self._recorder.finish("failed", f"{type(error).__name__}: {error}", self._counters(), None)
 
     def _stop_stream(self, quietly: bool) -> None:
-        """End the actors; what they had not reported yet counts like any other failure."""
-        if self._stream is None:
+        """End the actors, once; what they had not reported yet counts like any other failure."""
+        if self._stream is None or self._stream_stopped:
             return
+        self._stream_stopped = True
         broken, died = self._stream.stop()
         for scan in broken:
             self._note_broken(scan)
@@ -160,6 +170,11 @@ class Attempt:
         if self._order.checkpoint is None:
             return 0, None
         checkpoint = load_checkpoint(self._order.checkpoint, self._learner.device)
+        if checkpoint.config_hash != identity(self._config):
+            raise CheckpointError(
+                f"{self._order.checkpoint} was written under other settings; give the same ones to resume it, "
+                "or choose another --run.name"
+            )
         self._learner.load_state(checkpoint.learner)
         restore_rng(checkpoint.rng)
         return checkpoint.step, checkpoint.cursors
@@ -179,6 +194,9 @@ class Attempt:
         self._recorder.event("broken_scan", f"scan {scan.scan_id} failed ({scan.stage}): {scan.cause}; quarantined")
 
     def _quarantine(self, scan: BrokenScan) -> None:
+        if scan.scan_id in self._quarantined:
+            return
+        self._quarantined.add(scan.scan_id)
         paths = (s.record.nifti_path for shard in self._order.shards for s in shard if s.record.scan_id == scan.scan_id)
         quarantine_scan(self._order.quarantine_file, scan, Path(next(paths)))
 

@@ -19,14 +19,14 @@ from prism_ssl.utils.time import Stopwatch
 
 
 class Recorder:
-    """Metrics, diagnostics and history of one attempt, from ``first_step`` on."""
+    """Metrics, diagnostics and history of one attempt, from ``first_step`` on; ``checkpoint`` is the last written."""
 
-    def __init__(self, config: PrismConfig, run_dir: Path, first_step: int) -> None:
+    def __init__(self, config: PrismConfig, run_dir: Path, first_step: int, checkpoint: Path | None) -> None:
         self._config, self._run_dir = config, run_dir
         self._resumed_from = first_step or None
         self.steps_done = first_step
         self.alarms: list[str] = []
-        self.checkpoint: Path | None = None
+        self.checkpoint = checkpoint
         self._record = LocalRecord(run_dir)
         self._times = StepTimes(
             patches_per_step=2 * config.train.batch_size * config.data.n_patches,

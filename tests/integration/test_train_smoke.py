@@ -15,7 +15,7 @@ import prism_ssl
 from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import prepare_archive, select_scans
-from prism_ssl.errors import ReplacementFailed
+from prism_ssl.errors import CheckpointError, ReplacementFailed
 from prism_ssl.train.attempt import Attempt
 from prism_ssl.train.logging import read_history, read_summary
 from prism_ssl.train.train_loop import train_loop
@@ -122,3 +122,13 @@ def test_a_failed_background_replacement_is_an_explicit_error(
     assert summary.cause is not None
     assert victim.record.scan_id in summary.cause
     assert victim.record.scan_id in order.quarantine_file.read_text()
+
+
+def test_a_checkpoint_of_other_settings_is_refused(
+    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
+) -> None:
+    order = work_order(small(phantom_catalog, tmp_path, train__max_steps=6), tmp_path, "run")
+    train_loop(order)
+    other = apply_overrides(order.config, {"model.objective": "classification", "train.max_steps": 8})
+    with pytest.raises(CheckpointError, match=r"last\.ckpt was written under other settings"):
+        train_loop(dataclasses.replace(order, config=other, checkpoint=order.run_dir / "last.ckpt"))
