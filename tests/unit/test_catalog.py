@@ -1,70 +1,23 @@
+from __future__ import annotations
+
 import gzip
 import random
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from prism_ssl.config.schema import DataConfig
-from prism_ssl.contracts import ScanRecord
-from prism_ssl.data import catalog, hash_order
-from prism_ssl.data.catalog import Selection, load_records
-from prism_ssl.data.hash_order import HashOrder, stable_keys
-from prism_ssl.data.holdout import split_by_patient
+from prism_ssl.data import catalog
+from prism_ssl.data.catalog import load_records
 from prism_ssl.data.series_file import resolve_nifti
 from prism_ssl.errors import CatalogError, ScanRejected
+from tests.unit.catalog_tables import COLUMNS, Row, archive_rows, chosen, ids, load, touch, write
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-COLUMNS = ("pmbb_id", "modality", "series_path", "series_description", "exam_type")
-
-Row = dict[str, str | None]
-
-
-def archive_rows(patients: int, series_each: int = 3) -> list[Row]:
-    """A phantom archive: patients with CT and MR series by turns."""
-    return [
-        {
-            "pmbb_id": f"PMBB{patient:06}",
-            "modality": ("CT", "MR")[series % 2],
-            "series_path": f"archive/PMBB{patient:06}/series_{series}",
-            "series_description": "AX_T1",
-            "exam_type": "MRI BRAIN",
-        }
-        for patient in range(patients)
-        for series in range(series_each)
-    ]
-
-
-def write(path: Path, rows: list[Row]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame = pl.DataFrame(rows, schema=dict.fromkeys(rows[0] if rows else COLUMNS, pl.String))
-    if path.name.endswith(".parquet"):
-        frame.write_parquet(path)
-    elif path.name.endswith(".gz"):
-        path.write_bytes(gzip.compress(frame.write_csv().encode()))
-    else:
-        frame.write_csv(path)
-    return path
-
-
-def load(path: Path, seed: int = 0, **settings: Any) -> Selection:
-    return load_records(DataConfig(catalog_path=str(path), **settings), seed)
-
-
-def chosen(selection: Selection) -> list[ScanRecord]:
-    """The selected records; none of a phantom archive's folders exists."""
-    assert selection.records == []
-    return [row.record for row in selection.unresolved]
-
-
-def ids(path: Path, **settings: Any) -> list[str]:
-    return [record.scan_id for record in chosen(load(path, **settings))]
 
 
 # Selection
@@ -308,55 +261,6 @@ def test_a_missing_table_is_an_error(tmp_path: Path) -> None:
 # Files on disk
 
 
-def touch(*paths: Path) -> None:
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII.GZ"])
-def test_the_one_file_of_a_folder_is_the_scan(tmp_path: Path, name: str) -> None:
-    touch(tmp_path / "s" / name, tmp_path / "s" / "a.json", tmp_path / "s" / "._a.nii.gz")
-    (tmp_path / "s" / "folder.nii").mkdir()
-    assert resolve_nifti("s", tmp_path) == tmp_path / "s" / name
-    assert resolve_nifti(str(tmp_path / "s"), Path("/elsewhere")) == tmp_path / "s" / name
-    assert resolve_nifti(f"s/{name}", tmp_path) == tmp_path / "s" / name
-
-
-def test_a_given_file_is_taken_instead_of_the_folder(tmp_path: Path) -> None:
-    touch(tmp_path / "s" / "a.nii", tmp_path / "s" / "b.nii")
-    assert resolve_nifti("s", tmp_path, "s/b.nii") == tmp_path / "s" / "b.nii"
-    assert resolve_nifti("s", Path("/elsewhere"), str(tmp_path / "s/b.nii")) == tmp_path / "s" / "b.nii"
-
-
-@pytest.mark.parametrize(
-    ("series_path", "nifti_path", "reason"),
-    [
-        ("gone", "", "missing_path"),
-        ("notes.txt", "", "missing_path"),
-        ("nul\0", "", "missing_path"),
-        ("x" * 300, "", "missing_path"),
-        ("one", "one/gone.nii", "missing_path"),
-        ("one", "one", "missing_path"),
-        ("one", "x" * 300, "missing_path"),
-        ("none", "", "no_file"),
-        ("two", "", "more_than_one_file"),
-        ("both", "", "more_than_one_file"),
-    ],
-)
-def test_anything_but_one_file_is_rejected_without_naming_a_path(
-    tmp_path: Path, series_path: str, nifti_path: str, reason: str
-) -> None:
-    touch(tmp_path / "one" / "a.nii", tmp_path / "none" / "README.txt", tmp_path / "notes.txt")
-    touch(tmp_path / "two" / "a.nii.gz", tmp_path / "two" / "b.nii.gz", tmp_path / "both" / "a.nii")
-    touch(tmp_path / "both" / "a.nii.gz")
-    with pytest.raises(ScanRejected, match=f"^{reason}: ") as caught:
-        resolve_nifti(series_path, tmp_path, nifti_path)
-    assert caught.value.reason == reason
-    assert str(tmp_path) not in caught.value.detail
-    assert "README" not in caught.value.detail
-
-
 def test_rows_without_a_file_are_set_aside_and_the_others_served(tmp_path: Path) -> None:
     rows = archive_rows(4, series_each=1)
     touch(*(tmp_path / str(row["series_path"]) / "scan.nii.gz" for row in rows[:3]))
@@ -401,115 +305,8 @@ def test_the_real_archive_resolves_and_its_broken_rows_are_told_apart() -> None:
     assert expected == {}
 
 
-# The hash behind the order
-
-
-def plain_key(text: str, seed: int) -> int:
-    """stable_keys in plain integers, word by word."""
-    raw, mask = text.encode(), 2**64 - 1
-    state = (len(raw) * 0x9E3779B97F4A7C15 + seed) & mask
-    for at in range(0, len(raw), 8):
-        state = ((state ^ int.from_bytes(raw[at : at + 8], "little")) * 0x9E3779B97F4A7C15) & mask
-        state ^= state >> 32
-    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
-        state = ((state ^ (state >> 33)) * factor) & mask
-    return state ^ (state >> 33)
-
-
-def test_keys_equal_the_hash_in_plain_integers() -> None:
-    texts = ["", "a", "1234567", "12345678", "123456789", "ü" * 40, "x" * 1000, "\0", "\0\0", "a"]
-    assert stable_keys(pl.Series(texts), 7).tolist() == [plain_key(text, 7) for text in texts]
-    assert stable_keys(pl.Series([], dtype=pl.String), 7).tolist() == []
-    assert stable_keys(pl.Series(["PM0001\x1fCT"]), 0).tolist() == [15627637308413995284]
-
-
-def test_keys_of_numbered_paths_fill_their_range_evenly() -> None:
-    keys = stable_keys(pl.Series([f"/archive/series_{number}" for number in range(64_000)]), 0)
-    assert len(np.unique(keys)) == len(keys)
-    for shift in (58, 29, 0):
-        counts = np.bincount(((keys >> np.uint64(shift)) & np.uint64(63)).astype(np.int64), minlength=64)
-        assert 30 < np.sum((counts - 1000.0) ** 2 / 1000.0) < 120  # chi square, 63 degrees of freedom
-
-
-def test_equal_keys_are_put_in_order_by_the_rows_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hash_order, "stable_keys", lambda strings, seed: np.zeros(len(strings), np.uint64))
-    monkeypatch.setattr(hash_order, "BATCH_ROWS", 8)  # so that the limit of the order is in force from row 10 on
-    frame = pl.DataFrame(archive_rows(50)).with_columns(series_id=pl.lit(""), nifti_path=pl.lit(""))
-    firsts = []
-    for rows in (frame, frame.reverse()):
-        order = HashOrder(10, seed=0)
-        for start in range(0, rows.height, 7):
-            order.add(rows[start : start + 7])
-        firsts.append(order.first())
-    assert firsts[0].equals(firsts[1])
-    assert firsts[0]["series_path"].to_list() == sorted(frame["series_path"])[:10]
-
-
 def test_parquet_row_groups_of_any_size_select_the_same(tmp_path: Path) -> None:
     table = pa.table(pl.DataFrame(archive_rows(100)).to_arrow())
     for rows in (1, 300):
         pq.write_table(table, tmp_path / f"{rows}.parquet", row_group_size=rows)
     assert load(tmp_path / "1.parquet") == load(tmp_path / "300.parquet")
-
-
-# Split
-
-
-@dataclass(frozen=True)
-class Series:
-    name: str
-    patient: str
-
-
-def series_of(patients: int, each: int = 3) -> list[Series]:
-    return [Series(f"{patient}/{number}", f"p{patient}") for patient in range(patients) for number in range(each)]
-
-
-def split(scans: list[Series], fraction: float, min_series: int, seed: int = 0) -> tuple[list[Series], list[Series]]:
-    return split_by_patient(scans, fraction, min_series, seed, subject_of=lambda scan: scan.patient)
-
-
-@pytest.mark.parametrize(("fraction", "min_series"), [(0.05, 8), (0.5, 0), (0.0, 1), (0.3, 100), (0.0, 10_000)])
-def test_no_patient_is_on_both_sides_and_no_scan_is_lost(fraction: float, min_series: int) -> None:
-    scans = series_of(100)
-    train, held = split(scans, fraction, min_series)
-    assert {scan.patient for scan in train}.isdisjoint(scan.patient for scan in held)
-    assert sorted(train + held, key=scans.index) == scans
-    assert train == [scan for scan in scans if scan in train]
-    assert len(held) >= min(min_series, len(scans) - 3)
-    assert train
-
-
-def test_about_the_asked_share_of_patients_is_held_out() -> None:
-    assert abs(len(split(series_of(2000, each=1), 0.05, 8)[1]) - 100) < 5 * 10
-
-
-def test_no_more_patients_are_held_out_than_the_smallest_number_of_series_needs() -> None:
-    assert len(split(series_of(100, each=3), 0.0, 8)[1]) == 9
-    assert split(series_of(100), 0.0, 0)[1] == []
-
-
-def test_patients_stay_on_their_side_when_others_come() -> None:
-    few, many = split(series_of(500), 0.2, 8), split(series_of(1000), 0.2, 8)
-    assert set(few[0]) < set(many[0])
-    assert set(few[1]) < set(many[1])
-
-
-def test_the_split_does_not_depend_on_the_order_of_scans() -> None:
-    scans = series_of(50)
-    shuffled = random.Random(3).sample(scans, len(scans))
-    assert set(split(shuffled, 0.2, 8)[1]) == set(split(scans, 0.2, 8)[1])
-    assert set(split(scans, 0.2, 8, seed=1)[1]) != set(split(scans, 0.2, 8)[1])
-
-
-def test_the_last_patient_is_never_held_out() -> None:
-    assert split(series_of(1), 0.9, 8) == (series_of(1), [])
-    assert {scan.patient for scan in split(series_of(2), 0.9, 8)[0]} != set()
-    assert split([], 0.5, 8) == ([], [])
-
-
-def test_records_split_by_their_subject(tmp_path: Path) -> None:
-    records = chosen(load(write(tmp_path / "a.csv", archive_rows(40))))
-    train, held = split_by_patient(records, 0.1, 8, seed=0)
-    assert {record.subject_id for record in train}.isdisjoint(record.subject_id for record in held)
-    assert len(held) >= 8
