@@ -200,3 +200,9 @@ def test_no_check_is_silenced() -> None:
     texts = {path: path.read_text() for path in files if path.is_file()}
     silenced = [f"{path.relative_to(REPOSITORY)}: {s}" for path, text in texts.items() for s in silencers if s in text]
     assert silenced == []
+
+
+def test_the_readme_names_every_module() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    modules = [path for path in _library() if path.name != "__init__.py"]
+    assert [path.name for path in modules if f"  {path.name} " not in readme] == []
