@@ -3,13 +3,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help train test test-slow check format clean
+.PHONY: help train test test-slow check bench format clean
 
 help:
 	@echo "make train      train on generated phantoms on this machine's CPU (about three minutes)"
 	@echo "make test       all tests but the slow ones"
 	@echo "make test-slow  faults on whole runs: killed actors, drivers, damaged scans"
 	@echo "make check      ruff and mypy"
+	@echo "make bench      all benchmarks, into tests/benchmarks/RESULTS.md (on a machine that does nothing else)"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -30,6 +31,10 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
+	$(BIN)/python tests/benchmarks/run_all.py
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -23,7 +23,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, Float32, Float64, RobustStats
-from prism_ssl.data.geometry import acquisition_frame, apply_affine, inverse
+from prism_ssl.data.geometry import apply_affine
 from prism_ssl.data.nifti import OpenScan
 from prism_ssl.data.views import View
 from prism_ssl.utils.fs import private_folder
@@ -116,14 +116,14 @@ class _Scratch(NamedTuple):
 
 
 def _lattice(scan: OpenScan, view: View, patch_mm: float) -> _Lattice:
-    to_voxel = inverse(scan.affine)
-    prism_to_voxel = to_voxel[:3, :3] @ view.rotation
-    steps = (prism_to_voxel @ acquisition_frame(scan.affine)[:, :2]).T * (patch_mm / PATCH_PX)
+    prism_to_voxel = scan.to_voxel[:3, :3] @ view.rotation
+    steps = (prism_to_voxel @ scan.acquisition_frame[:, :2]).T * (patch_mm / PATCH_PX)
+    center = apply_affine(scan.to_voxel, view.center_mm)
     lane_offset = steps.T @ _LANE_COLUMN_ROW.T
     lowest, highest = lane_offset.min(axis=1), lane_offset.max(axis=1)
     nx, ny, _ = scan.shape
     return _Lattice(
-        first_pixel=apply_affine(to_voxel, view.patch_centers_mm()) - _MIDDLE * steps.sum(axis=0),
+        first_pixel=view.positions_mm @ prism_to_voxel.T + (center - _MIDDLE * steps.sum(axis=0)),
         column_step=steps[0],
         row_step=steps[1],
         lane_offset=lane_offset.astype(np.float32).ravel(),

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -113,6 +114,17 @@ class OpenScan:
     def spacing_mm(self) -> Float64:
         """Distance between neighbouring voxels along i, j, k."""
         return geometry.spacing_mm(self.affine)
+
+    # Kept: computing these two for every view takes 0.05 ms, a twentieth of cutting one out.
+    @cached_property
+    def to_voxel(self) -> Float64:
+        """RAS mm -> (i, j, k), [4, 4]."""
+        return geometry.inverse(self.affine)
+
+    @cached_property
+    def acquisition_frame(self) -> Float64:
+        """Columns (u, v, n) [3, 3] in RAS; see ``geometry.acquisition_frame``."""
+        return geometry.acquisition_frame(self.affine)
 
     def __repr__(self) -> str:
         spacing = " x ".join(f"{mm:.2f}" for mm in self.spacing_mm)

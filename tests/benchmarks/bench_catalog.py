@@ -9,17 +9,16 @@ the same after the imports alone). The series folders do not exist, so each look
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from harness import Row, Timing, at_most, circumstances, parser, report
 
 CHUNK_ROWS = 500_000
 
@@ -83,62 +82,54 @@ def run_python(program: str) -> str:
     return subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def measure(path: Path, n_scans: int, filters: bool, repeats: int) -> dict[str, Any]:
+def load(path: Path, n_scans: int, filters: bool, repeats: int) -> dict[str, Any]:
     """Loads the catalogue in ``repeats`` fresh processes; the first read warms the page cache and is not counted."""
     program = LOAD.format(path=str(path), n_scans=n_scans, filters=filters)
     runs = [json.loads(run_python(program)) for _ in range(repeats + 1)][1:]
-    walls = [run["wall_s"] for run in runs]
     return {
-        "table": path.name,
-        "text_filters": filters,
+        "case": f"{path.name}, text filters {'on' if filters else 'off'}",
         "file_bytes": path.stat().st_size,
-        "wall_s_median": round(statistics.median(walls), 2),
-        "wall_s_worst": round(max(walls), 2),
-        "cpu_s_median": round(statistics.median(run["cpu_s"] for run in runs), 2),
+        "wall_ms": [run["wall_s"] * 1e3 for run in runs],
+        "cpu_s": statistics.median(run["cpu_s"] for run in runs),
         "peak_rss_bytes": max(run["peak_rss_bytes"] for run in runs),
         "idle_rss_bytes": max(run["idle_rss_bytes"] for run in runs),
         **{name: runs[0][name] for name in ("rows", "selected", "duplicates")},
     }
 
 
-def circumstances() -> dict[str, Any]:
-    """Where and on what the numbers were taken."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return {
-        "host": platform.node(),
-        "machine": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_average": round(os.getloadavg()[0], 1),
-        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or None,
-        "python": platform.python_version(),
-    }
+def targets(cases: list[dict[str, Any]]) -> list[Row]:
+    """The row of DESIGN 4 that this benchmark answers, for its worst case."""
+    peak_gb = max(case["peak_rss_bytes"] for case in cases) / 1e9
+    return [at_most(f"catalogue of {cases[0]['rows']:,} rows, peak memory", "-", 2, peak_gb, "GB")]
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Generates, measures, prints."""
-    parser = argparse.ArgumentParser(description="Seconds and memory to draw records from a large catalogue.")
-    parser.add_argument("--rows", type=int, default=10_000_000, help="rows of the catalogue")
-    parser.add_argument("--scans", type=int, default=5000, help="records to draw (data.n_scans)")
-    parser.add_argument("--repeats", type=int, default=3, help="counted runs of each case, after one to warm up")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--rows", type=int, help="rows of the catalogue (default 10,000,000; 100,000 with --quick)")
+    options.add_argument("--scans", type=int, default=5000, help="records to draw (data.n_scans)")
+    options.add_argument("--repeats", type=int, default=3, help="counted runs of each case, after one to warm up")
+    chosen = options.parse_args(arguments)
+    rows = chosen.rows or (100_000 if chosen.quick else 10_000_000)
+    where = circumstances()
     with tempfile.TemporaryDirectory(prefix="bench_catalog_") as folder:
-        run_python(GENERATE.format(here=str(Path(__file__).parent), folder=folder, rows=arguments.rows))
+        run_python(GENERATE.format(here=str(Path(__file__).parent), folder=folder, rows=rows))
         cases = [
-            measure(Path(folder) / name, arguments.scans, filters, arguments.repeats)
+            load(Path(folder) / name, chosen.scans, filters, 1 if chosen.quick else chosen.repeats)
             for name in ("catalog.parquet", "catalog.csv.gz")
             for filters in (False, True)
         ]
-    if arguments.json:
-        print(json.dumps({**circumstances(), "repeats": arguments.repeats, "cases": cases}, indent=2))
-        return
-    print(" ".join(f"{name}={value}" for name, value in circumstances().items()))
-    for case in cases:
-        print(
-            f"{case['table']:16} text filters {case['text_filters']!s:5} {case['rows']:>11,} rows: "
-            f"{case['wall_s_median']:6.2f} s (worst {case['wall_s_worst']:.2f}, CPU {case['cpu_s_median']:.2f}), "
-            f"peak {case['peak_rss_bytes'] / 1e9:.2f} GB (idle {case['idle_rss_bytes'] / 1e9:.2f})"
-        )
+    facts = {case["case"]: _in_words(case) for case in cases}
+    timings = {case["case"]: Timing.of(case["wall_ms"]) for case in cases}
+    return report("bench_catalog", where, timings, targets(cases), chosen.json, facts)
+
+
+def _in_words(case: dict[str, Any]) -> str:
+    return (
+        f"{case['rows']:,} rows in {case['file_bytes'] / 1e6:.0f} MB, {case['selected']:,} records, "
+        f"{case['duplicates']:,} duplicates, CPU {case['cpu_s']:.2f} s, "
+        f"peak {case['peak_rss_bytes'] / 1e9:.2f} GB (idle {case['idle_rss_bytes'] / 1e9:.2f})"
+    )
 
 
 if __name__ == "__main__":
