@@ -6,33 +6,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
+from prism_ssl.config.checks import not_negative, positive, require
+from prism_ssl.config.operations import EvalConfig, QuotaConfig, RunConfig, TrackingConfig
 from prism_ssl.errors import ConfigError
 
 Objective = Literal["regression", "classification"]
 Preset = Literal["tiny", "small", "base", "large"]
 Precision = Literal["fp32", "bf16"]
-
-
-def _require(ok: bool, key: str, found: object, needed: str) -> None:
-    if not ok:
-        raise ConfigError(f"{key} is {found!r}; needed: {needed}")
-
-
-def _positive(section: str, settings: object, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        _require(0 < value < math.inf, f"{section}.{name}", value, "a value above 0")
-
-
-def _not_negative(section: str, settings: object, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        _require(0 <= value < math.inf, f"{section}.{name}", value, "0 or more")
+ExtractOn = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +63,8 @@ class DataConfig:
     """Chunks that each actor may prepare ahead (back-pressure)."""
     strict: bool = True
     """True: the first scan that fails ends the run as failed. False: it is counted, quarantined and replaced."""
+    extract_on: ExtractOn = "cpu"
+    """Where views are cut out: cpu (in the pool actors), or cuda (volumes are mirrored on the GPU)."""
     deterministic: bool = False
     """Wait for replacements, so that (seed, shard) fixes the whole sequence of pairs."""
     abort_broken_share: float = 0.10
@@ -91,15 +77,15 @@ class DataConfig:
     """No chunk for this long is an error, not a wait."""
 
     def __post_init__(self) -> None:
-        _positive("data", self, "n_scans", "n_patches", "patch_mm", "workers", "visits_per_scan")
-        _positive("data", self, "max_prefetch_replacements", "chunks_in_flight", "stall_timeout_s")
-        _not_negative("data", self, "phantom_subjects", "scratch_bytes", "holdout_min_series")
-        _not_negative("data", self, "max_actor_restarts", "abort_after_opens")
-        _require(self.warm_pool_size >= 2, "data.warm_pool_size", self.warm_pool_size, "at least 2 slots")
-        _require(bool(self.modality_filter), "data.modality_filter", self.modality_filter, "a modality")
+        positive("data", self, "n_scans", "n_patches", "patch_mm", "workers", "visits_per_scan")
+        positive("data", self, "max_prefetch_replacements", "chunks_in_flight", "stall_timeout_s")
+        not_negative("data", self, "phantom_subjects", "scratch_bytes", "holdout_min_series")
+        not_negative("data", self, "max_actor_restarts", "abort_after_opens")
+        require(self.warm_pool_size >= 2, "data.warm_pool_size", self.warm_pool_size, "at least 2 slots")
+        require(bool(self.modality_filter), "data.modality_filter", self.modality_filter, "a modality")
         for name in ("holdout_fraction", "abort_broken_share"):
             value = getattr(self, name)
-            _require(0 <= value < 1, f"data.{name}", value, "a share in [0, 1)")
+            require(0 <= value < 1, f"data.{name}", value, "a share in [0, 1)")
         if self.catalog_path is None and self.phantom_subjects == 0:
             raise ConfigError(
                 "data.catalog_path is not given and data.phantom_subjects is 0, so there are no scans; "
@@ -125,15 +111,15 @@ class ViewConfig:
     """Widest window, in robust standard deviations of the scan."""
 
     def __post_init__(self) -> None:
-        _positive("view", self, "radius_mm_floor", "radius_mm_max", "window_width_std_min", "window_width_std_max")
-        _require(0 < self.rotation_max_deg <= 45, "view.rotation_max_deg", self.rotation_max_deg, "in (0, 45]")
-        _require(
+        positive("view", self, "radius_mm_floor", "radius_mm_max", "window_width_std_min", "window_width_std_max")
+        require(0 < self.rotation_max_deg <= 45, "view.rotation_max_deg", self.rotation_max_deg, "in (0, 45]")
+        require(
             self.radius_mm_floor <= self.radius_mm_min <= self.radius_mm_max,
             "view.radius_mm_min",
             self.radius_mm_min,
             f"between radius_mm_floor ({self.radius_mm_floor}) and radius_mm_max ({self.radius_mm_max})",
         )
-        _require(
+        require(
             self.window_width_std_min <= self.window_width_std_max,
             "view.window_width_std_min",
             self.window_width_std_min,
@@ -169,10 +155,10 @@ class PreflightConfig:
     """Files checked at the same time; None: one per CPU of the Ray cluster."""
 
     def __post_init__(self) -> None:
-        _positive("preflight", self, "max_volume_bytes", "min_slices", "spacing_mm_min", "label_map_values")
+        positive("preflight", self, "max_volume_bytes", "min_slices", "spacing_mm_min", "label_map_values")
         if self.concurrency is not None:
-            _positive("preflight", self, "concurrency")
-        _require(
+            positive("preflight", self, "concurrency")
+        require(
             self.spacing_mm_min < self.spacing_mm_max,
             "preflight.spacing_mm_min",
             self.spacing_mm_min,
@@ -194,7 +180,7 @@ class ModelConfig:
     """torch.compile on CUDA; never on CPU."""
 
     def __post_init__(self) -> None:
-        _positive("model", self, "projection_dim")
+        positive("model", self, "projection_dim")
 
 
 @dataclass(frozen=True)
@@ -215,6 +201,8 @@ class LossConfig:
     """Steps with SupCon at weight 0 (stage A)."""
     supcon_ramp_steps: int = 5000
     """Steps over which its weight rises linearly (stage B); 0: at once."""
+    simclr_baseline: bool = False
+    """Plain instance contrast for comparison: no pair losses, positives are the two views of a pair, no ramp."""
     normalize_targets: bool = True
     """Divide regression targets by constants known beforehand (mm scale, largest angle, robust std)."""
     dead_zone_mm: float = 5.0
@@ -225,10 +213,10 @@ class LossConfig:
     """Classification: the same for window differences, in robust std of the scan."""
 
     def __post_init__(self) -> None:
-        _not_negative("loss", self, "w_distance", "w_rotation", "w_window", "w_supcon_target")
-        _not_negative("loss", self, "supcon_warmup_steps", "supcon_ramp_steps")
-        _not_negative("loss", self, "dead_zone_mm", "dead_zone_deg", "dead_zone_std")
-        _positive("loss", self, "supcon_temperature")
+        not_negative("loss", self, "w_distance", "w_rotation", "w_window", "w_supcon_target")
+        not_negative("loss", self, "supcon_warmup_steps", "supcon_ramp_steps")
+        not_negative("loss", self, "dead_zone_mm", "dead_zone_deg", "dead_zone_std")
+        positive("loss", self, "supcon_temperature")
 
 
 @dataclass(frozen=True)
@@ -263,32 +251,11 @@ class TrainConfig:
     """Seed of everything: selection, split, views, weights."""
 
     def __post_init__(self) -> None:
-        _positive("train", self, "batch_size", "max_steps", "log_every", "checkpoint_every", "lr", "grad_clip")
-        _positive("train", self, "max_nonfinite_steps")
+        positive("train", self, "batch_size", "max_steps", "log_every", "checkpoint_every", "lr", "grad_clip")
+        positive("train", self, "max_nonfinite_steps")
         if self.torch_threads is not None:
-            _positive("train", self, "torch_threads")
-        _not_negative("train", self, "lr_warmup_steps", "weight_decay", "stall_warmup_steps", "seed")
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Where a run lives."""
-
-    name: str | None = None
-    """Name of the run folder; None: recipe and a hash of the settings, so that the same command finds it again."""
-    root: str = "runs"
-    """Folder of the run folders, on durable storage."""
-    tmp_root: str | None = None
-    """Everything transient goes below this folder, in prism_ssl; None: /tmp/$USER, and a folder per SLURM job."""
-    memory_limit_bytes: int | None = None
-    """Memory the run may use; None: the cgroup's or SLURM's limit, else what the machine has."""
-
-    def __post_init__(self) -> None:
-        if self.name is not None:
-            plain = self.name not in ("", "..") and self.name == Path(self.name).name
-            _require(plain, "run.name", self.name, "the name of one folder, not a path; set run.root for its place")
-        if self.memory_limit_bytes is not None:
-            _positive("run", self, "memory_limit_bytes")
+            positive("train", self, "torch_threads")
+        not_negative("train", self, "lr_warmup_steps", "weight_decay", "stall_warmup_steps", "seed")
 
 
 @dataclass(frozen=True)
@@ -303,6 +270,9 @@ class PrismConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    quota: QuotaConfig = field(default_factory=QuotaConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ MAY_CHANGE = {
     "data.abort_broken_share", "data.abort_after_opens", "data.max_actor_restarts", "model.compile",
 }  # fmt: skip
 """Settings that a resumed run may have changed; the others fix what is learned from what."""
+_FREE_SECTIONS = ("run.", "preflight.", "eval.", "tracking.", "quota.")
 
 
 def identity(config: PrismConfig) -> str:
@@ -29,7 +30,7 @@ def identity(config: PrismConfig) -> str:
 
 
 def _is_fixed(key: str) -> bool:
-    return key not in MAY_CHANGE and not key.startswith(("run.", "preflight."))
+    return key not in MAY_CHANGE and not key.startswith(_FREE_SECTIONS)
 
 
 @dataclass

@@ -20,7 +20,8 @@ from prism_ssl.config.defaults import (
     known_keys,
     phantom_cpu,
 )
-from prism_ssl.config.schema import DataConfig, LossConfig, PrismConfig, RunConfig, TrainConfig
+from prism_ssl.config.operations import RunConfig
+from prism_ssl.config.schema import DataConfig, LossConfig, PrismConfig, TrainConfig
 from prism_ssl.errors import ConfigError
 
 GUIDE_FIELDS = {
@@ -171,7 +172,7 @@ def test_an_unknown_key_names_the_nearest_known_one(typo: str, meant: str) -> No
 
 @pytest.mark.parametrize("key", ["zzz", "data", ""])
 def test_a_key_like_no_single_one_names_the_sections(key: str) -> None:
-    with pytest.raises(ConfigError, match=rf"unknown config key '{key}'; known sections: \['data', 'loss', 'model'"):
+    with pytest.raises(ConfigError, match=rf"unknown config key '{key}'; known sections: \['data', 'eval', 'loss', 'model'"):
         apply_overrides(phantom_cpu(), {key: 1})
 
 

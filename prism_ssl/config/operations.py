@@ -1,0 +1,124 @@
+"""How a run is accompanied: evaluated, tracked, bounded and placed. None of it changes what is learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prism_ssl.config.checks import not_negative, positive, require
+
+TrackingMode = Literal["online", "offline", "disabled"]
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """The held-out probe set and what is asked of it; equal settings mean equal inputs, whatever else differs."""
+
+    every: int | None = None
+    """Steps between two evaluations while training; None: at the end only."""
+    probe_scans: int = 64
+    """At most this many held-out series, in a seeded hash order."""
+    views_per_scan: int = 8
+    """Views of each; consecutive ones are the pairs that skill is measured on."""
+    n_patches: int | None = None
+    """Patches per view of the probe set; None: data.n_patches."""
+    batch_views: int = 32
+    """Views encoded at once."""
+    knn_k: int = 5
+    """Neighbours of the kNN probe."""
+    w_retrieval: float = 1.0
+    """Weight of recall@1 of same-series views in proxy quality."""
+    w_skill: float = 1.0
+    """Weight of the mean sign skill."""
+    w_lidar: float = 1.0
+    """Weight of LiDAR relative to its ceiling."""
+    bootstrap: int = 1000
+    """Resamples (over series) behind the interval of proxy quality."""
+    seed: int = 20_260
+    """Seed of the probe set's views, independent of train.seed."""
+
+    def __post_init__(self) -> None:
+        positive("eval", self, "probe_scans", "batch_views", "knn_k", "bootstrap")
+        not_negative("eval", self, "w_retrieval", "w_skill", "w_lidar", "seed")
+        even = self.views_per_scan >= 2 and self.views_per_scan % 2 == 0
+        require(even, "eval.views_per_scan", self.views_per_scan, "an even number, 2 or more")
+        weights = self.w_retrieval + self.w_skill + self.w_lidar
+        require(weights > 0, "eval.w_retrieval + w_skill + w_lidar", weights, "a sum above 0")
+        for name in ("every", "n_patches"):
+            if getattr(self, name) is not None:
+                positive("eval", self, name)
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Weights & Biases. The local record is always written beside it."""
+
+    mode: TrackingMode | None = None
+    """online, offline or disabled; None: online in a SLURM job, offline otherwise."""
+    project: str = "prism-ssl"
+    """Project of the runs."""
+    entity: str | None = None
+    """User or team; None: the account's default."""
+    group: str | None = None
+    """Group of the runs, such as a sweep."""
+    tags: tuple[str, ...] = ()
+    """Tags of the run."""
+    artifact_every: int | None = 1000
+    """Steps between two checkpoint artifacts (online only); None: none."""
+    init_timeout_s: float = 90.0
+    """How long to wait for the server at the start."""
+    finish_timeout_s: float = 300.0
+    """How long to wait for uploads at the end; what is left then stays on disk."""
+
+    def __post_init__(self) -> None:
+        positive("tracking", self, "init_timeout_s", "finish_timeout_s")
+        if self.artifact_every is not None:
+            positive("tracking", self, "artifact_every")
+
+
+@dataclass(frozen=True)
+class QuotaConfig:
+    """Guards of the home directory and of the temporary root; None: no limit."""
+
+    home_soft_bytes: int | None = None
+    """Above this, files that this project made are pruned."""
+    home_hard_bytes: int | None = None
+    """Above this, the run ends as failed."""
+    home_soft_inodes: int | None = None
+    """The same by number of files."""
+    home_hard_inodes: int | None = None
+    """The same by number of files."""
+    tmp_min_free_bytes: int = 2**30
+    """Least free space on the temporary root's file system; 0: not checked."""
+    check_every_s: float = 60.0
+    """Pause between two measurements, which run beside the training."""
+
+    def __post_init__(self) -> None:
+        positive("quota", self, "check_every_s")
+        not_negative("quota", self, "tmp_min_free_bytes")
+        for what in ("bytes", "inodes"):
+            soft, hard = (getattr(self, f"home_{limit}_{what}") for limit in ("soft", "hard"))
+            if soft is not None and hard is not None:
+                require(soft <= hard, f"quota.home_soft_{what}", soft, f"at most home_hard_{what} ({hard})")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run lives."""
+
+    name: str | None = None
+    """Name of the run folder; None: recipe and a hash of the settings, so that the same command finds it again."""
+    root: str = "runs"
+    """Folder of the run folders, on durable storage."""
+    tmp_root: str | None = None
+    """Everything transient goes below this folder, in prism_ssl; None: /tmp/$USER, and a folder per SLURM job."""
+    memory_limit_bytes: int | None = None
+    """Memory the run may use; None: the cgroup's or SLURM's limit, else what the machine has."""
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            plain = self.name not in ("", "..") and self.name == Path(self.name).name
+            require(plain, "run.name", self.name, "the name of one folder, not a path; set run.root for its place")
+        if self.memory_limit_bytes is not None:
+            positive("run", self, "memory_limit_bytes")
