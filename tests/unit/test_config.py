@@ -172,7 +172,9 @@ def test_an_unknown_key_names_the_nearest_known_one(typo: str, meant: str) -> No
 
 @pytest.mark.parametrize("key", ["zzz", "data", ""])
 def test_a_key_like_no_single_one_names_the_sections(key: str) -> None:
-    with pytest.raises(ConfigError, match=rf"unknown config key '{key}'; known sections: \['data', 'eval', 'loss', 'model'"):
+    with pytest.raises(
+        ConfigError, match=rf"unknown config key '{key}'; known sections: \['data', 'eval', 'loss', 'model'"
+    ):
         apply_overrides(phantom_cpu(), {key: 1})
 
 
