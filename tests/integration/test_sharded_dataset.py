@@ -12,7 +12,7 @@ import pytest
 import ray.util
 
 from prism_ssl.config.schema import DataConfig, PrismConfig
-from prism_ssl.contracts import BrokenScan, PairChunk, PreparedScan
+from prism_ssl.contracts import BrokenScan, PreparedScan, VisitChunk
 from prism_ssl.data.catalog import load_records
 from prism_ssl.data.scan_check import check_scan
 from prism_ssl.data.sharded_dataset import NO_WAIT, Cursors, PairStream, WaitCauses, make_shards
@@ -20,7 +20,7 @@ from prism_ssl.errors import BatchDoesNotFit, PoolActorDied, PrismError, Replace
 from prism_ssl.utils.hashing import shard_worker
 from tests.pool_fakes import actor_settings, assert_equal_chunks, pool_settings, scan_ids, truncate, write_scans
 
-Batch = list[PairChunk]
+Batch = list[VisitChunk]
 PAIRS = 5
 SCRATCH_BYTES = 40 * 2**20
 """For both actors; less than the phantoms need."""
