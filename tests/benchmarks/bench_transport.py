@@ -27,9 +27,10 @@ from bench_step import phantom_scans
 from harness import Row, Timing, at_least, at_most, circumstances, measure, parser, report
 
 from prism_ssl.config.defaults import apply_overrides, phantom_cpu
-from prism_ssl.config.schema import ExtractOn, PrismConfig
+from prism_ssl.config.schema import DataConfig, ExtractOn, PrismConfig
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, PreparedScan, PrismBatch
 from prism_ssl.data.collate import Collator
+from prism_ssl.data.memory_plan import chunk_bytes
 from prism_ssl.data.nifti import OpenScan, open_scan
 from prism_ssl.data.phantoms import full_size_ct, write_gz
 from prism_ssl.data.pool_actor import PoolActor
@@ -125,6 +126,7 @@ def compare_ways(config: PrismConfig, folder: Path) -> tuple[dict[str, Any], lis
         }
         for name in arrived
     }
+    facts["lattices instead of patches"] = {"MB a pair at N = 1,024": _pair_mb_uncut(), "and once a stay": "the volume"}
     facts[ANOTHER_SEED] = _loss_facts(curves[ANOTHER_SEED], differences[ANOTHER_SEED])
     return facts, _rows(errors, differences)
 
@@ -132,6 +134,11 @@ def compare_ways(config: PrismConfig, folder: Path) -> tuple[dict[str, Any], lis
 def _pair_mb(name: str) -> float:
     bytes_a_pixel = WAYS[name.partition(",")[0]][0]
     return round(2 * 1024 * PATCH_PX * PATCH_PX * bytes_a_pixel / 1e6, 2)
+
+
+def _pair_mb_uncut() -> float:
+    config = PrismConfig(data=DataConfig(phantom_subjects=1, workers=1, n_patches=1024, extract_on="cuda"))
+    return round(chunk_bytes(config) / config.train.batch_size / 1e6, 3)
 
 
 def _loss_facts(curve: Sequence[float], difference: float) -> dict[str, str]:
