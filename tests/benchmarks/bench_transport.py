@@ -117,7 +117,7 @@ def compare_ways(config: PrismConfig, folder: Path) -> tuple[dict[str, Any], lis
     curves = {name: losses(config, batches) for name, batches in arrived.items()}
     curves[ANOTHER_SEED] = losses(config, exact, seed=1)
     differences = {name: apart(curve, curves["float32"]) for name, curve in curves.items()}
-    facts = {
+    facts: dict[str, dict[str, Any]] = {
         name: {
             "MB a pair at N = 1,024": _pair_mb(name),
             "largest error": f"{errors[name].largest:.2e}",
