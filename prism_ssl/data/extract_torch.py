@@ -77,14 +77,15 @@ def _trilinear(
         inside.append([(index >= 0) & (index < size) for index in both])
         place.append([index.clamp(0, size - 1) * stride for index in both])
 
-    def corner(i: int, j: int, k: int) -> torch.Tensor:
-        raw = volume.voxels[place[0][i] + place[1][j] + place[2][k]].float()
-        if volume.wrap:
-            raw = torch.where(raw < 0, raw + volume.wrap, raw)
-        return torch.where(inside[0][i] & inside[1][j] & inside[2][k], raw, outside)
-
     def along_i(j: int, k: int) -> torch.Tensor:
-        return _mix(corner(0, j, k), corner(1, j, k), shares[0])
+        row, row_inside = place[1][j] + place[2][k], inside[1][j] & inside[2][k]
+        ends = []
+        for i in (0, 1):
+            raw = volume.voxels[row + place[0][i]].float()
+            if volume.wrap:
+                raw = torch.where(raw < 0, raw + volume.wrap, raw)
+            ends.append(torch.where(row_inside & inside[0][i], raw, outside))
+        return _mix(ends[0], ends[1], shares[0])
 
     def along_ij(k: int) -> torch.Tensor:
         return _mix(along_i(0, k), along_i(1, k), shares[1])
