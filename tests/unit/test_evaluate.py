@@ -24,15 +24,17 @@ ALWAYS = {
 }  # fmt: skip
 
 
-class Oracle(torch.nn.Module):
+class Oracle(PrismNet):
     """Answers every pair of the probe set perfectly; embeddings are one direction per series."""
 
     def __init__(self, probe_set: ProbeSet, objective: Objective) -> None:
-        super().__init__()
+        torch.nn.Module.__init__(self)
         self.dummy = torch.nn.Parameter(torch.zeros(()))
         self._probe_set, self._objective, self._next = probe_set, objective, 0
 
-    def forward(self, patches_a: torch.Tensor, *_: torch.Tensor) -> PrismOutput:
+    def forward(
+        self, patches_a: torch.Tensor, positions_a: torch.Tensor, patches_b: torch.Tensor, positions_b: torch.Tensor
+    ) -> PrismOutput:
         start, self._next = self._next, self._next + len(patches_a)
         batch: PrismBatch = self._probe_set.pairs(start, self._next, torch.device("cpu"))
         scans = torch.from_numpy(self._probe_set.scan_of_view[2 * start : 2 * self._next : 2])

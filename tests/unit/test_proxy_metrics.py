@@ -58,9 +58,7 @@ def test_ties_count_as_the_mean_over_all_their_orders() -> None:
     positive = np.array([[False, False, True, False, True, True]])
     candidate = np.array([[False, True, True, True, True, True]])
     for k in range(1, 6):
-        outcomes = []
-        for tied in permutations([2, 3, 4]):
-            outcomes.append(positive[0, [1, *tied, 5][:k]].any())
+        outcomes = [positive[0, [1, *tied, 5][:k]].any() for tied in permutations([2, 3, 4])]
         hits = metrics.hits_at(similarity, positive, candidate, k)
         assert hits == pytest.approx(np.mean(outcomes)), k
 
