@@ -166,11 +166,8 @@ def _r2(readings: dict[str, AxisReading]) -> dict[str, float]:
 
 def _spread(embeddings: Float64, series: npt.NDArray[np.int64]) -> dict[str, float]:
     std = metrics.dimension_std(embeddings)
-    lidar = metrics.lidar(metrics.discriminants(embeddings, series))
-    ceiling = metrics.lidar_ceiling(int(series.max()) + 1, embeddings.shape[1])
     return {
-        "lidar": lidar,
-        "lidar_relative": metrics.lidar_relative(lidar, ceiling),
+        "lidar": metrics.lidar(metrics.discriminants(embeddings, series)),
         "rankme": metrics.rankme(embeddings),
         "alignment": metrics.alignment(embeddings, series),
         "uniformity": metrics.uniformity(embeddings),
@@ -210,7 +207,13 @@ def _quality(answers: Answers, series: npt.NDArray[np.int64], config: PrismConfi
         hits=np.array([hits[series == each].mean() for each in range(n_series)]),
         signs=np.stack([signs for signs, _ in counts], axis=1),
         right=np.stack([right for _, right in counts], axis=1),
-        discriminants=metrics.discriminants(answers.embeddings, series),
+        discriminants=metrics.telling_discriminants(answers.embeddings, series, config.eval.seed),
+        width=answers.embeddings.shape[1],
     )
     quality = proxy_quality(evidence, config.eval)
-    return {"proxy_quality": quality.value, "proxy_quality_low": quality.low, "proxy_quality_high": quality.high}
+    return {
+        "lidar_relative": quality.lidar,
+        "proxy_quality": quality.value,
+        "proxy_quality_low": quality.low,
+        "proxy_quality_high": quality.high,
+    }

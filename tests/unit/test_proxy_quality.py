@@ -22,7 +22,7 @@ EMBEDDINGS = RNG.standard_normal((S, D))[SERIES] + 0.3 * RNG.standard_normal((4 
 
 def _evidence(hits: float = 0.7, right_share: float = 0.8) -> SeriesEvidence:
     signs = np.full((S, A, 2), 10.0)
-    return SeriesEvidence(np.full(S, hits), signs, right_share * signs, discriminants(EMBEDDINGS, SERIES))
+    return SeriesEvidence(np.full(S, hits), signs, right_share * signs, discriminants(EMBEDDINGS, SERIES), D)
 
 
 def test_quality_is_the_weighted_mean_of_recall_skill_and_relative_lidar() -> None:
