@@ -21,6 +21,7 @@ from prism_ssl.train.logging import is_probe, read_history, read_summary
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.trainer import train
 from prism_ssl.train.work_order import WorkOrder
+from tune.evaluate_run import evaluate_run
 
 
 def small(catalog: Path, root: Path, **overrides: object) -> PrismConfig:
@@ -88,6 +89,10 @@ def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Pa
     assert 0 <= summary.probe["proxy_quality_low"] <= summary.probe["proxy_quality"] <= 1
     assert summary.probe["scans"] >= 8
     assert "held out: recall@1" in output.getvalue()
+    asked_again = evaluate_run(Path(summary.run_dir))
+    assert {key: asked_again[key] for key in summary.probe} == summary.probe
+    elsewhere = evaluate_run(Path(summary.run_dir), catalog=phantom_catalog)
+    assert elsewhere["scans"] == summary.data["scans_kept"]
     assert rows[0]["weight/supcon"] == pytest.approx(0.2)
     assert summary.encoder is not None
     patches, positions = torch.rand(1, 16, 16, 16, 1), torch.rand(1, 16, 3)

@@ -112,7 +112,7 @@ def test_telling_directions_are_none_in_noise_and_all_in_series_that_differ(
     noise, means = RNG.standard_normal((128, width)), signal * np.eye(16, width)
     rows = metrics.telling_discriminants(means[series] + noise, series, seed=0)
     relative = metrics.lidar_relative(metrics.lidar(rows), metrics.lidar_ceiling(16, width))
-    assert relative == pytest.approx(expected, abs=0.05 if signal else 0.0)
+    assert relative == pytest.approx(expected, abs=0.1 if signal else 0.0)
 
 
 def test_telling_directions_are_the_ones_with_signal() -> None:
