@@ -65,14 +65,22 @@ class Evaluator:
 def evaluate(network: PrismNet, probe_set: ProbeSet, config: PrismConfig) -> dict[str, float]:
     """The ``probe/`` scalars of ``network``, without their prefix; what cannot be said is NaN.
 
-    ``r2/*`` is there for regression only, ``*_organ`` and ``position_*`` for phantoms only. The network's mode and
+    ``r2/*`` is there for regression only, ``*_organ`` and ``position_*`` for phantoms only, and nothing but counts
+    where an embedding is not finite: no number is better than one that leaves views out. The network's mode and
     the global random generators are as before.
     """
     answers = ask(network, probe_set, config)
     series = _series_of_view(probe_set)
-    values = {
+    not_finite = ~np.isfinite(answers.embeddings).all(axis=1)
+    counts = {
         "scans": float(len(probe_set.scans)),
         "scans_left_out": float(len(probe_set.left_out)),
+        "views_not_finite": float(not_finite.sum()),
+    }
+    if not_finite.any():
+        return counts
+    values = {
+        **counts,
         **_retrieval(answers.embeddings, series),
         **_skill(answers.readings),
         **(_r2(answers.readings) if config.model.objective == "regression" else {}),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from prism_ssl.config.operations import EvalConfig
 from prism_ssl.config.schema import DataConfig, PrismConfig, TrainConfig
 from prism_ssl.contracts import PATCH_PX, PreparedScan, RobustStats, ScanRecord
 from prism_ssl.data.memory_plan import (
@@ -14,6 +15,7 @@ from prism_ssl.data.memory_plan import (
     chunk_bytes,
     object_store_bytes,
     plan_memory,
+    probe_set_bytes,
 )
 from prism_ssl.errors import MemoryPlanTooBig
 
@@ -55,6 +57,15 @@ def test_the_object_store_holds_twice_what_all_actors_may_have_under_way() -> No
     config = a_config(workers=4, in_flight=3, batch=64)
     assert object_store_bytes(config) == 4 * (3 + 1) * chunk_bytes(config) * 2
     assert object_store_bytes(a_config(batch=2, n_patches=1)) == OBJECT_STORE_MIN_BYTES
+
+
+def test_the_probe_set_is_planned_for() -> None:
+    few, many = (replace(a_config(), eval=EvalConfig(probe_scans=scans, views_per_scan=8)) for scans in (1, 65))
+    view = np.empty((1024, PATCH_PX, PATCH_PX), np.int16).nbytes + np.empty((1024, 3), np.float32).nbytes
+    assert probe_set_bytes(few) == 8 * view
+    more = plan(many, [a_shard(10, 10)]).base_bytes - plan(few, [a_shard(10, 10)]).base_bytes
+    assert more == 64 * 8 * view
+    assert probe_set_bytes(replace(many, eval=EvalConfig(probe_scans=65, n_patches=512))) == 65 * 8 * view // 2
 
 
 def test_pools_need_what_their_largest_scans_need_open_and_on_the_way() -> None:
