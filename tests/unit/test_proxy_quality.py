@@ -62,8 +62,10 @@ def test_series_that_agree_leave_no_doubt_and_others_do() -> None:
 
 
 def test_the_interval_holds_the_value_although_resamples_have_a_lower_rank() -> None:
-    quality = proxy_quality(_evidence(), EvalConfig(w_retrieval=0, w_skill=0, bootstrap=200))
-    assert 0 <= quality.low < quality.value < quality.high <= 1
+    perfect = dataclasses.replace(_evidence(), discriminants=np.eye(S, D))
+    quality = proxy_quality(perfect, EvalConfig(w_retrieval=0, w_skill=0, bootstrap=200))
+    assert quality.low < quality.value == pytest.approx(1)
+    assert quality.high == pytest.approx(1)
 
 
 def test_equal_seeds_give_equal_intervals() -> None:
