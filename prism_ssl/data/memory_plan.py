@@ -15,18 +15,17 @@ _ACTOR_BASE_BYTES = 300 * 2**20  # measured: Ray worker with numba, polars and n
 _TRAINER_BASE_BYTES = 1200 * 2**20  # measured: Ray worker with torch imported, tiny preset on CPU
 _DRIVER_BASE_BYTES = 500 * 2**20  # driver, GCS, raylet
 
-_BYTES_PER_PATCH = PATCH_PX * PATCH_PX * 2 + 3 * 4
-
 
 def chunk_bytes(config: PrismConfig) -> int:
     """Size of one chunk in the object store: int16 patches and float32 positions of n pairs."""
-    return config.train.batch_size // config.data.workers * 2 * config.data.n_patches * _BYTES_PER_PATCH
+    per_view = config.data.n_patches * (PATCH_PX * PATCH_PX * 2 + 3 * 4)
+    return config.train.batch_size // config.data.workers * 2 * per_view
 
 
 def probe_set_bytes(config: PrismConfig) -> int:
     """What the training worker keeps of held-out scans: int16 patches and float32 positions of every view."""
     n_views = config.eval.probe_scans * config.eval.views_per_scan
-    return n_views * (config.eval.n_patches or config.data.n_patches) * _BYTES_PER_PATCH
+    return n_views * (config.eval.n_patches or config.data.n_patches) * (PATCH_PX * PATCH_PX * 2 + 3 * 4)
 
 
 def object_store_bytes(config: PrismConfig) -> int:
