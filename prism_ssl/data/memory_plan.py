@@ -24,6 +24,12 @@ def chunk_bytes(config: PrismConfig) -> int:
     return config.train.batch_size // config.data.workers * 2 * per_view
 
 
+def probe_set_bytes(config: PrismConfig) -> int:
+    """What the training worker keeps of held-out scans: int16 patches and float32 positions of every view."""
+    n_views = config.eval.probe_scans * config.eval.views_per_scan
+    return n_views * (config.eval.n_patches or config.data.n_patches) * (PATCH_PX * PATCH_PX * 2 + 3 * 4)
+
+
 def object_store_bytes(config: PrismConfig) -> int:
     """Room for workers x (chunks in flight + 1) chunks, twice: a full store spills to disk and slows tenfold.
 
@@ -76,7 +82,7 @@ def plan_memory(
     # Deterministic pools keep a replacement that has landed until its slot's turn.
     beside_the_slots = data.warm_pool_size if data.deterministic else data.max_prefetch_replacements
     pool = sum(_largest_bytes(shard, data.warm_pool_size + beside_the_slots) for shard in shards)
-    base = len(shards) * _ACTOR_BASE_BYTES + _TRAINER_BASE_BYTES + _DRIVER_BASE_BYTES
+    base = len(shards) * _ACTOR_BASE_BYTES + _TRAINER_BASE_BYTES + probe_set_bytes(config) + _DRIVER_BASE_BYTES
     plan = MemoryPlan(pool, object_store_bytes(config), base, limit_bytes, limit_source, mirror_bytes(config, shards))
     if plan.total_bytes > limit_bytes:
         raise MemoryPlanTooBig(

@@ -81,7 +81,16 @@ class Errors:
 
 def batches_of(config: PrismConfig, scans: list[PreparedScan], folder: Path, on: ExtractOn) -> list[PrismBatch]:
     """The first batches of a pool over the scans; the same visits wherever they are cut out."""
-    order = WorkOrder(config, [scans], folder, folder / "scratch", folder / "quarantine.jsonl", None)
+    order = WorkOrder(
+        config=config,
+        shards=[scans],
+        held_out=[],
+        catalog=folder / "catalog.csv",
+        run_dir=folder,
+        scratch_folder=folder / "scratch",
+        quarantine_file=folder / "quarantine.jsonl",
+        checkpoint=None,
+    )
     actor = PoolActor(scans, replace(order.actor_settings(), extract_on=on), f"bench-transport-{on}")
     collate = Collator(torch.device("cpu"), config.train.batch_size, config.data.n_patches, on)
     made = [collate([actor.next_chunk(config.train.batch_size)]) for _ in range(config.train.max_steps)]

@@ -17,10 +17,11 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import prepare_archive, select_scans
 from prism_ssl.errors import CheckpointError, ConfigError, ReplacementFailed
 from prism_ssl.train.attempt import Attempt
-from prism_ssl.train.logging import read_history, read_summary
+from prism_ssl.train.logging import is_probe, read_history, read_summary
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.trainer import train
 from prism_ssl.train.work_order import WorkOrder
+from tune.evaluate_run import evaluate_run
 
 
 def small(catalog: Path, root: Path, **overrides: object) -> PrismConfig:
@@ -45,12 +46,22 @@ def work_order(config: PrismConfig, root: Path, name: str, extract_without_gpu: 
     archive = prepare_archive(select_scans(config, root / "tmp"), config, root / "preflight")
     run_dir = root / name
     run_dir.mkdir()
-    quarantine_file = archive.quarantine_file
-    return WorkOrder(config, archive.shards, run_dir, root / "scratch", quarantine_file, None, extract_without_gpu)
+    return WorkOrder(
+        config=config,
+        shards=archive.shards,
+        held_out=archive.held_out,
+        catalog=archive.catalog,
+        run_dir=run_dir,
+        scratch_folder=root / "scratch",
+        quarantine_file=archive.quarantine_file,
+        checkpoint=None,
+        extract_without_gpu=extract_without_gpu,
+    )
 
 
 def losses(run_dir: Path) -> list[tuple[int, float, float]]:
-    return [(row["global_step"], row["loss/total"], row["loss/supcon"]) for row in read_history(run_dir)]
+    rows = [row for row in read_history(run_dir) if "event" not in row and not is_probe(row)]
+    return [(row["global_step"], row["loss/total"], row["loss/supcon"]) for row in rows]
 
 
 def interrupt_after(steps: int, order: WorkOrder) -> None:
@@ -74,7 +85,15 @@ def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Pa
     assert summary.totals["coverage"] == 1.0
     assert read_summary(Path(summary.run_dir)) == summary
     rows = read_history(Path(summary.run_dir))
-    assert [row["global_step"] for row in rows] == [20, 40, 60, 80, 100, 120]
+    assert [row["global_step"] for row in rows if not is_probe(row)] == [20, 40, 60, 80, 100, 120]
+    assert [row["global_step"] for row in rows if is_probe(row)] == [120]
+    assert 0 <= summary.probe["proxy_quality_low"] <= summary.probe["proxy_quality"] <= 1
+    assert summary.probe["scans"] >= 8
+    assert "held out: recall@1" in output.getvalue()
+    asked_again = evaluate_run(Path(summary.run_dir))
+    assert {key: asked_again[key] for key in summary.probe} == summary.probe
+    elsewhere = evaluate_run(Path(summary.run_dir), catalog=phantom_catalog)
+    assert elsewhere["scans"] == summary.data["scans_kept"]
     assert rows[0]["weight/supcon"] == pytest.approx(0.2)
     assert summary.encoder is not None
     patches, positions = torch.rand(1, 16, 16, 16, 1), torch.rand(1, 16, 3)
@@ -141,6 +160,26 @@ def test_cutting_on_a_gpu_that_is_not_there_is_refused_before_training(
     assert (summary.status, summary.steps_done) == ("failed", 0)
     with pytest.raises(ConfigError, match="there is no CUDA device"):
         train_loop(work_order(config, tmp_path, "run"))
+
+
+def test_evaluating_changes_nothing_that_is_learned(
+    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
+) -> None:
+    config = small(phantom_catalog, tmp_path, data__deterministic=True, eval__bootstrap=20, eval__views_per_scan=2)
+    never = work_order(config, tmp_path, "never")
+    train_loop(dataclasses.replace(never, held_out=[]))
+    often = work_order(apply_overrides(config, {"eval.every": 2}), tmp_path, "often")
+    gone = dataclasses.replace(often.held_out[0].record, nifti_path=str(tmp_path / "gone.nii.gz"))
+    often.held_out[0] = dataclasses.replace(often.held_out[0], record=gone)
+    summary = train_loop(often)
+
+    assert losses(often.run_dir) == losses(never.run_dir)
+    rows = read_history(often.run_dir)
+    assert [row["global_step"] for row in rows if is_probe(row)] == [2, 4, 6, 8, 10, 12]
+    assert summary.status == "ok"
+    assert summary.probe["scans_left_out"] == 1
+    (said,) = (row["text"] for row in rows if row.get("event") == "broken_scan")
+    assert f"held-out scan {gone.scan_id} is left out of the probe set: ScanRejected: missing_path" in said
 
 
 def test_a_failed_background_replacement_is_an_explicit_error(

@@ -3,10 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import get_args
 
+import numpy as np
 import pytest
 
+from prism_ssl.config.operations import EvalConfig
 from prism_ssl.config.schema import DataConfig, ExtractOn, PrismConfig, TrainConfig
-from prism_ssl.contracts import PairChunk, PreparedScan, RobustStats, ScanRecord
+from prism_ssl.contracts import PATCH_PX, PairChunk, PreparedScan, RobustStats, ScanRecord
 from prism_ssl.data.chunks import empty_chunk
 from prism_ssl.data.memory_plan import (
     GIB,
@@ -17,6 +19,7 @@ from prism_ssl.data.memory_plan import (
     mirror_bytes,
     object_store_bytes,
     plan_memory,
+    probe_set_bytes,
     require_gpu,
 )
 from prism_ssl.errors import ConfigError, MemoryPlanTooBig
@@ -95,6 +98,15 @@ def test_extraction_on_the_gpu_without_one_is_refused() -> None:
     require_gpu(a_config(extract_on="cuda"), 1)
     with pytest.raises(ConfigError, match=r"data.extract_on is 'cuda' and there is no CUDA device .* 'cpu'"):
         require_gpu(a_config(extract_on="cuda"), 0)
+
+
+def test_the_probe_set_is_planned_for() -> None:
+    few, many = (replace(a_config(), eval=EvalConfig(probe_scans=scans, views_per_scan=8)) for scans in (1, 65))
+    view = np.empty((1024, PATCH_PX, PATCH_PX), np.int16).nbytes + np.empty((1024, 3), np.float32).nbytes
+    assert probe_set_bytes(few) == 8 * view
+    more = plan(many, [a_shard(10, 10)]).base_bytes - plan(few, [a_shard(10, 10)]).base_bytes
+    assert more == 64 * 8 * view
+    assert probe_set_bytes(replace(many, eval=EvalConfig(probe_scans=65, n_patches=512))) == 65 * 8 * view // 2
 
 
 def test_pools_need_what_their_largest_scans_need_open_and_on_the_way() -> None:
