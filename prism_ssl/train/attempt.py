@@ -53,7 +53,9 @@ class Attempt:
         device = _prepare_torch(config)
         self._learner = Learner(config, device)
         first_step, cursors = self._restore()
-        self._recorder = Recorder(config, order.run_dir, first_step, order.checkpoint)
+        self._recorder = Recorder(
+            config, order.run_dir, first_step, order.checkpoint, self._learner.network.heads.by_loss()
+        )
         self._guard = NonFiniteGuard(
             order.run_dir,
             config.train.seed,
