@@ -1,6 +1,7 @@
-"""Runs that learn nothing are called out by name within 200 steps, each with its own alarm and no other.
+"""Runs that learn nothing are called out by name within 80 steps, each with its own alarm and no other.
 
-Real learner and recorder in this process, on synthetic pairs whose window shows in their pixels; no Ray.
+Real learner and recorder in this process, on synthetic pairs whose window shows in their pixels, with an encoder of
+one block; no Ray.
 """
 
 from __future__ import annotations
@@ -18,19 +19,21 @@ from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PrismBatch
 from prism_ssl.data.sharded_dataset import NO_WAIT
+from prism_ssl.model.backbone import PRESETS, EncoderShape
 from prism_ssl.model.loss import LossBundle
 from prism_ssl.train.learner import Learner
 from prism_ssl.train.logging import read_history, read_summary
 from prism_ssl.train.recorder import Recorder
 from tests.unit.model_batches import random_batch
 
-B, N, SERIES, STEPS = 8, 4, 4, 200
+B, N, SERIES, STEPS = 8, 4, 4, 80
 Arrange = Callable[[PrismBatch], PrismBatch]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small tensors on two threads wait for each other on a busy machine."""
+@pytest.fixture(autouse=True)
+def small_and_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A tenth of the tiny encoder; and small tensors on two threads wait for each other on a busy machine."""
+    monkeypatch.setitem(PRESETS, "tiny", EncoderShape(width=32, depth=1, heads=2))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -78,7 +81,7 @@ def _learner(config: PrismConfig) -> Learner:
 
 
 def test_a_run_with_nothing_wrong_raises_nothing(tmp_path: Path) -> None:
-    assert _alarms(tmp_path, _config()) == {}
+    assert _alarms(tmp_path, _config(train__max_steps=200)) == {}
 
 
 @pytest.mark.parametrize("objective", ["regression", "classification"])
@@ -144,23 +147,23 @@ def test_an_encoder_that_collapsed_is_called_out(tmp_path: Path) -> None:
 
 
 def test_an_encoder_that_says_a_single_number_is_called_out(tmp_path: Path) -> None:
-    class Line(nn.Module):
-        def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-            return embedding[:, :1].expand(-1, embedding.shape[1]) + 1.0
+    def line(norm: nn.Module, inputs: tuple[torch.Tensor], embedding: torch.Tensor) -> torch.Tensor:
+        return embedding[:, :1].expand_as(embedding) + 1.0
 
     config = _config()
     learner = _learner(config)
-    learner.network.encoder.norm = nn.Sequential(learner.network.encoder.norm, Line())
+    learner.network.encoder.norm.register_forward_hook(line)
     assert _alarms(tmp_path, config, learner=learner) == {"low_rank_embeddings": 60}
 
 
 @pytest.mark.parametrize("objective", ["regression", "classification"])
 def test_a_head_that_has_not_learned_is_told_from_a_frozen_one(tmp_path: Path, objective: str) -> None:
-    config = _config(
-        model__objective=objective, train__max_steps=400, train__lr_warmup_steps=10, loss__w_distance=0.0,
-        loss__w_window=0.0, loss__w_supcon_target=0.0, train__lr=1e-5,
-    )  # fmt: skip
-    alarms = _alarms(tmp_path, config)
+    def unrelated(batch: PrismBatch) -> PrismBatch:
+        return replace(batch, rotation_delta_deg=batch.rotation_delta_deg[torch.randperm(B)].roll(1, 0))
+
+    only_rotation = {"loss__w_distance": 0.0, "loss__w_window": 0.0, "loss__w_supcon_target": 0.0}
+    config = _config(model__objective=objective, train__max_steps=320, train__lr_warmup_steps=0, **only_rotation)
+    alarms = _alarms(tmp_path, config, unrelated)
     text = next(row["text"] for row in read_history(tmp_path) if row.get("event") == "alarm")
     assert list(alarms) == ["at_chance/rotation"]
     assert "rotation is at chance" in text

@@ -13,7 +13,7 @@ def test_an_update_is_the_change_since_the_last_row_relative_to_the_norm_before(
     head.load_state_dict({"weight": torch.tensor([[3.0, 0.0]]), "bias": torch.tensor([4.0])})
     updates = HeadUpdates({"rotation": head, "supcon": torch.nn.Linear(2, 2)})
     with torch.no_grad():
-        head.bias += 1.0
+        head.bias.add_(1.0)
     assert {name: value.item() for name, value in updates.row().items()} == pytest.approx(
         {"update/rotation": 1 / 5, "update/supcon": 0.0}
     )
