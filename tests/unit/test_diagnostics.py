@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prism_ssl.config.schema import LossConfig, Objective, ViewConfig
 from prism_ssl.contracts import PrismBatch, PrismOutput
@@ -175,6 +177,28 @@ def test_a_window_forgets_the_one_before() -> None:
     assert {key: later[key] for key in later.keys() - embedding} == pytest.approx(
         {key: alone[key] for key in alone.keys() - embedding}, nan_ok=True
     )
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails on every operation that would make a host wait for its device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func).removeprefix("aten.").split(".")[0]
+        assert name not in ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal"), func
+        assert (kwargs or {}).get("device") is None, func
+        return func(*args, **(kwargs or {}))
+
+
+def test_noting_a_step_never_waits_for_the_device() -> None:
+    no_waiting: Any = NoWaiting  # torch has no types for it
+    bundles = {objective: LossBundle(CONFIG, ViewConfig(), objective) for objective in get_args(Objective)}
+    for objective, bundle in bundles.items():
+        batch, diagnostics = _batches()[0], _diagnostics(objective)
+        report = bundle(_answer(batch, objective, 0), batch, 0)
+        with no_waiting():
+            diagnostics.add(report)
+        with no_waiting(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+            diagnostics.row()
 
 
 def test_distinct_series_of_a_batch_are_counted() -> None:
