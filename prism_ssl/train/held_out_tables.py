@@ -37,7 +37,7 @@ def _measures(probe: Mapping[str, float]) -> Table:
 
 def _axes(probe: Mapping[str, float]) -> Table:
     table = Table()
-    for column in ("held-out, by axis", "sign skill (chance 0)", "R2 (mean answer 0)"):
+    for column in ("held out", "sign skill (chance 0)", "R2 (mean answer 0)"):
         table.add_column(column)
     for head, axes in AXES.items():
         skill, r2 = (_by_axis(probe, what, axes) for what in ("skill", "r2"))

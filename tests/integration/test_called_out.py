@@ -53,25 +53,29 @@ def _batch(step: int) -> PrismBatch:
     return replace(batch, patches_b=(batch.patches_a + 0.3 * brightness).clamp(-1, 1))
 
 
-def _alarms(
+def _train(
     run_dir: Path, config: PrismConfig, arrange: Arrange = lambda batch: batch, learner: Learner | None = None
-) -> dict[str, int]:
-    """Trains, and returns the alarms told in the history with their steps; summary and rows must say the same."""
-    if learner is None:
-        learner = _learner(config)
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Trains; returns the history, and the alarms of the summary."""
+    learner = learner or _learner(config)
     recorder = Recorder(config, run_dir, 0, None, learner.network.heads.by_loss())
     for step in range(config.train.max_steps):
         report = learner.step(arrange(_batch(step)), step)
         if recorder.step(report, NO_WAIT):
             recorder.row(learner.learning_rate(step), {})
     recorder.finish("ok", None, {}, None)
-    history = read_history(run_dir)
-    alarms = {row["text"].split(":")[0]: row["global_step"] for row in history if row.get("event") == "alarm"}
-    last = [row for row in history if "event" not in row][-1]
     summary = read_summary(run_dir)
     assert summary is not None
+    return read_history(run_dir), summary.alarms
+
+
+def _alarms(run_dir: Path, config: PrismConfig, *arranged: Any, **kwargs: Any) -> dict[str, int]:
+    """Trains, and returns the alarms told in the history with their steps; summary and rows must say the same."""
+    history, in_summary = _train(run_dir, config, *arranged, **kwargs)
+    alarms = {row["text"].split(":")[0]: row["global_step"] for row in history if row.get("event") == "alarm"}
+    last = [row for row in history if "event" not in row][-1]
     assert {key.removeprefix("alarm/") for key, value in last.items() if "alarm/" in key and value} == set(alarms)
-    assert {text.split(":")[0] for text in summary.alarms} == set(alarms)
+    assert {text.split(":")[0] for text in in_summary} == set(alarms)
     return alarms
 
 
@@ -110,6 +114,24 @@ def test_supcon_without_positives_from_other_pairs_is_called_out(tmp_path: Path)
 def test_that_is_no_news_for_simclr_which_wants_it_so(tmp_path: Path) -> None:
     config = _config(loss__simclr_baseline=True)
     assert _alarms(tmp_path, config, lambda batch: replace(batch, series_label=torch.arange(B))) == {}
+
+
+def test_an_alarm_whose_cause_has_gone_is_over_in_history_rows_and_summary(tmp_path: Path) -> None:
+    steps = iter(range(160))
+
+    def at_first(batch: PrismBatch) -> PrismBatch:
+        return replace(batch, series_label=torch.arange(B)) if next(steps) < 80 else batch
+
+    history, in_summary = _train(tmp_path, _config(train__max_steps=160), at_first)
+    told = [(row["event"], row["global_step"]) for row in history if "event" in row]
+    assert told == [("alarm", 60), ("alarm_over", 100)]
+    raised = {row["global_step"]: row["alarm/supcon_no_other_pairs"] for row in history if "event" not in row}
+    assert raised == {20: 0, 40: 0, 60: 1, 80: 1, 100: 0, 120: 0, 140: 0, 160: 0}
+    assert len(in_summary) == 1
+    assert in_summary[0].startswith(
+        "supcon_no_other_pairs: SupCon has no positives from other pairs (steps 0 to 60, 8.0"
+    )
+    assert in_summary[0].endswith(" (over at step 100)")
 
 
 def test_supcon_without_any_positive_is_called_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
