@@ -30,6 +30,9 @@ LEAST_SKILL = 0.15
 MEAN_PREDICTOR_STD_RATIO = 0.1
 """Prediction std over target std below which a head answers every pair alike."""
 
+WORSE_THAN_CHANCE = 0.1
+"""Share of chance by which the loss of a head must exceed it to be called worse."""
+
 PATIENCE_STEPS = 250
 """Steps after warm-up in which being at chance is no news: on phantoms displacement leaves it some 220 steps after."""
 
@@ -117,8 +120,9 @@ def _at_chance_text(head: Head, objective: Objective, span: Span) -> str:
     answers = f"answers vary ({ratio:.0%} of the target's std), but not with the truth"
     if ratio < MEAN_PREDICTOR_STD_RATIO:
         answers = f"head predicts its mean (its answers have at most {ratio:.0%} of the target's std)"
+    where = "at" if _progress(span, head) > -WORSE_THAN_CHANCE else "worse than"
     return (
-        f"{head} is at chance: loss {span.mean(f'loss/{head}'):.2e}, {trivial} gets {span.mean(f'chance/{head}'):.2e} "
+        f"{head} is {where} chance: loss {span.mean(f'loss/{head}'):.2e}, {trivial} gets {span.mean(f'chance/{head}'):.2e} "
         f"({_steps(span)}). Its {answers}; its parameters do change, so it is not frozen: it has not learned yet. "
         "Expect nothing of it until its skill leaves 0"
     )

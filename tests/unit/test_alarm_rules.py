@@ -83,6 +83,11 @@ def test_words_tell_a_mean_predictor_from_answers_that_miss() -> None:
     assert "head predicts its mean (its answers have at most 4% of the target's std)" in _text(AT_CHANCE | still)
 
 
+def test_a_head_that_is_far_off_is_said_to_be_worse_than_chance() -> None:
+    assert "rotation is at chance" in _text(AT_CHANCE)
+    assert "rotation is worse than chance" in _text(AT_CHANCE | {"loss/rotation": 1.8})
+
+
 @pytest.mark.parametrize("cause", [{"target_std/rx": 0.0}, {"update/rotation": 0.0}, {"embedding/spread": 1e-4}])
 def test_being_at_chance_is_not_told_where_its_cause_is(cause: dict[str, float]) -> None:
     raised = _raised(AT_CHANCE | cause)
