@@ -122,9 +122,9 @@ def _at_chance_text(head: Head, objective: Objective, span: Span) -> str:
         answers = f"head predicts its mean (its answers have at most {ratio:.0%} of the target's std)"
     where = "at" if _progress(span, head) > -WORSE_THAN_CHANCE else "worse than"
     return (
-        f"{head} is {where} chance: loss {span.mean(f'loss/{head}'):.2e}, {trivial} gets {span.mean(f'chance/{head}'):.2e} "
-        f"({_steps(span)}). Its {answers}; its parameters do change, so it is not frozen: it has not learned yet. "
-        "Expect nothing of it until its skill leaves 0"
+        f"{head} is {where} chance: loss {span.mean(f'loss/{head}'):.2e}, {trivial} gets "
+        f"{span.mean(f'chance/{head}'):.2e} ({_steps(span)}). Its {answers}; its parameters do change, so it is not "
+        "frozen: it has not learned yet. Expect nothing of it until its skill leaves 0"
     )
 
 
