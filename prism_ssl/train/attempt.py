@@ -56,7 +56,9 @@ class Attempt:
         _check_mirror(order, device)
         self._learner = Learner(config, device)
         first_step, cursors = self._restore()
-        self._recorder = Recorder(config, order.run_dir, first_step, order.checkpoint)
+        self._recorder = Recorder(
+            config, order.run_dir, first_step, order.checkpoint, self._learner.network.heads.by_loss()
+        )
         self._guard = NonFiniteGuard(
             order.run_dir,
             config.train.seed,
