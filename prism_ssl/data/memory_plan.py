@@ -11,7 +11,7 @@ from prism_ssl.errors import ConfigError, MemoryPlanTooBig
 
 GIB = 2**30
 OBJECT_STORE_MIN_BYTES = 128 * 2**20
-_ACTOR_BASE_BYTES = 300 * 2**20  # measured: Ray worker with numba, polars and nibabel imported, no scan open
+_ACTOR_BASE_BYTES = 145 * 2**20  # measured: a pool actor without scans, its share of common pages (rss says twice that)
 _TRAINER_BASE_BYTES = 1200 * 2**20  # measured: Ray worker with torch imported, tiny preset on CPU
 _DRIVER_BASE_BYTES = 500 * 2**20  # driver, GCS, raylet
 _VOLUME_UNDER_WAY_BYTES = 512 * 512 * 512 * 2  # a large CT; the store is made before the scans are known
@@ -82,7 +82,12 @@ def plan_memory(
     # Deterministic pools keep a replacement that has landed until its slot's turn.
     beside_the_slots = data.warm_pool_size if data.deterministic else data.max_prefetch_replacements
     pool = sum(_largest_bytes(shard, data.warm_pool_size + beside_the_slots) for shard in shards)
-    base = len(shards) * _ACTOR_BASE_BYTES + _TRAINER_BASE_BYTES + probe_set_bytes(config) + _DRIVER_BASE_BYTES
+    base = (
+        len(shards) * (_ACTOR_BASE_BYTES + chunk_bytes(config))
+        + _TRAINER_BASE_BYTES
+        + probe_set_bytes(config)
+        + _DRIVER_BASE_BYTES
+    )
     plan = MemoryPlan(pool, object_store_bytes(config), base, limit_bytes, limit_source, mirror_bytes(config, shards))
     if plan.total_bytes > limit_bytes:
         raise MemoryPlanTooBig(
