@@ -24,7 +24,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, Float32, Float64, RobustStats
-from prism_ssl.data.geometry import apply_affine
+from prism_ssl.data.lattice import levels, pixel_to_voxel
 from prism_ssl.data.nifti import OpenScan
 from prism_ssl.data.views import View
 from prism_ssl.utils.fs import private_folder
@@ -61,7 +61,6 @@ _LANES = _BAND_ROWS * PATCH_PX
 _GROUP = 16  # lanes that are copied together
 _VECTOR_BYTES = 64
 _LANE_COLUMN_ROW = np.array([(column, row) for row in range(_BAND_ROWS) for column in range(PATCH_PX)], np.float64)
-_MIDDLE = (PATCH_PX - 1) / 2
 # float32 places the lanes of a band to 1e-4 voxel; a band this close to the border has every neighbour checked.
 _BORDER_VOXELS = 1e-3
 _FULL_SCALE = np.float32(PATCH_SCALE)
@@ -70,24 +69,19 @@ _FULL_SCALE = np.float32(PATCH_SCALE)
 def extract_view(scan: OpenScan, view: View, patch_mm: float, out: Int16) -> None:
     """Fill ``out`` [N, H, W] with the patches of ``view``, windowed to [-1, 1] and scaled by ``PATCH_SCALE``.
 
-    Pixel (r, c) of a patch lies at its centre + (c - 7.5) p u + (r - 7.5) p v with p = patch_mm / 16 and u, v the
-    first two columns of the scan's acquisition frame turned by the view's rotation. Values are trilinear; each
-    neighbour outside the volume counts as the scan's lowest value.
+    Where the pixels lie is told by ``lattice.pixel_to_voxel``. Values are trilinear; each neighbour outside the volume
+    counts as the scan's lowest value.
 
     Raises:
         ValueError: ``out`` is not int16 [N, 16, 16], or it or the scan's voxels are not C-contiguous.
     """
     _check_arrays(scan, view, out)
-    gain = 2.0 * PATCH_SCALE / view.window_width
-    levels = _Levels(
-        gain=np.float32(scan.slope * gain),
-        offset=np.float32((scan.intercept - view.window_center) * gain),
-        outside=np.float32((scan.stats.lowest - scan.intercept) / scan.slope),
-    )
+    wanted = levels(scan, view)
+    in_float32 = _Levels(np.float32(wanted.gain), np.float32(wanted.offset), np.float32(wanted.outside))
     voxels = np.asarray(scan.voxels).reshape(-1)
     voxels.flags.writeable = False  # one compiled version serves arrays and read-only maps
     lattice, scratch = _lattice(scan, view, patch_mm), _scratch(voxels.dtype)
-    _fill_patches(voxels, scan.shape, lattice, levels, scratch, out.reshape(-1, _LANES))
+    _fill_patches(voxels, scan.shape, lattice, in_float32, scratch, out.reshape(-1, _LANES))
 
 
 def warm_up(dtype: npt.DTypeLike) -> None:
@@ -119,7 +113,7 @@ class _Lattice(NamedTuple):
 
 
 class _Levels(NamedTuple):
-    """Fixed-point value = gain * raw + offset; ``outside`` is the raw value of everything outside the volume."""
+    """``lattice.Levels`` in the precision of the kernel."""
 
     gain: np.float32
     offset: np.float32
@@ -138,16 +132,15 @@ class _Scratch(NamedTuple):
 
 
 def _lattice(scan: OpenScan, view: View, patch_mm: float) -> _Lattice:
-    prism_to_voxel = scan.to_voxel[:3, :3] @ view.rotation
-    steps = (prism_to_voxel @ scan.acquisition_frame[:, :2]).T * (patch_mm / PATCH_PX)
-    center = apply_affine(scan.to_voxel, view.center_mm)
-    lane_offset = steps.T @ _LANE_COLUMN_ROW.T
+    matrix = pixel_to_voxel(scan, view, patch_mm)
+    steps = matrix[:, 3:5]
+    lane_offset = steps @ _LANE_COLUMN_ROW.T
     lowest, highest = lane_offset.min(axis=1), lane_offset.max(axis=1)
     nx, ny, _ = scan.shape
     return _Lattice(
-        first_pixel=view.positions_mm @ prism_to_voxel.T + (center - _MIDDLE * steps.sum(axis=0)),
-        column_step=steps[0],
-        row_step=steps[1],
+        first_pixel=view.positions_mm @ matrix[:, :3].T + matrix[:, 5],
+        column_step=np.ascontiguousarray(steps[:, 0]),
+        row_step=np.ascontiguousarray(steps[:, 1]),
         lane_offset=lane_offset.astype(np.float32).ravel(),
         lowest_offset=lowest,
         highest_offset=highest,
@@ -294,7 +287,7 @@ def _blend(corners: Voxels, fraction: Float32, gain: np.float32, offset: np.floa
 
 @_compiled
 def _fill_patches(
-    voxels: Voxels, shape: Shape, lattice: _Lattice, levels: _Levels, scratch: _Scratch, out: Int16
+    voxels: Voxels, shape: Shape, lattice: _Lattice, window: _Levels, scratch: _Scratch, out: Int16
 ) -> None:
     """Sample all patches into ``out`` [bands, lanes]."""
     base, start, cell, fraction = scratch.base, scratch.start, scratch.cell, scratch.fraction
@@ -313,7 +306,7 @@ def _fill_patches(
             band = (patch * PATCH_PX + first_row) // _BAND_ROWS
             if inside:
                 _gather(voxels, shape, base, cell, scratch.raw_corners)
-                _blend(scratch.raw_corners, fraction, levels.gain, levels.offset, out, band)
+                _blend(scratch.raw_corners, fraction, window.gain, window.offset, out, band)
             else:
-                _gather_checked(voxels, shape, base, cell, levels.outside, scratch.checked_corners)
-                _blend(scratch.checked_corners, fraction, levels.gain, levels.offset, out, band)
+                _gather_checked(voxels, shape, base, cell, window.outside, scratch.checked_corners)
+                _blend(scratch.checked_corners, fraction, window.gain, window.offset, out, band)

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import psutil
 import torch
+from torch import nn
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.sharded_dataset import WaitCauses
 from prism_ssl.model.loss import LossReport
+from prism_ssl.train.alarm_rules import alarm_rules
+from prism_ssl.train.alarms import AlarmChange, Alarms
 from prism_ssl.train.diagnostics import Diagnostics
 from prism_ssl.train.logging import PROBE_PREFIX, LocalRecord, last_probe, read_history, write_summary
 from prism_ssl.train.metrics import StepTimes
@@ -20,9 +23,19 @@ from prism_ssl.utils.time import Stopwatch
 
 
 class Recorder:
-    """Metrics, diagnostics and history of one attempt, from ``first_step`` on; ``checkpoint`` is the last written."""
+    """Metrics, diagnostics and history of one attempt, from ``first_step`` on.
 
-    def __init__(self, config: PrismConfig, run_dir: Path, first_step: int, checkpoint: Path | None) -> None:
+    ``checkpoint`` is the last written, ``heads`` the trained heads by the name of their loss.
+    """
+
+    def __init__(
+        self,
+        config: PrismConfig,
+        run_dir: Path,
+        first_step: int,
+        checkpoint: Path | None,
+        heads: Mapping[str, nn.Module],
+    ) -> None:
         self._config, self._run_dir = config, run_dir
         self._resumed_from = first_step or None
         self.steps_done = first_step
@@ -33,7 +46,8 @@ class Recorder:
             patches_per_step=2 * config.train.batch_size * config.data.n_patches,
             warmup_steps=config.train.stall_warmup_steps,
         )
-        self._diagnostics = Diagnostics()
+        self._diagnostics = Diagnostics(config.model.objective, heads)
+        self._alarms = Alarms(alarm_rules(config), first_step)
         self._watch = Stopwatch()
         self._last_row: dict[str, float] = {}
         self.summary: RunSummary
@@ -47,12 +61,21 @@ class Recorder:
 
     def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:
         """Write a row of the history; the only place that waits for the device."""
-        values, alarms = self._diagnostics.row()
+        values = self._diagnostics.row()
+        changes = self._alarms.judge(self.steps_done, values)
+        values |= self._alarms.scalars()
         values |= self._times.interval() | {"lr": learning_rate, **counters, **device_memory()}
         self._last_row = values
         self._record.row(self.steps_done, values)
-        for alarm in alarms:
-            self.event("alarm", alarm)
+        for change in changes:
+            self._tell(change)
+
+    def _tell(self, change: AlarmChange) -> None:
+        if change.over:
+            self.event("alarm_over", f"{change.name} is over")
+            self.alarms[self.alarms.index(change.text)] += f" (over at step {self.steps_done})"
+        else:
+            self.event("alarm", change.text)
 
     def event(self, kind: str, text: str) -> None:
         """Note something that a person should be told; alarms also go into the summary."""

@@ -20,7 +20,7 @@ from rich.console import Console
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
-from prism_ssl.data.memory_plan import object_store_bytes, plan_memory
+from prism_ssl.data.memory_plan import object_store_bytes, plan_memory, require_gpu
 from prism_ssl.errors import TrainWorkerDied
 from prism_ssl.train.checkpoint import checkpoint_step
 from prism_ssl.train.cluster import ray_session
@@ -58,6 +58,7 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
             first_step = _begin_or_resume(folder, config, console)
             selected = select_scans(config, tmp_root)
             with ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root):
+                require_gpu(config, ray.cluster_resources().get("GPU", 0))
                 archive = prepare_archive(selected, config, folder.path.parent / ".preflight")
                 _describe(archive, config, console)
                 order = WorkOrder(

@@ -15,7 +15,7 @@ import prism_ssl
 from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import prepare_archive, select_scans
-from prism_ssl.errors import CheckpointError, ReplacementFailed
+from prism_ssl.errors import CheckpointError, ConfigError, ReplacementFailed
 from prism_ssl.train.attempt import Attempt
 from prism_ssl.train.logging import is_probe, read_history, read_summary
 from prism_ssl.train.train_loop import train_loop
@@ -42,7 +42,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def work_order(config: PrismConfig, root: Path, name: str) -> WorkOrder:
+def work_order(config: PrismConfig, root: Path, name: str, extract_without_gpu: bool = False) -> WorkOrder:
     archive = prepare_archive(select_scans(config, root / "tmp"), config, root / "preflight")
     run_dir = root / name
     run_dir.mkdir()
@@ -55,6 +55,7 @@ def work_order(config: PrismConfig, root: Path, name: str) -> WorkOrder:
         scratch_folder=root / "scratch",
         quarantine_file=archive.quarantine_file,
         checkpoint=None,
+        extract_without_gpu=extract_without_gpu,
     )
 
 
@@ -122,6 +123,43 @@ def test_an_interruption_changes_nothing_in_deterministic_mode(
     assert losses(parts.run_dir)[8:] == losses(whole.run_dir)[6:]
     weights = [prism_ssl.load_encoder(run.run_dir).state_dict() for run in (whole, parts)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_views_cut_where_the_model_trains_give_the_losses_of_views_cut_by_the_actors(
+    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
+) -> None:
+    """The same code that runs on a GPU, on CPU tensors; interrupted and resumed on the way."""
+    config = small(phantom_catalog, tmp_path, data__deterministic=True)
+    actors = work_order(config, tmp_path, "actors")
+    train_loop(actors)
+    device = work_order(
+        apply_overrides(config, {"data.extract_on": "cuda"}), tmp_path, "device", extract_without_gpu=True
+    )
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_after(8, device)
+    summary = train_loop(dataclasses.replace(device, checkpoint=device.run_dir / "last.ckpt"))
+
+    assert summary.status == "ok"
+    assert summary.resumed_from_step == 6
+    assert summary.totals["volumes_handed_over"] > 2 * 3
+    assert summary.totals["mirrored_bytes"] > 0
+    resumed = losses(device.run_dir)[:6] + losses(device.run_dir)[8:]
+    for found, expected in zip(resumed, losses(actors.run_dir), strict=True):
+        assert found == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_cutting_on_a_gpu_that_is_not_there_is_refused_before_training(
+    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
+) -> None:
+    config = small(phantom_catalog, tmp_path, data__extract_on="cuda", run__name="refused")
+    with pytest.raises(ConfigError, match=r"data\.extract_on is 'cuda' and there is no CUDA device"):
+        train(config, Console(file=io.StringIO()))
+    summary = read_summary(tmp_path / "runs" / "refused")
+    assert summary is not None
+    assert (summary.status, summary.steps_done) == ("failed", 0)
+    with pytest.raises(ConfigError, match="there is no CUDA device"):
+        train_loop(work_order(config, tmp_path, "run"))
 
 
 def test_evaluating_changes_nothing_that_is_learned(
