@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import Float32, Float64, PreparedScan
@@ -17,9 +18,10 @@ from prism_ssl.data.views import View
 from prism_ssl.eval import leak_pixels as pixels
 from prism_ssl.eval.catalog_scans import open_prepared
 from prism_ssl.eval.leak_finding import Finding, recall_finding, worst_axis
-from prism_ssl.eval.leak_readers import READERS, blanked_encoder, pair_features, position_features, set_network
+from prism_ssl.eval.leak_readers import READERS, blanked_features, pair_features, position_features, set_network
 from prism_ssl.eval.leak_views import TARGETS, Drawer, PairSample, ScanGeometry, draw_sample, honest_drawer
 from prism_ssl.eval.slice_phase import rotation_from_phase_deg
+from prism_ssl.model.backbone import PrismEncoder, build_encoder
 from prism_ssl.utils.hashing import stable_int
 from prism_ssl.utils.machine import usable_cpus
 
@@ -52,7 +54,9 @@ def check_positions(
     features = pair_features(position_features(sample.positions_mm))
     if control:
         predicted = READERS["ridge"](features, sample.targets)
-        return [worst_axis("ball size tied to the window", "ridge", TARGETS, predicted, sample.targets, 0.0, True)]
+        return [
+            worst_axis("positions, ball tied to the window", "ridge", TARGETS, predicted, sample.targets, 0.0, True)
+        ]
     found = {name: read(features, sample.targets) for name, read in READERS.items()}
     found["set network"] = set_network(sample.positions_mm[:, :, :64], sample.targets)
     return [
@@ -60,11 +64,24 @@ def check_positions(
     ]
 
 
-def check_blanked(scans: Sequence[ScanGeometry], draw: Drawer, config: PrismConfig, effort: Effort) -> list[Finding]:
-    """Constant patches at the true positions, through an encoder that is trained on them."""
+def check_blanked(
+    scans: Sequence[ScanGeometry],
+    draw: Drawer,
+    config: PrismConfig,
+    effort: Effort,
+    encoder: PrismEncoder | None = None,
+    control: bool = False,
+) -> list[Finding]:
+    """Constant patches at the true positions through an encoder (None: tiny, untrained), its embeddings read out."""
     sample = draw_sample(scans, draw, _per_scan(effort.position_pairs, scans), config.view)
-    predicted = blanked_encoder(sample.positions_mm[:, :, :32], sample.targets)
-    return [worst_axis("pixels blanked", "encoder", TARGETS, predicted, sample.targets, 0.0)]
+    if encoder is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(effort.seed)
+            encoder = build_encoder("tiny")
+    features = pair_features(blanked_features(encoder, sample.positions_mm[:, :, :64]))
+    predicted = READERS["ridge"](features, sample.targets)
+    name = "pixels blanked, " + ("ball tied to the window" if control else "true positions")
+    return [worst_axis(name, "encoder + ridge", TARGETS, predicted, sample.targets, 0.0, control)]
 
 
 def check_lattice(

@@ -110,7 +110,8 @@ def recall_at_1(features: Float64, series: npt.NDArray[np.int64]) -> Float64:
     scaled = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-9)
     distance = np.square(scaled[:, None] - scaled[None]).sum(axis=2)
     np.fill_diagonal(distance, np.inf)
-    return (series[distance.argmin(axis=1)] == series).astype(np.float64)
+    hits: Float64 = (series[distance.argmin(axis=1)] == series).astype(np.float64)
+    return hits
 
 
 def recall_within_group(group: npt.NDArray[np.int64], series: npt.NDArray[np.int64]) -> Float64:

@@ -43,22 +43,28 @@ from prism_ssl.eval.leak_checks import (
 )
 from prism_ssl.eval.leak_finding import Finding
 from prism_ssl.eval.leak_views import ScanGeometry, entangling_drawer, honest_drawer, rounding_drawer
+from prism_ssl.model.backbone import PrismEncoder
+from prism_ssl.model.export import load_encoder
 
 _STYLES = {"ok": "green", "caught": "green", "LEAK": "bold red", "BLIND": "bold red", "reported": "dim"}
 
 
 def leak_findings(
-    scans: Sequence[PreparedScan], config: PrismConfig, effort: Effort | None = None
+    scans: Sequence[PreparedScan],
+    config: PrismConfig,
+    effort: Effort | None = None,
+    encoder: PrismEncoder | None = None,
 ) -> Iterator[Finding]:
     """All findings on usable scans, as they become known; see the module for the bounds."""
     effort = effort or Effort()
     geometries = [ScanGeometry.of(scan) for scan in scans]
     draw = honest_drawer(config.view, effort.n_patches, effort.seed)
     yield from check_positions(geometries, draw, config, effort)
-    yield from check_blanked(geometries, draw, config, effort)
+    yield from check_blanked(geometries, draw, config, effort, encoder)
     yield from check_lattice(geometries, draw, config, effort)
     yield from check_lattice(geometries, rounding_drawer(draw), config, effort, control=True)
     yield from check_positions(geometries, entangling_drawer(draw), config, effort, control=True)
+    yield from check_blanked(geometries, entangling_drawer(draw), config, effort, encoder, control=True)
     yield from check_noise(geometries, config, effort)
     yield from check_real(scans, config, effort)
 
@@ -73,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refused = "".join(f", {count} {reason}" for reason, count in usable.rejected.items())
         if not given.json:
             console.print(f"{len(usable.scans)} scans used{refused}", highlight=False)
-        findings = list(leak_findings(usable.scans, config))
+        encoder = load_encoder(given.encoder) if given.encoder else None
+        findings = list(leak_findings(usable.scans, config, encoder=encoder))
     except PrismError as error:
         errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
@@ -116,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("catalog", help="table of the archive (.csv, .csv.gz or .parquet)")
     parser.add_argument("--scans", type=int, default=40, help="at most this many scans, in seeded hash order")
     parser.add_argument("--seed", type=int, default=0, help="of the selection")
+    parser.add_argument("--encoder", help="run folder of the encoder to give blanked pixels to (default: untrained)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
 

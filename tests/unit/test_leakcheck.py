@@ -46,7 +46,7 @@ def honest(config: PrismConfig) -> Drawer:
 def test_training_leaks_nothing_and_every_control_is_caught(scans: list[PreparedScan], config: PrismConfig) -> None:
     findings = list(leak_findings(scans, config, SMALL))
     assert [finding for finding in findings if finding.failed] == []
-    assert [finding.verdict for finding in findings if finding.control] == ["caught", "caught"]
+    assert [finding.verdict for finding in findings if finding.control] == ["caught"] * 3
     level = {finding.reader: finding.value for finding in findings if finding.target == "recall@1"}
     assert level["chance"] < level["modality alone"] < level["spacing alone"]
     ceiling = next(finding for finding in findings if "ceiling" in finding.reader)
@@ -67,7 +67,7 @@ def test_a_ball_tied_to_the_window_is_seen_by_every_reader(
     broken = entangling_drawer(honest)
     found = check_positions(geometries, broken, config, SMALL) + check_blanked(geometries, broken, config, SMALL)
     assert {finding.reader: (finding.verdict, finding.target) for finding in found} == dict.fromkeys(
-        ("ridge", "trees", "set network", "encoder"), ("LEAK", "ww")
+        ("ridge", "trees", "set network", "encoder + ridge"), ("LEAK", "ww")
     )
 
 
