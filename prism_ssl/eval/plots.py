@@ -7,7 +7,6 @@ them too. A scalar that the history lacks is left out of its chart.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 import altair as alt
 import polars as pl
+import vl_convert
 from rich.console import Console
 
 from prism_ssl.errors import PrismError, RunFolderError
@@ -65,7 +65,7 @@ def loss_chart(history: pl.DataFrame) -> alt.VConcatChart:
         "series:N", scale=alt.Scale(domain=["raw", "normalized"], range=["#b4501f", "#1f6fb4"]), title=None
     )
     below = _panels(forms, "raw (mm, degrees, intensity units) and normalised", zero=False, color=forms_color, log=True)
-    return alt.vconcat(above, below, title="Losses").resolve_scale(color="independent")
+    return _stacked("Losses", above, below)
 
 
 def diagnostics_chart(history: pl.DataFrame) -> alt.VConcatChart:
@@ -82,12 +82,12 @@ def diagnostics_chart(history: pl.DataFrame) -> alt.VConcatChart:
         },
     )
     axis_color = alt.Color("series:N", sort=list(AXES), scale=alt.Scale(scheme="tableau10"), title=None)
-    return alt.vconcat(
+    return _stacked(
+        "Diagnostics",
         _panels(skill, "sign skill on the training pairs (0 chance, 1 perfect)", color=axis_color, rule=0.0),
         _panels(ratio, "spread of the predictions over spread of the targets", color=axis_color, rule=1.0),
         _panels(positives, "SupCon's positives", color=alt.Color("series:N", title=None)),
-        title="Diagnostics",
-    ).resolve_scale(color="independent")
+    )
 
 
 def throughput_chart(history: pl.DataFrame) -> alt.VConcatChart:
@@ -104,7 +104,7 @@ def throughput_chart(history: pl.DataFrame) -> alt.VConcatChart:
     top = alt.hconcat(_panels(rate, "", color=color), _panels(counts, "", color=color)).resolve_scale(
         color="independent"
     )
-    return alt.vconcat(top, _time_chart(history), title="Throughput").resolve_scale(color="independent")
+    return _stacked("Throughput", top, _time_chart(history))
 
 
 CHARTS: Final[Mapping[str, Callable[[pl.DataFrame], alt.VConcatChart]]] = {
@@ -141,12 +141,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PrismError, OSError) as error:
         Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True)
         return 1
-    for path in paths or ["nothing was logged yet"]:
-        Console().print(str(path), highlight=False, soft_wrap=True)
+    Console().print("\n".join(map(str, paths)) or "nothing was logged yet", highlight=False, soft_wrap=True)
     return 0 if paths else 1
 
 
 # ---------------------------------------------------------------------- parts
+def _stacked(title: str, *rows: Any) -> alt.VConcatChart:
+    chart: alt.VConcatChart = alt.vconcat(*rows, title=title).resolve_scale(color="independent")
+    return chart
+
+
 def _named(history: pl.DataFrame, columns: Mapping[str, tuple[str, str]]) -> pl.DataFrame:
     """Long rows (global_step, series, panel, value) of the columns that are there, {column: (series, panel)}."""
     there = [name for name in columns if name in history.columns]
@@ -188,13 +192,13 @@ def _panels(
 def _time_chart(history: pl.DataFrame) -> alt.Chart:
     waits = [column for column in _WAITS.values() if column in history.columns]
     if "step_time_ms" not in history.columns:
-        return alt.Chart(pl.DataFrame({"global_step": [0]})).mark_point(opacity=0)
+        return _time_chart(history.with_columns(pl.lit(None, pl.Float64).alias("step_time_ms")))
     waited = pl.sum_horizontal(waits) if waits else pl.lit(0.0)
     parts = history.with_columns((pl.col("step_time_ms") - waited).clip(lower_bound=0).alias("computing_ms"))
     columns = {column or "computing_ms": (name, "time") for name, column in _WAITS.items()}
     order = list(_WAITS)
     scale = alt.Scale(domain=order, range=["#9ecae1", "#d62728", "#ff9f3b", "#9467bd"])
-    return (
+    chart: alt.Chart = (
         alt.Chart(_named(parts, columns))
         .mark_area(line=False)
         .encode(
@@ -204,14 +208,15 @@ def _time_chart(history: pl.DataFrame) -> alt.Chart:
         )
         .properties(width=2 * _WIDTH + 80, height=_HEIGHT, title="what the time of a step goes into")
     )
+    return chart
 
 
 def _rendered(chart: alt.VConcatChart, form: str) -> bytes:
-    picture: Any = io.BytesIO() if form == "png" else io.StringIO()
     with alt.data_transformers.enable("default", max_rows=None):
-        chart.save(picture, format=form, **({"scale_factor": 1.5} if form == "png" else {}))
-    drawn = picture.getvalue()
-    return drawn if isinstance(drawn, bytes) else drawn.encode()
+        spec = chart.to_json()
+    if form == "svg":
+        return vl_convert.vegalite_to_svg(spec).encode()
+    return vl_convert.vegalite_to_png(spec, scale=1.5)
 
 
 if __name__ == "__main__":

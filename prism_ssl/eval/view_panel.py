@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -35,27 +36,28 @@ _PATCHES_PER_SIDE = 5
 _SLICE_PX = 220  # along the longer side: enough for a panel, whatever the scan
 
 
-class _Plane(NamedTuple):
+class Plane(NamedTuple):
     """RAS axes shown to the right and upwards of a slice, their signs, and the letters at left, right, bottom, top."""
 
     name: str
     across: int
     up: int
     across_sign: int
-    letters: str
+    letters: tuple[str, str, str, str]
 
 
-_PLANES = (
-    _Plane("axial", 0, 1, -1, "RLPA"),
-    _Plane("coronal", 0, 2, -1, "RLIS"),
-    _Plane("sagittal", 1, 2, -1, "APIS"),
+PLANES = (
+    Plane("axial", 0, 1, -1, ("R", "L", "P", "A")),
+    Plane("coronal", 0, 2, -1, ("R", "L", "I", "S")),
+    Plane("sagittal", 1, 2, -1, ("A", "P", "I", "S")),
 )
 
 
 def draw_panel(scan: OpenScan, prepared: PreparedScan, pair: tuple[View, View], patch_mm: float) -> bytes:
     """The picture of a pair as PNG."""
     figure = Figure(figsize=(17, 9.6), dpi=100, facecolor="#111111")
-    head, *rows, foot = figure.subfigures(4, 1, height_ratios=(0.55, 4, 4, 1.05))
+    parts: Any = figure.subfigures(4, 1, height_ratios=(0.55, 4, 4, 1.05))
+    head, *rows, foot = parts
     for subfigure in (head, *rows, foot):
         subfigure.set_facecolor("#111111")
     _title(head, scan, prepared)
@@ -98,17 +100,14 @@ def _title(head: SubFigure, scan: OpenScan, prepared: PreparedScan) -> None:
 
 # ---------------------------------------------------------------------- slices
 def _draw_slices(figure: SubFigure, scan: OpenScan, views: dict[str, View], name: str) -> None:
-    corners = apply_affine(
-        scan.affine, [(i, j, k) for i in _ends(scan, 0) for j in _ends(scan, 1) for k in _ends(scan, 2)]
-    )
-    box = np.stack([corners.min(axis=0), corners.max(axis=0)])
+    box = bounding_box_mm(scan)
     low, high = max(scan.stats.lowest, scan.stats.median - 4 * scan.stats.std), scan.stats.median + 2.5 * scan.stats.std
     axes: Sequence[Axes] = figure.subplots(1, 3)
     figure.subplots_adjust(left=0.03, right=0.99, top=0.9, bottom=0.05, wspace=0.08)
-    for ax, plane in zip(axes, _PLANES, strict=True):
+    for ax, plane in zip(axes, PLANES, strict=True):
         center = views[name].center_mm
         through = 3 - plane.across - plane.up
-        image = _slice(scan, plane, center, box)
+        image = slice_mm(scan, plane, center, box)
         extent = (*box[:: plane.across_sign, plane.across], *box[:, plane.up])
         ax.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent, aspect="equal")
         for other, view in views.items():
@@ -118,11 +117,14 @@ def _draw_slices(figure: SubFigure, scan: OpenScan, views: dict[str, View], name
         _letters(ax, plane)
 
 
-def _ends(scan: OpenScan, axis: int) -> tuple[float, float]:
-    return -0.5, scan.shape[axis] - 0.5
+def bounding_box_mm(scan: OpenScan) -> Float64:
+    """Lowest and highest R, A and S of a scan's outermost voxel faces, [2, 3]."""
+    faces = [(-0.5, n - 0.5) for n in scan.shape]
+    corners = apply_affine(scan.affine, list(itertools.product(*faces)))
+    return np.stack([corners.min(axis=0), corners.max(axis=0)])
 
 
-def _slice(scan: OpenScan, plane: _Plane, center_mm: Float64, box: Float64) -> Float64:
+def slice_mm(scan: OpenScan, plane: Plane, center_mm: Float64, box: Float64) -> Float64:
     """Nearest voxels on the plane through the centre, [up, across], as shown; the lowest value outside the scan."""
     sides = box[1] - box[0]
     step = max(sides[plane.across], sides[plane.up]) / _SLICE_PX
@@ -139,7 +141,7 @@ def _slice(scan: OpenScan, plane: _Plane, center_mm: Float64, box: Float64) -> F
     return values
 
 
-def _draw_prism(ax: Axes, view: View, plane: _Plane, slice_mm: Float64, name: str, own: bool) -> None:
+def _draw_prism(ax: Axes, view: View, plane: Plane, slice_mm: Float64, name: str, own: bool) -> None:
     """The ball where the slice cuts it (its shadow where it does not), and the axes of the prism in its own slice."""
     through = 3 - plane.across - plane.up
     x, y = float(view.center_mm[plane.across]), float(view.center_mm[plane.up])
@@ -159,7 +161,7 @@ def _draw_prism(ax: Axes, view: View, plane: _Plane, slice_mm: Float64, name: st
         ax.annotate("", xy=(x + dx, y + dy), xytext=(x, y), arrowprops=arrow)
 
 
-def _letters(ax: Axes, plane: _Plane) -> None:
+def _letters(ax: Axes, plane: Plane) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
     left, right, bottom, top = plane.letters
