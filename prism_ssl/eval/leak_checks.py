@@ -36,11 +36,11 @@ T = TypeVar("T")
 class Effort:
     """How much is drawn: more pairs make the intervals narrower and the check slower."""
 
-    position_pairs: int = 3000
+    position_pairs: int = 2400
     phase_pairs: int = 250
-    noise_pairs: int = 800
+    noise_pairs: int = 660
     views_per_scan: int = 8
-    phase_views_per_scan: int = 6
+    phase_views_per_scan: int = 4
     n_patches: int = 128
     real_patches: int = 256
     seed: int = 71
@@ -78,7 +78,7 @@ def check_blanked(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(effort.seed)
             encoder = build_encoder("tiny")
-    features = pair_features(blanked_features(encoder, sample.positions_mm[:, :, :64]))
+    features = pair_features(blanked_features(encoder, sample.positions_mm[:, :, :48]))
     predicted = READERS["ridge"](features, sample.targets)
     name = "pixels blanked, " + ("ball tied to the window" if control else "true positions")
     return [worst_axis(name, "encoder + ridge", TARGETS, predicted, sample.targets, 0.0, control)]
@@ -104,7 +104,7 @@ def check_noise(scans: Sequence[ScanGeometry], config: PrismConfig, effort: Effo
     """Noise in place of the voxels: what interpolation and padding tell."""
     draw = honest_drawer(config.view, effort.n_patches, effort.seed)
     per_scan = _per_scan(effort.noise_pairs, scans)
-    read_phase = _per_scan(effort.phase_pairs / 2, scans)
+    read_phase = _per_scan(effort.phase_pairs / 4, scans)
     each = list(_in_threads(lambda scan: _noise_views(scan, draw, per_scan, read_phase, config, effort), scans))
     blur, padding = (np.concatenate([views[part] for views in each]) for part in (0, 1))
     read, true = (np.concatenate([views[part] for views in each]) for part in (2, 3))

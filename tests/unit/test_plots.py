@@ -71,7 +71,7 @@ def test_the_parts_of_a_step_add_up_to_it(tmp_path: Path) -> None:
 def test_pictures_are_written_by_the_command_and_a_long_history_is_thinned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    history = load_history(write_history(tmp_path, 5000))
+    history = load_history(write_history(tmp_path, 1000))
     assert len({each["global_step"] for each in values(loss_chart(history))}) <= POINTS_MAX
     assert main([str(tmp_path)]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "plots" / f"{stem}.png") for stem in CHARTS]
