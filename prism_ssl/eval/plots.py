@@ -58,7 +58,7 @@ def loss_chart(history: pl.DataFrame) -> alt.VConcatChart:
         history,
         {f"loss_{what}/{head}": (what, head) for head in HEADS for what in ("raw", "normalized")},
     )
-    dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=["loss", "chance"], range=[[1, 0], [5, 4]]), title=None)
+    dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=["loss", "chance"], range=[[1, 0], [5, 4]]), legend=None)
     color = alt.Color("series:N", scale=alt.Scale(domain=["loss", "chance"], range=["#1f6fb4", "#888888"]), title=None)
     above = _panels(beside, "what is optimised, beside its chance level", zero=False, color=color, dash=dash)
     forms_color = alt.Color(
@@ -174,7 +174,7 @@ def _panels(
     rule: float | None = None,
     zero: bool = True,
     log: bool = False,
-) -> alt.HConcatChart:
+) -> alt.ConcatChart:
     """A small line chart for each panel, with a scale of its own."""
     charts = []
     for (panel,), rows in long.group_by("panel", maintain_order=True):
@@ -186,7 +186,7 @@ def _panels(
         if rule is not None:
             lines += alt.Chart(pl.DataFrame({"value": [rule]})).mark_rule(color="#888888").encode(y="value:Q")
         charts.append(lines.properties(width=_WIDTH, height=_HEIGHT, title=str(panel).replace("_", " ")))
-    return alt.hconcat(*charts, title=alt.TitleParams(title, fontWeight="normal", color="#555555"))
+    return alt.concat(*charts, columns=3, title=alt.TitleParams(title, fontWeight="normal", color="#555555"))
 
 
 def _time_chart(history: pl.DataFrame) -> alt.Chart:

@@ -152,7 +152,9 @@ def _draw_prism(ax: Axes, view: View, plane: Plane, slice_mm: Float64, name: str
     ax.add_patch(
         Circle((x, y), radius, fill=False, edgecolor=_COLORS[name], linestyle=style, linewidth=1.6, alpha=alpha)
     )
-    ax.text(x, y + radius * 0.95, name, color=_COLORS[name], fontsize=11, ha="center", va="top", alpha=alpha)
+    ax.text(
+        x, y + radius * 0.95, name, color=_COLORS[name], fontsize=14, weight="bold", ha="center", va="top", alpha=alpha
+    )
     if not own:
         return
     for direction, color in zip(view.rotation.T, _AXIS_COLORS, strict=True):
