@@ -66,7 +66,7 @@ def trees(features: Float64, targets: Float64) -> Float64:
 def set_network(positions_mm: Float32, targets: Float64) -> Float64:
     """Predictions [Q, K] of a permutation-invariant network (Zaheer et al. 2017) on point sets [Q, 2, N, 3]."""
     views = torch.from_numpy(positions_mm / 30.0)
-    return _two_halves(lambda: _SetReader(targets.shape[1]), views, targets, steps=500)
+    return _two_halves(lambda: _SetReader(targets.shape[1]), views, targets, steps=300)
 
 
 def blanked_features(encoder: PrismEncoder, positions_mm: Float32) -> Float64:

@@ -92,7 +92,7 @@ def test_the_exit_code_tells_a_leak(
 ) -> None:
     leak = Finding("lattice", "plane fit", "rx", 0.9, 0.8, 1.0, 0.0, 100)
     for findings, code in (([leak], 1), ([], 0)):
-        monkeypatch.setattr("prism_ssl.eval.leakcheck.leak_findings", lambda *_, found=findings: iter(found))
+        monkeypatch.setattr("prism_ssl.eval.leakcheck.leak_findings", lambda *_, found=findings, **__: iter(found))
         assert main([str(phantom_catalog), "--json"]) == code
         report = json.loads(capsys.readouterr().out)
         assert report["passed"] is (code == 0)
