@@ -29,11 +29,10 @@ class Pictures:
     def __init__(self, run_dir: Path, config: PrismConfig, scan: PreparedScan) -> None:
         self._run_dir, self._config, self._scan = run_dir, config, scan
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pictures")
-        self._panel: Future[None] | None = None
 
     def __enter__(self) -> Pictures:
         if not (self._run_dir / PANEL_FILE).exists():
-            self._panel = self._draw("view_panel", PANEL_FILE, 0, self._draw_panel)
+            self._draw("view_panel", PANEL_FILE, 0, self._draw_panel)
         return self
 
     def __exit__(
@@ -41,12 +40,13 @@ class Pictures:
     ) -> None:
         steps = [row["global_step"] for row in read_history(self._run_dir) if "event" not in row]
         if steps:
-            self._draw("plots", PLOTS_FOLDER, steps[-1], self._draw_plots).result()
+            self._draw("plots", PLOTS_FOLDER, steps[-1], self._draw_plots)
+        # Waits without asking for results: where not even an event can be written, the summary must still be tried.
         self._thread.shutdown()
 
-    def _draw(self, kind: str, place: str, step: int, draw: Callable[[], None]) -> Future[None]:
+    def _draw(self, kind: str, place: str, step: int, draw: Callable[[], None]) -> None:
         drawn = self._thread.submit(draw)
-        return self._thread.submit(self._note, kind, place, step, drawn)
+        self._thread.submit(self._note, kind, place, step, drawn)
 
     def _note(self, kind: str, place: str, step: int, drawn: Future[None]) -> None:
         error = drawn.exception()

@@ -69,7 +69,7 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
                 )
                 with (
                     LiveView(console, folder.path, first_step, config.train.max_steps),
-                    Pictures(folder.path, config, archive.shards[0][0]),
+                    Pictures(folder.path, config, min(archive.shards[0], key=lambda scan: scan.volume_bytes)),
                 ):
                     failure = _fit(order, tmp_root)
         return _final_summary(order, failure, archive)
