@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from prism_ssl.config.schema import DataConfig, PrismConfig
+from prism_ssl.config.schema import DataConfig, PrismConfig, TrainConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord
 from prism_ssl.data.catalog import load_records
 from prism_ssl.data.nifti import OpenScan, open_scan
@@ -24,15 +24,17 @@ class UsableScans:
     """Reason -> how many scans were refused for it."""
 
 
-def catalog_config(catalog: str, n_scans: int, seed: int = 0) -> PrismConfig:
+def catalog_config(catalog: str, n_scans: int, selection_seed: int = 0, train_seed: int = 0) -> PrismConfig:
     """The default settings for the first ``n_scans`` of a table."""
-    default = PrismConfig(data=DataConfig(catalog_path=catalog, n_scans=n_scans))
-    return PrismConfig(data=default.data, train=type(default.train)(seed=seed))
+    return PrismConfig(
+        data=DataConfig(catalog_path=catalog, n_scans=n_scans, selection_seed=selection_seed),
+        train=TrainConfig(seed=train_seed),
+    )
 
 
 def catalog_records(config: PrismConfig) -> list[ScanRecord]:
     """The selected records that have a file; raises ``CatalogError`` as ``load_records`` and when none has."""
-    selection = load_records(config.data, config.train.seed)
+    selection = load_records(config.data, config.data.selection_seed)
     if not selection.records:
         raise CatalogError(
             f"none of the {len(selection.unresolved)} selected rows of {config.data.catalog_path} leads to a file; "

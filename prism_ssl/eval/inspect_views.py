@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     console, errors = Console(), Console(stderr=True)
     try:
-        config = catalog_config(given.catalog, given.n_scans, given.seed)
+        config = catalog_config(given.catalog, given.n_scans, train_seed=given.seed)
         records = catalog_records(config)
         if given.list:
             for record in records:

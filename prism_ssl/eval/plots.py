@@ -34,6 +34,7 @@ _WAITS: Final = {
     "waiting: transport": "data_wait_transport_ms",
 }
 _WIDTH, _HEIGHT = 250, 150
+_FEW = 40  # points are marked where lines are short, for a line of one point is nothing to see
 _STEP: Final = alt.X("global_step:Q", title="step")
 
 
@@ -73,6 +74,9 @@ def diagnostics_chart(history: pl.DataFrame) -> alt.VConcatChart:
     groups = {"displacement": AXES[:3], "rotation": AXES[3:6], "window": AXES[6:]}
     skill = _named(history, {f"skill/{axis}": (axis, group) for group, axes in groups.items() for axis in axes})
     ratio = _named(history, {f"std_ratio/{axis}": (axis, group) for group, axes in groups.items() for axis in axes})
+    held_out = _named(
+        history, {f"probe/skill/{axis}": (axis, group) for group, axes in groups.items() for axis in axes}
+    )
     positives = _named(
         history,
         {
@@ -85,6 +89,7 @@ def diagnostics_chart(history: pl.DataFrame) -> alt.VConcatChart:
     return _stacked(
         "Diagnostics",
         _panels(skill, "sign skill on the training pairs (0 chance, 1 perfect)", color=axis_color, rule=0.0),
+        _panels(held_out, "the same on held-out scans", color=axis_color, rule=0.0),
         _panels(ratio, "spread of the predictions over spread of the targets", color=axis_color, rule=1.0),
         _panels(positives, "SupCon's positives", color=alt.Color("series:N", title=None)),
     )
@@ -163,7 +168,11 @@ def _named(history: pl.DataFrame, columns: Mapping[str, tuple[str, str]]) -> pl.
         schema={"column": pl.String, "series": pl.String, "panel": pl.String},
         orient="row",
     )
-    return long.join(names, on="column", how="inner", maintain_order="left").drop("column", strict=False)
+    return (
+        long.drop_nulls("value")
+        .join(names, on="column", how="inner", maintain_order="left")
+        .drop("column", strict=False)
+    )
 
 
 def _panels(
@@ -182,7 +191,7 @@ def _panels(
         shown = rows.filter(pl.col("value") > 0) if log else rows
         encoding = {"x": _STEP, "y": alt.Y("value:Q", title=None, scale=scale), "color": color}
         encoding |= {} if dash is None else {"strokeDash": dash}
-        lines: Any = alt.Chart(shown).mark_line(clip=True).encode(**encoding)
+        lines: Any = alt.Chart(shown).mark_line(clip=True, point=rows.height < _FEW).encode(**encoding)
         if rule is not None:
             lines += alt.Chart(pl.DataFrame({"value": [rule]})).mark_rule(color="#888888").encode(y="value:Q")
         charts.append(lines.properties(width=_WIDTH, height=_HEIGHT, title=str(panel).replace("_", " ")))
