@@ -48,6 +48,7 @@ from prism_ssl.eval.leak_views import ScanGeometry, entangling_drawer, honest_dr
 from prism_ssl.model.backbone import PrismEncoder
 from prism_ssl.model.export import load_encoder
 
+_PIPE_COLUMNS = 150
 _STYLES = {"ok": "green", "caught": "green", "LEAK": "bold red", "BLIND": "bold red", "reported": "dim"}
 
 
@@ -74,7 +75,8 @@ def leak_findings(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the findings; 0 when nothing leaks and every control was caught."""
     given = _parser().parse_args(arguments)
-    console, errors = Console(), Console(stderr=True)
+    # a pipe counts as 80 columns wide, in which the table cannot be read
+    console, errors = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS), Console(stderr=True)
     try:
         config = catalog_config(given.catalog, given.scans, given.seed)
         usable = usable_scans(config)
