@@ -34,6 +34,7 @@ from prism_ssl.train.logging import (
     truncate_history,
     write_summary,
 )
+from prism_ssl.train.pictures import Pictures
 from prism_ssl.train.recorder import last_losses
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder
 from prism_ssl.train.train_loop import train_loop
@@ -71,7 +72,10 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
                     quarantine_file=archive.quarantine_file,
                     checkpoint=folder.checkpoint,
                 )
-                with LiveView(console, folder.path, first_step, config.train.max_steps):
+                with (
+                    LiveView(console, folder.path, first_step, config.train.max_steps),
+                    Pictures(folder.path, config, min(archive.shards[0], key=lambda scan: scan.volume_bytes)),
+                ):
                     failure = _fit(order, tmp_root)
         return _final_summary(order, failure, archive)
     finally:

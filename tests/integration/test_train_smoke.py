@@ -80,6 +80,8 @@ def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Pa
 
     assert summary.status == "ok", summary.cause
     assert summary.steps_done == 120
+    pictures = {row["event"]: row["text"] for row in read_history(Path(summary.run_dir)) if "event" in row}
+    assert pictures.items() >= {"view_panel": "view_panel.png", "plots": "plots"}.items()
     assert summary.totals["replacement_completed_count"] > 10
     assert summary.totals["replacement_failed_count"] == 0
     assert summary.totals["coverage"] == 1.0
