@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from prism_ssl.contracts import RunSummary
-from prism_ssl.train.logging import HISTORY_FILE
+from prism_ssl.train.local_record import HISTORY_FILE
 from prism_ssl.utils.time import format_duration
 
 _POLL_S = 0.3

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
-from ray.train import TrainingFailedError, WorkerGroupError
+from ray.train import TrainingFailedError, UserCallback, WorkerGroupError
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from rich.console import Console
@@ -25,7 +25,7 @@ from prism_ssl.errors import TrainWorkerDied
 from prism_ssl.train.checkpoint import checkpoint_step
 from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.console import LiveView
-from prism_ssl.train.logging import (
+from prism_ssl.train.local_record import (
     CHECKPOINT_FILE,
     read_history,
     read_summary,
@@ -34,6 +34,7 @@ from prism_ssl.train.logging import (
 )
 from prism_ssl.train.recorder import last_losses
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder
+from prism_ssl.train.stop_request import StopBetweenSteps, sigterm_as_ctrl_c
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.fs import private_folder, remove_stale_folders, temporary_root
@@ -119,10 +120,11 @@ def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
             storage_path=str(storage),
             # A retry would hide the first failure.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            callbacks=cast(list[UserCallback], [StopBetweenSteps()]),  # Ray takes all its kinds, and names one
         ),
     )
     try:
-        with _removed_at_end(storage):
+        with _removed_at_end(storage), sigterm_as_ctrl_c():
             trainer.fit()
     except WorkerGroupError as error:
         return next(iter(error.worker_failures.values()), error)

@@ -17,7 +17,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import prepare_archive, select_scans
 from prism_ssl.errors import CheckpointError, ReplacementFailed
 from prism_ssl.train.attempt import Attempt
-from prism_ssl.train.logging import read_history, read_summary
+from prism_ssl.train.local_record import read_history, read_summary
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.trainer import train
 from prism_ssl.train.work_order import WorkOrder
