@@ -115,9 +115,12 @@ def show_summary(console: Console, summary: RunSummary) -> None:
     for alarm in summary.alarms:
         console.print(f"[yellow]alarm[/]: {escape(alarm)}")
     console.print(f"run folder  {summary.run_dir}", markup=False, highlight=False, soft_wrap=True)
-    for what, path in (("checkpoint", summary.checkpoint), ("encoder   ", summary.encoder)):
+    tracked = summary.tracking.get("url") or summary.tracking.get("files")
+    for what, path in (("checkpoint", summary.checkpoint), ("encoder   ", summary.encoder), ("tracked in", tracked)):
         if path:
             console.print(f"{what}  {path}", markup=False, highlight=False, soft_wrap=True)
+    if "problem" in summary.tracking:
+        console.print(f"[yellow]tracking[/]: {escape(summary.tracking['problem'])}", soft_wrap=True)
 
 
 def _loss_table(summary: RunSummary) -> Table:

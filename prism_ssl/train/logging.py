@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from prism_ssl.config.operations import TrackingMode
 from prism_ssl.config.schema import PrismConfig
@@ -34,6 +35,8 @@ ARTIFACT_TYPE = "checkpoint"
 INTERRUPTED_EXIT_CODE = 143
 """What a shell reports of a process that SIGTERM ended."""
 _STEP = "global_step"
+SETTINGS_HASH = "settings_hash"
+"""Key of the hash under which runs of equal settings are found again."""
 
 
 class Tracker:
@@ -88,10 +91,32 @@ def check_account(config: PrismConfig) -> None:
     """
     if tracking_mode(config.tracking) == "online":
         wandb = _wandb(temporary_root(config.run.tmp_root))
-        with _start_errors():
+        with service_errors():
             if not wandb.login(prompt=False, verify=False):
                 raise TrackingError(f"no W&B key was found; set WANDB_API_KEY, or {_ADVICE}")
-            _api(wandb, config).default_entity  # noqa: B018  asked for so that the server answers
+            open_api(config).default_entity  # noqa: B018  asked for so that the server answers
+
+
+def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dict[str, str]:
+    """End the tracked run of a training worker that died without a word: missing rows are sent, it is marked failed.
+
+    Returns what ``RunSummary.tracking`` holds. A worker of an offline run took its unsent rows with it.
+    """
+    mode = tracking_mode(config.tracking)
+    if mode != "online":
+        return {"mode": mode}
+    try:
+        return start_tracker(config, run_dir, summary.steps_done).finish(summary)
+    except TrackingError as error:
+        return {"mode": mode, "problem": str(error)}
+
+
+def open_api(config: PrismConfig) -> Any:
+    """The client's reading side (``wandb.Api``), patient as ``tracking.init_timeout_s`` says."""
+    overrides = {"project": config.tracking.project}
+    overrides |= {"entity": config.tracking.entity} if config.tracking.entity else {}
+    wandb = _wandb(temporary_root(config.run.tmp_root))
+    return wandb.Api(overrides, timeout=max(1, round(config.tracking.init_timeout_s)))
 
 
 class _WandbTracker(Tracker):
@@ -105,7 +130,7 @@ class _WandbTracker(Tracker):
         self._tracked = tracked_as(run_dir, config)
         self._uploads = BackgroundWork("checkpoint-upload")
         self._wandb = _wandb(self._tmp_root)
-        with _start_errors():
+        with service_errors():
             self._run = self._init(run_dir.name)
         self._tracked = dataclasses.replace(self._tracked, entity=self._run.entity or None, url=self._run.url)
         keep_tracked_as(run_dir, self._tracked)
@@ -165,7 +190,7 @@ class _WandbTracker(Tracker):
             tags=list(tracking.tags) or None,
             id=self._tracked.run_id,
             name=name,
-            config=public_settings(self._config),
+            config=public_settings(self._config) | {SETTINGS_HASH: self._tracked.settings},
             mode=self.mode,
             resume="allow" if self.mode == "online" else None,
             settings=_settings(self._wandb, self._config, self._tmp_root),
@@ -179,7 +204,7 @@ class _WandbTracker(Tracker):
         """The last step of which the server has a row; -1 when it has none."""
         last_step = -1
         with self._noting("what the server already has"):
-            tracked = _api(self._wandb, self._config).run(self._tracked.path)
+            tracked = open_api(self._config).run(self._tracked.path)
             rows = tracked.scan_history(min_step=max(0, self._run.starting_step - 1), use_cache=False)
             last_step = max((int(row[_STEP]) for row in rows if _STEP in row), default=-1)
         return last_step
@@ -196,15 +221,18 @@ class _WandbTracker(Tracker):
         with self._noting(f"the row of step {global_step}"):
             self._run.log({_STEP: global_step, **values})
 
-    def _upload(self, source: Any, global_step: int) -> None:
+    def _upload(self, source: IO[bytes], global_step: int) -> None:
         folder = private_folder(self._tmp_root / "wandb" / "upload" / self._tracked.run_id)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{global_step}-", delete=False) as copy:
             shutil.copyfileobj(source, copy, 16 * 2**20)
-        artifact = self._wandb.Artifact(self._tracked.artifact, ARTIFACT_TYPE, metadata={_STEP: global_step})
-        artifact.add_file(copy.name, name=CHECKPOINT_FILE, policy="immutable", skip_cache=True)
-        self._run.log_artifact(artifact, aliases=["latest"]).wait()
+            copy.flush()
+            artifact = self._wandb.Artifact(self._tracked.artifact, ARTIFACT_TYPE, metadata={_STEP: global_step})
+            # By its descriptor: the manifest that is uploaded names the path, and a path may name the user.
+            open_file = f"/proc/{os.getpid()}/fd/{copy.fileno()}"
+            artifact.add_file(open_file, name=CHECKPOINT_FILE, policy="immutable", skip_cache=True)
+            self._run.log_artifact(artifact, aliases=["latest"]).wait()
         shutil.rmtree(folder)  # only now: until the upload is confirmed the client may still read from it
-        _prune(self._wandb, self._config, self._tracked)
+        _prune(self._config, self._tracked)
 
     @contextlib.contextmanager
     def _noting(self, what: str) -> Iterator[None]:
@@ -245,22 +273,16 @@ def _settings(wandb: Any, config: PrismConfig, tmp_root: Path) -> Any:
     )
 
 
-def _api(wandb: Any, config: PrismConfig) -> Any:
-    overrides = {"project": config.tracking.project}
-    overrides |= {"entity": config.tracking.entity} if config.tracking.entity else {}
-    return wandb.Api(overrides, timeout=max(1, round(config.tracking.init_timeout_s)))
-
-
-def _prune(wandb: Any, config: PrismConfig, tracked: TrackedAs) -> None:
+def _prune(config: PrismConfig, tracked: TrackedAs) -> None:
     """Delete the versions of the checkpoint artifact that no alias names."""
-    name = "/".join(part for part in (tracked.entity, tracked.project, tracked.artifact) if part)
-    for version in _api(wandb, config).artifacts(ARTIFACT_TYPE, name):
+    for version in open_api(config).artifacts(ARTIFACT_TYPE, tracked.artifact_path):
         if not version.aliases:
             version.delete()
 
 
 @contextlib.contextmanager
-def _start_errors() -> Iterator[None]:
+def service_errors() -> Iterator[None]:
+    """What the client raises in the block becomes a ``TrackingError`` that says what to do."""
     import wandb
 
     try:

@@ -43,6 +43,11 @@ class TrackedAs:
         """Name of its checkpoint artifact."""
         return f"checkpoint-{self.run_id}"
 
+    @property
+    def artifact_path(self) -> str:
+        """The artifact as the API names it."""
+        return "/".join(part for part in (self.entity, self.project, self.artifact) if part)
+
 
 def tracking_mode(config: TrackingConfig) -> TrackingMode:
     """The mode that is set; otherwise online in a SLURM job and offline elsewhere."""

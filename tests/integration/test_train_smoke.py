@@ -29,6 +29,7 @@ def small(catalog: Path, root: Path, **overrides: object) -> PrismConfig:
         "data.stall_timeout_s": 60.0, "train.batch_size": 4, "train.log_every": 1, "train.checkpoint_every": 6,
         "train.max_steps": 12, "train.lr_warmup_steps": 2, "train.torch_threads": 1, "loss.supcon_warmup_steps": 3,
         "loss.supcon_ramp_steps": 3, "run.root": str(root / "runs"), "run.tmp_root": str(root / "tmp"),
+        "tracking.mode": "disabled",
     }  # fmt: skip
     return apply_overrides(phantom_cpu(), settings | {key.replace("__", "."): v for key, v in overrides.items()})
 
