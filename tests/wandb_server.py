@@ -55,6 +55,8 @@ class WandbServer(WandbGraph):
         self.received: list[Received] = []
         self.failed: list[Received] = []
         self.api_key = api_key
+        self.refused: set[str] = set()
+        """Fields of the graph that are answered with an error for good, which the client does not retry."""
         self._fault: Fault | None = None
         self._faulty: Callable[[Received], bool] = lambda request: True
         self._released = threading.Event()
@@ -183,7 +185,10 @@ class WandbServer(WandbGraph):
     def _graphql(self, message: dict[str, Any]) -> tuple[int, bytes]:
         try:
             with self.changed:
-                data = parse(message["query"]).execute(self.root(), message.get("variables") or {})
+                document = parse(message["query"])
+                if self.refused & {chosen.name for chosen in document.selections}:
+                    raise ValueError("refused")
+                data = document.execute(self.root(), message.get("variables") or {})
         except (ValueError, KeyError, TypeError) as error:
             text = f"{type(error).__name__}: {error}"
             return 400, json.dumps({"errors": [{"message": text}]}).encode()
