@@ -147,7 +147,7 @@ class WandbServer(WandbGraph):
     def state(self) -> dict[str, Any]:
         """What is known, as plain values."""
         runs = {
-            name: {"state": run.state, "exit_code": run.exit_code, "starts": run.starts, "project": run.project}
+            name: {"state": run.state, "exit_code": run.exit_code, "project": run.project}
             | {"config": run.settings, "summary": run.summary, "history": run.history, "fields": run.fields}
             for name, run in self.runs.items()
         }
