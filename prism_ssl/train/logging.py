@@ -112,7 +112,7 @@ def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dic
 
 
 def open_api(config: PrismConfig) -> Any:
-    """The client's reading side (``wandb.Api``), patient as ``tracking.init_timeout_s`` says, or a ``TrackingError``."""
+    """The client's reading side (``wandb.Api``), as patient as ``tracking.init_timeout_s``, or a ``TrackingError``."""
     overrides = {"project": config.tracking.project}
     overrides |= {"entity": config.tracking.entity} if config.tracking.entity else {}
     wandb = _wandb(temporary_root(config.run.tmp_root))

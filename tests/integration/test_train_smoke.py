@@ -21,6 +21,7 @@ from prism_ssl.train.local_record import read_history, read_summary
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.trainer import train
 from prism_ssl.train.work_order import WorkOrder
+from tests.wandb_server import WandbServer
 
 
 def small(catalog: Path, root: Path, **overrides: object) -> PrismConfig:
@@ -106,10 +107,11 @@ def test_an_interruption_changes_nothing_in_deterministic_mode(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_failed_background_replacement_is_an_explicit_error(
-    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
+def test_a_failed_background_replacement_is_an_explicit_error_also_where_the_run_is_tracked(
+    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path, wandb_server: WandbServer
 ) -> None:
-    order = work_order(small(phantom_catalog, tmp_path, train__max_steps=200), tmp_path, "run")
+    config = small(phantom_catalog, tmp_path, train__max_steps=200, tracking__mode="online")
+    order = work_order(config, tmp_path, "run")
     victim = order.shards[0][0]
     gone = dataclasses.replace(
         victim, record=dataclasses.replace(victim.record, nifti_path=str(tmp_path / "gone.nii.gz"))
@@ -123,6 +125,11 @@ def test_a_failed_background_replacement_is_an_explicit_error(
     assert summary.cause is not None
     assert victim.record.scan_id in summary.cause
     assert victim.record.scan_id in order.quarantine_file.read_text()
+    tracked = wandb_server.run
+    assert (tracked.state, tracked.exit_code) == ("failed", 1)
+    assert (tracked.summary["status"], tracked.summary["cause"]) == ("failed", "ReplacementFailed")
+    assert tracked.global_steps == [row["global_step"] for row in read_history(order.run_dir) if "event" not in row]
+    assert wandb_server.holding("gone.nii.gz") == []
 
 
 def test_a_checkpoint_of_other_settings_is_refused(
