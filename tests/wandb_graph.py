@@ -45,8 +45,8 @@ class TrackedRun:
 
     @property
     def global_steps(self) -> list[int]:
-        """The step of every row that has one, in order."""
-        return [row["global_step"] for row in self.history if "global_step" in row]
+        """The step of every row of losses, in order."""
+        return [row["global_step"] for row in self.history if "loss/total" in row]
 
     @property
     def settings(self) -> dict[str, Any]:

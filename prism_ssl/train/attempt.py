@@ -11,6 +11,7 @@ import torch
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import BrokenScan, PrismBatch, RunSummary
 from prism_ssl.data.collate import Collator
+from prism_ssl.data.memory_plan import check_mirror_fits, require_gpu
 from prism_ssl.data.quarantine import quarantine_scan
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
 from prism_ssl.errors import (
@@ -22,6 +23,7 @@ from prism_ssl.errors import (
     RunInterrupted,
     TooManyBrokenScans,
 )
+from prism_ssl.eval.evaluate import Evaluator
 from prism_ssl.model.export import save_encoder
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.checkpoint import Checkpoint, load_checkpoint, restore_rng, rng_state, save_checkpoint
@@ -53,16 +55,21 @@ class Attempt:
         config = order.config
         self._order, self._config = order, config
         device = _prepare_torch(config)
+        _check_mirror(order, device)
         self._learner = Learner(config, device)
         first_step, cursors = self._restore()
-        self._recorder = Recorder(config, order.run_dir, first_step, order.checkpoint)
+        self._recorder = Recorder(
+            config, order.run_dir, first_step, order.checkpoint, self._learner.network.heads.by_loss()
+        )
         self._guard = NonFiniteGuard(
             order.run_dir,
             config.train.seed,
             config.train.max_nonfinite_steps,
             lag=_CUDA_FLAG_LAG if device.type == "cuda" else 0,
         )
-        self._collate = Collator(device, config.train.batch_size, config.data.n_patches)
+        self._evaluator = Evaluator(order.held_out, config, order.catalog)
+        self._said_left_out = False
+        self._collate = Collator(device, config.train.batch_size, config.data.n_patches, config.data.extract_on)
         self._cursors = cursors
         self._stream: PairStream | None = None
         self._stream_stopped = False
@@ -99,6 +106,23 @@ class Attempt:
         if due or self._recorder.artifact_due or self.finished:
             self._guard.settle()
             self._save()
+
+    def evaluate_if_due(self) -> None:
+        """``evaluate`` every ``eval.every`` steps, but for the last one."""
+        every = self._config.eval.every
+        if every is not None and self._recorder.steps_done % every == 0 and not self.finished:
+            self.evaluate()
+
+    def evaluate(self) -> None:
+        """Ask the network about the held-out scans; changes neither step times nor what is learned."""
+        with self._recorder.aside():
+            values = self._evaluator(self._learner.network)
+            self._recorder.evaluated(values)
+        for scan in self._evaluator.left_out if not self._said_left_out else ():
+            self._recorder.event(
+                "broken_scan", f"held-out scan {scan.scan_id} is left out of the probe set: {scan.cause}"
+            )
+        self._said_left_out = True
 
     @property
     def summary(self) -> RunSummary:
@@ -212,6 +236,8 @@ class Attempt:
 
     def _counters(self) -> dict[str, float]:
         counters = self._stream.counters() if self._stream else {}
+        if self._collate.mirror is not None:
+            counters["mirrored_bytes"] = float(self._collate.mirror.used_bytes)
         return {**counters, "nonfinite_skipped_steps": float(self._guard.skipped_steps)}
 
 
@@ -222,3 +248,9 @@ def _prepare_torch(config: PrismConfig) -> torch.device:
     torch.manual_seed(config.train.seed)
     torch.set_float32_matmul_precision("high")
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _check_mirror(order: WorkOrder, device: torch.device) -> None:
+    if order.config.data.extract_on == "cuda" and not order.extract_without_gpu:
+        require_gpu(order.config, torch.cuda.device_count())
+        check_mirror_fits(order.config, order.shards, torch.cuda.mem_get_info(device)[1])

@@ -20,7 +20,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import RunInterrupted, TrackingError
 from prism_ssl.train.background import BackgroundWork
-from prism_ssl.train.local_record import CHECKPOINT_FILE, read_history
+from prism_ssl.train.local_record import CHECKPOINT_FILE, is_probe, read_history
 from prism_ssl.train.tracking_identity import (
     TrackedAs,
     keep_tracked_as,
@@ -136,11 +136,11 @@ class _WandbTracker(Tracker):
         self._tracked = dataclasses.replace(self._tracked, entity=self._run.entity or None, url=self._run.url)
         keep_tracked_as(run_dir, self._tracked)
         self._run_dir = run_dir
-        self._sent_step = self._last_sent(first_step)
+        self._sent = self._last_sent(first_step)
         self._catch_up(first_step)
 
     def row(self, global_step: int, values: Mapping[str, float]) -> None:
-        if global_step > self._sent_step:
+        if (global_step, is_probe(values)) > self._sent:
             with self._noting(f"the row of step {global_step}"):
                 finite = {name: value for name, value in values.items() if math.isfinite(value)}
                 self._run.log({_STEP: global_step, **finite})
@@ -204,16 +204,19 @@ class _WandbTracker(Tracker):
         self._sync_dir = str(Path(run.dir).parent)
         return run
 
-    def _last_sent(self, first_step: int) -> int:
-        """The last step of which the server has a row; where it cannot say, it is taken to have all up to here."""
+    def _last_sent(self, first_step: int) -> tuple[int, bool]:
+        """Step and kind of the last row that the server has (an evaluation follows the row of its step).
+
+        Where the server cannot say, it is taken to have all up to here: twice is worse than not at all.
+        """
         if not self._run.resumed or self._run.starting_step == 0:
-            return -1
-        last_step = first_step
+            return (-1, False)
+        last = (first_step, True)
         with self._noting("what was missing before"):
             tracked = open_api(self._config).run(self._tracked.path)
             rows = tracked.scan_history(min_step=self._run.starting_step - 1, use_cache=False)
-            last_step = max(int(row[_STEP]) for row in rows if _STEP in row)
-        return last_step
+            last = max((int(row[_STEP]), is_probe(row)) for row in rows if _STEP in row)
+        return last
 
     def _catch_up(self, first_step: int) -> None:
         """Send what the local record has and the server, because the run was killed, has not."""

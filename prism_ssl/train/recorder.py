@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import torch
+from torch import nn
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.sharded_dataset import WaitCauses
 from prism_ssl.model.loss import LossReport
+from prism_ssl.train.alarm_rules import alarm_rules
+from prism_ssl.train.alarms import AlarmChange, Alarms
 from prism_ssl.train.diagnostics import Diagnostics
-from prism_ssl.train.local_record import LocalRecord, write_summary
+from prism_ssl.train.local_record import PROBE_PREFIX, LocalRecord, last_probe, read_history, write_summary
 from prism_ssl.train.logging import start_tracker
 from prism_ssl.train.metrics import StepTimes
 from prism_ssl.utils.time import Stopwatch
 
 
 class Recorder:
-    """Metrics, diagnostics and history of one attempt, from ``first_step`` on; ``checkpoint`` is the last written."""
+    """Metrics, diagnostics and history of one attempt, from ``first_step`` on.
 
-    def __init__(self, config: PrismConfig, run_dir: Path, first_step: int, checkpoint: Path | None) -> None:
+    ``checkpoint`` is the last written, ``heads`` the trained heads by the name of their loss.
+    """
+
+    def __init__(
+        self,
+        config: PrismConfig,
+        run_dir: Path,
+        first_step: int,
+        checkpoint: Path | None,
+        heads: Mapping[str, nn.Module],
+    ) -> None:
         self._config, self._run_dir = config, run_dir
         self._resumed_from = first_step or None
         self.steps_done = first_step
@@ -35,7 +49,8 @@ class Recorder:
             patches_per_step=2 * config.train.batch_size * config.data.n_patches,
             warmup_steps=config.train.stall_warmup_steps,
         )
-        self._diagnostics = Diagnostics()
+        self._diagnostics = Diagnostics(config.model.objective, heads)
+        self._alarms = Alarms(alarm_rules(config), first_step)
         self._watch = Stopwatch()
         self._last_row: dict[str, float] = {}
         self.summary: RunSummary
@@ -49,15 +64,24 @@ class Recorder:
 
     def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:
         """Write a row of the history; the only place that waits for the device."""
-        values, alarms = self._diagnostics.row()
+        values = self._diagnostics.row()
+        changes = self._alarms.judge(self.steps_done, values)
+        values |= self._alarms.scalars()
         values |= self._times.interval() | {"lr": learning_rate, **counters, **device_memory()}
         self._last_row = values
         self._record.row(self.steps_done, values)
         self._tracker.row(self.steps_done, values)
-        for alarm in alarms:
-            self.event("alarm", alarm)
+        for change in changes:
+            self._tell(change)
         for problem in self._tracker.new_problems():
             self.event("tracking", problem)
+
+    def _tell(self, change: AlarmChange) -> None:
+        if change.over:
+            self.event("alarm_over", f"{change.name} is over")
+            self.alarms[self.alarms.index(change.text)] += f" (over at step {self.steps_done})"
+        else:
+            self.event("alarm", change.text)
 
     def event(self, kind: str, text: str) -> None:
         """Note something that a person should be told; alarms also go into the summary."""
@@ -76,6 +100,31 @@ class Recorder:
         if self.artifact_due:
             self._tracker.checkpoint(checkpoint, self.steps_done)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What happens in the block is no training: it counts in no step time, stall or rate."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # what is queued already belongs to its step
+        watch = Stopwatch()
+        try:
+            yield
+        finally:
+            elapsed_ms = watch.ms()
+            self._watch.leave_out(elapsed_ms)
+            self._times.set_aside(elapsed_ms)
+
+    def evaluated(self, values: Mapping[str, float]) -> None:
+        """Write the scalars of a held-out evaluation, as a row of their own."""
+        if values:
+            row = {f"{PROBE_PREFIX}{name}": value for name, value in values.items()}
+            self._record.row(self.steps_done, row)
+            self._tracker.row(self.steps_done, row)
+        else:
+            self.event(
+                "evaluation",
+                "no held-out scan could be asked, so nothing says how good the encoder is; see data.holdout_*",
+            )
+
     def finish(self, status: RunStatus, cause: str | None, counters: Mapping[str, float], encoder: Path | None) -> None:
         """Close the history and write summary.json."""
         self._record.close()
@@ -91,6 +140,7 @@ class Recorder:
             encoder=str(encoder) if encoder else None,
             totals={**self._times.totals(), **counters, **device_memory()},
             losses=last_losses(self._last_row),
+            probe=last_probe(read_history(self._run_dir)),
             alarms=self.alarms,
         )
         write_summary(self.summary)  # before the tracker's end, which may wait for a server

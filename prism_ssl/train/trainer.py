@@ -21,12 +21,14 @@ from prism_ssl.config.defaults import apply_overrides
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
-from prism_ssl.data.memory_plan import object_store_bytes, plan_memory
+from prism_ssl.data.memory_plan import object_store_bytes, plan_memory, require_gpu
 from prism_ssl.errors import TrainWorkerDied
 from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.console import LiveView
 from prism_ssl.train.local_record import (
     CHECKPOINT_FILE,
+    is_probe,
+    last_probe,
     read_history,
     read_summary,
     truncate_history,
@@ -63,11 +65,14 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
             start = _begin_or_resume(folder, config, console)
             selected = select_scans(config, tmp_root)
             with ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root):
+                require_gpu(config, ray.cluster_resources().get("GPU", 0))
                 archive = prepare_archive(selected, config, folder.path.parent / ".preflight")
                 _describe(archive, config, console)
                 order = WorkOrder(
                     config=config,
                     shards=archive.shards,
+                    held_out=archive.held_out,
+                    catalog=archive.catalog,
                     run_dir=folder.path,
                     scratch_folder=tmp_root / "scratch",
                     quarantine_file=archive.quarantine_file,
@@ -174,7 +179,8 @@ def _cause(failure: BaseException | None) -> str:
 
 
 def _unfinished(run_dir: Path, config: PrismConfig, status: Any, cause: str | None) -> RunSummary:
-    rows = [row for row in read_history(run_dir) if "event" not in row]
+    history = read_history(run_dir)
+    rows = [row for row in history if "event" not in row and not is_probe(row)]
     last = rows[-1] if rows else {}
     checkpoint = run_dir / CHECKPOINT_FILE
     return RunSummary(
@@ -187,6 +193,7 @@ def _unfinished(run_dir: Path, config: PrismConfig, status: Any, cause: str | No
         run_dir=str(run_dir),
         checkpoint=str(checkpoint) if checkpoint.exists() else None,
         losses=last_losses(last),
+        probe=last_probe(history),
     )
 
 
