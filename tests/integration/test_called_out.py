@@ -41,7 +41,8 @@ def small_and_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _config(**overrides: Any) -> PrismConfig:
-    settings = {"train__max_steps": STEPS, "train__batch_size": B, "loss__supcon_warmup_steps": 20} | overrides
+    settings = {"train__max_steps": STEPS, "train__batch_size": B, "loss__supcon_warmup_steps": 20}
+    settings |= {"tracking__mode": "disabled"} | overrides
     return apply_overrides(phantom_cpu(), {key.replace("__", "."): value for key, value in settings.items()})
 
 

@@ -242,14 +242,25 @@ def test_a_resumed_run_sends_what_the_server_lacks_and_nothing_twice(
     for step in (1, 2, 3):
         first.row(step, {"loss/total": 1 / step})
     end(first, run_dir, "failed", "killed")
-    record(run_dir, range(1, 7))  # the local record is three rows ahead: the process was killed before they were sent
+    # The local record is ahead by an evaluation and three rows: the process was killed before they were sent.
+    record(run_dir, range(1, 4))
+    local = LocalRecord(run_dir)
+    local.row(3, {"probe/recall_at_1": 0.5})
+    local.close()
+    record(run_dir, range(4, 7))
 
-    second = start_tracker(config, run_dir, 6)
-    second.row(7, {"loss/total": 1 / 7})
-    end(second, run_dir)
-    assert wandb_server.run.global_steps == [1, 2, 3, 4, 5, 6, 7]
-    assert [row["loss/total"] for row in wandb_server.run.history] == [pytest.approx(1 / s) for s in range(1, 8)]
-    assert wandb_server.run.state == "finished"
+    for step in (7, 8):
+        tracker = start_tracker(config, run_dir, step - 1)
+        tracker.row(step, {"loss/total": 1 / step})
+        end(tracker, run_dir)
+        record(run_dir, range(step, step + 1))
+    run = wandb_server.run
+    assert run.global_steps == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [row["loss/total"] for row in run.history if "loss/total" in row] == [
+        pytest.approx(1 / step) for step in range(1, 9)
+    ]
+    assert [row["global_step"] for row in run.history if "probe/recall_at_1" in row] == [3]
+    assert run.state == "finished"
 
 
 def test_steps_that_are_trained_again_are_not_sent_again(
