@@ -10,7 +10,7 @@ from types import TracebackType
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.errors import PrismError
-from prism_ssl.train.logging import LocalRecord, read_history
+from prism_ssl.train.local_record import LocalRecord, read_history
 
 PANEL_FILE, PLOTS_FOLDER = "view_panel.png", "plots"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,8 @@ from prism_ssl.model.loss import LossReport
 from prism_ssl.train.alarm_rules import alarm_rules
 from prism_ssl.train.alarms import AlarmChange, Alarms
 from prism_ssl.train.diagnostics import Diagnostics
-from prism_ssl.train.logging import PROBE_PREFIX, LocalRecord, last_probe, read_history, write_summary
+from prism_ssl.train.local_record import PROBE_PREFIX, LocalRecord, last_probe, read_history, write_summary
+from prism_ssl.train.logging import start_tracker
 from prism_ssl.train.metrics import StepTimes
 from prism_ssl.utils.time import Stopwatch
 
@@ -41,6 +43,7 @@ class Recorder:
         self.steps_done = first_step
         self.alarms: list[str] = []
         self.checkpoint = checkpoint
+        self._tracker = start_tracker(config, run_dir, first_step)
         self._record = LocalRecord(run_dir)
         self._times = StepTimes(
             patches_per_step=2 * config.train.batch_size * config.data.n_patches,
@@ -67,8 +70,11 @@ class Recorder:
         values |= self._times.interval() | {"lr": learning_rate, **counters, **device_memory()}
         self._last_row = values
         self._record.row(self.steps_done, values)
+        self._tracker.row(self.steps_done, values)
         for change in changes:
             self._tell(change)
+        for problem in self._tracker.new_problems():
+            self.event("tracking", problem)
 
     def _tell(self, change: AlarmChange) -> None:
         if change.over:
@@ -82,6 +88,17 @@ class Recorder:
         self._record.event(self.steps_done, kind, text)
         if kind == "alarm":
             self.alarms.append(text)
+
+    @property
+    def artifact_due(self) -> bool:
+        """Whether the state of this step is to be uploaded."""
+        return self._tracker.checkpoint_due(self.steps_done)
+
+    def saved(self, checkpoint: Path) -> None:
+        """A checkpoint of this step was written; beside the training it is uploaded where that is due."""
+        self.checkpoint = checkpoint
+        if self.artifact_due:
+            self._tracker.checkpoint(checkpoint, self.steps_done)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -99,7 +116,9 @@ class Recorder:
     def evaluated(self, values: Mapping[str, float]) -> None:
         """Write the scalars of a held-out evaluation, as a row of their own."""
         if values:
-            self._record.row(self.steps_done, {f"{PROBE_PREFIX}{name}": value for name, value in values.items()})
+            row = {f"{PROBE_PREFIX}{name}": value for name, value in values.items()}
+            self._record.row(self.steps_done, row)
+            self._tracker.row(self.steps_done, row)
         else:
             self.event(
                 "evaluation",
@@ -124,6 +143,8 @@ class Recorder:
             probe=last_probe(read_history(self._run_dir)),
             alarms=self.alarms,
         )
+        write_summary(self.summary)  # before the tracker's end, which may wait for a server
+        self.summary = dataclasses.replace(self.summary, tracking=self._tracker.finish(self.summary))
         write_summary(self.summary)
 
 

@@ -22,7 +22,7 @@ from prism_ssl.data.sharded_dataset import NO_WAIT
 from prism_ssl.model.backbone import PRESETS, EncoderShape
 from prism_ssl.model.loss import LossBundle
 from prism_ssl.train.learner import Learner
-from prism_ssl.train.logging import read_history, read_summary
+from prism_ssl.train.local_record import read_history, read_summary
 from prism_ssl.train.recorder import Recorder
 from tests.unit.model_batches import random_batch
 
@@ -41,7 +41,8 @@ def small_and_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _config(**overrides: Any) -> PrismConfig:
-    settings = {"train__max_steps": STEPS, "train__batch_size": B, "loss__supcon_warmup_steps": 20} | overrides
+    settings = {"train__max_steps": STEPS, "train__batch_size": B, "loss__supcon_warmup_steps": 20}
+    settings |= {"tracking__mode": "disabled"} | overrides
     return apply_overrides(phantom_cpu(), {key.replace("__", "."): value for key, value in settings.items()})
 
 

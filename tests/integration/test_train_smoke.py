@@ -17,10 +17,11 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import prepare_archive, select_scans
 from prism_ssl.errors import CheckpointError, ConfigError, ReplacementFailed
 from prism_ssl.train.attempt import Attempt
-from prism_ssl.train.logging import is_probe, read_history, read_summary
+from prism_ssl.train.local_record import is_probe, read_history, read_summary
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.trainer import train
 from prism_ssl.train.work_order import WorkOrder
+from tests.wandb_server import WandbServer
 from tune.evaluate_run import evaluate_run
 
 
@@ -30,6 +31,7 @@ def small(catalog: Path, root: Path, **overrides: object) -> PrismConfig:
         "data.stall_timeout_s": 60.0, "train.batch_size": 4, "train.log_every": 1, "train.checkpoint_every": 6,
         "train.max_steps": 12, "train.lr_warmup_steps": 2, "train.torch_threads": 1, "loss.supcon_warmup_steps": 3,
         "loss.supcon_ramp_steps": 3, "run.root": str(root / "runs"), "run.tmp_root": str(root / "tmp"),
+        "tracking.mode": "disabled",
     }  # fmt: skip
     return apply_overrides(phantom_cpu(), settings | {key.replace("__", "."): v for key, v in overrides.items()})
 
@@ -185,10 +187,11 @@ def test_evaluating_changes_nothing_that_is_learned(
     assert f"held-out scan {gone.scan_id} is left out of the probe set: ScanRejected: missing_path" in said
 
 
-def test_a_failed_background_replacement_is_an_explicit_error(
-    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
+def test_a_failed_background_replacement_is_an_explicit_error_also_where_the_run_is_tracked(
+    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path, wandb_server: WandbServer
 ) -> None:
-    order = work_order(small(phantom_catalog, tmp_path, train__max_steps=200), tmp_path, "run")
+    config = small(phantom_catalog, tmp_path, train__max_steps=200, tracking__mode="online")
+    order = work_order(config, tmp_path, "run")
     victim = order.shards[0][0]
     gone = dataclasses.replace(
         victim, record=dataclasses.replace(victim.record, nifti_path=str(tmp_path / "gone.nii.gz"))
@@ -202,6 +205,11 @@ def test_a_failed_background_replacement_is_an_explicit_error(
     assert summary.cause is not None
     assert victim.record.scan_id in summary.cause
     assert victim.record.scan_id in order.quarantine_file.read_text()
+    tracked = wandb_server.run
+    assert (tracked.state, tracked.exit_code) == ("failed", 1)
+    assert (tracked.summary["status"], tracked.summary["cause"]) == ("failed", "ReplacementFailed")
+    assert tracked.global_steps == [row["global_step"] for row in read_history(order.run_dir) if "event" not in row]
+    assert wandb_server.holding("gone.nii.gz") == []
 
 
 def test_a_checkpoint_of_other_settings_is_refused(

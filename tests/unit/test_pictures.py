@@ -11,7 +11,7 @@ import pytest
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.eval.catalog_scans import catalog_config, usable_scans
-from prism_ssl.train.logging import LocalRecord, read_history
+from prism_ssl.train.local_record import LocalRecord, read_history
 from prism_ssl.train.pictures import Pictures
 
 

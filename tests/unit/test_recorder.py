@@ -13,11 +13,13 @@ from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.data.sharded_dataset import NO_WAIT
 from prism_ssl.model.heads import PairHeads
 from prism_ssl.model.loss import LossBundle
-from prism_ssl.train.logging import read_history, read_summary
+from prism_ssl.train.local_record import read_history, read_summary
 from prism_ssl.train.recorder import Recorder
 from tests.unit.model_batches import perfect_output, random_batch
 
-CONFIG = apply_overrides(phantom_cpu(), {"train.log_every": 2, "train.stall_warmup_steps": 0})
+CONFIG = apply_overrides(
+    phantom_cpu(), {"train.log_every": 2, "train.stall_warmup_steps": 0, "tracking.mode": "disabled"}
+)
 BATCH = random_batch()
 HEADS = PairHeads("regression", 8, 4).by_loss()
 REPORT = LossBundle(CONFIG.loss, CONFIG.view, "regression")(perfect_output(BATCH, "regression"), BATCH, 0)
