@@ -26,6 +26,7 @@ from prism_ssl.model.loss import LossReport
 from prism_ssl.train.checkpoint import Checkpoint, load_checkpoint, restore_rng, rng_state, save_checkpoint
 from prism_ssl.train.learner import Learner
 from prism_ssl.train.nonfinite import NonFiniteGuard
+from prism_ssl.train.quota_guard import QuotaGuard
 from prism_ssl.train.recorder import Recorder
 from prism_ssl.train.run_folder import identity
 from prism_ssl.train.work_order import WorkOrder
@@ -60,6 +61,7 @@ class Attempt:
             config.train.max_nonfinite_steps,
             lag=_CUDA_FLAG_LAG if device.type == "cuda" else 0,
         )
+        self._quota = QuotaGuard(config.quota, order.places)
         self._collate = Collator(device, config.train.batch_size, config.data.n_patches)
         self._cursors = cursors
         self._stream: PairStream | None = None
@@ -86,9 +88,11 @@ class Attempt:
         return report
 
     def record(self, report: LossReport, wait: WaitCauses) -> None:
-        """Note the step; on log steps write a row of the history."""
+        """Note the step; on log steps write a row of the history. Raises ``QuotaExceeded`` when a disk is too full."""
         if self._recorder.step(report, wait):
             self._recorder.row(self._learner.learning_rate(self._recorder.steps_done - 1), self._counters())
+        for note in self._quota.poll():
+            self._recorder.event("quota", note)
 
     def checkpoint_if_due(self) -> None:
         """Write last.ckpt every ``train.checkpoint_every`` steps and at the end."""
@@ -104,6 +108,7 @@ class Attempt:
     # ------------------------------------------------------------------ beginning and end
     def __enter__(self) -> Attempt:
         try:
+            self._quota.start()
             self._stream = PairStream(
                 self._order.shards,
                 self._order.actor_settings(),
@@ -155,6 +160,7 @@ class Attempt:
         if self._stream is None or self._stream_stopped:
             return
         self._stream_stopped = True
+        self._quota.close()
         broken, died = self._stream.stop()
         for scan in broken:
             self._note_broken(scan)
@@ -202,7 +208,7 @@ class Attempt:
 
     def _counters(self) -> dict[str, float]:
         counters = self._stream.counters() if self._stream else {}
-        return {**counters, "nonfinite_skipped_steps": float(self._guard.skipped_steps)}
+        return {**counters, **self._quota.counters(), "nonfinite_skipped_steps": float(self._guard.skipped_steps)}
 
 
 def _prepare_torch(config: PrismConfig) -> torch.device:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from prism_ssl.errors import TrainWorkerDied
 from prism_ssl.train.checkpoint import checkpoint_step
 from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.console import LiveView
+from prism_ssl.train.leftovers import Places
 from prism_ssl.train.logging import (
     CHECKPOINT_FILE,
     read_history,
@@ -32,11 +32,12 @@ from prism_ssl.train.logging import (
     truncate_history,
     write_summary,
 )
+from prism_ssl.train.quota_guard import admit
 from prism_ssl.train.recorder import last_losses
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.work_order import WorkOrder
-from prism_ssl.utils.fs import private_folder, remove_stale_folders, temporary_root
+from prism_ssl.utils.fs import owned_folder, remove_stale_folders, temporary_root
 from prism_ssl.utils.machine import memory_limit_bytes
 
 _OTHER_CPUS = 2  # the training worker, and one for the tasks of preflight
@@ -53,6 +54,9 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
     folder = claim_run_folder(config)
     try:
         with _refusals_in_summary(folder, config):
+            places = Places(Path.home(), tmp_root, folder.path.parent)
+            for note in admit(config.quota, places):
+                console.print(note, style="yellow", highlight=False, soft_wrap=True)
             first_step = _begin_or_resume(folder, config, console)
             selected = select_scans(config, tmp_root)
             with ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root):
@@ -109,21 +113,19 @@ def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
     """Train in a Ray Train worker; returns what ended it early."""
     # A name of its own for every attempt: an equal one would make Ray resume by rules that are not ours.
     name = f"{order.run_dir.name}-{os.getpid()}-{time.time_ns()}"
-    storage = private_folder(tmp_root / "ray_train" / name)
-    trainer = TorchTrainer(
-        _in_worker,
-        train_loop_config={"order": order},
-        scaling_config=ScalingConfig(num_workers=1, use_gpu=ray.cluster_resources().get("GPU", 0) > 0),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(storage),
-            # A retry would hide the first failure.
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-        ),
-    )
     try:
-        with _removed_at_end(storage):
-            trainer.fit()
+        with owned_folder(tmp_root / "ray_train") as storage:
+            TorchTrainer(
+                _in_worker,
+                train_loop_config={"order": order},
+                scaling_config=ScalingConfig(num_workers=1, use_gpu=ray.cluster_resources().get("GPU", 0) > 0),
+                run_config=RunConfig(
+                    name=name,
+                    storage_path=str(storage),
+                    # A retry would hide the first failure.
+                    failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+                ),
+            ).fit()
     except WorkerGroupError as error:
         return next(iter(error.worker_failures.values()), error)
     except TrainingFailedError as error:
@@ -131,14 +133,6 @@ def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
     except (KeyboardInterrupt, SystemExit):  # Ray Train turns Ctrl-C into the latter
         return KeyboardInterrupt()
     return None
-
-
-@contextmanager
-def _removed_at_end(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _in_worker(settings: dict[str, Any]) -> None:

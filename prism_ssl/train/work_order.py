@@ -10,6 +10,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.pool_actor import ActorSettings
 from prism_ssl.data.warm_pool import PoolSettings
+from prism_ssl.train.leftovers import Places
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class WorkOrder:
     scratch_folder: Path
     quarantine_file: Path
     checkpoint: Path | None
+
+    @property
+    def places(self) -> Places:
+        """Where the quota guard looks."""
+        return Places(Path.home(), self.scratch_folder.parent, self.run_dir.parent)
 
     def actor_settings(self) -> ActorSettings:
         """What the pool actors must know."""
@@ -42,6 +48,8 @@ class WorkOrder:
             max_volume_bytes=self.config.preflight.max_volume_bytes,
             scratch_bytes=data.scratch_bytes if data.use_local_scratch else 0,
             scratch_folder=str(self.scratch_folder),
+            # Scratch must never be what crosses the limit that ends a run.
+            scratch_keep_free_bytes=2 * self.config.quota.tmp_min_free_bytes,
             stall_timeout_s=data.stall_timeout_s,
         )
 
