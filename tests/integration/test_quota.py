@@ -35,8 +35,8 @@ def test_a_home_that_fills_up_is_pruned_then_ends_the_run_and_refuses_the_next_o
         (killed / name).touch()
     arguments = command(
         home, data__catalog_path=phantom_catalog, train__max_steps=100, run__name="mine",
-        run__tmp_root=tmp_path / "tmp", quota__home_soft_bytes=200 * MB, quota__home_hard_bytes=400 * MB, quota__check_every_s=0.1,
-        quota__tmp_min_free_bytes=MB,
+        run__tmp_root=tmp_path / "tmp", quota__home_soft_bytes=200 * MB, quota__home_hard_bytes=400 * MB,
+        quota__check_every_s=0.1, quota__tmp_min_free_bytes=MB,
     )  # fmt: skip
 
     run = CliRun([*arguments, "--train.max-steps", "100000"])
