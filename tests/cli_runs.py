@@ -75,9 +75,13 @@ class CliRun:
         self._seen |= {child.pid: child for child in children}
         return [child for child in children if any(name in part for part in child.cmdline())]
 
+    def send(self, number: signal.Signals) -> None:
+        """A signal to the driver alone."""
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """SIGKILL to the driver alone."""
-        self._process.send_signal(signal.SIGKILL)
+        self.send(signal.SIGKILL)
 
     @property
     def output(self) -> str:

@@ -38,6 +38,9 @@ DATA_ERRORS = (ReplacementFailed, PoolActorDied, PoolStalled, TooManyBrokenScans
 ERROR_FILE = "error.txt"
 """Traceback of an error that nobody foresaw."""
 
+INTERRUPTED = "asked to stop (time limit or signal); the same command goes on from the checkpoint"
+"""Cause of a run that was interrupted."""
+
 _CUDA_FLAG_LAG = 4  # steps; by then the collator's wait for its buffer has shown that the flag is computed
 
 
@@ -45,7 +48,7 @@ class Attempt:
     """Stream, learner and recorder of an attempt, and the rule how it may end.
 
     As a context manager it stops the actors, saves what can be saved and writes the summary on every way out:
-    ``ok`` only when all steps ran and nothing failed unseen.
+    ``ok`` only when all steps ran and nothing failed unseen, ``interrupted`` when it was asked to end before.
     """
 
     def __init__(self, order: WorkOrder) -> None:
@@ -66,13 +69,14 @@ class Attempt:
         self._cursors = cursors
         self._stream: PairStream | None = None
         self._stream_stopped = False
+        self._interrupted = False
         self._quarantined: set[str] = set()
 
     # ------------------------------------------------------------------ the loop's verbs
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
-        return self._recorder.steps_done >= self._config.train.max_steps
+        """Whether all steps are done, or the run was asked to end before."""
+        return self._interrupted or self._recorder.steps_done >= self._config.train.max_steps
 
     def next_batch(self) -> tuple[PrismBatch, WaitCauses]:
         """The next batch on the device, and how long it was waited for."""
@@ -93,6 +97,7 @@ class Attempt:
             self._recorder.row(self._learner.learning_rate(self._recorder.steps_done - 1), self._counters())
         for note in self._quota.poll():
             self._recorder.event("quota", note)
+        self._interrupted = self._order.stop_requested and not self.finished
 
     def checkpoint_if_due(self) -> None:
         """Write last.ckpt every ``train.checkpoint_every`` steps and at the end."""
@@ -138,6 +143,9 @@ class Attempt:
     def _end_well(self) -> None:
         self._guard.settle()
         self._stop_stream(quietly=False)
+        if self._interrupted:
+            self._recorder.finish("interrupted", INTERRUPTED, self._counters(), None)
+            return
         encoder = save_encoder(
             self._learner.network.encoder,
             self._order.run_dir,

@@ -35,6 +35,7 @@ from prism_ssl.train.logging import (
 from prism_ssl.train.quota_guard import admit
 from prism_ssl.train.recorder import last_losses
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder
+from prism_ssl.train.stop_request import signals_ask_to_stop, stop_file_of
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.fs import owned_folder, remove_stale_folders, temporary_root
@@ -43,14 +44,17 @@ from prism_ssl.utils.machine import memory_limit_bytes
 _OTHER_CPUS = 2  # the training worker, and one for the tasks of preflight
 
 
-def train(config: PrismConfig, console: Console) -> RunSummary:
+def train(config: PrismConfig, console: Console, stop_file: Path | None = None) -> RunSummary:
     """Run (or resume) one training and return its summary; a run that failed while training returns too.
+
+    A file at ``stop_file``, SIGUSR1 or SIGTERM ask it to checkpoint and end as ``interrupted``.
 
     Raises:
         PrismError: it could not begin: settings, catalogue, checkpoint, run folder or memory plan are bad.
             The summary in the run folder then says so as well.
     """
     tmp_root = temporary_root(config.run.tmp_root)
+    stop_file = stop_file or stop_file_of(tmp_root)
     folder = claim_run_folder(config)
     try:
         with _refusals_in_summary(folder, config):
@@ -59,7 +63,8 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
                 console.print(note, style="yellow", highlight=False, soft_wrap=True)
             first_step = _begin_or_resume(folder, config, console)
             selected = select_scans(config, tmp_root)
-            with ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root):
+            session = ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root)
+            with session, signals_ask_to_stop(stop_file):  # inside: Ray sets a handler of its own when it starts
                 archive = prepare_archive(selected, config, folder.path.parent / ".preflight")
                 _describe(archive, config, console)
                 order = WorkOrder(
@@ -69,6 +74,7 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
                     scratch_folder=tmp_root / "scratch",
                     quarantine_file=archive.quarantine_file,
                     checkpoint=folder.checkpoint,
+                    stop_file=stop_file,
                 )
                 with LiveView(console, folder.path, first_step, config.train.max_steps):
                     failure = _fit(order, tmp_root)

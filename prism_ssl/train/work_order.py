@@ -15,7 +15,7 @@ from prism_ssl.train.leftovers import Places
 
 @dataclass(frozen=True)
 class WorkOrder:
-    """One attempt at a run. ``checkpoint`` is None for a run that begins."""
+    """One attempt at a run. ``checkpoint`` is None for a run that begins; ``stop_file`` asks it to end early."""
 
     config: PrismConfig
     shards: list[list[PreparedScan]]
@@ -23,6 +23,12 @@ class WorkOrder:
     scratch_folder: Path
     quarantine_file: Path
     checkpoint: Path | None
+    stop_file: Path | None = None
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the run was asked to end early."""
+        return self.stop_file is not None and self.stop_file.exists()
 
     @property
     def places(self) -> Places:

@@ -105,6 +105,19 @@ def test_an_interruption_changes_nothing_in_deterministic_mode(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_a_run_that_is_asked_to_stop_checkpoints_and_is_neither_ok_nor_failed(
+    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
+) -> None:
+    order = work_order(small(phantom_catalog, tmp_path), tmp_path, "run")
+    order = dataclasses.replace(order, stop_file=tmp_path / "stop")
+    (tmp_path / "stop").touch()
+    summary = train_loop(order)
+    assert (summary.status, summary.steps_done, summary.encoder) == ("interrupted", 1, None)
+    (tmp_path / "stop").unlink()
+    resumed = train_loop(dataclasses.replace(order, checkpoint=order.run_dir / "last.ckpt"))
+    assert (resumed.status, resumed.steps_done, resumed.resumed_from_step) == ("ok", 12, 1)
+
+
 def test_a_failed_background_replacement_is_an_explicit_error(
     ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
 ) -> None:
