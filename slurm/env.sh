@@ -16,7 +16,7 @@ prism_begin() {
     umask 077
     PRISM_ROOT=/tmp/$USER/prism_ssl/$SLURM_JOB_ID
     PRISM_STOP_FILE=$PRISM_ROOT/stop-$SLURM_JOB_ID
-    PRISM_CHILD='' PRISM_RAY='' PRISM_ASKED='' PRISM_CLEAN=''
+    PRISM_CHILD='' PRISM_RAY='' PRISM_ASKED='' PRISM_CLEAN='' PRISM_GRACE_S=15
     mkdir -p "$PRISM_ROOT" || prism_fail "$PRISM_ROOT cannot be made; is /tmp/$USER somebody else's?"
     local folder
     for folder in "/tmp/$USER" "/tmp/$USER/prism_ssl" "$PRISM_ROOT"; do
@@ -27,7 +27,7 @@ prism_begin() {
     exec 9>"$PRISM_ROOT/.lock"
     flock -n 9 || prism_fail "$PRISM_ROOT is in use by another process"
     trap prism_cleanup EXIT
-    trap 'exit 143' TERM
+    trap 'PRISM_GRACE_S=2; exit 143' TERM # scancel: what is still there after KillWait seconds is killed, this script too
     trap 'exit 130' INT
     trap 'PRISM_ASKED=1; touch "$PRISM_STOP_FILE"' USR1
     rm -f "$PRISM_STOP_FILE"
@@ -89,6 +89,7 @@ PORTS
         --include-dashboard true --dashboard-host 127.0.0.1 --dashboard-port "$dashboard" \
         --dashboard-agent-listen-port "$agent" --metrics-export-port "$metrics" >"$PRISM_ROOT/ray_head.log" 2>&1 &
     PRISM_RAY=$!
+    disown "$PRISM_RAY" # the shell need not announce its end
     local tries
     for ((tries = 0; tries < 120; tries++)); do
         if [ -s "$folder/ray_current_cluster" ]; then break; fi
@@ -151,9 +152,9 @@ prism_cleanup() {
     for pid in $PRISM_CHILD $PRISM_RAY; do kill -TERM "$pid" 2>/dev/null || continue; done
     exec 9>&-
     for folder in "$PRISM_ROOT" "${PRISM_RAY_FOLDER:-$PRISM_ROOT/r}"; do
-        # All descendants have the lock or a log below the folder open; they get 2 s to end by themselves.
+        # All descendants have the lock or a log below the folder open.
         if [ -x "$PRISM_PYTHON" ] && [ -d "$folder" ]; then
-            "$PRISM_PYTHON" -I -S "$PRISM_REPO/prism_ssl/utils/last_rites.py" "$folder" 2 </dev/null || continue
+            "$PRISM_PYTHON" -I -S "$PRISM_REPO/prism_ssl/utils/last_rites.py" "$folder" "$PRISM_GRACE_S" </dev/null || continue
         fi
         rm -rf "$folder"
     done

@@ -128,7 +128,9 @@ def test_a_killed_driver_leaves_no_process_and_the_same_command_resumes(tmp_path
 def test_a_signal_to_the_driver_interrupts_the_run_at_a_checkpoint(
     tmp_path: Path, catalog: Path, stop: signal.Signals
 ) -> None:
-    arguments = command(tmp_path, data__catalog_path=catalog, train__max_steps=5000, train__checkpoint_every=5000)
+    arguments = command(
+        tmp_path, data__catalog_path=catalog, train__max_steps=5000, train__checkpoint_every=5000, run__name="mine"
+    )
     run = CliRun(arguments)
     run.wait_for(r"^step +15 ")
     run.send(stop)
