@@ -54,7 +54,7 @@ class Job:
         self._slurm, self._output = slurm, output
         path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
         settings = {"PYTHONPATH": path, "PRISM_PYTHON": sys.executable, "PRISM_ALLOW_CPU": "1"}
-        told = slurm.run("sbatch", "--parsable", f"--output={output}", *arguments, **settings, **environment)
+        told = slurm.run("sbatch", "--parsable", f"--output={output}", *arguments, **(settings | dict(environment)))
         self.id = told.strip()
         self.root = Path("/tmp") / slurm.run("id", "-un").strip() / "prism_ssl" / self.id
 
