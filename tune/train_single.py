@@ -13,7 +13,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import PrismError
 from prism_ssl.train.cluster import ray_environment
 from prism_ssl.train.console import show_summary
-from prism_ssl.train.stop_request import EXIT_INTERRUPTED
+from prism_ssl.train.stop_file import EXIT_INTERRUPTED
 from prism_ssl.utils.fs import temporary_root
 
 EXIT_CODES = {"ok": 0, "interrupted": EXIT_INTERRUPTED}

@@ -35,7 +35,7 @@ from prism_ssl.train.logging import (
 from prism_ssl.train.quota_guard import admit
 from prism_ssl.train.recorder import last_losses
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder
-from prism_ssl.train.stop_request import signals_ask_to_stop, stop_file_of
+from prism_ssl.train.stop_file import signals_ask_to_stop, stop_file_of
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.fs import owned_folder, remove_stale_folders, temporary_root

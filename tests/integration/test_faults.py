@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from prism_ssl.train.stop_request import EXIT_INTERRUPTED
+from prism_ssl.train.stop_file import EXIT_INTERRUPTED
 from tests.cli_runs import CliRun, command, history_of, only_run, run_to_end, summary_of
 
 pytestmark = pytest.mark.slow

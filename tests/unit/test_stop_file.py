@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prism_ssl.train.stop_request import signals_ask_to_stop, stop_file_of
+from prism_ssl.train.stop_file import signals_ask_to_stop, stop_file_of
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
