@@ -163,7 +163,8 @@ class RunSummary:
     thread died; ``interrupted`` when it was asked to end early, checkpointed, and can be resumed; otherwise
     ``cause`` says why. ``totals`` holds the final value of every scalar of the guide's
     throughput section, ``losses`` the last logged losses beside their chance levels, ``probe`` the
-    last held-out evaluation (the ``probe/`` scalars without their prefix).
+    last held-out evaluation (the ``probe/`` scalars without their prefix), ``tracking`` the mode, run id and
+    URL of the tracked run, and ``problem`` where not everything could be tracked.
     """
 
     run: str
@@ -179,4 +180,5 @@ class RunSummary:
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
     data: dict[str, float] = field(default_factory=dict)
     probe: dict[str, float] = field(default_factory=dict)
+    tracking: dict[str, str] = field(default_factory=dict)
     alarms: list[str] = field(default_factory=list)

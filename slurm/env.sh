@@ -32,9 +32,9 @@ prism_begin() {
     trap 'PRISM_ASKED=1; touch "$PRISM_STOP_FILE"' USR1
     rm -f "$PRISM_STOP_FILE"
 
-    export TMPDIR=$PRISM_ROOT/tmp
-    export WANDB_DIR=$PRISM_ROOT/wandb WANDB_CACHE_DIR=$PRISM_ROOT/wandb_cache WANDB_DATA_DIR=$PRISM_ROOT/wandb_data
-    export WANDB_ARTIFACT_DIR=$PRISM_ROOT/wandb_artifacts WANDB_CONFIG_DIR=$PRISM_ROOT/wandb_config
+    export TMPDIR=$PRISM_ROOT/tmp WANDB_DIR=$PRISM_ROOT/wandb/runs WANDB_CACHE_DIR=$PRISM_ROOT/wandb/cache
+    export WANDB_DATA_DIR=$PRISM_ROOT/wandb/staging WANDB_ARTIFACT_DIR=$PRISM_ROOT/wandb/artifacts
+    export WANDB_CONFIG_DIR=$PRISM_ROOT/wandb/config
     mkdir -p "$TMPDIR" "$WANDB_DIR" "$WANDB_CACHE_DIR" "$WANDB_DATA_DIR" "$WANDB_ARTIFACT_DIR" "$WANDB_CONFIG_DIR"
 
     [ -x "$PRISM_PYTHON" ] || prism_fail "no Python at $PRISM_PYTHON; run 'make train' once in $PRISM_REPO, or set PRISM_PYTHON in slurm/site.sh"

@@ -5,13 +5,11 @@ Asked by job scripts before they start anything: an error costs seconds, not a n
 
 from __future__ import annotations
 
-import netrc
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -19,7 +17,9 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.catalog import load_records
 from prism_ssl.errors import ConfigError, PrismError, RunFolderError
 from prism_ssl.train.leftovers import Places
+from prism_ssl.train.logging import check_account
 from prism_ssl.train.quota_guard import admit
+from prism_ssl.train.tracking_identity import tracking_mode
 from prism_ssl.utils.fs import private_folder, temporary_root
 from tune.train_single import parse
 
@@ -62,24 +62,9 @@ def check_catalog(config: PrismConfig) -> str:
 
 
 def check_tracking(config: PrismConfig) -> str:
-    """Online tracking has a key for its server."""
-    mode = config.tracking.mode or ("online" if "SLURM_JOB_ID" in os.environ else "offline")
-    if mode != "online":
-        return f"W&B {mode}"
-    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    if not os.environ.get("WANDB_API_KEY") and not _has_netrc_entry(urlsplit(server).hostname or ""):
-        raise ConfigError(
-            f"W&B is online and there is no key for {server}: WANDB_API_KEY is not set and ~/.netrc does not know it; "
-            "export WANDB_API_KEY before sbatch, or choose --tracking.mode offline"
-        )
-    return f"W&B online at {server}"
-
-
-def _has_netrc_entry(host: str) -> bool:
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    """Online tracking has a key that its server accepts."""
+    check_account(config)
+    return f"W&B {tracking_mode(config.tracking)}"
 
 
 CHECKS: tuple[Callable[[PrismConfig], str], ...] = (

@@ -9,7 +9,7 @@ from types import TracebackType
 import torch
 
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.contracts import BrokenScan, PrismBatch, RunSummary
+from prism_ssl.contracts import BrokenScan, PrismBatch, RunStatus, RunSummary
 from prism_ssl.data.collate import Collator
 from prism_ssl.data.quarantine import quarantine_scan
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
@@ -19,6 +19,7 @@ from prism_ssl.errors import (
     PoolStalled,
     PrismError,
     ReplacementFailed,
+    RunInterrupted,
     TooManyBrokenScans,
 )
 from prism_ssl.model.export import save_encoder
@@ -29,17 +30,15 @@ from prism_ssl.train.nonfinite import NonFiniteGuard
 from prism_ssl.train.quota_guard import QuotaGuard
 from prism_ssl.train.recorder import Recorder
 from prism_ssl.train.run_folder import identity
+from prism_ssl.train.stop_request import attempt_has_ended, raise_if_stop_is_requested
 from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.machine import usable_cpus
 
-DATA_ERRORS = (ReplacementFailed, PoolActorDied, PoolStalled, TooManyBrokenScans)
+GOOD_WEIGHTS = (ReplacementFailed, PoolActorDied, PoolStalled, TooManyBrokenScans, RunInterrupted)
 """Ends at which the weights are good: a checkpoint is written, so that nothing trained so far is lost."""
 
 ERROR_FILE = "error.txt"
 """Traceback of an error that nobody foresaw."""
-
-INTERRUPTED = "asked to stop (time limit or signal); the same command goes on from the checkpoint"
-"""Cause of a run that was interrupted."""
 
 _CUDA_FLAG_LAG = 4  # steps; by then the collator's wait for its buffer has shown that the flag is computed
 
@@ -69,18 +68,18 @@ class Attempt:
         self._cursors = cursors
         self._stream: PairStream | None = None
         self._stream_stopped = False
-        self._interrupted = False
         self._quarantined: set[str] = set()
 
     # ------------------------------------------------------------------ the loop's verbs
     @property
     def finished(self) -> bool:
-        """Whether all steps are done, or the run was asked to end before."""
-        return self._interrupted or self._recorder.steps_done >= self._config.train.max_steps
+        """Whether all steps are done."""
+        return self._recorder.steps_done >= self._config.train.max_steps
 
     def next_batch(self) -> tuple[PrismBatch, WaitCauses]:
         """The next batch on the device, and how long it was waited for."""
         assert self._stream is not None, "an attempt is used as a context manager"
+        raise_if_stop_is_requested(self._order.stop_file)
         chunks, wait = next(self._stream)
         return self._collate(chunks), wait
 
@@ -97,11 +96,11 @@ class Attempt:
             self._recorder.row(self._learner.learning_rate(self._recorder.steps_done - 1), self._counters())
         for note in self._quota.poll():
             self._recorder.event("quota", note)
-        self._interrupted = self._order.stop_requested and not self.finished
 
     def checkpoint_if_due(self) -> None:
-        """Write last.ckpt every ``train.checkpoint_every`` steps and at the end."""
-        if self._recorder.steps_done % self._config.train.checkpoint_every == 0 or self.finished:
+        """Write last.ckpt every ``train.checkpoint_every`` steps, where an artifact is due, and at the end."""
+        due = self._recorder.steps_done % self._config.train.checkpoint_every == 0
+        if due or self._recorder.artifact_due or self.finished:
             self._guard.settle()
             self._save()
 
@@ -131,21 +130,24 @@ class Attempt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            try:
-                self._end_well()
-            except BaseException as late:
-                self._fail(late)
-                raise
-        else:
-            self._fail(error)
+        try:
+            if error is None:
+                self._end_or_fail()
+            else:
+                self._fail(error)
+        finally:
+            attempt_has_ended()
+
+    def _end_or_fail(self) -> None:
+        try:
+            self._end_well()
+        except BaseException as late:
+            self._fail(late)
+            raise
 
     def _end_well(self) -> None:
         self._guard.settle()
         self._stop_stream(quietly=False)
-        if self._interrupted:
-            self._recorder.finish("interrupted", INTERRUPTED, self._counters(), None)
-            return
         encoder = save_encoder(
             self._learner.network.encoder,
             self._order.run_dir,
@@ -159,9 +161,10 @@ class Attempt:
             self._quarantine(BrokenScan(error.scan_id, error.stage, error.cause))
         if not isinstance(error, PrismError):
             (self._order.run_dir / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
-        if isinstance(error, DATA_ERRORS) and self._recorder.steps_done > 0:
+        if isinstance(error, GOOD_WEIGHTS) and self._recorder.steps_done > 0:
             self._save()
-        self._recorder.finish("failed", f"{type(error).__name__}: {error}", self._counters(), None)
+        status: RunStatus = "interrupted" if isinstance(error, RunInterrupted) else "failed"
+        self._recorder.finish(status, f"{type(error).__name__}: {error}", self._counters(), None)
 
     def _stop_stream(self, quietly: bool) -> None:
         """End the actors, once; what they had not reported yet counts like any other failure."""
@@ -201,7 +204,7 @@ class Attempt:
             rng=rng_state(),
             config_hash=identity(self._config),
         )
-        self._recorder.checkpoint = save_checkpoint(self._order.run_dir, checkpoint)
+        self._recorder.saved(save_checkpoint(self._order.run_dir, checkpoint))
 
     def _note_broken(self, scan: BrokenScan) -> None:
         self._quarantine(scan)

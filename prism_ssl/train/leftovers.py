@@ -29,7 +29,7 @@ CACHE_REST_S = 3600.0
 
 _UNFINISHED = re.compile(r"\..+\.\d+\.tmp")
 _OWNED_BY_PROCESSES = ("scratch", "r", "ray_token", "ray_train")
-_WANDB_CACHES = ("wandb_cache", "wandb_artifacts", "wandb_data")
+_WANDB_CACHES = ("cache", "artifacts", "staging")
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,10 @@ def leftovers(places: Places) -> Iterator[Leftover]:
         yield from _locked_folders(places.tmp_root / name, "folder of a dead process")
     beside_it = places.tmp_root.parent if places.tmp_root.name.isdigit() else places.tmp_root
     yield from (job for job in _locked_folders(beside_it, "folder of a dead job") if job.path.name.isdigit())
-    yield from _synced_runs(places.tmp_root / "wandb")
+    wandb = places.tmp_root / "wandb"
+    yield from _synced_runs(wandb / "runs" / "wandb")
     for name in _WANDB_CACHES:
-        yield from _rested_files(places.tmp_root / name)
+        yield from _rested_files(wandb / name)
 
 
 def remove(leftover: Leftover) -> DiskUsage:
@@ -104,10 +105,9 @@ def _locked_folders(parent: Path, kind: str) -> Iterator[Leftover]:
 
 
 def _synced_runs(wandb: Path) -> Iterator[Leftover]:
-    for parent in (wandb, wandb / "wandb"):
-        for folder in _children(parent):
-            if folder.name.startswith("offline-run-") and any(folder.glob("*.wandb.synced")):
-                yield Leftover("uploaded W&B run", folder)
+    for folder in _children(wandb):
+        if folder.name.startswith("offline-run-") and any(folder.glob("*.wandb.synced")):
+            yield Leftover("uploaded W&B run", folder)
 
 
 def _rested_files(cache: Path) -> Iterator[Leftover]:

@@ -1,7 +1,6 @@
-"""A request to end early: asked by a signal to the driver or by a job script, heard by the training worker.
+"""A request to stop as a file: made by a job script or by SIGUSR1 to the driver, heeded between two steps.
 
-The request is a file, because it must reach a process that no signal is sent to. Who finds it checkpoints and ends
-as ``interrupted``, so that the same command goes on from there.
+A file reaches the training worker of a run, and those of a whole sweep, without a signal to any of them.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ from pathlib import Path
 EXIT_INTERRUPTED = 75
 """Exit code of a command that may simply be given again: EX_TEMPFAIL of sysexits.h."""
 
-_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
-
 
 def stop_file_of(tmp_root: Path) -> Path:
     """Where the request is made: one file for all that a SLURM job does, otherwise one for this process."""
@@ -25,8 +22,8 @@ def stop_file_of(tmp_root: Path) -> Path:
 
 
 @contextmanager
-def signals_ask_to_stop(stop_file: Path) -> Iterator[None]:
-    """While the block lasts, SIGUSR1 and SIGTERM to this process make the request and change nothing else.
+def sigusr1_asks_to_stop(stop_file: Path) -> Iterator[None]:
+    """While the block lasts, SIGUSR1 to this process makes the request and changes nothing else.
 
     Outside the main thread signals stay as they are. A request that this process made is gone after the block.
     """
@@ -40,11 +37,10 @@ def signals_ask_to_stop(stop_file: Path) -> Iterator[None]:
         asked = True
         stop_file.touch()
 
-    before = {number: signal.signal(number, ask) for number in _SIGNALS}
+    before = signal.signal(signal.SIGUSR1, ask)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGUSR1, before)
         if asked:
             stop_file.unlink(missing_ok=True)

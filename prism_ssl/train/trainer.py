@@ -8,34 +8,38 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
-from ray.train import TrainingFailedError, WorkerGroupError
+from ray.train import TrainingFailedError, UserCallback, WorkerGroupError
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from rich.console import Console
 
+from prism_ssl.config.defaults import apply_overrides
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
 from prism_ssl.data.memory_plan import object_store_bytes, plan_memory
 from prism_ssl.errors import TrainWorkerDied
-from prism_ssl.train.checkpoint import checkpoint_step
 from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.console import LiveView
 from prism_ssl.train.leftovers import Places
-from prism_ssl.train.logging import (
+from prism_ssl.train.local_record import (
     CHECKPOINT_FILE,
     read_history,
     read_summary,
     truncate_history,
     write_summary,
 )
+from prism_ssl.train.logging import check_account, end_lost_run
 from prism_ssl.train.quota_guard import admit
 from prism_ssl.train.recorder import last_losses
+from prism_ssl.train.resume import StartingPoint, starting_point
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder
-from prism_ssl.train.stop_file import signals_ask_to_stop, stop_file_of
+from prism_ssl.train.stop_file import sigusr1_asks_to_stop, stop_file_of
+from prism_ssl.train.stop_request import StopBetweenSteps, sigterm_as_ctrl_c
+from prism_ssl.train.tracking_identity import tracking_mode
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.fs import owned_folder, remove_stale_folders, temporary_root
@@ -47,7 +51,7 @@ _OTHER_CPUS = 2  # the training worker, and one for the tasks of preflight
 def train(config: PrismConfig, console: Console, stop_file: Path | None = None) -> RunSummary:
     """Run (or resume) one training and return its summary; a run that failed while training returns too.
 
-    A file at ``stop_file``, SIGUSR1 or SIGTERM ask it to checkpoint and end as ``interrupted``.
+    A file at ``stop_file``, SIGUSR1, SIGTERM and Ctrl-C ask it to checkpoint and to end as ``interrupted``.
 
     Raises:
         PrismError: it could not begin: settings, catalogue, checkpoint, run folder or memory plan are bad.
@@ -56,15 +60,18 @@ def train(config: PrismConfig, console: Console, stop_file: Path | None = None) 
     tmp_root = temporary_root(config.run.tmp_root)
     stop_file = stop_file or stop_file_of(tmp_root)
     folder = claim_run_folder(config)
+    # Here, once: a worker's environment may tell another story about SLURM than the driver's.
+    config = apply_overrides(config, {"tracking.mode": tracking_mode(config.tracking)})
     try:
         with _refusals_in_summary(folder, config):
             places = Places(Path.home(), tmp_root, folder.path.parent)
             for note in admit(config.quota, places):
                 console.print(note, style="yellow", highlight=False, soft_wrap=True)
-            first_step = _begin_or_resume(folder, config, console)
+            check_account(config)
+            start = _begin_or_resume(folder, config, console)
             selected = select_scans(config, tmp_root)
             session = ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root)
-            with session, signals_ask_to_stop(stop_file):  # inside: Ray sets a handler of its own when it starts
+            with session, sigusr1_asks_to_stop(stop_file):
                 archive = prepare_archive(selected, config, folder.path.parent / ".preflight")
                 _describe(archive, config, console)
                 order = WorkOrder(
@@ -73,10 +80,10 @@ def train(config: PrismConfig, console: Console, stop_file: Path | None = None) 
                     run_dir=folder.path,
                     scratch_folder=tmp_root / "scratch",
                     quarantine_file=archive.quarantine_file,
-                    checkpoint=folder.checkpoint,
+                    checkpoint=start.checkpoint,
                     stop_file=stop_file,
                 )
-                with LiveView(console, folder.path, first_step, config.train.max_steps):
+                with LiveView(console, folder.path, start.step, config.train.max_steps):
                     failure = _fit(order, tmp_root)
         return _final_summary(order, failure, archive)
     finally:
@@ -84,19 +91,17 @@ def train(config: PrismConfig, console: Console, stop_file: Path | None = None) 
         folder.release()
 
 
-def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -> int:
-    """Say which of the two it is, and return the first step."""
-    step = 0
-    if folder.checkpoint is None:
+def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -> StartingPoint:
+    """Find out which of the two it is, and say so."""
+    start = starting_point(folder, config)
+    if start.checkpoint is None:
         console.print(f"run {folder.name} starts at step 0 in {folder.path}", highlight=False, soft_wrap=True)
     else:
-        step = checkpoint_step(folder.checkpoint)
-        console.print(
-            f"run {folder.name} resumes at step {step} from {folder.checkpoint}", style="bold", soft_wrap=True
-        )
-    truncate_history(folder.path, step)
+        text = f"run {folder.name} resumes at step {start.step} from {start.source}"
+        console.print(text, style="bold", markup=False, soft_wrap=True)
+    truncate_history(folder.path, start.step)
     write_summary(_unfinished(folder.path, config, "running", None))
-    return step
+    return start
 
 
 def _describe(archive: Archive, config: PrismConfig, console: Console) -> None:
@@ -120,7 +125,7 @@ def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
     # A name of its own for every attempt: an equal one would make Ray resume by rules that are not ours.
     name = f"{order.run_dir.name}-{os.getpid()}-{time.time_ns()}"
     try:
-        with owned_folder(tmp_root / "ray_train") as storage:
+        with owned_folder(tmp_root / "ray_train") as storage, sigterm_as_ctrl_c():
             TorchTrainer(
                 _in_worker,
                 train_loop_config={"order": order},
@@ -130,6 +135,7 @@ def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
                     storage_path=str(storage),
                     # A retry would hide the first failure.
                     failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+                    callbacks=cast(list[UserCallback], [StopBetweenSteps()]),  # Ray takes all its kinds, and names one
                 ),
             ).fit()
     except WorkerGroupError as error:
@@ -150,14 +156,15 @@ def _final_summary(order: WorkOrder, failure: BaseException | None, archive: Arc
     summary = read_summary(order.run_dir)
     if summary is None or summary.status == "running" or (failure is not None and summary.status == "ok"):
         summary = _unfinished(order.run_dir, order.config, "failed", _cause(failure))
-    summary = dataclasses.replace(summary, data=archive.counts())
+    tracking = summary.tracking or end_lost_run(order.config, order.run_dir, summary)
+    summary = dataclasses.replace(summary, data=archive.counts(), tracking=tracking)
     write_summary(summary)
     return summary
 
 
 def _cause(failure: BaseException | None) -> str:
     if isinstance(failure, KeyboardInterrupt):
-        return "interrupted from the keyboard; the same command goes on from the last checkpoint, if there is one yet"
+        return "interrupted (Ctrl-C or SIGTERM); the same command goes on from the last checkpoint, if there is one yet"
     if failure is None or "HealthCheck" in type(failure).__name__:
         failure = TrainWorkerDied(
             "the training worker ended without a word (killed, or out of memory?); look at the system's log, then "

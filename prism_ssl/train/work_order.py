@@ -26,11 +26,6 @@ class WorkOrder:
     stop_file: Path | None = None
 
     @property
-    def stop_requested(self) -> bool:
-        """Whether the run was asked to end early."""
-        return self.stop_file is not None and self.stop_file.exists()
-
-    @property
     def places(self) -> Places:
         """Where the quota guard looks."""
         return Places(Path.home(), self.scratch_folder.parent, self.run_dir.parent)

@@ -15,9 +15,9 @@ import prism_ssl
 from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import prepare_archive, select_scans
-from prism_ssl.errors import CheckpointError, ReplacementFailed
+from prism_ssl.errors import CheckpointError, ReplacementFailed, RunInterrupted
 from prism_ssl.train.attempt import Attempt
-from prism_ssl.train.logging import read_history, read_summary
+from prism_ssl.train.local_record import read_history, read_summary
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.trainer import train
 from prism_ssl.train.work_order import WorkOrder
@@ -29,6 +29,7 @@ def small(catalog: Path, root: Path, **overrides: object) -> PrismConfig:
         "data.stall_timeout_s": 60.0, "train.batch_size": 4, "train.log_every": 1, "train.checkpoint_every": 6,
         "train.max_steps": 12, "train.lr_warmup_steps": 2, "train.torch_threads": 1, "loss.supcon_warmup_steps": 3,
         "loss.supcon_ramp_steps": 3, "run.root": str(root / "runs"), "run.tmp_root": str(root / "tmp"),
+        "tracking.mode": "disabled",
     }  # fmt: skip
     return apply_overrides(phantom_cpu(), settings | {key.replace("__", "."): v for key, v in overrides.items()})
 
@@ -59,6 +60,16 @@ def interrupt_after(steps: int, order: WorkOrder) -> None:
             attempt.record(attempt.learn(batch), wait)
             attempt.checkpoint_if_due()
         raise KeyboardInterrupt
+
+
+def ask_to_stop_after(steps: int, order: WorkOrder, stop_file: Path) -> None:
+    with Attempt(order) as attempt:
+        while True:
+            batch, wait = attempt.next_batch()
+            attempt.record(attempt.learn(batch), wait)
+            steps -= 1
+            if steps == 0:
+                stop_file.touch()
 
 
 def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Path, tmp_path: Path) -> None:
@@ -110,12 +121,14 @@ def test_a_run_that_is_asked_to_stop_checkpoints_and_is_neither_ok_nor_failed(
 ) -> None:
     order = work_order(small(phantom_catalog, tmp_path), tmp_path, "run")
     order = dataclasses.replace(order, stop_file=tmp_path / "stop")
-    (tmp_path / "stop").touch()
-    summary = train_loop(order)
-    assert (summary.status, summary.steps_done, summary.encoder) == ("interrupted", 1, None)
+    with pytest.raises(RunInterrupted, match="was asked to stop"):
+        ask_to_stop_after(2, order, tmp_path / "stop")
+    summary = read_summary(order.run_dir)
+    assert summary is not None
+    assert (summary.status, summary.steps_done, summary.encoder) == ("interrupted", 2, None)
     (tmp_path / "stop").unlink()
     resumed = train_loop(dataclasses.replace(order, checkpoint=order.run_dir / "last.ckpt"))
-    assert (resumed.status, resumed.steps_done, resumed.resumed_from_step) == ("ok", 12, 1)
+    assert (resumed.status, resumed.steps_done, resumed.resumed_from_step) == ("ok", 12, 2)
 
 
 def test_a_failed_background_replacement_is_an_explicit_error(

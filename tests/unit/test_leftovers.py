@@ -17,8 +17,8 @@ IN_ORDER = [
     "runs/old/.last.ckpt.41.tmp", "runs/sweep/trial/.last.ckpt.42.tmp",
     "tmp/77/scratch/pool-0-43", "tmp/77/r/44", "tmp/77/ray_token/45", "tmp/77/ray_train/46",
     "tmp/12",
-    "tmp/77/wandb/offline-run-1", "tmp/77/wandb/wandb/offline-run-2",
-    "tmp/77/wandb_cache/obj/aa/old", "tmp/77/wandb_artifacts/old", "tmp/77/wandb_data/staging/old",
+    "tmp/77/wandb/runs/wandb/offline-run-1",
+    "tmp/77/wandb/cache/obj/aa/old", "tmp/77/wandb/artifacts/old", "tmp/77/wandb/staging/inner/old",
 ]  # fmt: skip
 """Ours and unused: what pruning takes, first to last."""
 
@@ -29,8 +29,8 @@ KEPT = [
     "runs/not a run/.last.ckpt.48.tmp", "runs/.preflight/abc/manifest.parquet",
     "tmp/77/scratch/pool-1-49/scan", "tmp/77/scratch/notes/file", "tmp/77/phantoms/a.nii.gz",
     "tmp/13/r/50/session", "tmp/notes/file", "tmp/77/thesis.tex",
-    "tmp/77/wandb/offline-run-3/run-3.wandb", "tmp/77/wandb/run-4/run-4.wandb.synced",
-    "tmp/77/wandb_cache/obj/aa/fresh", "elsewhere/wandb/offline-run-5/run-5.wandb.synced",
+    "tmp/77/wandb/runs/wandb/offline-run-3/run-3.wandb", "tmp/77/wandb/runs/wandb/run-4/run-4.wandb.synced",
+    "tmp/77/wandb/cache/obj/aa/fresh", "elsewhere/wandb/runs/wandb/offline-run-5/run-5.wandb.synced",
 ]  # fmt: skip
 """In use, needed, or not ours."""
 
@@ -55,9 +55,8 @@ def places(tmp_path: Path) -> Iterator[Places]:
     for name in IN_ORDER[2:7]:
         _file(tmp_path / name / ".lock")
         _file(tmp_path / name / "inner" / "file")
-    _file(tmp_path / "tmp/77/wandb/offline-run-1/run-1.wandb.synced")
-    _file(tmp_path / "tmp/77/wandb/wandb/offline-run-2/run-2.wandb.synced")
-    for name in IN_ORDER[9:]:
+    _file(tmp_path / "tmp/77/wandb/runs/wandb/offline-run-1/run-1.wandb.synced")
+    for name in IN_ORDER[8:]:
         _file(tmp_path / name, age_s=CACHE_REST_S + 60)
     living = [FolderLock(tmp_path / name) for name in ("runs/live", "tmp/77/scratch/pool-1-49", "tmp/13", "tmp/77")]
     assert all(lock.acquire() for lock in living)
@@ -84,9 +83,9 @@ def test_what_a_link_leads_to_is_never_touched(places: Places, tmp_path: Path) -
     for name in ("config.json", ".lock", ".last.ckpt.1.tmp", "old", "run.wandb.synced"):
         _file(foreign / name, age_s=2 * CACHE_REST_S)
     before = sorted(foreign.iterdir())
-    for link in ("runs/linked", "tmp/77/scratch/linked", "tmp/14", "tmp/77/wandb/offline-run-6"):
+    for link in ("runs/linked", "tmp/77/scratch/linked", "tmp/14", "tmp/77/wandb/runs/wandb/offline-run-6"):
         (tmp_path / link).symlink_to(foreign)
-    (tmp_path / "tmp/77/wandb_cache/linked").symlink_to(foreign)
+    (tmp_path / "tmp/77/wandb/cache/linked").symlink_to(foreign)
     for leftover in leftovers(places):
         remove(leftover)
     assert sorted(foreign.iterdir()) == before

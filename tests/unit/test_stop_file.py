@@ -9,24 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from prism_ssl.train.stop_file import signals_ask_to_stop, stop_file_of
+from prism_ssl.train.stop_file import sigusr1_asks_to_stop, stop_file_of
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_signal_makes_the_request_and_the_block_takes_it_back(tmp_path: Path, number: signal.Signals) -> None:
-    before, path = signal.getsignal(number), tmp_path / "stop"
-    with signals_ask_to_stop(path):
+def test_the_signal_makes_the_request_and_the_block_takes_it_back(tmp_path: Path) -> None:
+    before, path = signal.getsignal(signal.SIGUSR1), tmp_path / "stop"
+    with sigusr1_asks_to_stop(path):
         assert not path.exists()
-        signal.raise_signal(number)
+        signal.raise_signal(signal.SIGUSR1)
         assert path.exists()
     assert not path.exists()
-    assert signal.getsignal(number) == before
+    assert signal.getsignal(signal.SIGUSR1) == before
 
 
 def test_a_request_that_somebody_else_made_outlives_the_block(tmp_path: Path) -> None:
     path = tmp_path / "stop"
     path.touch()
-    with signals_ask_to_stop(path):
+    with sigusr1_asks_to_stop(path):
         pass
     assert path.exists()
 
@@ -35,7 +34,7 @@ def test_outside_the_main_thread_signals_stay_as_they_are(tmp_path: Path) -> Non
     seen = []
 
     def trial() -> None:
-        with signals_ask_to_stop(tmp_path / "stop"):
+        with sigusr1_asks_to_stop(tmp_path / "stop"):
             seen.append(signal.getsignal(signal.SIGUSR1))
 
     thread = threading.Thread(target=trial)
