@@ -76,6 +76,11 @@ class Job:
         assert found is not None, f"no {pattern!r} in:\n{self.log}"
         return found
 
+    def wait_for_file(self, path: Path, limit_s: float = 300) -> Path:
+        """A file that the job makes, once it has something in it."""
+        self._until(lambda: (path.exists() and path.stat().st_size > 0) or not self.lives, limit_s)
+        return path
+
     def finish(self, limit_s: float = 300) -> str:
         """The job's last state."""
         self._until(lambda: not self.lives, limit_s)

@@ -17,6 +17,7 @@ import pytest
 
 from tests.cli_runs import SMALL
 from tests.slurm_jobs import Job, Slurm
+from tests.wandb_server import WandbServer
 
 pytestmark = pytest.mark.slow
 
@@ -174,3 +175,23 @@ def test_at_its_time_limit_a_job_checkpoints_requeues_and_resumes(
     assert logged == list(range(50, steps + 1, 50))
     assert not job.root.exists()
     assert job.processes() == []
+
+
+def test_the_smoke_test_of_a_cluster_verifies_what_was_tracked_and_nothing_private_was(
+    submit: Submit, durable: Path, phantom_catalog: Path, tmp_path: Path, wandb_server: WandbServer
+) -> None:
+    settings = small_run(phantom_catalog, train__max_steps=12, tracking__artifact_every=6, tracking__mode="online")
+    without = {"--run.name", "--train.batch-size"}  # the script's own
+    pairs = zip(settings[1::2], settings[2::2], strict=True)
+    options = [part for key, value in pairs if key not in without for part in (key, value)]
+    job = submit("slurm/smoke_cluster.sbatch", "phantom-cpu", *options, **wandb_server.environment(tmp_path / "wandb"))
+    token = job.wait_for_file(job.root / "token").read_text()
+    assert job.finish(500) == "COMPLETED", job.log
+    assert "FAIL" not in job.log
+    assert "not asked" not in job.log
+    assert len(re.findall("W&B has a checkpoint", job.log)) == 3
+    summaries = [json.loads(path.read_text()) for path in sorted(durable.glob("smoke-*/summary.json"))]
+    assert [summary["status"] for summary in summaries] == ["ok"] * 3
+    sent = [request.path.encode() + request.body for request in wandb_server.received]
+    for private in (token, str(phantom_catalog.parent), str(durable), "subject"):
+        assert [body for body in sent if private.encode() in body] == [], private
