@@ -27,7 +27,7 @@ prism_begin() {
     exec 9>"$PRISM_ROOT/.lock"
     flock -n 9 || prism_fail "$PRISM_ROOT is in use by another process"
     trap prism_cleanup EXIT
-    trap 'PRISM_GRACE_S=2; exit 143' TERM # scancel: what is still there after KillWait seconds is killed, this script too
+    trap prism_cancelled TERM
     trap 'exit 130' INT
     trap 'PRISM_ASKED=1; touch "$PRISM_STOP_FILE"' USR1
     rm -f "$PRISM_STOP_FILE"
@@ -49,6 +49,14 @@ prism_begin() {
     fi
     cd "$PRISM_REPO"
     prism_say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname); run folders in $PRISM_RUNS"
+}
+
+# scancel or pre-emption: every process of the job was asked to end, and is killed after KillWait seconds, as is this one.
+prism_cancelled() {
+    local killed_after_s
+    killed_after_s=$(timeout 5 scontrol show config | awk '$1 == "KillWait" { print $3 }') || killed_after_s=''
+    PRISM_GRACE_S=$((${killed_after_s:-5} > 12 ? ${killed_after_s:-5} - 10 : 2))
+    exit 143
 }
 
 # The arguments that site.sh decides, unless they are given: sets PRISM_ARGS from a recipe and its options.

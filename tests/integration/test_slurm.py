@@ -193,5 +193,5 @@ def test_the_smoke_test_of_a_cluster_verifies_what_was_tracked_and_nothing_priva
     summaries = [json.loads(path.read_text()) for path in sorted(durable.glob("smoke-*/summary.json"))]
     assert [summary["status"] for summary in summaries] == ["ok"] * 3
     sent = [request.path.encode() + request.body for request in wandb_server.received]
-    for private in (token, str(phantom_catalog.parent), str(durable), "subject"):
+    for private in (token, str(phantom_catalog.parent), str(durable), "PH0001"):
         assert [body for body in sent if private.encode() in body] == [], private
