@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,7 @@ from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.sharded_dataset import WaitCauses
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.diagnostics import Diagnostics
-from prism_ssl.train.logging import LocalRecord, write_summary
+from prism_ssl.train.logging import PROBE_PREFIX, LocalRecord, last_probe, read_history, write_summary
 from prism_ssl.train.metrics import StepTimes
 from prism_ssl.utils.time import Stopwatch
 
@@ -59,6 +60,29 @@ class Recorder:
         if kind == "alarm":
             self.alarms.append(text)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What happens in the block is no training: it counts in no step time, stall or rate."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # what is queued already belongs to its step
+        watch = Stopwatch()
+        try:
+            yield
+        finally:
+            elapsed_ms = watch.ms()
+            self._watch.leave_out(elapsed_ms)
+            self._times.set_aside(elapsed_ms)
+
+    def evaluated(self, values: Mapping[str, float]) -> None:
+        """Write the scalars of a held-out evaluation, as a row of their own."""
+        if values:
+            self._record.row(self.steps_done, {f"{PROBE_PREFIX}{name}": value for name, value in values.items()})
+        else:
+            self.event(
+                "evaluation",
+                "no held-out scan could be asked, so nothing says how good the encoder is; see data.holdout_*",
+            )
+
     def finish(self, status: RunStatus, cause: str | None, counters: Mapping[str, float], encoder: Path | None) -> None:
         """Close the history and write summary.json."""
         self._record.close()
@@ -74,6 +98,7 @@ class Recorder:
             encoder=str(encoder) if encoder else None,
             totals={**self._times.totals(), **counters, **device_memory()},
             losses=last_losses(self._last_row),
+            probe=last_probe(read_history(self._run_dir)),
             alarms=self.alarms,
         )
         write_summary(self.summary)

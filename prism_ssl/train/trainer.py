@@ -27,6 +27,8 @@ from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.console import LiveView
 from prism_ssl.train.logging import (
     CHECKPOINT_FILE,
+    is_probe,
+    last_probe,
     read_history,
     read_summary,
     truncate_history,
@@ -61,6 +63,8 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
                 order = WorkOrder(
                     config=config,
                     shards=archive.shards,
+                    held_out=archive.held_out,
+                    catalog=archive.catalog,
                     run_dir=folder.path,
                     scratch_folder=tmp_root / "scratch",
                     quarantine_file=archive.quarantine_file,
@@ -167,7 +171,8 @@ def _cause(failure: BaseException | None) -> str:
 
 
 def _unfinished(run_dir: Path, config: PrismConfig, status: Any, cause: str | None) -> RunSummary:
-    rows = [row for row in read_history(run_dir) if "event" not in row]
+    history = read_history(run_dir)
+    rows = [row for row in history if "event" not in row and not is_probe(row)]
     last = rows[-1] if rows else {}
     checkpoint = run_dir / CHECKPOINT_FILE
     return RunSummary(
@@ -180,6 +185,7 @@ def _unfinished(run_dir: Path, config: PrismConfig, status: Any, cause: str | No
         run_dir=str(run_dir),
         checkpoint=str(checkpoint) if checkpoint.exists() else None,
         losses=last_losses(last),
+        probe=last_probe(history),
     )
 
 

@@ -14,10 +14,12 @@ from prism_ssl.data.warm_pool import PoolSettings
 
 @dataclass(frozen=True)
 class WorkOrder:
-    """One attempt at a run. ``checkpoint`` is None for a run that begins."""
+    """One attempt at a run. ``checkpoint`` is None for a run that begins; ``held_out`` is never trained on."""
 
     config: PrismConfig
     shards: list[list[PreparedScan]]
+    held_out: list[PreparedScan]
+    catalog: Path
     run_dir: Path
     scratch_folder: Path
     quarantine_file: Path

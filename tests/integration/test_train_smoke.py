@@ -45,7 +45,16 @@ def work_order(config: PrismConfig, root: Path, name: str) -> WorkOrder:
     archive = prepare_archive(select_scans(config, root / "tmp"), config, root / "preflight")
     run_dir = root / name
     run_dir.mkdir()
-    return WorkOrder(config, archive.shards, run_dir, root / "scratch", archive.quarantine_file, checkpoint=None)
+    return WorkOrder(
+        config=config,
+        shards=archive.shards,
+        held_out=archive.held_out,
+        catalog=archive.catalog,
+        run_dir=run_dir,
+        scratch_folder=root / "scratch",
+        quarantine_file=archive.quarantine_file,
+        checkpoint=None,
+    )
 
 
 def losses(run_dir: Path) -> list[tuple[int, float, float]]:
