@@ -95,3 +95,17 @@ class NonFiniteLoss(PrismError, ArithmeticError):
 
 class TrainWorkerDied(PrismError, RuntimeError):
     """The training worker ended without a word (killed, out of memory)."""
+
+
+class TrialFailed(PrismError, RuntimeError):
+    """One trial of a sweep did not end ok.
+
+    Args:
+        trial: its name.
+        cause: class and text of what ended it.
+    """
+
+    def __init__(self, trial: str, cause: str) -> None:
+        super().__init__(f"trial {trial} failed: {cause}")
+        self.trial, self.cause = trial, cause
+        self._args = (trial, cause)

@@ -20,7 +20,7 @@ from rich.console import Console
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
-from prism_ssl.data.memory_plan import object_store_bytes, plan_memory
+from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory
 from prism_ssl.errors import TrainWorkerDied
 from prism_ssl.train.checkpoint import checkpoint_step
 from prism_ssl.train.cluster import ray_session
@@ -52,30 +52,48 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
             The summary in the run folder then says so as well.
     """
     tmp_root = temporary_root(config.run.tmp_root)
+    with _claimed_run(config, tmp_root) as folder:
+        first_step = _begin_or_resume(folder, config, console)
+        selected = select_scans(config, tmp_root)
+        with ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root):
+            archive = prepare_archive(selected, config, folder.path.parent / ".preflight")
+            describe_archive(archive, console)
+            console.print(str(check_memory(config, archive)), highlight=False, soft_wrap=True)
+            with LiveView(console, folder.path, first_step, config.train.max_steps):
+                return _attempt(folder, config, archive, tmp_root)
+
+
+def train_on(archive: Archive, config: PrismConfig, console: Console) -> RunSummary:
+    """As ``train``, on an archive that is prepared already and the Ray session that is there."""
+    tmp_root = temporary_root(config.run.tmp_root)
+    with _claimed_run(config, tmp_root) as folder:
+        _begin_or_resume(folder, config, console)
+        return _attempt(folder, config, archive, tmp_root)
+
+
+@contextmanager
+def _claimed_run(config: PrismConfig, tmp_root: Path) -> Iterator[RunFolder]:
     folder = claim_run_folder(config)
     try:
         with _refusals_in_summary(folder, config):
-            first_step = _begin_or_resume(folder, config, console)
-            selected = select_scans(config, tmp_root)
-            with ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root):
-                archive = prepare_archive(selected, config, folder.path.parent / ".preflight")
-                _describe(archive, config, console)
-                order = WorkOrder(
-                    config=config,
-                    shards=archive.shards,
-                    held_out=archive.held_out,
-                    catalog=archive.catalog,
-                    run_dir=folder.path,
-                    scratch_folder=tmp_root / "scratch",
-                    quarantine_file=archive.quarantine_file,
-                    checkpoint=folder.checkpoint,
-                )
-                with LiveView(console, folder.path, first_step, config.train.max_steps):
-                    failure = _fit(order, tmp_root)
-        return _final_summary(order, failure, archive)
+            yield folder
     finally:
         remove_stale_folders(tmp_root / "scratch")
         folder.release()
+
+
+def _attempt(folder: RunFolder, config: PrismConfig, archive: Archive, tmp_root: Path) -> RunSummary:
+    order = WorkOrder(
+        config=config,
+        shards=archive.shards,
+        held_out=archive.held_out,
+        catalog=archive.catalog,
+        run_dir=folder.path,
+        scratch_folder=tmp_root / "scratch",
+        quarantine_file=archive.quarantine_file,
+        checkpoint=folder.checkpoint,
+    )
+    return _final_summary(order, _fit(order, tmp_root), archive)
 
 
 def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -> int:
@@ -93,7 +111,8 @@ def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -
     return step
 
 
-def _describe(archive: Archive, config: PrismConfig, console: Console) -> None:
+def describe_archive(archive: Archive, console: Console) -> None:
+    """Say how many scans there are, and what became of the others."""
     counts, reasons = archive.counts(), archive.preflight.reasons
     rejected = f" ({', '.join(f'{reason} {n}' for reason, n in reasons.items())})" if reasons else ""
     console.print(
@@ -103,10 +122,14 @@ def _describe(archive: Archive, config: PrismConfig, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def check_memory(config: PrismConfig, archive: Archive) -> MemoryPlan:
+    """The run's memory plan; raises ``MemoryPlanTooBig`` when it does not fit."""
     limit, source = memory_limit_bytes()
     if config.run.memory_limit_bytes is not None:
         limit, source = config.run.memory_limit_bytes, "run.memory_limit_bytes"
-    console.print(str(plan_memory(config, archive.shards, limit, source)), highlight=False, soft_wrap=True)
+    return plan_memory(config, archive.shards, limit, source)
 
 
 def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
@@ -189,11 +212,18 @@ def _unfinished(run_dir: Path, config: PrismConfig, status: Any, cause: str | No
     )
 
 
+def record_failure(run_dir: Path, config: PrismConfig, cause: str) -> RunSummary:
+    """The summary of a run that could not write its own, for its folder."""
+    summary = _unfinished(run_dir, config, "failed", cause)
+    write_summary(summary)
+    return summary
+
+
 @contextmanager
 def _refusals_in_summary(folder: RunFolder, config: PrismConfig) -> Iterator[None]:
     """A run that could not begin says so in its folder too."""
     try:
         yield
     except BaseException as error:
-        write_summary(_unfinished(folder.path, config, "failed", f"{type(error).__name__}: {error}"))
+        record_failure(folder.path, config, f"{type(error).__name__}: {error}")
         raise

@@ -1,0 +1,107 @@
+"""One trial as Ray Tune runs it, and the Tuner that schedules all of a sweep, one after another."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray.tune
+from ray.tune.experiment import Trial
+from ray.tune.search.basic_variant import BasicVariantGenerator
+from rich.console import Console
+
+from prism_ssl.data.archive import Archive
+from prism_ssl.errors import TrialFailed
+from prism_ssl.train.trainer import train_on
+from prism_ssl.utils.fs import private_folder
+from tune.core24 import DERIVED, LEVELS, OBJECTIVES, DesignPoint, objective_rule
+from tune.sweep import Sweep
+
+TRIAL_CPUS = 1
+"""What the process of a trial asks of the cluster, beside its training worker and the pool actors."""
+
+_TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders are the record
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",  # an interrupted sweep would wait 600 s for its trial
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def run_trial(levels: dict[str, Any], sweep: Sweep, archive: Archive) -> dict[str, float]:
+    """Train one cell, from its checkpoint if it has one; returns its final metrics.
+
+    Raises:
+        TrialFailed: the run did not end ok; its folder says why.
+    """
+    # The controller polls its worker at this pace, and by default notices its end up to 2 s late.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    point = DesignPoint.from_levels(levels)
+    summary = train_on(archive, sweep.config(point), Console(quiet=True))
+    if summary.status != "ok":
+        raise TrialFailed(point.name, summary.cause or "no cause was recorded")
+    return {"steps_done": summary.steps_done, **summary.totals, **summary.probe}
+
+
+def point_of(trial: Trial) -> DesignPoint:
+    """The cell that a Tune trial stands for."""
+    return DesignPoint.from_levels(trial.config)
+
+
+class PendingCells(BasicVariantGenerator):
+    """The variants of the grid, less those that are not to be run."""
+
+    def __init__(self, pending: Sequence[DesignPoint]) -> None:
+        super().__init__(max_concurrent=1)
+        self._pending = frozenset(pending)
+
+    def next_trial(self) -> Trial | None:
+        """The next variant to run; None when none is left, or while another one runs."""
+        while True:
+            trial: Trial | None = BasicVariantGenerator.next_trial(self)
+            if trial is None or point_of(trial) in self._pending:
+                return trial
+            self.on_trial_complete(trial.trial_id)
+
+
+def run_trials(
+    sweep: Sweep, pending: Sequence[DesignPoint], archive: Archive, tmp_root: Path, callbacks: list[ray.tune.Callback]
+) -> None:
+    """Run the ``pending`` cells of a sweep, one at a time; a failing one does not stop the others.
+
+    Needs a Ray session. What became of each is in the run folders, and was told to ``callbacks``.
+    """
+    for name, value in _TUNE_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    trainable = ray.tune.with_resources(
+        ray.tune.with_parameters(run_trial, sweep=sweep, archive=archive), {"CPU": TRIAL_CPUS}
+    )
+    storage = private_folder(tmp_root / "ray_tune")
+    tuner = ray.tune.Tuner(
+        trainable,
+        param_space=_param_space(sweep),
+        tune_config=ray.tune.TuneConfig(
+            search_alg=PendingCells(pending),
+            trial_name_creator=lambda trial: point_of(trial).name,
+            trial_dirname_creator=lambda trial: point_of(trial).name,
+        ),
+        run_config=ray.tune.RunConfig(
+            # A name of its own for every attempt: what is finished follows from the run folders, not from Tune.
+            name=f"{sweep.name}-{os.getpid()}-{time.time_ns()}",
+            storage_path=str(storage),
+            failure_config=ray.tune.FailureConfig(max_failures=0),
+            callbacks=callbacks,
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def _param_space(sweep: Sweep) -> dict[str, Any]:
+    grid: dict[str, Any] = {factor: ray.tune.grid_search(list(levels)) for factor, levels in LEVELS.items()}
+    rule = objective_rule(sweep.design)
+    if rule is None:
+        return grid | {DERIVED: ray.tune.grid_search(list(OBJECTIVES))}
+    return grid | {DERIVED: ray.tune.sample_from(lambda spec: rule(spec["config"]))}
