@@ -22,7 +22,7 @@ class StepTimes:
 
     patches_per_step: int
     warmup_steps: int
-    _started: float = field(default_factory=time.perf_counter)
+    _started: float = field(default_factory=lambda: time.perf_counter())
     _steps_ms: array[float] = field(default_factory=lambda: array("d"))
     _waits: WaitCauses = NO_WAIT
     _aside_s: float = 0.0
