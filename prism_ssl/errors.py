@@ -89,14 +89,6 @@ class PoolStalled(PrismError, RuntimeError):
     """No chunk arrived within ``data.stall_timeout_s``."""
 
 
-class NonFiniteLoss(PrismError, ArithmeticError):
-    """The loss was not finite in several consecutive steps."""
-
-
-class TrainWorkerDied(PrismError, RuntimeError):
-    """The training worker ended without a word (killed, out of memory)."""
-
-
 class TrialFailed(PrismError, RuntimeError):
     """One trial of a sweep did not end ok.
 
@@ -109,3 +101,11 @@ class TrialFailed(PrismError, RuntimeError):
         super().__init__(f"trial {trial} failed: {cause}")
         self.trial, self.cause = trial, cause
         self._args = (trial, cause)
+
+
+class NonFiniteLoss(PrismError, ArithmeticError):
+    """The loss was not finite in several consecutive steps."""
+
+
+class TrainWorkerDied(PrismError, RuntimeError):
+    """The training worker ended without a word (killed, out of memory)."""
