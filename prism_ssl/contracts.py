@@ -162,7 +162,8 @@ class RunSummary:
     ``status`` is ``ok`` only when every step ran, no replacement failed in strict mode and no actor or
     thread died; otherwise ``cause`` says why. ``totals`` holds the final value of every scalar of the guide's
     throughput section, ``losses`` the last logged losses beside their chance levels, ``probe`` the
-    last held-out evaluation (the ``probe/`` scalars without their prefix).
+    last held-out evaluation (the ``probe/`` scalars without their prefix), ``tracking`` the mode, run id and
+    URL of the tracked run, and ``problem`` where not everything could be tracked.
     """
 
     run: str
@@ -178,4 +179,5 @@ class RunSummary:
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
     data: dict[str, float] = field(default_factory=dict)
     probe: dict[str, float] = field(default_factory=dict)
+    tracking: dict[str, str] = field(default_factory=dict)
     alarms: list[str] = field(default_factory=list)

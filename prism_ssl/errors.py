@@ -109,3 +109,11 @@ class NonFiniteLoss(PrismError, ArithmeticError):
 
 class TrainWorkerDied(PrismError, RuntimeError):
     """The training worker ended without a word (killed, out of memory)."""
+
+
+class TrackingError(PrismError, RuntimeError):
+    """Tracking was asked for and cannot begin: no key, a refused key, or no server."""
+
+
+class RunInterrupted(PrismError, RuntimeError):
+    """The run was asked to stop (SIGTERM, Ctrl-C) and stopped between two steps."""

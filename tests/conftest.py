@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+from tests.wandb_server import WandbServer
+
 # Before Ray and the modules under test are imported.
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2")
 os.environ.pop("RAY_ADDRESS", None)
@@ -58,3 +60,16 @@ def phantom_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from prism_ssl.data.phantoms import write_phantoms
 
     return write_phantoms(tmp_path_factory.mktemp("phantoms"), n_subjects=12, seed=0)
+
+
+@pytest.fixture
+def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A server on the loopback; the W&B client of this process and of those it starts talks to it and to no other."""
+    import wandb
+
+    with WandbServer() as server:
+        wandb.teardown()  # its settings are read once a process
+        for name, value in server.environment(tmp_path / "wandb").items():
+            monkeypatch.setenv(name, value)
+        yield server
+        wandb.teardown()

@@ -38,7 +38,7 @@ def evaluate_run(run_dir: Path, catalog: Path | None = None) -> dict[str, float]
     from prism_ssl.eval.evaluate import Evaluator
     from prism_ssl.model.network import build_network
     from prism_ssl.train.checkpoint import load_checkpoint
-    from prism_ssl.train.logging import CHECKPOINT_FILE
+    from prism_ssl.train.local_record import CHECKPOINT_FILE
 
     config = _config(run_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,7 +14,7 @@ from prism_ssl.config.defaults import apply_overrides
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import RunFolderError
-from prism_ssl.train.logging import read_summary, write_json
+from prism_ssl.train.local_record import read_summary, write_json
 from prism_ssl.train.run_folder import identity_of_command, refuse_other_settings
 from prism_ssl.utils.fs import FolderLock, private_folder
 from tune.core24 import Design, DesignPoint, Scale, design_points, refuse_changed_factors, select

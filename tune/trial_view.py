@@ -15,7 +15,7 @@ from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import CheckpointError
 from prism_ssl.train.checkpoint import checkpoint_step
 from prism_ssl.train.console import LiveView
-from prism_ssl.train.logging import CHECKPOINT_FILE, truncate_history
+from prism_ssl.train.local_record import CHECKPOINT_FILE, truncate_history
 from prism_ssl.train.trainer import record_failure
 from prism_ssl.utils.time import format_duration
 from tune.core24 import DesignPoint

@@ -19,6 +19,7 @@ from prism_ssl.errors import (
     PoolStalled,
     PrismError,
     ReplacementFailed,
+    RunInterrupted,
     TooManyBrokenScans,
 )
 from prism_ssl.eval.evaluate import Evaluator
@@ -29,10 +30,11 @@ from prism_ssl.train.learner import Learner
 from prism_ssl.train.nonfinite import NonFiniteGuard
 from prism_ssl.train.recorder import Recorder
 from prism_ssl.train.run_folder import identity
+from prism_ssl.train.stop_request import attempt_has_ended, raise_if_stop_is_requested
 from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.machine import usable_cpus
 
-DATA_ERRORS = (ReplacementFailed, PoolActorDied, PoolStalled, TooManyBrokenScans)
+GOOD_WEIGHTS = (ReplacementFailed, PoolActorDied, PoolStalled, TooManyBrokenScans, RunInterrupted)
 """Ends at which the weights are good: a checkpoint is written, so that nothing trained so far is lost."""
 
 ERROR_FILE = "error.txt"
@@ -78,6 +80,7 @@ class Attempt:
     def next_batch(self) -> tuple[PrismBatch, WaitCauses]:
         """The next batch on the device, and how long it was waited for."""
         assert self._stream is not None, "an attempt is used as a context manager"
+        raise_if_stop_is_requested()
         chunks, wait = next(self._stream)
         return self._collate(chunks), wait
 
@@ -94,8 +97,9 @@ class Attempt:
             self._recorder.row(self._learner.learning_rate(self._recorder.steps_done - 1), self._counters())
 
     def checkpoint_if_due(self) -> None:
-        """Write last.ckpt every ``train.checkpoint_every`` steps and at the end."""
-        if self._recorder.steps_done % self._config.train.checkpoint_every == 0 or self.finished:
+        """Write last.ckpt every ``train.checkpoint_every`` steps, where an artifact is due, and at the end."""
+        due = self._recorder.steps_done % self._config.train.checkpoint_every == 0
+        if due or self._recorder.artifact_due or self.finished:
             self._guard.settle()
             self._save()
 
@@ -141,14 +145,20 @@ class Attempt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            try:
-                self._end_well()
-            except BaseException as late:
-                self._fail(late)
-                raise
-        else:
-            self._fail(error)
+        try:
+            if error is None:
+                self._end_or_fail()
+            else:
+                self._fail(error)
+        finally:
+            attempt_has_ended()
+
+    def _end_or_fail(self) -> None:
+        try:
+            self._end_well()
+        except BaseException as late:
+            self._fail(late)
+            raise
 
     def _end_well(self) -> None:
         self._guard.settle()
@@ -166,7 +176,7 @@ class Attempt:
             self._quarantine(BrokenScan(error.scan_id, error.stage, error.cause))
         if not isinstance(error, PrismError):
             (self._order.run_dir / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
-        if isinstance(error, DATA_ERRORS) and self._recorder.steps_done > 0:
+        if isinstance(error, GOOD_WEIGHTS) and self._recorder.steps_done > 0:
             self._save()
         self._recorder.finish("failed", f"{type(error).__name__}: {error}", self._counters(), None)
 
@@ -207,7 +217,7 @@ class Attempt:
             rng=rng_state(),
             config_hash=identity(self._config),
         )
-        self._recorder.checkpoint = save_checkpoint(self._order.run_dir, checkpoint)
+        self._recorder.saved(save_checkpoint(self._order.run_dir, checkpoint))
 
     def _note_broken(self, scan: BrokenScan) -> None:
         self._quarantine(scan)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from prism_ssl.errors import CheckpointError
-from prism_ssl.train.logging import CHECKPOINT_FILE
+from prism_ssl.train.local_record import CHECKPOINT_FILE
 from prism_ssl.utils.fs import atomic_file
 
 _FORMAT = 1
@@ -63,16 +63,16 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         if state.pop("format") != _FORMAT:
-            raise CheckpointError(f"{path} has another format than this version writes ({_FORMAT}); {_ADVICE}")
+            raise CheckpointError(f"{path} has another format than this version writes ({_FORMAT}); {ADVICE}")
         return Checkpoint(**state)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors and plain values, and code in it is never run; {_ADVICE}"
+            f"{path} holds more than tensors and plain values, and code in it is never run; {ADVICE}"
         ) from error
     except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{path} does not load ({type(error).__name__}: {error}); {_ADVICE}") from error
+        raise CheckpointError(f"{path} does not load ({type(error).__name__}: {error}); {ADVICE}") from error
 
 
 def checkpoint_step(path: Path) -> int:
@@ -88,9 +88,10 @@ def verify_checkpoint_file(path: Path) -> None:
             folders = (entry.filename for entry in archive.infolist() if entry.external_attr & _ZIP_FOLDER)
             damaged = archive.testzip() or next(folders, None)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); {_ADVICE}") from error
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); {ADVICE}") from error
     if damaged:
-        raise CheckpointError(f"{path} is damaged: the checksum or the header of {damaged} is wrong; {_ADVICE}")
+        raise CheckpointError(f"{path} is damaged: the checksum or the header of {damaged} is wrong; {ADVICE}")
 
 
-_ADVICE = "move it away to start at step 0, or pass --run.name for a new run; it is never overwritten silently"
+ADVICE = "move it away to start at step 0, or pass --run.name for a new run; it is never overwritten silently"
+"""What every refusal of a checkpoint ends with."""

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from prism_ssl.contracts import RunSummary
-from prism_ssl.train.logging import HISTORY_FILE, PROBE_PREFIX, is_probe
+from prism_ssl.train.local_record import HISTORY_FILE, PROBE_PREFIX, is_probe
 from prism_ssl.utils.time import format_duration
 
 _POLL_S = 0.3
@@ -137,9 +137,12 @@ def show_summary(console: Console, summary: RunSummary) -> None:
     for alarm in summary.alarms:
         console.print(f"[yellow]alarm[/]: {escape(alarm)}")
     console.print(f"run folder  {summary.run_dir}", markup=False, highlight=False, soft_wrap=True)
-    for what, path in (("checkpoint", summary.checkpoint), ("encoder   ", summary.encoder)):
+    tracked = summary.tracking.get("url") or summary.tracking.get("files")
+    for what, path in (("checkpoint", summary.checkpoint), ("encoder   ", summary.encoder), ("tracked in", tracked)):
         if path:
             console.print(f"{what}  {path}", markup=False, highlight=False, soft_wrap=True)
+    if "problem" in summary.tracking:
+        console.print(f"[yellow]tracking[/]: {escape(summary.tracking['problem'])}", soft_wrap=True)
 
 
 def _loss_table(summary: RunSummary) -> Table:

@@ -1,104 +1,307 @@
-"""The record of a run: config.json, history.jsonl and summary.json in the run folder."""
+"""Tracking with Weights & Biases, beside the local record: rows, media, checkpoint artifacts, and how a run ended.
+
+Nothing here may end or hold up a training that has begun: what fails is said in ``Tracker.problems``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from prism_ssl.config.operations import TrackingMode
+from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
-from prism_ssl.errors import RunFolderError
-from prism_ssl.utils.fs import write_atomic
+from prism_ssl.errors import RunInterrupted, TrackingError
+from prism_ssl.train.background import BackgroundWork
+from prism_ssl.train.local_record import CHECKPOINT_FILE, read_history
+from prism_ssl.train.tracking_identity import (
+    TrackedAs,
+    keep_tracked_as,
+    public_settings,
+    tracked_as,
+    tracking_mode,
+)
+from prism_ssl.train.tracking_paths import enter_wandb_environment
+from prism_ssl.utils.fs import private_folder, temporary_root
 
-CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE = "config.json", "history.jsonl", "summary.json"
-CHECKPOINT_FILE = "last.ckpt"
-PROBE_PREFIX = "probe/"
-
-
-class LocalRecord:
-    """Appends rows to history.jsonl, each flushed, so that what was logged survives a kill.
-
-    A row is a flat dictionary with the key ``global_step``, or an event with the key ``event``. A held-out evaluation
-    is a row of its own, of ``probe/`` scalars alone (see ``is_probe``).
-    """
-
-    def __init__(self, run_dir: Path) -> None:
-        self._history = (run_dir / HISTORY_FILE).open("a", encoding="utf-8", buffering=1)
-
-    def row(self, global_step: int, values: dict[str, float]) -> None:
-        """One row of scalars; values that are not finite are written as null."""
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._write({"global_step": global_step, **finite})
-
-    def event(self, global_step: int, kind: str, text: str) -> None:
-        """Something worth telling a person: an alarm, a restart, a quarantined scan."""
-        self._write({"event": kind, "global_step": global_step, "text": text})
-
-    def close(self) -> None:
-        """Flush and close; harmless when repeated."""
-        self._history.close()
-
-    def _write(self, row: dict[str, Any]) -> None:
-        self._history.write(json.dumps(row, allow_nan=False) + "\n")
+ARTIFACT_TYPE = "checkpoint"
+INTERRUPTED_EXIT_CODE = 143
+"""What a shell reports of a process that SIGTERM ended."""
+_STEP = "global_step"
+SETTINGS_HASH = "settings_hash"
+"""Key of the hash under which runs of equal settings are found again."""
 
 
-def read_history(run_dir: Path) -> list[dict[str, Any]]:
-    """All whole lines of history.jsonl in order; a line cut short by a kill is left out."""
-    path = run_dir / HISTORY_FILE
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines if line]
+class Tracker:
+    """What a run says about itself to the outside; this one is for ``disabled`` and says nothing."""
+
+    mode: TrackingMode = "disabled"
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._told = 0
+
+    def new_problems(self) -> list[str]:
+        """What could not be tracked, since the last call."""
+        new, self._told = self.problems[self._told :], len(self.problems)
+        return new
+
+    def row(self, global_step: int, values: Mapping[str, float]) -> None:
+        """Scalars at a step; never blocks."""
+
+    def image(self, name: str, path: Path, global_step: int) -> None:
+        """A picture (.png) under ``name``: a plot, a panel of views."""
+
+    def checkpoint_due(self, global_step: int) -> bool:  # noqa: ARG002  never
+        """Whether a checkpoint written at this step is to be uploaded."""
+        return False
+
+    def checkpoint(self, path: Path, global_step: int) -> None:
+        """Upload a checkpoint as the artifact's ``latest`` version, beside the training."""
+
+    def finish(self, summary: RunSummary) -> dict[str, str]:  # noqa: ARG002  to nobody
+        """End the tracked run; returns what ``RunSummary.tracking`` holds."""
+        return {"mode": self.mode}
 
 
-def is_probe(row: dict[str, Any]) -> bool:
-    """Whether a row of the history is that of a held-out evaluation."""
-    return any(key.startswith(PROBE_PREFIX) for key in row)
-
-
-def last_probe(history: list[dict[str, Any]]) -> dict[str, float]:
-    """The scalars of the last evaluation without their prefix; what could not be said is left out."""
-    row: dict[str, Any] = next(filter(is_probe, reversed(history)), {})
-    return {
-        key.removeprefix(PROBE_PREFIX): value
-        for key, value in row.items()
-        if key.startswith(PROBE_PREFIX) and value is not None
-    }
-
-
-def truncate_history(run_dir: Path, last_step: int) -> None:
-    """Drop the rows after ``last_step``: a resumed run writes them again."""
-    kept = [row for row in read_history(run_dir) if row["global_step"] <= last_step]
-    write_atomic(run_dir / HISTORY_FILE, "".join(json.dumps(row) + "\n" for row in kept).encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Readable JSON, whole or absent."""
-    write_atomic(path, (json.dumps(value, indent=2, sort_keys=False, default=str) + "\n").encode())
-
-
-def write_summary(summary: RunSummary) -> None:
-    """``summary.json`` in the run folder; as in the history, values that are not finite are written as null."""
-    write_json(Path(summary.run_dir) / SUMMARY_FILE, _finite(dataclasses.asdict(summary)))
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with None for every number, at any depth, that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_summary(run_dir: Path) -> RunSummary | None:
-    """The summary of a run folder; None before the first is written.
+def start_tracker(config: PrismConfig, run_dir: Path, first_step: int) -> Tracker:
+    """The tracker of an attempt that begins after ``first_step``; a run that was tracked before is continued.
 
     Raises:
-        RunFolderError: the file is not one of this version's summaries.
+        TrackingError: online, and there is no key, it is refused, or the server does not answer.
     """
-    path = run_dir / SUMMARY_FILE
-    if not path.exists():
-        return None
+    mode = tracking_mode(config.tracking)
+    if mode == "disabled":
+        return Tracker()
+    return _WandbTracker(config, run_dir, first_step, mode)
+
+
+def check_account(config: PrismConfig) -> None:
+    """Online: refuse at once what would fail later. Does nothing in the other modes.
+
+    Raises:
+        TrackingError: no key, a refused key, or a server that does not answer in ``tracking.init_timeout_s``.
+    """
+    if tracking_mode(config.tracking) == "online":
+        wandb = _wandb(temporary_root(config.run.tmp_root))
+        with service_errors():
+            if not wandb.login(prompt=False, verify=False):
+                raise TrackingError(f"no W&B key was found; set WANDB_API_KEY, or {_ADVICE}")
+            open_api(config).default_entity  # noqa: B018  asked for so that the server answers
+
+
+def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dict[str, str]:
+    """End the tracked run of a training worker that died without a word: missing rows are sent, it is marked failed.
+
+    Returns what ``RunSummary.tracking`` holds. A worker of an offline run took its unsent rows with it.
+    """
+    mode = tracking_mode(config.tracking)
+    if mode != "online":
+        return {"mode": mode}
     try:
-        return RunSummary(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}); move the folder away, or pass --run.name") from error
+        return start_tracker(config, run_dir, summary.steps_done).finish(summary)
+    except TrackingError as error:
+        return {"mode": mode, "problem": str(error)}
+
+
+def open_api(config: PrismConfig) -> Any:
+    """The client's reading side (``wandb.Api``), patient as ``tracking.init_timeout_s`` says."""
+    overrides = {"project": config.tracking.project}
+    overrides |= {"entity": config.tracking.entity} if config.tracking.entity else {}
+    wandb = _wandb(temporary_root(config.run.tmp_root))
+    return wandb.Api(overrides, timeout=max(1, round(config.tracking.init_timeout_s)))
+
+
+class _WandbTracker(Tracker):
+    """A run of the W&B client; rows that the server already has are not sent again."""
+
+    def __init__(self, config: PrismConfig, run_dir: Path, first_step: int, mode: TrackingMode) -> None:
+        super().__init__()
+        self.mode = mode
+        self._config = config
+        self._tmp_root = temporary_root(config.run.tmp_root)
+        self._tracked = tracked_as(run_dir, config)
+        self._uploads = BackgroundWork("checkpoint-upload")
+        self._wandb = _wandb(self._tmp_root)
+        with service_errors():
+            self._run = self._init(run_dir.name)
+        self._tracked = dataclasses.replace(self._tracked, entity=self._run.entity or None, url=self._run.url)
+        keep_tracked_as(run_dir, self._tracked)
+        self._run_dir = run_dir
+        self._sent_step = self._step_of_server() if self._run.resumed else -1
+        self._catch_up(first_step)
+
+    def row(self, global_step: int, values: Mapping[str, float]) -> None:
+        if global_step > self._sent_step:
+            self._log({name: value for name, value in values.items() if math.isfinite(value)}, global_step)
+        self.problems += [f"a checkpoint was not uploaded ({error})" for error in self._uploads.errors()]
+
+    def image(self, name: str, path: Path, global_step: int) -> None:
+        with self._noting("an image"):
+            self._log({name: self._wandb.Image(str(path))}, global_step)
+
+    def checkpoint_due(self, global_step: int) -> bool:
+        every = self._config.tracking.artifact_every
+        if self.mode != "online" or every is None:
+            return False
+        return global_step % every == 0 or global_step == self._config.train.max_steps
+
+    def checkpoint(self, path: Path, global_step: int) -> None:
+        source = path.open("rb")  # the file of this moment, also when a newer one takes its name meanwhile
+
+        def upload() -> None:
+            with source:
+                self._upload(source, global_step)
+
+        if not self._uploads.offer(upload):
+            source.close()
+            self.problems.append(f"the checkpoint of step {global_step} was not uploaded: the one before is under way")
+
+    def finish(self, summary: RunSummary) -> dict[str, str]:
+        patience_s = self._config.tracking.finish_timeout_s / 2  # the other half is the client's, see _settings
+        if not self._uploads.wait(patience_s):
+            self.problems.append(f"a checkpoint was not uploaded within {patience_s:.0f} s")
+        self.problems += [f"a checkpoint was not uploaded ({error})" for error in self._uploads.errors()]
+        with self._noting("pictures"):
+            for picture in (*self._run_dir.glob("*.png"), *self._run_dir.glob("plots/*.png")):
+                self.image(f"media/{picture.stem}", picture, summary.steps_done)
+        with self._noting("the end of the run"):
+            self._run.summary.update(_end_of_run(summary))
+            self._run.finish(exit_code=_exit_code(summary))
+        told = {"mode": self.mode, "run_id": self._tracked.run_id, "url": self._tracked.url}
+        told |= {"files": self._sync_dir} if self.mode == "offline" or self.problems else {}
+        told |= {"problem": "; ".join(dict.fromkeys(self.problems))} if self.problems else {}
+        return {name: value for name, value in told.items() if value}
+
+    # ------------------------------------------------------------------ parts
+    def _init(self, name: str) -> Any:
+        tracking = self._config.tracking
+        run = self._wandb.init(
+            project=tracking.project,
+            entity=tracking.entity,
+            group=tracking.group,
+            tags=list(tracking.tags) or None,
+            id=self._tracked.run_id,
+            name=name,
+            config=public_settings(self._config) | {SETTINGS_HASH: self._tracked.settings},
+            mode=self.mode,
+            resume="allow" if self.mode == "online" else None,
+            settings=_settings(self._wandb, self._config, self._tmp_root),
+        )
+        run.define_metric(_STEP)
+        run.define_metric("*", step_metric=_STEP)
+        self._sync_dir = str(Path(run.dir).parent)
+        return run
+
+    def _step_of_server(self) -> int:
+        """The last step of which the server has a row; -1 when it has none."""
+        last_step = -1
+        with self._noting("what the server already has"):
+            tracked = open_api(self._config).run(self._tracked.path)
+            rows = tracked.scan_history(min_step=max(0, self._run.starting_step - 1), use_cache=False)
+            last_step = max((int(row[_STEP]) for row in rows if _STEP in row), default=-1)
+        return last_step
+
+    def _catch_up(self, first_step: int) -> None:
+        """Send what the local record has and the server, because the run was killed, has not."""
+        if self._run.resumed:
+            for row in read_history(self._run_dir):
+                if "event" not in row and row[_STEP] <= first_step:
+                    values = {name: value for name, value in row.items() if name != _STEP and value is not None}
+                    self.row(row[_STEP], values)
+
+    def _log(self, values: dict[str, Any], global_step: int) -> None:
+        with self._noting(f"the row of step {global_step}"):
+            self._run.log({_STEP: global_step, **values})
+
+    def _upload(self, source: IO[bytes], global_step: int) -> None:
+        folder = private_folder(self._tmp_root / "wandb" / "upload" / self._tracked.run_id)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{global_step}-", delete=False) as copy:
+            shutil.copyfileobj(source, copy, 16 * 2**20)
+            copy.flush()
+            artifact = self._wandb.Artifact(self._tracked.artifact, ARTIFACT_TYPE, metadata={_STEP: global_step})
+            # By its descriptor: the manifest that is uploaded names the path, and a path may name the user.
+            open_file = f"/proc/{os.getpid()}/fd/{copy.fileno()}"
+            artifact.add_file(open_file, name=CHECKPOINT_FILE, policy="immutable", skip_cache=True)
+            self._run.log_artifact(artifact, aliases=["latest"]).wait()
+        shutil.rmtree(folder)  # only now: until the upload is confirmed the client may still read from it
+        _prune(self._config, self._tracked)
+
+    @contextlib.contextmanager
+    def _noting(self, what: str) -> Iterator[None]:
+        """Whatever the client raises is a note, not the end of a training."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  the edge of a foreign service: counted in problems
+            self.problems.append(f"{what} was not tracked ({type(error).__name__}: {error})")
+
+
+_ADVICE = "pass --tracking.mode offline (or disabled) to train without it"
+
+
+def _wandb(tmp_root: Path) -> Any:
+    """The client, imported only once its environment is set."""
+    enter_wandb_environment(tmp_root)
+    import wandb
+
+    return wandb
+
+
+def _settings(wandb: Any, config: PrismConfig, tmp_root: Path) -> Any:
+    return wandb.Settings(
+        root_dir=str(tmp_root / "wandb" / "runs"),
+        init_timeout=config.tracking.init_timeout_s,
+        finish_timeout=config.tracking.finish_timeout_s / 2,
+        finish_timeout_raises=True,
+        silent=True,
+        console="off",
+        # Paths, host names and lists of packages are nobody's business.
+        x_disable_meta=True,
+        x_save_requirements=False,
+        save_code=False,
+        disable_git=True,
+        disable_job_creation=True,
+        host="",
+        program="",
+    )
+
+
+def _prune(config: PrismConfig, tracked: TrackedAs) -> None:
+    """Delete the versions of the checkpoint artifact that no alias names."""
+    for version in open_api(config).artifacts(ARTIFACT_TYPE, tracked.artifact_path):
+        if not version.aliases:
+            version.delete()
+
+
+@contextlib.contextmanager
+def service_errors() -> Iterator[None]:
+    """What the client raises in the block becomes a ``TrackingError`` that says what to do."""
+    import wandb
+
+    try:
+        yield
+    except (wandb.Error, ValueError, OSError, TimeoutError) as error:
+        text = f"W&B cannot be used ({type(error).__name__}: {str(error).splitlines()[0]}); "
+        raise TrackingError(f"{text}look at WANDB_API_KEY and WANDB_BASE_URL, or {_ADVICE}") from error
+
+
+def _exit_code(summary: RunSummary) -> int:
+    if summary.status == "ok":
+        return 0
+    return INTERRUPTED_EXIT_CODE if (summary.cause or "").startswith(RunInterrupted.__name__) else 1
+
+
+def _end_of_run(summary: RunSummary) -> dict[str, Any]:
+    """Of the summary what may leave the machine: numbers, the status, and of the cause its kind alone."""
+    kind = summary.cause.split(":", 1)[0] if summary.cause else None
+    facts = {"status": summary.status, "cause": kind, "steps_done": summary.steps_done, "alarms": len(summary.alarms)}
+    probe = {f"probe/{name}": value for name, value in summary.probe.items()}
+    numbers = {**summary.totals, **probe}
+    return facts | {name: value for name, value in numbers.items() if value is not None and math.isfinite(value)}

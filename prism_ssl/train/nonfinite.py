@@ -10,7 +10,7 @@ import torch
 
 from prism_ssl.contracts import VisitKey
 from prism_ssl.errors import NonFiniteLoss
-from prism_ssl.train.logging import write_json
+from prism_ssl.train.local_record import write_json
 
 BATCH_FILE = "nonfinite_batch.json"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.sharded_dataset import WaitCauses
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.diagnostics import Diagnostics
-from prism_ssl.train.logging import PROBE_PREFIX, LocalRecord, last_probe, read_history, write_summary
+from prism_ssl.train.local_record import PROBE_PREFIX, LocalRecord, last_probe, read_history, write_summary
+from prism_ssl.train.logging import start_tracker
 from prism_ssl.train.metrics import StepTimes
 from prism_ssl.utils.time import Stopwatch
 
@@ -28,6 +30,7 @@ class Recorder:
         self.steps_done = first_step
         self.alarms: list[str] = []
         self.checkpoint = checkpoint
+        self._tracker = start_tracker(config, run_dir, first_step)
         self._record = LocalRecord(run_dir)
         self._times = StepTimes(
             patches_per_step=2 * config.train.batch_size * config.data.n_patches,
@@ -51,8 +54,11 @@ class Recorder:
         values |= self._times.interval() | {"lr": learning_rate, **counters, **device_memory()}
         self._last_row = values
         self._record.row(self.steps_done, values)
+        self._tracker.row(self.steps_done, values)
         for alarm in alarms:
             self.event("alarm", alarm)
+        for problem in self._tracker.new_problems():
+            self.event("tracking", problem)
 
     def event(self, kind: str, text: str) -> None:
         """Note something that a person should be told; alarms also go into the summary."""
@@ -76,12 +82,25 @@ class Recorder:
     def evaluated(self, values: Mapping[str, float]) -> None:
         """Write the scalars of a held-out evaluation, as a row of their own."""
         if values:
-            self._record.row(self.steps_done, {f"{PROBE_PREFIX}{name}": value for name, value in values.items()})
+            scalars = {f"{PROBE_PREFIX}{name}": value for name, value in values.items()}
+            self._record.row(self.steps_done, scalars)
+            self._tracker.row(self.steps_done, scalars)
         else:
             self.event(
                 "evaluation",
                 "no held-out scan could be asked, so nothing says how good the encoder is; see data.holdout_*",
             )
+
+    @property
+    def artifact_due(self) -> bool:
+        """Whether the state of this step is to be uploaded."""
+        return self._tracker.checkpoint_due(self.steps_done)
+
+    def saved(self, checkpoint: Path) -> None:
+        """A checkpoint of this step was written; beside the training it is uploaded where that is due."""
+        self.checkpoint = checkpoint
+        if self.artifact_due:
+            self._tracker.checkpoint(checkpoint, self.steps_done)
 
     def finish(self, status: RunStatus, cause: str | None, counters: Mapping[str, float], encoder: Path | None) -> None:
         """Close the history and write summary.json."""
@@ -101,6 +120,8 @@ class Recorder:
             probe=last_probe(read_history(self._run_dir)),
             alarms=self.alarms,
         )
+        write_summary(self.summary)  # before the tracker's end, which may wait for a server
+        self.summary = dataclasses.replace(self.summary, tracking=self._tracker.finish(self.summary))
         write_summary(self.summary)
 
 

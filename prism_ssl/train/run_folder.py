@@ -9,7 +9,7 @@ from pathlib import Path
 from prism_ssl.config.defaults import config_from_dict, known_keys
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import ConfigError, RunFolderError
-from prism_ssl.train.logging import CHECKPOINT_FILE, CONFIG_FILE, read_summary, write_json
+from prism_ssl.train.local_record import CHECKPOINT_FILE, CONFIG_FILE, read_summary, write_json
 from prism_ssl.utils.fs import FolderLock, private_folder
 from prism_ssl.utils.hashing import content_hash
 

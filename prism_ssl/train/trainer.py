@@ -9,23 +9,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
-from ray.train import TrainingFailedError, WorkerGroupError
+from ray.train import TrainingFailedError, UserCallback, WorkerGroupError
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from rich.console import Console
 
+from prism_ssl.config.defaults import apply_overrides
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
 from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory
 from prism_ssl.errors import TrainWorkerDied
-from prism_ssl.train.checkpoint import checkpoint_step
 from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.console import LiveView
-from prism_ssl.train.logging import (
+from prism_ssl.train.local_record import (
     CHECKPOINT_FILE,
     is_probe,
     last_probe,
@@ -34,8 +34,12 @@ from prism_ssl.train.logging import (
     truncate_history,
     write_summary,
 )
+from prism_ssl.train.logging import check_account, end_lost_run
 from prism_ssl.train.recorder import last_losses
+from prism_ssl.train.resume import StartingPoint, starting_point
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder
+from prism_ssl.train.stop_request import StopBetweenSteps, sigterm_as_ctrl_c
+from prism_ssl.train.tracking_identity import tracking_mode
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.fs import private_folder, remove_stale_folders, temporary_root
@@ -52,37 +56,40 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
             The summary in the run folder then says so as well.
     """
     tmp_root = temporary_root(config.run.tmp_root)
-    with _claimed_run(config, tmp_root) as folder:
-        first_step = _begin_or_resume(folder, config, console)
+    with _claimed_run(config) as (folder, config):
+        start = _begin_or_resume(folder, config, console)
         selected = select_scans(config, tmp_root)
         with ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root):
             archive = prepare_archive(selected, config, folder.path.parent / ".preflight")
             describe_archive(archive, console)
             console.print(str(check_memory(config, archive)), highlight=False, soft_wrap=True)
-            with LiveView(console, folder.path, first_step, config.train.max_steps):
-                return _attempt(folder, config, archive, tmp_root)
+            with LiveView(console, folder.path, start.step, config.train.max_steps):
+                return _attempt(folder, config, archive, start)
 
 
 def train_on(archive: Archive, config: PrismConfig, console: Console) -> RunSummary:
     """As ``train``, on an archive that is prepared already and the Ray session that is there."""
-    tmp_root = temporary_root(config.run.tmp_root)
-    with _claimed_run(config, tmp_root) as folder:
-        _begin_or_resume(folder, config, console)
-        return _attempt(folder, config, archive, tmp_root)
+    with _claimed_run(config) as (folder, config):
+        return _attempt(folder, config, archive, _begin_or_resume(folder, config, console))
 
 
 @contextmanager
-def _claimed_run(config: PrismConfig, tmp_root: Path) -> Iterator[RunFolder]:
+def _claimed_run(config: PrismConfig) -> Iterator[tuple[RunFolder, PrismConfig]]:
+    """The folder of a run, and its settings with the tracking mode decided."""
     folder = claim_run_folder(config)
+    # Here, once: a worker's environment may tell another story about SLURM than the driver's.
+    config = apply_overrides(config, {"tracking.mode": tracking_mode(config.tracking)})
     try:
         with _refusals_in_summary(folder, config):
-            yield folder
+            check_account(config)
+            yield folder, config
     finally:
-        remove_stale_folders(tmp_root / "scratch")
+        remove_stale_folders(temporary_root(config.run.tmp_root) / "scratch")
         folder.release()
 
 
-def _attempt(folder: RunFolder, config: PrismConfig, archive: Archive, tmp_root: Path) -> RunSummary:
+def _attempt(folder: RunFolder, config: PrismConfig, archive: Archive, start: StartingPoint) -> RunSummary:
+    tmp_root = temporary_root(config.run.tmp_root)
     order = WorkOrder(
         config=config,
         shards=archive.shards,
@@ -91,24 +98,22 @@ def _attempt(folder: RunFolder, config: PrismConfig, archive: Archive, tmp_root:
         run_dir=folder.path,
         scratch_folder=tmp_root / "scratch",
         quarantine_file=archive.quarantine_file,
-        checkpoint=folder.checkpoint,
+        checkpoint=start.checkpoint,
     )
     return _final_summary(order, _fit(order, tmp_root), archive)
 
 
-def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -> int:
-    """Say which of the two it is, and return the first step."""
-    step = 0
-    if folder.checkpoint is None:
+def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -> StartingPoint:
+    """Find out which of the two it is, and say so."""
+    start = starting_point(folder, config)
+    if start.checkpoint is None:
         console.print(f"run {folder.name} starts at step 0 in {folder.path}", highlight=False, soft_wrap=True)
     else:
-        step = checkpoint_step(folder.checkpoint)
-        console.print(
-            f"run {folder.name} resumes at step {step} from {folder.checkpoint}", style="bold", soft_wrap=True
-        )
-    truncate_history(folder.path, step)
+        text = f"run {folder.name} resumes at step {start.step} from {start.source}"
+        console.print(text, style="bold", markup=False, soft_wrap=True)
+    truncate_history(folder.path, start.step)
     write_summary(_unfinished(folder.path, config, "running", None))
-    return step
+    return start
 
 
 def describe_archive(archive: Archive, console: Console) -> None:
@@ -146,10 +151,11 @@ def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
             storage_path=str(storage),
             # A retry would hide the first failure.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            callbacks=cast(list[UserCallback], [StopBetweenSteps()]),  # Ray takes all its kinds, and names one
         ),
     )
     try:
-        with _removed_at_end(storage):
+        with _removed_at_end(storage), sigterm_as_ctrl_c():
             trainer.fit()
     except WorkerGroupError as error:
         return next(iter(error.worker_failures.values()), error)
@@ -177,14 +183,15 @@ def _final_summary(order: WorkOrder, failure: BaseException | None, archive: Arc
     summary = read_summary(order.run_dir)
     if summary is None or summary.status == "running" or (failure is not None and summary.status == "ok"):
         summary = _unfinished(order.run_dir, order.config, "failed", _cause(failure))
-    summary = dataclasses.replace(summary, data=archive.counts())
+    tracking = summary.tracking or end_lost_run(order.config, order.run_dir, summary)
+    summary = dataclasses.replace(summary, data=archive.counts(), tracking=tracking)
     write_summary(summary)
     return summary
 
 
 def _cause(failure: BaseException | None) -> str:
     if isinstance(failure, KeyboardInterrupt):
-        return "interrupted from the keyboard; the same command goes on from the last checkpoint, if there is one yet"
+        return "interrupted (Ctrl-C or SIGTERM); the same command goes on from the last checkpoint, if there is one yet"
     if failure is None or "HealthCheck" in type(failure).__name__:
         failure = TrainWorkerDied(
             "the training worker ended without a word (killed, or out of memory?); look at the system's log, then "

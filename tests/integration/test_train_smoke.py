@@ -17,7 +17,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import prepare_archive, select_scans
 from prism_ssl.errors import CheckpointError, ReplacementFailed
 from prism_ssl.train.attempt import Attempt
-from prism_ssl.train.logging import is_probe, read_history, read_summary
+from prism_ssl.train.local_record import is_probe, read_history, read_summary
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.trainer import train
 from prism_ssl.train.work_order import WorkOrder
@@ -29,6 +29,7 @@ def small(catalog: Path, root: Path, **overrides: object) -> PrismConfig:
         "data.stall_timeout_s": 60.0, "train.batch_size": 4, "train.log_every": 1, "train.checkpoint_every": 6,
         "train.max_steps": 12, "train.lr_warmup_steps": 2, "train.torch_threads": 1, "loss.supcon_warmup_steps": 3,
         "loss.supcon_ramp_steps": 3, "run.root": str(root / "runs"), "run.tmp_root": str(root / "tmp"),
+        "tracking.mode": "disabled",
     }  # fmt: skip
     return apply_overrides(phantom_cpu(), settings | {key.replace("__", "."): v for key, v in overrides.items()})
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from prism_ssl.contracts import RunSummary
 from prism_ssl.train.console import HistoryFollower, LiveView, show_summary, step_line
-from prism_ssl.train.logging import HISTORY_FILE
+from prism_ssl.train.local_record import HISTORY_FILE
 
 ROW = {
     "global_step": 40, "loss/total": 0.00012345, "chance/total": 2.5, "loss/supcon": None, "chance/supcon": 3.434,

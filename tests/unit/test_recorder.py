@@ -12,7 +12,7 @@ import pytest
 from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.data.sharded_dataset import NO_WAIT
 from prism_ssl.model.loss import LossBundle
-from prism_ssl.train.logging import read_history, read_summary
+from prism_ssl.train.local_record import read_history, read_summary
 from prism_ssl.train.recorder import Recorder
 from tests.unit.model_batches import perfect_output, random_batch
 

@@ -13,7 +13,7 @@ from prism_ssl.config.defaults import apply_overrides, known_keys, phantom_cpu
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.errors import RunFolderError
-from prism_ssl.train.logging import CHECKPOINT_FILE, CONFIG_FILE, write_summary
+from prism_ssl.train.local_record import CHECKPOINT_FILE, CONFIG_FILE, write_summary
 from prism_ssl.train.run_folder import MAY_CHANGE, claim_run_folder, identity
 
 OTHER_VALUES: dict[str, Any] = {

@@ -11,7 +11,7 @@ import pytest
 
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import RunFolderError
-from prism_ssl.train.logging import (
+from prism_ssl.train.local_record import (
     HISTORY_FILE,
     SUMMARY_FILE,
     LocalRecord,

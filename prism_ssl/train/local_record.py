@@ -1,0 +1,104 @@
+"""The record of a run: config.json, history.jsonl and summary.json in the run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from prism_ssl.contracts import RunSummary
+from prism_ssl.errors import RunFolderError
+from prism_ssl.utils.fs import write_atomic
+
+CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE = "config.json", "history.jsonl", "summary.json"
+CHECKPOINT_FILE = "last.ckpt"
+PROBE_PREFIX = "probe/"
+
+
+class LocalRecord:
+    """Appends rows to history.jsonl, each flushed, so that what was logged survives a kill.
+
+    A row is a flat dictionary with the key ``global_step``, or an event with the key ``event``. A held-out evaluation
+    is a row of its own, of ``probe/`` scalars alone (see ``is_probe``).
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._history = (run_dir / HISTORY_FILE).open("a", encoding="utf-8", buffering=1)
+
+    def row(self, global_step: int, values: dict[str, float]) -> None:
+        """One row of scalars; values that are not finite are written as null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._write({"global_step": global_step, **finite})
+
+    def event(self, global_step: int, kind: str, text: str) -> None:
+        """Something worth telling a person: an alarm, a restart, a quarantined scan."""
+        self._write({"event": kind, "global_step": global_step, "text": text})
+
+    def close(self) -> None:
+        """Flush and close; harmless when repeated."""
+        self._history.close()
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._history.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def read_history(run_dir: Path) -> list[dict[str, Any]]:
+    """All whole lines of history.jsonl in order; a line cut short by a kill is left out."""
+    path = run_dir / HISTORY_FILE
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines if line]
+
+
+def is_probe(row: dict[str, Any]) -> bool:
+    """Whether a row of the history is that of a held-out evaluation."""
+    return any(key.startswith(PROBE_PREFIX) for key in row)
+
+
+def last_probe(history: list[dict[str, Any]]) -> dict[str, float]:
+    """The scalars of the last evaluation without their prefix; what could not be said is left out."""
+    row: dict[str, Any] = next(filter(is_probe, reversed(history)), {})
+    return {
+        key.removeprefix(PROBE_PREFIX): value
+        for key, value in row.items()
+        if key.startswith(PROBE_PREFIX) and value is not None
+    }
+
+
+def truncate_history(run_dir: Path, last_step: int) -> None:
+    """Drop the rows after ``last_step``: a resumed run writes them again."""
+    kept = [row for row in read_history(run_dir) if row["global_step"] <= last_step]
+    write_atomic(run_dir / HISTORY_FILE, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Readable JSON, whole or absent."""
+    write_atomic(path, (json.dumps(value, indent=2, sort_keys=False, default=str) + "\n").encode())
+
+
+def write_summary(summary: RunSummary) -> None:
+    """``summary.json`` in the run folder; as in the history, values that are not finite are written as null."""
+    write_json(Path(summary.run_dir) / SUMMARY_FILE, _finite(dataclasses.asdict(summary)))
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with None for every number, at any depth, that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_summary(run_dir: Path) -> RunSummary | None:
+    """The summary of a run folder; None before the first is written.
+
+    Raises:
+        RunFolderError: the file is not one of this version's summaries.
+    """
+    path = run_dir / SUMMARY_FILE
+    if not path.exists():
+        return None
+    try:
+        return RunSummary(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}); move the folder away, or pass --run.name") from error

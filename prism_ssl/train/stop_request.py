@@ -1,0 +1,72 @@
+"""A request to stop, heeded between two steps: SIGTERM to the training worker, Ctrl-C or SIGTERM to the driver."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, current_thread, main_thread
+from types import FrameType
+from typing import Any
+
+import ray
+from ray.train.v2._internal.execution.callback import WorkerCallback, WorkerGroupCallback
+
+from prism_ssl.errors import RunInterrupted
+
+GRACE_S = 25.0
+"""Time for the last step, the checkpoint and the end of the record; SLURM's own is 30 s."""
+
+_requested, _ended = Event(), Event()
+
+
+def raise_if_stop_is_requested() -> None:
+    """To be called between two steps; raises ``RunInterrupted``."""
+    if _requested.is_set():
+        raise RunInterrupted("the run was asked to stop; the same command goes on from the checkpoint just written")
+
+
+def attempt_has_ended() -> None:
+    """Tell those who wait for the end that everything is written."""
+    _ended.set()
+
+
+class StopBetweenSteps(WorkerCallback, WorkerGroupCallback):
+    """Ray Train's hooks: in the worker SIGTERM becomes a request, and an aborted fit waits until it was heeded."""
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """In the controller: remember whom to ask."""
+        self._workers = worker_group.get_workers()
+
+    def after_init_train_context(self) -> None:
+        """In the worker's main thread, where alone a handler can be set; a second SIGTERM ends at once."""
+        before = signal.getsignal(signal.SIGTERM)
+
+        def request(_number: int, _frame: FrameType | None) -> None:
+            _requested.set()
+            signal.signal(signal.SIGTERM, before)
+
+        signal.signal(signal.SIGTERM, request)
+
+    def before_worker_group_abort(self, worker_group_context: Any) -> None:  # noqa: ARG002  Ray's signature
+        """In the controller: ask, and wait for the checkpoint."""
+        asked = [worker.execute_async(_stop_and_wait) for worker in self._workers]
+        ray.wait(asked, num_returns=len(asked), timeout=GRACE_S + 5)
+
+
+def _stop_and_wait() -> None:
+    _requested.set()
+    _ended.wait(GRACE_S)
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """While the block lasts, SIGTERM to this process is what Ctrl-C is; nothing changes outside the main thread."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,66 @@
+"""The checkpoint that a tracked run keeps outside this machine: found again, fetched, and verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.errors import CheckpointError
+from prism_ssl.train.local_record import CHECKPOINT_FILE
+from prism_ssl.train.logging import SETTINGS_HASH, open_api, service_errors
+from prism_ssl.train.run_folder import identity
+from prism_ssl.train.tracking_identity import TrackedAs, read_tracked_as, tracking_mode
+
+
+def find_tracked(config: PrismConfig, run_dir: Path) -> TrackedAs | None:
+    """Online: the tracked run that this folder belongs to, or belonged to before it was lost; None where there is none.
+
+    A folder without tracking.json is taken for the user's last run of equal name and settings that has not finished.
+
+    Raises:
+        TrackingError: the server does not answer.
+    """
+    if tracking_mode(config.tracking) != "online":
+        return None
+    known = read_tracked_as(run_dir)
+    if known is not None:
+        return known if known.settings == identity(config) else None
+    api = open_api(config)
+    wanted = {
+        "display_name": run_dir.name,
+        f"config.{SETTINGS_HASH}.value": identity(config),
+        "state": {"$in": ["failed", "crashed", "killed", "preempted"]},
+    }
+    project = "/".join(part for part in (config.tracking.entity, config.tracking.project) if part)
+    with service_errors():
+        try:
+            runs = list(api.runs(project, filters=wanted, order="-created_at"))
+        except ValueError:  # the project is not there yet
+            return None
+        mine = [run for run in runs if run.user.username == api.viewer.username]
+        if not mine:
+            return None
+        return TrackedAs(mine[0].id, mine[0].project, identity(config), mine[0].entity, mine[0].url)
+
+
+def fetch_checkpoint(config: PrismConfig, tracked: TrackedAs, into: Path) -> Path | None:
+    """Download the ``latest`` checkpoint of a tracked run to the folder ``into``; None where it has none.
+
+    Raises:
+        TrackingError: the server does not answer.
+        CheckpointError: what arrived is not what was uploaded.
+    """
+    api = open_api(config)
+    name = f"{tracked.artifact_path}:latest"
+    with service_errors():
+        if not api.artifact_exists(name):
+            return None
+        artifact = api.artifact(name)
+        folder = Path(artifact.download(root=str(into), skip_cache=True))
+    try:
+        artifact.verify(str(folder))
+    except ValueError as error:
+        raise CheckpointError(
+            f"the W&B artifact {name} is damaged ({error}); pass --run.name for a new run, which starts at step 0"
+        ) from error
+    return folder / CHECKPOINT_FILE
