@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prism_ssl.config.defaults import apply_overrides
+from prism_ssl.config.operations import TrackingMode
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import RunFolderError
@@ -34,6 +35,8 @@ class Sweep:
     scale: Scale
     design: Design
     only: tuple[str, ...] = ()
+    mode: TrackingMode = "disabled"
+    """How the trials are tracked, as the driver's environment decides it."""
 
     def __post_init__(self) -> None:
         refuse_changed_factors(self.base)
@@ -66,6 +69,7 @@ class Sweep:
             "run.root": str(self.folder),
             "run.name": point.name,
             "tracking.group": config.tracking.group or self.name,
+            "tracking.mode": self.mode,
             "tracking.tags": tuple(dict.fromkeys(tags)),
         }
         return apply_overrides(config, placed)

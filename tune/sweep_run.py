@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from types import FrameType
 
 from rich.console import Console
 
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
 from prism_ssl.data.memory_plan import object_store_bytes
 from prism_ssl.train.cluster import ray_session
+from prism_ssl.train.logging import check_account
+from prism_ssl.train.stop_request import sigterm_as_ctrl_c
 from prism_ssl.train.trainer import check_memory, describe_archive, record_failure
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.hashing import content_hash
@@ -24,6 +23,7 @@ from tune.sweep import Sweep, largest
 from tune.sweep_report import say
 from tune.trial import TRIAL_CPUS, run_trials
 from tune.trial_view import TrialView
+from tune.wandb_callback import WandbTrials
 
 _TRAINING_CPUS = 1
 
@@ -35,25 +35,27 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
     and the trial that runs.
 
     Raises:
-        PrismError: no trial could begin: the catalogue is bad, or a trial's memory plan does not fit.
+        PrismError: no trial could begin: the catalogue or the W&B account is bad, or a memory plan does not fit.
     """
     started, tmp_root = time.monotonic(), temporary_root(sweep.base.run.tmp_root)
+    check_account(sweep.config(pending[0]))
     selected = select_scans(sweep.base, tmp_root)
     largest_config = largest([sweep.config(point) for point in pending])
     cpus = sweep.base.data.workers + _TRAINING_CPUS + TRIAL_CPUS
-    with ray_session(cpus, object_store_bytes(largest_config), tmp_root), _terminated_is_interrupted():
+    with ray_session(cpus, object_store_bytes(largest_config), tmp_root), sigterm_as_ctrl_c():
         archive = prepare_archive(selected, sweep.base, Path(sweep.base.run.root).absolute() / ".preflight")
         describe_archive(archive, console)
         say(console, _memory_plan(sweep, pending, archive))
         if sweep.note_archive(_fingerprint(archive), archive.counts()):
             say(console, "the scans differ from those of earlier trials; runs do not strictly compare", "yellow")
-        view = TrialView(sweep, console, pending)
+        view, tracking = TrialView(sweep, console, pending), WandbTrials(sweep, console)
         setup_s = time.monotonic() - started
         try:
-            run_trials(sweep, pending, archive, tmp_root, [view])
+            run_trials(sweep, pending, archive, tmp_root, [view, tracking])
         finally:
             view.close()
-    _end_the_unfinished(sweep, pending)
+    for point in _end_the_unfinished(sweep, pending):
+        tracking.tell_end(point)
     if view.overheads_s:
         say(
             console,
@@ -79,23 +81,10 @@ def _fingerprint(archive: Archive) -> str:
     )
 
 
-def _end_the_unfinished(sweep: Sweep, pending: Sequence[DesignPoint]) -> None:
-    for point in pending:
-        summary = sweep.summary(point)
-        if summary is not None and summary.status == "running":
-            cause = "interrupted; the same command goes on from the trial's last checkpoint, if there is one yet"
-            record_failure(sweep.run_dir(point), sweep.config(point), cause)
-
-
-@contextmanager
-def _terminated_is_interrupted() -> Iterator[None]:
-    """SIGTERM (scancel, a time limit) as Ctrl-C, which Ray Tune ends well on."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _end_the_unfinished(sweep: Sweep, pending: Sequence[DesignPoint]) -> list[DesignPoint]:
+    """Say in their folders that the trials that still run have been interrupted; returns them."""
+    cause = "RunInterrupted: the sweep was; the same command goes on from the trial's last checkpoint, if there is one"
+    running = [p for p in pending if (summary := sweep.summary(p)) is not None and summary.status == "running"]
+    for point in running:
+        record_failure(sweep.run_dir(point), sweep.config(point), cause)
+    return running

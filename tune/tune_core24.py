@@ -14,6 +14,7 @@ from prism_ssl.config.defaults import RECIPES
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import PrismError
 from prism_ssl.train.cluster import ray_environment
+from prism_ssl.train.tracking_identity import tracking_mode
 from prism_ssl.utils.fs import temporary_root
 from tune.core24 import BASE_RECIPES, Design, Scale
 from tune.sweep import Sweep, with_max_steps
@@ -51,7 +52,8 @@ def parse(arguments: Sequence[str] | None = None) -> Sweep:
     first, _ = tyro.cli(_ScaleFirst, args=arguments, return_unknown_args=True, add_help=False)
     default = Command(base=RECIPES[BASE_RECIPES[first.scale]](), scale=first.scale)
     command = tyro.cli(Command, args=arguments, default=default)
-    return Sweep(with_max_steps(command.base, command.max_steps), command.scale, command.design, command.only)
+    base = with_max_steps(command.base, command.max_steps)
+    return Sweep(base, command.scale, command.design, command.only, tracking_mode(base.tracking))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

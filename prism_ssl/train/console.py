@@ -31,6 +31,8 @@ class HistoryFollower:
         """Rows since the last call."""
         if not self._path.exists():
             return []
+        if self._path.stat().st_size < self._offset:
+            self._offset = 0  # the run went on at an earlier step, and its history was cut back
         with self._path.open("rb") as file:
             file.seek(self._offset)
             data = file.read()
