@@ -35,7 +35,7 @@ class Night:
     outputs: list[str] = field(default_factory=list)
     pool_actors: dict[str, int] = field(default_factory=dict)
     after_failure: dict[str, Any] = field(default_factory=dict)
-    ranking_after_failure: str = ""
+    tracked_after_failure: dict[str, Any] = field(default_factory=dict)
 
     def summary(self, cell: str) -> dict[str, Any]:
         """summary.json of a trial."""
@@ -68,6 +68,7 @@ def night(tmp_path_factory: pytest.TempPathFactory, phantom_catalog: Path) -> It
         away.rename(archive)
         run.wait_for(f"^trial 2 of 3: {IS_KILLED} starts")
         it.after_failure = it.summary(LOSES_ITS_SCANS)
+        it.tracked_after_failure = server.state()["runs"][it.tracked(LOSES_ITS_SCANS).name]
         run.wait_for("^step +10 ")
         it.pool_actors[IS_KILLED] = len(run.descendants("PoolActor"))
         run.kill()
@@ -86,6 +87,11 @@ def night(tmp_path_factory: pytest.TempPathFactory, phantom_catalog: Path) -> It
 def test_a_trial_that_loses_its_scans_fails_with_its_cause_and_the_next_one_starts(night: Night) -> None:
     assert night.after_failure["status"] == "failed"
     assert re.match(r"ReplacementFailed: scan [0-9a-f]+ failed at stage 'open'", night.after_failure["cause"])
+    tracked = night.tracked_after_failure
+    assert (tracked["state"], tracked["exit_code"]) == ("failed", 1)
+    assert tracked["summary"]["trial/status"] == "failed"
+    assert tracked["summary"]["trial/error"].startswith("ReplacementFailed: scan")
+    assert not night.server.holding("elsewhere") + night.server.holding("archive/")
 
 
 def test_the_same_command_runs_what_had_not_ended_ok_and_resumes_the_killed_trial(night: Night) -> None:
