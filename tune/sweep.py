@@ -18,7 +18,17 @@ from prism_ssl.errors import RunFolderError
 from prism_ssl.train.local_record import read_summary, write_json
 from prism_ssl.train.run_folder import identity_of_command, refuse_other_settings
 from prism_ssl.utils.fs import FolderLock, private_folder
-from tune.core24 import Design, DesignPoint, Scale, design_points, refuse_changed_factors, select
+from tune.core24 import (
+    DERIVED,
+    LEVELS,
+    Design,
+    DesignPoint,
+    Scale,
+    design_points,
+    objective_rule,
+    refuse_changed_factors,
+    select,
+)
 
 _ARCHIVES_FILE = "archives.json"
 
@@ -56,6 +66,11 @@ class Sweep:
     def points(self) -> list[DesignPoint]:
         """The cells asked for, in the order in which they are run."""
         return select(design_points(self.design), self.only)
+
+    def point(self, variant: Mapping[str, Any]) -> DesignPoint:
+        """The cell that a variant of the grid stands for, also before Ray Tune has filled in its derived factor."""
+        rule, grid = objective_rule(self.design), {factor: variant[factor] for factor in LEVELS}
+        return DesignPoint.from_levels(grid | {DERIVED: rule(grid) if rule else variant[DERIVED]})
 
     def run_dir(self, point: DesignPoint) -> Path:
         """Run folder of a cell."""

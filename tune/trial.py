@@ -24,6 +24,7 @@ TRIAL_CPUS = 1
 """What the process of a trial asks of the cluster, beside its training worker and the pool actors."""
 
 _TUNE_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # its banner ignores verbose=0
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders are the record
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",  # an interrupted sweep would wait 600 s for its trial
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -38,30 +39,25 @@ def run_trial(levels: dict[str, Any], sweep: Sweep, archive: Archive) -> dict[st
     """
     # The controller polls its worker at this pace, and by default notices its end up to 2 s late.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    point = DesignPoint.from_levels(levels)
+    point = sweep.point(levels)
     summary = train_on(archive, sweep.config(point), Console(quiet=True))
     if summary.status != "ok":
         raise TrialFailed(point.name, summary.cause or "no cause was recorded")
     return {"steps_done": summary.steps_done, **summary.totals, **summary.probe}
 
 
-def point_of(trial: Trial) -> DesignPoint:
-    """The cell that a Tune trial stands for."""
-    return DesignPoint.from_levels(trial.config)
-
-
 class PendingCells(BasicVariantGenerator):
     """The variants of the grid, less those that are not to be run."""
 
-    def __init__(self, pending: Sequence[DesignPoint]) -> None:
+    def __init__(self, sweep: Sweep, pending: Sequence[DesignPoint]) -> None:
         super().__init__(max_concurrent=1)
-        self._pending = frozenset(pending)
+        self._sweep, self._pending = sweep, frozenset(pending)
 
     def next_trial(self) -> Trial | None:
         """The next variant to run; None when none is left, or while another one runs."""
         while True:
             trial: Trial | None = BasicVariantGenerator.next_trial(self)
-            if trial is None or point_of(trial) in self._pending:
+            if trial is None or self._sweep.point(trial.config) in self._pending:
                 return trial
             self.on_trial_complete(trial.trial_id)
 
@@ -83,9 +79,9 @@ def run_trials(
         trainable,
         param_space=_param_space(sweep),
         tune_config=ray.tune.TuneConfig(
-            search_alg=PendingCells(pending),
-            trial_name_creator=lambda trial: point_of(trial).name,
-            trial_dirname_creator=lambda trial: point_of(trial).name,
+            search_alg=PendingCells(sweep, pending),
+            trial_name_creator=lambda trial: sweep.point(trial.config).name,
+            trial_dirname_creator=lambda trial: sweep.point(trial.config).name,
         ),
         run_config=ray.tune.RunConfig(
             # A name of its own for every attempt: what is finished follows from the run folders, not from Tune.

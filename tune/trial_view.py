@@ -20,7 +20,6 @@ from prism_ssl.train.trainer import record_failure
 from prism_ssl.utils.time import format_duration
 from tune.core24 import DesignPoint
 from tune.sweep import Sweep
-from tune.trial import point_of
 
 ATTEMPTS_FILE = "attempts.jsonl"
 """One line per trial that came to an end: status, cause, wall_s, training_s, overhead_s."""
@@ -42,7 +41,7 @@ class TrialView(LoggerCallback):
 
     def log_trial_start(self, trial: Trial) -> None:
         """Show its steps from now on."""
-        point = point_of(trial)
+        point = self._sweep.point(trial.config)
         self._number += 1
         step = self._first_steps[point]
         beginning = f"resumes at step {step}" if step else "starts"
@@ -53,7 +52,7 @@ class TrialView(LoggerCallback):
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         """It returned or raised, or its process died."""
         self.close()
-        point, error = point_of(trial), trial.get_error()
+        point, error = self._sweep.point(trial.config), trial.get_error()
         summary = self._sweep.summary(point)
         if summary is None or summary.status == "running":
             cause = f"{type(error).__name__}: {_last_line(error)}" if failed else "the trial returned without a summary"

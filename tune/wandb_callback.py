@@ -22,7 +22,6 @@ from prism_ssl.utils.fs import private_folder
 from tune.core24 import DesignPoint
 from tune.sweep import Sweep
 from tune.sweep_report import say
-from tune.trial import point_of
 
 
 class WandbTrials(LoggerCallback):
@@ -36,13 +35,13 @@ class WandbTrials(LoggerCallback):
 
     def log_trial_start(self, trial: Trial) -> None:
         """Fix the id of the tracked run, so that worker and sweep write to the same one."""
-        point = point_of(trial)
+        point = self._sweep.point(trial.config)
         if self._sweep.mode != "disabled":
             tracked_as(private_folder(self._sweep.run_dir(point)), self._sweep.config(point))
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:  # noqa: ARG002  the summary says it
         """Its summary is written by now."""
-        self.tell_end(point_of(trial))
+        self.tell_end(self._sweep.point(trial.config))
 
     def tell_end(self, point: DesignPoint) -> None:
         """Design point, status and error text of a trial that has ended, into its tracked run."""
