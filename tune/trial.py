@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from rich.console import Console
 
 from prism_ssl.data.archive import Archive
 from prism_ssl.errors import TrialFailed
+from prism_ssl.train.cluster import owned_folder
 from prism_ssl.train.trainer import train_on
-from prism_ssl.utils.fs import private_folder
 from tune.core24 import DERIVED, LEVELS, OBJECTIVES, DesignPoint, objective_rule
 from tune.sweep import Sweep
 
@@ -74,8 +73,14 @@ def run_trials(
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, sweep=sweep, archive=archive), {"CPU": TRIAL_CPUS}
     )
-    storage = private_folder(tmp_root / "ray_tune")
-    tuner = ray.tune.Tuner(
+    with owned_folder(tmp_root / "ray_tune") as storage:
+        _tuner(sweep, pending, trainable, storage, callbacks).fit()
+
+
+def _tuner(
+    sweep: Sweep, pending: Sequence[DesignPoint], trainable: Any, storage: Path, callbacks: list[ray.tune.Callback]
+) -> ray.tune.Tuner:
+    return ray.tune.Tuner(
         trainable,
         param_space=_param_space(sweep),
         tune_config=ray.tune.TuneConfig(
@@ -84,15 +89,14 @@ def run_trials(
             trial_dirname_creator=lambda trial: sweep.point(trial.config).name,
         ),
         run_config=ray.tune.RunConfig(
-            # A name of its own for every attempt: what is finished follows from the run folders, not from Tune.
-            name=f"{sweep.name}-{os.getpid()}-{time.time_ns()}",
+            # In a folder of this process: what is finished follows from the run folders, not from Tune's.
+            name=sweep.name,
             storage_path=str(storage),
             failure_config=ray.tune.FailureConfig(max_failures=0),
             callbacks=callbacks,
             verbose=0,
         ),
     )
-    tuner.fit()
 
 
 def _param_space(sweep: Sweep) -> dict[str, Any]:

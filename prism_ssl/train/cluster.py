@@ -35,7 +35,7 @@ def ray_environment(tmp_root: Path) -> Iterator[None]:
     if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_AUTH_MODE"):
         yield
         return
-    with _owned_folder(tmp_root / "ray_token") as folder:
+    with owned_folder(tmp_root / "ray_token") as folder:
         path = folder / "token"
         path.touch(mode=0o600)
         path.write_text(secrets.token_hex(32))
@@ -66,7 +66,7 @@ def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[
         finally:
             ray.shutdown()
     else:
-        with _owned_folder(_short_parent(tmp_root)) as folder, after_death(folder):
+        with owned_folder(_short_parent(tmp_root)) as folder, after_death(folder):
             ray.init(
                 address="local",
                 num_cpus=max(cpus, usable_cpus()),
@@ -83,7 +83,7 @@ def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[
 
 
 @contextmanager
-def _owned_folder(parent: Path) -> Iterator[Path]:
+def owned_folder(parent: Path) -> Iterator[Path]:
     """A folder of this process below ``parent``, removed at the end; those of dead processes are removed too."""
     remove_stale_folders(private_folder(parent))
     folder = private_folder(parent / str(os.getpid()))
