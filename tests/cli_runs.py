@@ -108,6 +108,7 @@ def summary_of(root: Path) -> dict[str, Any]:
 
 
 def history_of(root: Path) -> list[dict[str, Any]]:
-    """The rows of scalars of the one run below ``root``."""
+    """The rows of training scalars of the one run below ``root``."""
     lines = (only_run(root) / "history.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if "event" not in row]
+    rows = map(json.loads, lines)
+    return [row for row in rows if "event" not in row and not any(key.startswith("probe/") for key in row)]

@@ -11,7 +11,7 @@ from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.catalog import CatalogReport, Selection, load_records
 from prism_ssl.data.holdout import split_by_patient
 from prism_ssl.data.phantoms import write_phantoms
-from prism_ssl.data.preflight import PreflightReport, run_preflight
+from prism_ssl.data.preflight import PreflightReport, PreflightResult, run_preflight
 from prism_ssl.data.quarantine import Quarantine
 from prism_ssl.data.sharded_dataset import make_shards
 from prism_ssl.errors import CatalogError
@@ -70,18 +70,16 @@ def select_scans(config: PrismConfig, tmp_root: Path) -> SelectedScans:
     )
 
 
-def prepare_archive(selected: SelectedScans, config: PrismConfig, cache_root: Path) -> Archive:
-    """Check and divide the selected scans. Needs Ray.
+def check_scans(selected: SelectedScans, config: PrismConfig, cache_root: Path) -> PreflightResult:
+    """Preflight of the selected scans. Needs Ray.
 
-    What preflight learned is kept under ``cache_root``, a folder per catalogue, so that the next run reads only
-    files that changed.
+    What it learned is kept under ``cache_root``, a folder per catalogue, so that the next run reads only files that
+    changed.
 
     Raises:
-        CatalogError: no scan passes preflight.
-        BatchDoesNotFit: too few scans for the workers.
+        CatalogError: no scan passes.
     """
-    selection = selected.selection
-    preflight_dir = cache_root / short_id(str(selected.catalog.absolute()))
+    selection, preflight_dir = selected.selection, _preflight_dir(selected, cache_root)
     quarantine = Quarantine(preflight_dir / QUARANTINE_FILE)
     preflight = run_preflight(selection.records, selection.unresolved, config, preflight_dir, quarantine)
     if not preflight.kept:
@@ -90,6 +88,17 @@ def prepare_archive(selected: SelectedScans, config: PrismConfig, cache_root: Pa
             f"none of the {preflight.report.rejected} selected scans of {selected.catalog} passed preflight "
             f"({reasons}); details are in {preflight_dir}"
         )
+    return preflight
+
+
+def prepare_archive(selected: SelectedScans, config: PrismConfig, cache_root: Path) -> Archive:
+    """Check and divide the selected scans, see ``check_scans``. Needs Ray.
+
+    Raises:
+        CatalogError: no scan passes preflight.
+        BatchDoesNotFit: too few scans for the workers.
+    """
+    preflight = check_scans(selected, config, cache_root)
     train, held_out = split_by_patient(
         preflight.kept,
         config.data.holdout_fraction,
@@ -98,7 +107,18 @@ def prepare_archive(selected: SelectedScans, config: PrismConfig, cache_root: Pa
         subject_of=lambda scan: scan.record.subject_id,
     )
     shards = make_shards(train, config.data.workers)
-    return Archive(selected.catalog, preflight_dir, shards, held_out, selection.report, preflight.report)
+    return Archive(
+        catalog=selected.catalog,
+        preflight_dir=_preflight_dir(selected, cache_root),
+        shards=shards,
+        held_out=held_out,
+        selection=selected.selection.report,
+        preflight=preflight.report,
+    )
+
+
+def _preflight_dir(selected: SelectedScans, cache_root: Path) -> Path:
+    return cache_root / short_id(str(selected.catalog.absolute()))
 
 
 def _phantoms(config: PrismConfig, tmp_root: Path) -> Path:

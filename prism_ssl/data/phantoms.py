@@ -38,6 +38,9 @@ from prism_ssl.utils.seeds import generator_for
 PHANTOM_VERSION = 1
 """Raised whenever the same seed gives other files, so that folders of earlier versions are not reused."""
 
+MARKER_FILE = ".phantoms.json"
+"""Beside the catalogue: the arguments that its phantoms were made with."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -142,7 +145,7 @@ def write_phantoms(folder: str | Path, n_subjects: int, seed: int) -> Path:
     Files appear whole or not at all; a folder that is complete for the same arguments is reused.
     """
     folder = Path(folder)
-    catalog, marker = folder / "catalog.csv", folder / ".phantoms.json"
+    catalog, marker = folder / "catalog.csv", folder / MARKER_FILE
     wanted = json.dumps({"version": PHANTOM_VERSION, "n_subjects": n_subjects, "seed": seed}).encode()
     if marker.exists() and marker.read_bytes() == wanted:
         return catalog
@@ -151,11 +154,10 @@ def write_phantoms(folder: str | Path, n_subjects: int, seed: int) -> Path:
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(("pmbb_id", "modality", "series_path", "series_description", "exam_type"))
-    for subject, protocol in _schedule(n_subjects):
-        patient = f"PH{subject:04d}"
-        series_path = Path("subjects") / patient / protocol.description.lower()
+    for subject, protocol in schedule(n_subjects):
+        series_path = series_folder(subject, protocol)
         write_gz(folder / series_path / f"{protocol.description.lower()}.nii.gz", make_phantom(protocol, seed, subject))
-        rows.writerow((patient, protocol.modality, series_path, protocol.description, protocol.exam_type))
+        rows.writerow((_patient(subject), protocol.modality, series_path, protocol.description, protocol.exam_type))
     write_atomic(catalog, table.getvalue().encode())
     write_atomic(marker, wanted)
     return catalog
@@ -181,12 +183,21 @@ def nifti_bytes(voxels: npt.NDArray[Any], affine: Float64, slope: float = 1.0, i
     return bytes(header.binaryblock) + bytes(4) + voxels.tobytes()
 
 
-def _schedule(n_subjects: int) -> Iterator[tuple[int, Protocol]]:
-    """Trunks and heads in turn; every third subject has a second series."""
+def schedule(n_subjects: int) -> Iterator[tuple[int, Protocol]]:
+    """Which subject is seen by which protocols: trunks and heads in turn; every third has a second series."""
     for subject in range(n_subjects):
         protocols = PROTOCOLS["head" if subject % 2 else "trunk"]
         for series in range(2 if subject % 3 == 0 else 1):
             yield subject, protocols[(subject // 2 + series) % len(protocols)]
+
+
+def series_folder(subject: int, protocol: Protocol) -> Path:
+    """Where a series lies, relative to the catalogue."""
+    return Path("subjects") / _patient(subject) / protocol.description.lower()
+
+
+def _patient(subject: int) -> str:
+    return f"PH{subject:04d}"
 
 
 def _grid(protocol: Protocol) -> tuple[Float64, Coordinates]:

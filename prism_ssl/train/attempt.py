@@ -22,6 +22,7 @@ from prism_ssl.errors import (
     RunInterrupted,
     TooManyBrokenScans,
 )
+from prism_ssl.eval.evaluate import Evaluator
 from prism_ssl.model.export import save_encoder
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.checkpoint import Checkpoint, load_checkpoint, restore_rng, rng_state, save_checkpoint
@@ -64,6 +65,8 @@ class Attempt:
             lag=_CUDA_FLAG_LAG if device.type == "cuda" else 0,
         )
         self._quota = QuotaGuard(config.quota, order.places)
+        self._evaluator = Evaluator(order.held_out, config, order.catalog)
+        self._said_left_out = False
         self._collate = Collator(device, config.train.batch_size, config.data.n_patches)
         self._cursors = cursors
         self._stream: PairStream | None = None
@@ -103,6 +106,23 @@ class Attempt:
         if due or self._recorder.artifact_due or self.finished:
             self._guard.settle()
             self._save()
+
+    def evaluate_if_due(self) -> None:
+        """``evaluate`` every ``eval.every`` steps, but for the last one."""
+        every = self._config.eval.every
+        if every is not None and self._recorder.steps_done % every == 0 and not self.finished:
+            self.evaluate()
+
+    def evaluate(self) -> None:
+        """Ask the network about the held-out scans; changes neither step times nor what is learned."""
+        with self._recorder.aside():
+            values = self._evaluator(self._learner.network)
+            self._recorder.evaluated(values)
+        for scan in self._evaluator.left_out if not self._said_left_out else ():
+            self._recorder.event(
+                "broken_scan", f"held-out scan {scan.scan_id} is left out of the probe set: {scan.cause}"
+            )
+        self._said_left_out = True
 
     @property
     def summary(self) -> RunSummary:

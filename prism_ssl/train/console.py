@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from prism_ssl.contracts import RunSummary
-from prism_ssl.train.local_record import HISTORY_FILE
+from prism_ssl.train.local_record import HISTORY_FILE, PROBE_PREFIX, is_probe
 from prism_ssl.utils.time import format_duration
 
 _POLL_S = 0.3
@@ -31,6 +31,8 @@ class HistoryFollower:
         """Rows since the last call."""
         if not self._path.exists():
             return []
+        if self._path.stat().st_size < self._offset:
+            self._offset = 0  # the run went on at an earlier step, and its history was cut back
         with self._path.open("rb") as file:
             file.seek(self._offset)
             data = file.read()
@@ -86,6 +88,8 @@ class LiveView:
             if "event" in row:
                 text = escape(row["text"])  # an error's "[Errno 2]" is no markup
                 self._progress.console.print(f"[yellow]{row['event']}[/] at step {row['global_step']}: {text}")
+            elif is_probe(row):
+                self._progress.console.print(evaluation_line(row), highlight=False, markup=False, soft_wrap=True)
             else:
                 self._progress.console.print(step_line(row), highlight=False, markup=False, soft_wrap=True)
                 self._progress.update(self._task, completed=row["global_step"], rate=_rate(row))
@@ -96,6 +100,26 @@ def step_line(row: dict[str, Any]) -> str:
     names = [key.removeprefix("chance/") for key in row if key.startswith("chance/")]
     losses = "  ".join(f"{name} {_sci(row.get(f'loss/{name}'))}/{_sci(row.get(f'chance/{name}'))}" for name in names)
     return f"step {row['global_step']:>6}  {losses}  {_rate(row)}"
+
+
+def evaluation_line(row: dict[str, Any]) -> str:
+    """One line of a held-out evaluation: retrieval beside chance and the untrained encoder, skill, proxy quality."""
+    recall, chance, untrained, skill, quality, low, high = (
+        f"{value:.2f}" if _known(value := row.get(f"{PROBE_PREFIX}{name}")) else "-"
+        for name in (
+            "recall_at_1",
+            "recall_at_1_chance",
+            "recall_at_1_random_init",
+            "skill_mean",
+            "proxy_quality",
+            "proxy_quality_low",
+            "proxy_quality_high",
+        )
+    )
+    return (
+        f"step {row['global_step']:>6}  held out: recall@1 {recall} (chance {chance}, untrained {untrained})  "
+        f"mean skill {skill}  proxy quality {quality} [{low}, {high}]"
+    )
 
 
 def show_summary(console: Console, summary: RunSummary) -> None:

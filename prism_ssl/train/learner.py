@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PrismBatch
 from prism_ssl.model.loss import LossBundle, LossReport
 from prism_ssl.model.network import PrismNet, build_network
+from prism_ssl.model.precision import autocast_for
 from prism_ssl.model.schedules import lr_factor
 
 
@@ -45,7 +45,7 @@ class Learner:
         """Train on one batch at 0-based ``step``; no device sync."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
-        with self._autocast():
+        with autocast_for(self._config.train.precision, self.device):
             output = self._forward(batch.patches_a, batch.positions_a, batch.patches_b, batch.positions_b)
             report = self._losses(output, batch, step)
         self._optimizer.zero_grad(set_to_none=True)
@@ -69,11 +69,6 @@ class Learner:
         """The inverse of ``state``."""
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self._config.train.precision == "bf16" and self.device.type == "cuda":
-            return torch.autocast("cuda", torch.bfloat16)
-        return nullcontext()
 
 
 def _optimizer(network: PrismNet, config: PrismConfig) -> GuardedAdamW:

@@ -14,12 +14,14 @@ from prism_ssl.utils.fs import write_atomic
 
 CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE = "config.json", "history.jsonl", "summary.json"
 CHECKPOINT_FILE = "last.ckpt"
+PROBE_PREFIX = "probe/"
 
 
 class LocalRecord:
     """Appends rows to history.jsonl, each flushed, so that what was logged survives a kill.
 
-    A row is a flat dictionary with the key ``global_step``, or an event with the key ``event``.
+    A row is a flat dictionary with the key ``global_step``, or an event with the key ``event``. A held-out evaluation
+    is a row of its own, of ``probe/`` scalars alone (see ``is_probe``).
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -47,6 +49,21 @@ def read_history(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / HISTORY_FILE
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines if line]
+
+
+def is_probe(row: dict[str, Any]) -> bool:
+    """Whether a row of the history is that of a held-out evaluation."""
+    return any(key.startswith(PROBE_PREFIX) for key in row)
+
+
+def last_probe(history: list[dict[str, Any]]) -> dict[str, float]:
+    """The scalars of the last evaluation without their prefix; what could not be said is left out."""
+    row: dict[str, Any] = next(filter(is_probe, reversed(history)), {})
+    return {
+        key.removeprefix(PROBE_PREFIX): value
+        for key, value in row.items()
+        if key.startswith(PROBE_PREFIX) and value is not None
+    }
 
 
 def truncate_history(run_dir: Path, last_step: int) -> None:

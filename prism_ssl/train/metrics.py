@@ -22,9 +22,10 @@ class StepTimes:
 
     patches_per_step: int
     warmup_steps: int
-    _started: float = field(default_factory=time.perf_counter)
+    _started: float = field(default_factory=lambda: time.perf_counter())
     _steps_ms: array[float] = field(default_factory=lambda: array("d"))
     _waits: WaitCauses = NO_WAIT
+    _aside_s: float = 0.0
     _marked_steps: int = 0
     _marked_waits: WaitCauses = NO_WAIT
 
@@ -32,6 +33,10 @@ class StepTimes:
         """One step: its whole time, waiting for data included, and the part that was waiting."""
         self._steps_ms.append(step_ms)
         self._waits += wait
+
+    def set_aside(self, ms: float) -> None:
+        """Time between steps that was no training: it counts in no rate."""
+        self._aside_s += ms / 1e3
 
     def interval(self) -> dict[str, float]:
         """Rates since the last call, for a row of the history."""
@@ -58,8 +63,9 @@ class StepTimes:
         wall_s = time.perf_counter() - self._started
         settled = steps[self.warmup_steps :]
         totals = {
-            "throughput_effective_patches_per_sec": self.patches_per_step * len(steps) / wall_s,
+            "throughput_effective_patches_per_sec": self.patches_per_step * len(steps) / (wall_s - self._aside_s),
             "wall_s": wall_s,
+            "evaluation_s": self._aside_s,
             "total_step_time_ms_mean": float(steps.mean()),
             "total_step_time_ms_max": float(steps.max()),
             "first_step_ms": float(steps[0]),

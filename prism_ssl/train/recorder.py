@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,7 @@ from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.sharded_dataset import WaitCauses
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.diagnostics import Diagnostics
-from prism_ssl.train.local_record import LocalRecord, write_summary
+from prism_ssl.train.local_record import PROBE_PREFIX, LocalRecord, last_probe, read_history, write_summary
 from prism_ssl.train.logging import start_tracker
 from prism_ssl.train.metrics import StepTimes
 from prism_ssl.utils.time import Stopwatch
@@ -65,6 +66,31 @@ class Recorder:
         if kind == "alarm":
             self.alarms.append(text)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What happens in the block is no training: it counts in no step time, stall or rate."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # what is queued already belongs to its step
+        watch = Stopwatch()
+        try:
+            yield
+        finally:
+            elapsed_ms = watch.ms()
+            self._watch.leave_out(elapsed_ms)
+            self._times.set_aside(elapsed_ms)
+
+    def evaluated(self, values: Mapping[str, float]) -> None:
+        """Write the scalars of a held-out evaluation, as a row of their own."""
+        if values:
+            scalars = {f"{PROBE_PREFIX}{name}": value for name, value in values.items()}
+            self._record.row(self.steps_done, scalars)
+            self._tracker.row(self.steps_done, scalars)
+        else:
+            self.event(
+                "evaluation",
+                "no held-out scan could be asked, so nothing says how good the encoder is; see data.holdout_*",
+            )
+
     @property
     def artifact_due(self) -> bool:
         """Whether the state of this step is to be uploaded."""
@@ -91,6 +117,7 @@ class Recorder:
             encoder=str(encoder) if encoder else None,
             totals={**self._times.totals(), **counters, **device_memory()},
             losses=last_losses(self._last_row),
+            probe=last_probe(read_history(self._run_dir)),
             alarms=self.alarms,
         )
         write_summary(self.summary)  # before the tracker's end, which may wait for a server

@@ -18,4 +18,6 @@ def train_loop(order: WorkOrder) -> RunSummary:
             report = attempt.learn(batch)
             attempt.record(report, wait)
             attempt.checkpoint_if_due()
+            attempt.evaluate_if_due()
+        attempt.evaluate()
     return attempt.summary

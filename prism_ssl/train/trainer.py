@@ -20,13 +20,15 @@ from prism_ssl.config.defaults import apply_overrides
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
-from prism_ssl.data.memory_plan import object_store_bytes, plan_memory
+from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory
 from prism_ssl.errors import TrainWorkerDied
 from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.console import LiveView
 from prism_ssl.train.leftovers import Places
 from prism_ssl.train.local_record import (
     CHECKPOINT_FILE,
+    is_probe,
+    last_probe,
     read_history,
     read_summary,
     truncate_history,
@@ -48,47 +50,66 @@ from prism_ssl.utils.machine import memory_limit_bytes
 _OTHER_CPUS = 2  # the training worker, and one for the tasks of preflight
 
 
-def train(config: PrismConfig, console: Console, stop_file: Path | None = None) -> RunSummary:
+def train(config: PrismConfig, console: Console) -> RunSummary:
     """Run (or resume) one training and return its summary; a run that failed while training returns too.
 
-    A file at ``stop_file``, SIGUSR1, SIGTERM and Ctrl-C ask it to checkpoint and to end as ``interrupted``.
+    SIGUSR1, SIGTERM, Ctrl-C and the file of ``stop_file_of`` ask it to checkpoint and to end as ``interrupted``.
 
     Raises:
         PrismError: it could not begin: settings, catalogue, checkpoint, run folder or memory plan are bad.
             The summary in the run folder then says so as well.
     """
     tmp_root = temporary_root(config.run.tmp_root)
-    stop_file = stop_file or stop_file_of(tmp_root)
+    with _claimed_run(config, console) as (folder, config):
+        start = _begin_or_resume(folder, config, console)
+        selected = select_scans(config, tmp_root)
+        session = ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root)
+        with session, sigusr1_asks_to_stop(stop_file_of(tmp_root)):
+            archive = prepare_archive(selected, config, folder.path.parent / ".preflight")
+            describe_archive(archive, console)
+            console.print(str(check_memory(config, archive)), highlight=False, soft_wrap=True)
+            with LiveView(console, folder.path, start.step, config.train.max_steps):
+                return _attempt(folder, config, archive, start)
+
+
+def train_on(archive: Archive, config: PrismConfig, console: Console) -> RunSummary:
+    """As ``train``, on an archive that is prepared already and the Ray session that is there."""
+    with _claimed_run(config, console) as (folder, config):
+        return _attempt(folder, config, archive, _begin_or_resume(folder, config, console))
+
+
+@contextmanager
+def _claimed_run(config: PrismConfig, console: Console) -> Iterator[tuple[RunFolder, PrismConfig]]:
+    """The folder of a run, and its settings with the tracking mode decided."""
     folder = claim_run_folder(config)
     # Here, once: a worker's environment may tell another story about SLURM than the driver's.
     config = apply_overrides(config, {"tracking.mode": tracking_mode(config.tracking)})
     try:
         with _refusals_in_summary(folder, config):
-            places = Places(Path.home(), tmp_root, folder.path.parent)
+            places = Places(Path.home(), temporary_root(config.run.tmp_root), folder.path.parent)
             for note in admit(config.quota, places):
                 console.print(note, style="yellow", highlight=False, soft_wrap=True)
             check_account(config)
-            start = _begin_or_resume(folder, config, console)
-            selected = select_scans(config, tmp_root)
-            session = ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root)
-            with session, sigusr1_asks_to_stop(stop_file):
-                archive = prepare_archive(selected, config, folder.path.parent / ".preflight")
-                _describe(archive, config, console)
-                order = WorkOrder(
-                    config=config,
-                    shards=archive.shards,
-                    run_dir=folder.path,
-                    scratch_folder=tmp_root / "scratch",
-                    quarantine_file=archive.quarantine_file,
-                    checkpoint=start.checkpoint,
-                    stop_file=stop_file,
-                )
-                with LiveView(console, folder.path, start.step, config.train.max_steps):
-                    failure = _fit(order, tmp_root)
-        return _final_summary(order, failure, archive)
+            yield folder, config
     finally:
-        remove_stale_folders(tmp_root / "scratch")
+        remove_stale_folders(temporary_root(config.run.tmp_root) / "scratch")
         folder.release()
+
+
+def _attempt(folder: RunFolder, config: PrismConfig, archive: Archive, start: StartingPoint) -> RunSummary:
+    tmp_root = temporary_root(config.run.tmp_root)
+    order = WorkOrder(
+        config=config,
+        shards=archive.shards,
+        held_out=archive.held_out,
+        catalog=archive.catalog,
+        run_dir=folder.path,
+        scratch_folder=tmp_root / "scratch",
+        quarantine_file=archive.quarantine_file,
+        checkpoint=start.checkpoint,
+        stop_file=stop_file_of(tmp_root),
+    )
+    return _final_summary(order, _fit(order, tmp_root), archive)
 
 
 def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -> StartingPoint:
@@ -104,7 +125,8 @@ def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -
     return start
 
 
-def _describe(archive: Archive, config: PrismConfig, console: Console) -> None:
+def describe_archive(archive: Archive, console: Console) -> None:
+    """Say how many scans there are, and what became of the others."""
     counts, reasons = archive.counts(), archive.preflight.reasons
     rejected = f" ({', '.join(f'{reason} {n}' for reason, n in reasons.items())})" if reasons else ""
     console.print(
@@ -114,10 +136,14 @@ def _describe(archive: Archive, config: PrismConfig, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def check_memory(config: PrismConfig, archive: Archive) -> MemoryPlan:
+    """The run's memory plan; raises ``MemoryPlanTooBig`` when it does not fit."""
     limit, source = memory_limit_bytes()
     if config.run.memory_limit_bytes is not None:
         limit, source = config.run.memory_limit_bytes, "run.memory_limit_bytes"
-    console.print(str(plan_memory(config, archive.shards, limit, source)), highlight=False, soft_wrap=True)
+    return plan_memory(config, archive.shards, limit, source)
 
 
 def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
@@ -174,7 +200,8 @@ def _cause(failure: BaseException | None) -> str:
 
 
 def _unfinished(run_dir: Path, config: PrismConfig, status: Any, cause: str | None) -> RunSummary:
-    rows = [row for row in read_history(run_dir) if "event" not in row]
+    history = read_history(run_dir)
+    rows = [row for row in history if "event" not in row and not is_probe(row)]
     last = rows[-1] if rows else {}
     checkpoint = run_dir / CHECKPOINT_FILE
     return RunSummary(
@@ -187,7 +214,15 @@ def _unfinished(run_dir: Path, config: PrismConfig, status: Any, cause: str | No
         run_dir=str(run_dir),
         checkpoint=str(checkpoint) if checkpoint.exists() else None,
         losses=last_losses(last),
+        probe=last_probe(history),
     )
+
+
+def record_failure(run_dir: Path, config: PrismConfig, cause: str) -> RunSummary:
+    """The summary of a run that could not write its own, for its folder."""
+    summary = _unfinished(run_dir, config, "failed", cause)
+    write_summary(summary)
+    return summary
 
 
 @contextmanager
@@ -196,5 +231,5 @@ def _refusals_in_summary(folder: RunFolder, config: PrismConfig) -> Iterator[Non
     try:
         yield
     except BaseException as error:
-        write_summary(_unfinished(folder.path, config, "failed", f"{type(error).__name__}: {error}"))
+        record_failure(folder.path, config, f"{type(error).__name__}: {error}")
         raise

@@ -15,10 +15,15 @@ from prism_ssl.train.leftovers import Places
 
 @dataclass(frozen=True)
 class WorkOrder:
-    """One attempt at a run. ``checkpoint`` is None for a run that begins; ``stop_file`` asks it to end early."""
+    """One attempt at a run. ``checkpoint`` is None for a run that begins; ``held_out`` is never trained on.
+
+    A file at ``stop_file`` asks it to end early.
+    """
 
     config: PrismConfig
     shards: list[list[PreparedScan]]
+    held_out: list[PreparedScan]
+    catalog: Path
     run_dir: Path
     scratch_folder: Path
     quarantine_file: Path

@@ -21,6 +21,10 @@ class Stopwatch:
         elapsed, self._start = (now - self._start) * 1e3, now
         return elapsed
 
+    def leave_out(self, ms: float) -> None:
+        """Have the last ``ms`` not count."""
+        self._start += ms / 1e3
+
 
 def format_duration(seconds: float) -> str:
     """``"1:02:03"`` or ``"2:03"``."""

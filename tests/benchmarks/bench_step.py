@@ -135,7 +135,16 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
         folder = Path(name)
         shards = make_shards(phantom_scans(folder / "phantoms", 12), config.data.workers)
-        order = WorkOrder(config, shards, folder / "run", folder / "scratch", folder / "quarantine.jsonl", None)
+        order = WorkOrder(
+            config=config,
+            shards=shards,
+            held_out=[],
+            catalog=folder / "catalog.csv",
+            run_dir=folder / "run",
+            scratch_folder=folder / "scratch",
+            quarantine_file=folder / "quarantine.jsonl",
+            checkpoint=None,
+        )
         with ray_session(config.data.workers + 1, OBJECT_STORE_BYTES, folder):
             trainer = Trainer(config, order)
             fed, cached, ratios = compare(trainer, *((1, 3) if options.quick else (5, 15)))

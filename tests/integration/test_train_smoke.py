@@ -17,7 +17,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import prepare_archive, select_scans
 from prism_ssl.errors import CheckpointError, ReplacementFailed, RunInterrupted
 from prism_ssl.train.attempt import Attempt
-from prism_ssl.train.local_record import read_history, read_summary
+from prism_ssl.train.local_record import is_probe, read_history, read_summary
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.trainer import train
 from prism_ssl.train.work_order import WorkOrder
@@ -46,11 +46,21 @@ def work_order(config: PrismConfig, root: Path, name: str) -> WorkOrder:
     archive = prepare_archive(select_scans(config, root / "tmp"), config, root / "preflight")
     run_dir = root / name
     run_dir.mkdir()
-    return WorkOrder(config, archive.shards, run_dir, root / "scratch", archive.quarantine_file, checkpoint=None)
+    return WorkOrder(
+        config=config,
+        shards=archive.shards,
+        held_out=archive.held_out,
+        catalog=archive.catalog,
+        run_dir=run_dir,
+        scratch_folder=root / "scratch",
+        quarantine_file=archive.quarantine_file,
+        checkpoint=None,
+    )
 
 
 def losses(run_dir: Path) -> list[tuple[int, float, float]]:
-    return [(row["global_step"], row["loss/total"], row["loss/supcon"]) for row in read_history(run_dir)]
+    rows = [row for row in read_history(run_dir) if "event" not in row and not is_probe(row)]
+    return [(row["global_step"], row["loss/total"], row["loss/supcon"]) for row in rows]
 
 
 def interrupt_after(steps: int, order: WorkOrder) -> None:
@@ -84,7 +94,11 @@ def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Pa
     assert summary.totals["coverage"] == 1.0
     assert read_summary(Path(summary.run_dir)) == summary
     rows = read_history(Path(summary.run_dir))
-    assert [row["global_step"] for row in rows] == [20, 40, 60, 80, 100, 120]
+    assert [row["global_step"] for row in rows if not is_probe(row)] == [20, 40, 60, 80, 100, 120]
+    assert [row["global_step"] for row in rows if is_probe(row)] == [120]
+    assert 0 <= summary.probe["proxy_quality_low"] <= summary.probe["proxy_quality"] <= 1
+    assert summary.probe["scans"] >= 8
+    assert "held out: recall@1" in output.getvalue()
     assert rows[0]["weight/supcon"] == pytest.approx(0.2)
     assert summary.encoder is not None
     patches, positions = torch.rand(1, 16, 16, 16, 1), torch.rand(1, 16, 3)
@@ -129,6 +143,26 @@ def test_a_run_that_is_asked_to_stop_checkpoints_and_is_neither_ok_nor_failed(
     (tmp_path / "stop").unlink()
     resumed = train_loop(dataclasses.replace(order, checkpoint=order.run_dir / "last.ckpt"))
     assert (resumed.status, resumed.steps_done, resumed.resumed_from_step) == ("ok", 12, 2)
+
+
+def test_evaluating_changes_nothing_that_is_learned(
+    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
+) -> None:
+    config = small(phantom_catalog, tmp_path, data__deterministic=True, eval__bootstrap=20, eval__views_per_scan=2)
+    never = work_order(config, tmp_path, "never")
+    train_loop(dataclasses.replace(never, held_out=[]))
+    often = work_order(apply_overrides(config, {"eval.every": 2}), tmp_path, "often")
+    gone = dataclasses.replace(often.held_out[0].record, nifti_path=str(tmp_path / "gone.nii.gz"))
+    often.held_out[0] = dataclasses.replace(often.held_out[0], record=gone)
+    summary = train_loop(often)
+
+    assert losses(often.run_dir) == losses(never.run_dir)
+    rows = read_history(often.run_dir)
+    assert [row["global_step"] for row in rows if is_probe(row)] == [2, 4, 6, 8, 10, 12]
+    assert summary.status == "ok"
+    assert summary.probe["scans_left_out"] == 1
+    (said,) = (row["text"] for row in rows if row.get("event") == "broken_scan")
+    assert f"held-out scan {gone.scan_id} is left out of the probe set: ScanRejected: missing_path" in said
 
 
 def test_a_failed_background_replacement_is_an_explicit_error(

@@ -1,0 +1,1 @@
+"""What an encoder has learned, asked of scans that it has never seen."""

@@ -1,0 +1,96 @@
+"""What can be read from frozen embeddings: kNN and linear probes, and retrieval across patients by place (pure).
+
+No patient is ever on both sides of a split. Legend of ``contracts.py``; here also V views.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import ClassifierMixin, clone
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import GroupKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from prism_ssl.contracts import Float64
+from prism_ssl.data.phantom_truth import Place
+from prism_ssl.eval.proxy_metrics import chance_at, cosine_similarity, hits_at
+
+FOLDS_MAX = 8
+"""Folds of patients; fewer patients are left out one by one."""
+
+PLACE_TOLERANCE_MM = 30.0
+"""Centres of two phantoms of the same region this close show the same place: the largest radius of a prism."""
+
+
+@dataclass(frozen=True)
+class ProbeScore:
+    """Balanced accuracy (mean recall of the classes) of both probes, and its chance level, 1 / classes."""
+
+    knn: float
+    linear: float
+    chance: float
+
+
+UNKNOWN = ProbeScore(math.nan, math.nan, math.nan)
+
+
+def probe_classes(embeddings: Float64, labels: Sequence[str | None], patients: Sequence[str], k: int) -> ProbeScore:
+    """Tell ``labels`` [V] from ``embeddings`` [V, D] of other patients: k nearest by cosine (Wu et al. 2018), and
+    logistic regression on standardised embeddings with balanced classes (Alain & Bengio 2017).
+
+    Views without a label, and classes that fewer than two patients have, are left out; NaN when fewer than two
+    classes remain.
+    """
+    patients_of: dict[str, set[str]] = {}
+    for label, patient in zip(labels, patients, strict=True):
+        if label is not None:
+            patients_of.setdefault(label, set()).add(patient)
+    usable = [label is not None and len(patients_of[label]) > 1 for label in labels]
+    x, y, groups = embeddings[usable], np.array(labels, object)[usable].astype(str), np.array(patients)[usable]
+    n_classes = len(set(y))
+    if n_classes < 2:
+        return UNKNOWN
+    linear = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
+    knn = KNeighborsClassifier(k, metric="cosine")
+    return ProbeScore(_accuracy(knn, x, y, groups), _accuracy(linear, x, y, groups), 1.0 / n_classes)
+
+
+def _accuracy(probe: ClassifierMixin, x: Float64, y: npt.NDArray[np.str_], patients: npt.NDArray[np.str_]) -> float:
+    """Balanced accuracy over all views, each told by a probe that knows other patients only."""
+    told = np.empty_like(y)
+    for train, test in GroupKFold(min(FOLDS_MAX, len(set(patients)))).split(x, y, patients):
+        fold = clone(probe) if len(set(y[train])) > 1 else DummyClassifier()
+        if isinstance(fold, KNeighborsClassifier):
+            fold.n_neighbors = min(fold.n_neighbors, len(train))
+        told[test] = fold.fit(x[train], y[train]).predict(x[test])
+    return float(balanced_accuracy_score(y, told))
+
+
+def place_recall(
+    embeddings: Float64, places: Sequence[Place | None], centers_mm: Float64, patients: Sequence[str]
+) -> tuple[float, float]:
+    """``(recall@1, chance)`` of retrieval across patients by anatomical position, on phantoms.
+
+    Among the views of all other patients the most similar one is right when it shows the same region within
+    ``PLACE_TOLERANCE_MM``. Queries to which no candidate is right are left out; NaN when none is left.
+    """
+    known = np.array([place is not None for place in places])
+    region = np.array([place.region if place is not None else "" for place in places])[known]
+    patient, centers_mm = np.array(patients)[known], centers_mm[known]
+    candidate = patient[:, None] != patient[None, :]
+    distance_mm = np.linalg.norm(centers_mm[:, None] - centers_mm[None, :], axis=2)
+    positive = candidate & (region[:, None] == region[None, :]) & (distance_mm <= PLACE_TOLERANCE_MM)
+    asked = positive.any(axis=1)
+    if not asked.any():
+        return math.nan, math.nan
+    hits = hits_at(cosine_similarity(embeddings[known]), positive, candidate, k=1)
+    return float(hits[asked].mean()), float(chance_at(positive, candidate, k=1)[asked].mean())

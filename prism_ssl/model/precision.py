@@ -1,0 +1,17 @@
+"""In which precision a network runs, the same while training and while it is evaluated."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from prism_ssl.config.schema import Precision
+
+
+def autocast_for(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """bf16 autocast on CUDA when asked for; float32 everywhere else."""
+    if precision == "bf16" and device.type == "cuda":
+        return torch.autocast("cuda", torch.bfloat16)
+    return nullcontext()

@@ -1,0 +1,137 @@
+"""The scalars of a network on the probe set, and that asking leaves no trace in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from prism_ssl.config.schema import Objective
+from prism_ssl.contracts import PrismBatch, PrismOutput
+from prism_ssl.eval.evaluate import Evaluator, ask, evaluate
+from prism_ssl.eval.probe_set import ProbeSet, build_probe_set
+from prism_ssl.model.network import PrismNet, build_network
+from tests.unit.model_batches import perfect_output
+from tests.unit.probe_sets import prepared_scans, small
+
+ALWAYS = {
+    "recall_at_1", "recall_at_5", "recall_at_1_chance", "skill_mean", "lidar", "lidar_relative", "rankme", "alignment",
+    "uniformity", "std_mean", "std_min", "knn_modality", "linear_modality", "proxy_quality", "proxy_quality_low",
+    "proxy_quality_high", *(f"skill/{axis}" for axis in ("dx", "dy", "dz", "rx", "ry", "rz", "wc", "ww")),
+}  # fmt: skip
+
+
+class Oracle(PrismNet):
+    """Answers every pair of the probe set perfectly; embeddings are one direction per series."""
+
+    def __init__(self, probe_set: ProbeSet, objective: Objective) -> None:
+        torch.nn.Module.__init__(self)
+        self.dummy = torch.nn.Parameter(torch.zeros(()))
+        self._probe_set, self._objective, self._next = probe_set, objective, 0
+
+    def forward(
+        self, patches_a: torch.Tensor, positions_a: torch.Tensor, patches_b: torch.Tensor, positions_b: torch.Tensor
+    ) -> PrismOutput:
+        start, self._next = self._next, self._next + len(patches_a)
+        batch: PrismBatch = self._probe_set.pairs(start, self._next, torch.device("cpu"))
+        scans = torch.from_numpy(self._probe_set.scan_of_view[2 * start : 2 * self._next : 2])
+        directions = torch.nn.functional.one_hot(scans, len(self._probe_set.scans)).float()
+        return dataclasses.replace(
+            perfect_output(dataclasses.replace(batch, series_label=scans), self._objective),
+            embedding_a=directions,
+            embedding_b=directions,
+        )
+
+
+@pytest.fixture(scope="module")
+def probe_set(phantom_catalog: Path) -> ProbeSet:
+    return build_probe_set(prepared_scans(phantom_catalog, 8), small(eval__probe_scans=8), phantom_catalog)
+
+
+@pytest.mark.parametrize("objective", ["regression", "classification"])
+def test_perfect_answers_have_perfect_scores(probe_set: ProbeSet, objective: Objective) -> None:
+    config = small(model__objective=objective)
+    values = evaluate(Oracle(probe_set, objective), probe_set, config)
+    perfect = {key: values[key] for key in values if key.startswith(("skill/", "r2/")) or key == "recall_at_1"}
+    assert perfect == pytest.approx(dict.fromkeys(perfect, 1.0), abs=1e-5)
+    assert len(perfect) == 1 + 8 + (9 if objective == "regression" else 0)
+    assert values["lidar_relative"] == pytest.approx(1.0)
+    assert values["proxy_quality"] == pytest.approx(1.0)
+    assert values["proxy_quality_low"] == pytest.approx(1.0, abs=0.05)
+    assert values["rankme"] == pytest.approx(8)
+    assert values["alignment"] == pytest.approx(0)
+    assert values["scans"] == 8
+
+
+@pytest.mark.parametrize("objective", ["regression", "classification"])
+def test_both_objectives_report_the_same_scalars_but_for_r2(probe_set: ProbeSet, objective: Objective) -> None:
+    config = small(model__objective=objective)
+    values = evaluate(build_network(config.model), probe_set, config)
+    assert values.keys() >= ALWAYS
+    assert any(key.startswith("r2/") for key in values) == (objective == "regression")
+    assert all(math.isfinite(values[key]) for key in ALWAYS)
+
+
+def test_a_collapsed_encoder_gets_nothing_for_it(probe_set: ProbeSet) -> None:
+    config = small()
+    network = build_network(config.model)
+    for parameter in network.encoder.norm.parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.nn.init.ones_(network.encoder.norm.bias)
+    values = evaluate(network, probe_set, config)
+    assert values["recall_at_1"] == pytest.approx(values["recall_at_1_chance"])
+    assert values["lidar_relative"] == 0
+    assert values["rankme"] == pytest.approx(1, abs=1e-3)
+    assert values["std_mean"] == pytest.approx(0, abs=1e-6)
+    assert values["skill_mean"] == 0
+    assert values["proxy_quality"] < 0.1
+
+
+def test_answers_do_not_depend_on_how_many_views_are_encoded_at_once(probe_set: ProbeSet) -> None:
+    network = build_network(small().model)
+    one, other = (ask(network, probe_set, small(eval__batch_views=views)) for views in (2, 32))
+    assert one.embeddings == pytest.approx(other.embeddings, abs=1e-4)
+    assert torch.equal(one.readings["dx"].target, other.readings["dx"].target)
+
+
+def test_embeddings_are_in_the_order_of_the_views(probe_set: ProbeSet) -> None:
+    network = build_network(small().model).eval()
+    batch = probe_set.pairs(5, 6, torch.device("cpu"))
+    with torch.no_grad():
+        b = network.encoder(batch.patches_b, batch.positions_b)[0]
+    assert ask(network, probe_set, small()).embeddings[11] == pytest.approx(b.numpy(), abs=1e-4)
+
+
+def test_asking_leaves_mode_gradients_and_random_numbers_alone(phantom_catalog: Path) -> None:
+    network: PrismNet = build_network(small().model)
+    network.train()
+    evaluator = Evaluator(prepared_scans(phantom_catalog, 4), small(), phantom_catalog)
+    torch_state = torch.get_rng_state()
+    first = evaluator(network)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert network.training
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert evaluator(network) == pytest.approx(first, nan_ok=True)
+
+
+def test_the_untrained_encoder_is_the_same_for_every_run(phantom_catalog: Path) -> None:
+    scans = prepared_scans(phantom_catalog, 4)
+    untrained = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        values = Evaluator(scans, small(train__seed=seed), phantom_catalog)(build_network(small().model))
+        untrained.append(values["recall_at_1_random_init"])
+    assert untrained[0] == untrained[1]
+
+
+def test_without_held_out_scans_there_is_nothing_to_say(phantom_catalog: Path) -> None:
+    assert Evaluator([], small(), phantom_catalog)(build_network(small().model)) == {}
+
+
+def test_a_single_series_leaves_unknown_what_needs_two(phantom_catalog: Path) -> None:
+    values = Evaluator(prepared_scans(phantom_catalog, 1), small(), phantom_catalog)(build_network(small().model))
+    assert math.isnan(values["proxy_quality"])
+    assert math.isnan(values["linear_modality"])

@@ -1,0 +1,86 @@
+"""What is written down while a run trains: an evaluation is no step, and the summary has the last of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prism_ssl.config.defaults import apply_overrides, phantom_cpu
+from prism_ssl.data.sharded_dataset import NO_WAIT
+from prism_ssl.model.loss import LossBundle
+from prism_ssl.train.local_record import read_history, read_summary
+from prism_ssl.train.recorder import Recorder
+from tests.unit.model_batches import perfect_output, random_batch
+
+CONFIG = apply_overrides(phantom_cpu(), {"train.log_every": 2, "train.stall_warmup_steps": 0})
+BATCH = random_batch()
+REPORT = LossBundle(CONFIG.loss, CONFIG.view, "regression")(perfect_output(BATCH, "regression"), BATCH, 0)
+
+
+@pytest.fixture
+def let_pass(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A clock that stands still until it is told how many seconds have passed."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def passed(seconds: float) -> None:
+        now[0] += seconds
+
+    return passed
+
+
+def test_an_evaluation_counts_in_no_step_stall_or_rate(let_pass: Callable[[float], None], tmp_path: Path) -> None:
+    recorder = Recorder(CONFIG, tmp_path, 0, None)
+    for after_step_s in (30.0, 0.0, 0.0, 20.0):
+        let_pass(0.5)
+        recorder.step(REPORT, NO_WAIT)
+        with recorder.aside():
+            let_pass(after_step_s)
+    recorder.finish("ok", None, {}, None)
+    totals = recorder.summary.totals
+    assert totals["total_step_time_ms_max"] == pytest.approx(500)
+    assert totals["stall_steps_ge_2000ms"] == 0
+    assert totals["evaluation_s"] == pytest.approx(50)
+    assert totals["wall_s"] == pytest.approx(52)
+    patches = 4 * 2 * CONFIG.train.batch_size * CONFIG.data.n_patches
+    assert totals["throughput_effective_patches_per_sec"] == pytest.approx(patches / 2.0)
+
+
+def test_the_summary_has_the_last_evaluation_without_what_could_not_be_said(tmp_path: Path) -> None:
+    recorder = Recorder(CONFIG, tmp_path, 0, None)
+    recorder.step(REPORT, NO_WAIT)
+    recorder.evaluated({"recall_at_1": 0.1, "knn_modality": 0.5})
+    recorder.step(REPORT, NO_WAIT)
+    recorder.evaluated({"recall_at_1": 0.2, "knn_modality": math.nan})
+    recorder.row(1e-3, {})
+    recorder.finish("ok", None, {}, None)
+    summary = read_summary(tmp_path)
+    assert summary is not None
+    assert summary.probe == {"recall_at_1": 0.2}
+    assert read_history(tmp_path)[:2] == [
+        {"global_step": 1, "probe/recall_at_1": 0.1, "probe/knn_modality": 0.5},
+        {"global_step": 2, "probe/recall_at_1": 0.2, "probe/knn_modality": None},
+    ]
+    assert summary.losses["distance"]["loss"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_resumed_attempt_still_tells_the_evaluation_of_an_earlier_one(tmp_path: Path) -> None:
+    first = Recorder(CONFIG, tmp_path, 0, None)
+    first.evaluated({"recall_at_1": 0.1})
+    first.finish("failed", "another cause", {}, None)
+    recorder = Recorder(CONFIG, tmp_path, 0, None)
+    recorder.finish("failed", "a cause", {}, None)
+    assert recorder.summary.probe == {"recall_at_1": 0.1}
+
+
+def test_a_run_without_held_out_scans_says_so(tmp_path: Path) -> None:
+    recorder = Recorder(CONFIG, tmp_path, 0, None)
+    recorder.evaluated({})
+    recorder.finish("ok", None, {}, None)
+    (row,) = read_history(tmp_path)
+    assert row["event"] == "evaluation"
+    assert "no held-out scan could be asked" in row["text"]

@@ -1,0 +1,100 @@
+"""Ask a trained network again: ``python tune/evaluate_run.py RUN_DIR [--catalog TABLE]``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from prism_ssl.config.defaults import config_from_dict
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.contracts import PreparedScan
+from prism_ssl.errors import PrismError, RunFolderError
+from prism_ssl.train.cluster import ray_environment
+from prism_ssl.utils.fs import temporary_root
+
+
+def evaluate_run(run_dir: Path, catalog: Path | None = None) -> dict[str, float]:
+    """The ``probe/`` scalars, without their prefix, of the last checkpoint of a run.
+
+    Args:
+        run_dir: a run folder with config.json and last.ckpt.
+        catalog: asked about all scans of this table, none of whose patients the run should have seen; None: about the
+            scans that the run held out.
+
+    Raises:
+        RunFolderError: not a run folder.
+        CheckpointError: its checkpoint does not load.
+        CatalogError: the catalogue cannot be used.
+    """
+    # Ray reads its environment when it is first imported.
+    import torch
+
+    from prism_ssl.eval.evaluate import Evaluator
+    from prism_ssl.model.network import build_network
+    from prism_ssl.train.checkpoint import load_checkpoint
+    from prism_ssl.train.local_record import CHECKPOINT_FILE
+
+    config = _config(run_dir)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = build_network(config.model).to(device)
+    network.load_state_dict(load_checkpoint(run_dir / CHECKPOINT_FILE, device).learner["network"])
+    scans, table = _scans(config, run_dir, catalog)
+    return Evaluator(scans, config, table)(network)
+
+
+def _config(run_dir: Path) -> PrismConfig:
+    path = run_dir / "config.json"
+    try:
+        return config_from_dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}); needed: the folder of a run") from error
+
+
+def _scans(config: PrismConfig, run_dir: Path, catalog: Path | None) -> tuple[list[PreparedScan], Path]:
+    """The scans to ask about, and their catalogue."""
+    from prism_ssl.data.archive import check_scans, prepare_archive, select_scans
+    from prism_ssl.data.memory_plan import OBJECT_STORE_MIN_BYTES
+    from prism_ssl.train.cluster import ray_session
+
+    tmp_root, cache_root = temporary_root(config.run.tmp_root), run_dir.absolute().parent / ".preflight"
+    if catalog is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, catalog_path=str(catalog)))
+    selected = select_scans(config, tmp_root)
+    with ray_session(1, OBJECT_STORE_MIN_BYTES, tmp_root):
+        if catalog is not None:
+            return check_scans(selected, config, cache_root).kept, selected.catalog
+        return prepare_archive(selected, config, cache_root).held_out, selected.catalog
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the scalars as JSON; 0 when there are any."""
+
+    def command(run_dir: tyro.conf.Positional[Path], catalog: Path | None = None) -> tuple[Path, Path | None]:
+        """Evaluate the last checkpoint of a run on its held-out scans, or on all scans of another catalogue.
+
+        Args:
+            run_dir: the run folder.
+            catalog: table of scans that the run has not been trained on.
+        """
+        return run_dir, catalog
+
+    run_dir, catalog = tyro.cli(command, args=arguments)
+    try:
+        with ray_environment(temporary_root(_config(run_dir).run.tmp_root)):
+            values = evaluate_run(run_dir, catalog)
+    except PrismError as error:
+        Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True)
+        return 1
+    known = {name: value if value == value else None for name, value in values.items()}
+    print(json.dumps(known, indent=2))  # noqa: T201  for another program to read
+    return 0 if values else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
