@@ -64,7 +64,8 @@ prism_arguments() {
     local given=" $* "
     PRISM_ARGS=("$@")
     [[ $given == *" --run.root"* ]] || PRISM_ARGS+=(--run.root "$PRISM_RUNS")
-    if [ -n "$PRISM_CATALOG" ] && [ "$1" != phantom-cpu ] && [[ $given != *" --data.catalog-path"* ]]; then
+    case $1 in phantom-cpu | core24-smoke) return ;; esac # they generate phantoms unless told otherwise
+    if [ -n "$PRISM_CATALOG" ] && [[ $given != *" --data.catalog-path"* ]]; then
         PRISM_ARGS+=(--data.catalog-path "$PRISM_CATALOG")
     fi
 }

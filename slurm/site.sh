@@ -9,7 +9,7 @@
 # The interpreter into which the project is installed (`make train` makes this one).
 : "${PRISM_PYTHON:=$PRISM_REPO/.venv/bin/python}"
 
-# The table of the archive, for every recipe but phantom-cpu; empty: given with --data.catalog-path.
+# The table of the archive, for all but phantom-cpu and the smoke scale; empty: given with --data.catalog-path.
 : "${PRISM_CATALOG:=}"
 
 # Run folders (last.ckpt, record, encoder): durable storage with room for them, never /tmp.
