@@ -76,7 +76,7 @@ def test_a_job_trains_to_its_end_under_the_resources_of_the_guide(
     job = submit("slurm/train_single.sbatch", *small_run(phantom_catalog, train__max_steps=30))
     assert job.finish() == "COMPLETED", job.log
     assert (job.fact("Partition"), job.fact("NumCPUs"), job.fact("TimeLimit")) == ("dgx-b200", "16", "1-00:00:00")
-    assert "gres/gpu=1" in job.fact("TRES")
+    assert job.fact("TresPerJob") == "gres:gpu:1"
     assert "mem=256G" in job.fact("TRES")
     summary = summary_of_job(durable)
     assert (summary["status"], summary["steps_done"]) == ("ok", 30)
