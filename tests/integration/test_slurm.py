@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -87,7 +90,9 @@ def test_a_job_trains_to_its_end_under_the_resources_of_the_guide(
     assert job.processes() == []
 
 
-def test_scancel_leaves_nothing_and_strangers_get_nowhere_before(submit: Submit, phantom_catalog: Path) -> None:
+def test_scancel_leaves_nothing_and_strangers_get_nowhere_before(
+    submit: Submit, phantom_catalog: Path, tmp_path: Path
+) -> None:
     shared_memory = set(Path("/dev/shm").iterdir())
     job = submit("slurm/train_single.sbatch", *small_run(phantom_catalog, train__max_steps=100_000))
     job.wait_for(r"\nstep +10 ")
@@ -96,7 +101,16 @@ def test_scancel_leaves_nothing_and_strangers_get_nowhere_before(submit: Submit,
     assert stat.S_IMODE(job.root.stat().st_mode) == 0o700
     port = job.wait_for(r"-L 8265:127\.0\.0\.1:(\d+)")[1]
     assert http_status(f"http://127.0.0.1:{port}/api/version", token=None) == 401
+    assert http_status(f"http://127.0.0.1:{port}/api/jobs/", token=None, data=b'{"entrypoint": "id"}') == 401
     assert http_status(f"http://127.0.0.1:{port}/api/jobs/", token="0" * 64) == 403
+    joined, said = join_as_a_stranger((job.root / "r" / "ray_current_cluster").read_text(), tmp_path)
+    assert not joined
+    assert re.search("(?i)authenticat|token", said), said
+    metrics = job.wait_for(r"http://127\.0\.0\.1:\d+/metrics")[0]
+    with urllib.request.urlopen(metrics, timeout=30) as reply:  # open to all who reach the node
+        told = reply.read().decode()
+    assert "ray_" in told
+    assert [private for private in (token.read_text(), str(phantom_catalog.parent), "PH0001") if private in told] == []
     assert http_status(f"http://127.0.0.1:{port}/api/version", token=token.read_text()) == 200
     commands = [Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in job.processes()]
     assert commands
@@ -109,10 +123,20 @@ def test_scancel_leaves_nothing_and_strangers_get_nowhere_before(submit: Submit,
     assert set(Path("/dev/shm").iterdir()) <= shared_memory
 
 
-def http_status(url: str, token: str | None) -> int:
+def join_as_a_stranger(address: str, home: Path) -> tuple[bool, str]:
+    """Whether a Ray client without the token can join, and what it says."""
+    code = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False)"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {"HOME": str(home)}
+    result = subprocess.run(
+        [sys.executable, "-c", code, address], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    return result.returncode == 0, result.stderr
+
+
+def http_status(url: str, token: str | None, data: bytes | None = None) -> int:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as reply:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=30) as reply:
             return int(reply.status)
     except urllib.error.HTTPError as error:
         with error:
