@@ -188,10 +188,10 @@ class Attempt:
 
     def _stop_stream(self, quietly: bool) -> None:
         """End the actors, once; what they had not reported yet counts like any other failure."""
+        self._quota.close()
         if self._stream is None or self._stream_stopped:
             return
         self._stream_stopped = True
-        self._quota.close()
         broken, died = self._stream.stop()
         for scan in broken:
             self._note_broken(scan)
