@@ -14,7 +14,7 @@ prism_begin() {
     [ -z "$PRISM_SETUP" ] || source "$PRISM_SETUP"
     USER=${USER:-$(id -un)}
     umask 077
-    PRISM_ROOT=/tmp/$USER/prism_ssl/$SLURM_JOB_ID
+    export PRISM_ROOT=/tmp/$USER/prism_ssl/$SLURM_JOB_ID # in the environment, by it the cleanup knows its processes
     PRISM_STOP_FILE=$PRISM_ROOT/stop-$SLURM_JOB_ID
     PRISM_CHILD='' PRISM_RAY='' PRISM_ASKED='' PRISM_CLEAN='' PRISM_GRACE_S=15
     mkdir -p "$PRISM_ROOT" || prism_fail "$PRISM_ROOT cannot be made; is /tmp/$USER somebody else's?"
@@ -23,7 +23,7 @@ prism_begin() {
         [ -O "$folder" ] && [ ! -L "$folder" ] || prism_fail "$folder is not $USER's own folder; have it removed"
     done
     chmod 700 "/tmp/$USER/prism_ssl" "$PRISM_ROOT"
-    # Held by every process of the job: who finds the lock free knows that the job is dead, and may remove the folder.
+    # Held while the job lives: who finds the lock free may remove the folder.
     exec 9>"$PRISM_ROOT/.lock"
     flock -n 9 || prism_fail "$PRISM_ROOT is in use by another process"
     trap prism_cleanup EXIT
@@ -144,7 +144,7 @@ prism_requeue() {
         prism_say "interrupted after ${SLURM_RESTART_COUNT} restarts (PRISM_MAX_RESTARTS); submit again to go on"
         exit 75
     fi
-    prism_say "interrupted at a checkpoint; the job goes back into the queue and resumes there"
+    prism_say "interrupted; the job goes back into the queue and resumes at the checkpoint"
     prism_cleanup
     timeout 60 scontrol requeue "$SLURM_JOB_ID" || prism_fail "scontrol requeue failed; submit again to go on"
     sleep 60 & # Slurm ends this script now
@@ -157,14 +157,18 @@ prism_cleanup() {
     [ -z "$PRISM_CLEAN" ] || return 0
     PRISM_CLEAN=1
     trap '' TERM INT USR1 HUP
-    local pid folder
+    local pid folder environ
+    disown -a # the shell need not announce their end
     for pid in $PRISM_CHILD $PRISM_RAY; do kill -TERM "$pid" 2>/dev/null || continue; done
     exec 9>&-
     for folder in "$PRISM_ROOT" "${PRISM_RAY_FOLDER:-$PRISM_ROOT/r}"; do
-        # All descendants have the lock or a log below the folder open.
+        # Whoever has a file below the folder open gets time to end, then is killed.
         if [ -x "$PRISM_PYTHON" ] && [ -d "$folder" ]; then
             "$PRISM_PYTHON" -I -S "$PRISM_REPO/prism_ssl/utils/last_rites.py" "$folder" "$PRISM_GRACE_S" </dev/null || continue
         fi
         rm -rf "$folder"
+    done
+    for environ in $(grep -lzxF "PRISM_ROOT=$PRISM_ROOT" /proc/[0-9]*/environ 2>/dev/null); do
+        kill -KILL "${environ//[!0-9]/}" 2>/dev/null || continue
     done
 }
