@@ -89,6 +89,24 @@ class PoolStalled(PrismError, RuntimeError):
     """No chunk arrived within ``data.stall_timeout_s``."""
 
 
+class QuotaExceeded(PrismError, OSError):
+    """The home directory or the temporary root is over a hard limit, and pruning did not help."""
+
+
+class TrialFailed(PrismError, RuntimeError):
+    """One trial of a sweep did not end ok.
+
+    Args:
+        trial: its name.
+        cause: class and text of what ended it.
+    """
+
+    def __init__(self, trial: str, cause: str) -> None:
+        super().__init__(f"trial {trial} failed: {cause}")
+        self.trial, self.cause = trial, cause
+        self._args = (trial, cause)
+
+
 class NonFiniteLoss(PrismError, ArithmeticError):
     """The loss was not finite in several consecutive steps."""
 

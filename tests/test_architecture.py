@@ -156,7 +156,10 @@ def test_a_pool_actor_never_pays_for_torch() -> None:
 
 
 def test_ray_is_not_imported_before_its_environment_is_set() -> None:
-    assert _run("import sys, tune.train_single, prism_ssl.train.cluster; print('ray' in sys.modules)") == "False"
+    assert (
+        _run("import sys, tune.train_single, tune.tune_core24, prism_ssl.train.cluster; print('ray' in sys.modules)")
+        == "False"
+    )
 
 
 # ---------------------------------------------------------------------- words and sizes

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from prism_ssl.config.operations import EvalConfig, QuotaConfig, TrackingConfig
 from prism_ssl.config.schema import DataConfig, LossConfig, ModelConfig, PrismConfig, TrainConfig
 from prism_ssl.errors import ConfigError
 
@@ -39,9 +40,13 @@ def phantom_cpu() -> PrismConfig:
     )
 
 
+_BETTY_HOME = QuotaConfig(home_soft_bytes=40 * 10**9, home_hard_bytes=48 * 10**9)
+"""Betty's homes hold 50 GB and lock their owner out when full."""
+
+
 def betty_baseline(catalog_path: str = "catalog.parquet") -> PrismConfig:
     """The canonical baseline on one B200: ViT-L, 1,024 patches, 8 actors of 16 slots."""
-    return PrismConfig(recipe="betty-baseline", data=DataConfig(catalog_path=catalog_path))
+    return PrismConfig(recipe="betty-baseline", data=DataConfig(catalog_path=catalog_path), quota=_BETTY_HOME)
 
 
 def core24_base(catalog_path: str = "catalog.parquet") -> PrismConfig:
@@ -52,6 +57,31 @@ def core24_base(catalog_path: str = "catalog.parquet") -> PrismConfig:
             catalog_path=catalog_path, n_patches=1024, workers=8, visits_per_scan=100, use_local_scratch=True
         ),
         train=TrainConfig(max_steps=20_000),
+        quota=_BETTY_HOME,
+    )
+
+
+def core24_smoke() -> PrismConfig:
+    """The ablation's code path on a laptop: what its cells share when all of them are tiny."""
+    return PrismConfig(
+        recipe="core24-smoke",
+        data=DataConfig(
+            phantom_subjects=16, workers=2, warm_pool_size=2, visits_per_scan=4, n_patches=16, scratch_bytes=2**30
+        ),
+        model=ModelConfig(preset="tiny", projection_dim=32),
+        loss=LossConfig(supcon_warmup_steps=2, supcon_ramp_steps=2),
+        train=TrainConfig(
+            batch_size=4,
+            max_steps=12,
+            log_every=2,
+            checkpoint_every=4,
+            lr=1e-3,
+            lr_warmup_steps=2,
+            precision="fp32",
+            stall_warmup_steps=4,
+        ),
+        eval=EvalConfig(probe_scans=12, views_per_scan=4, bootstrap=200),
+        tracking=TrackingConfig(artifact_every=None),
     )
 
 
@@ -59,6 +89,7 @@ RECIPES: dict[str, Callable[[], PrismConfig]] = {
     "phantom-cpu": phantom_cpu,
     "betty-baseline": betty_baseline,
     "core24-base": core24_base,
+    "core24-smoke": core24_smoke,
 }
 
 

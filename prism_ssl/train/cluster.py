@@ -8,13 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prism_ssl.utils.fs import FolderLock, private_folder, remove_stale_folders
+from prism_ssl.utils.fs import owned_folder
 from prism_ssl.utils.last_rites import after_death
 from prism_ssl.utils.machine import usable_cpus
 
@@ -35,7 +34,7 @@ def ray_environment(tmp_root: Path) -> Iterator[None]:
     if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_AUTH_MODE"):
         yield
         return
-    with _owned_folder(tmp_root / "ray_token") as folder:
+    with owned_folder(tmp_root / "ray_token") as folder:
         path = folder / "token"
         path.touch(mode=0o600)
         path.write_text(secrets.token_hex(32))
@@ -66,7 +65,7 @@ def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[
         finally:
             ray.shutdown()
     else:
-        with _owned_folder(_short_parent(tmp_root)) as folder, after_death(folder):
+        with owned_folder(_short_parent(tmp_root)) as folder, after_death(folder):
             ray.init(
                 address="local",
                 num_cpus=max(cpus, usable_cpus()),
@@ -80,20 +79,6 @@ def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[
                 yield
             finally:
                 ray.shutdown()
-
-
-@contextmanager
-def _owned_folder(parent: Path) -> Iterator[Path]:
-    """A folder of this process below ``parent``, removed at the end; those of dead processes are removed too."""
-    remove_stale_folders(private_folder(parent))
-    folder = private_folder(parent / str(os.getpid()))
-    lock = FolderLock(folder)
-    lock.acquire()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
 
 
 def _short_parent(tmp_root: Path) -> Path:

@@ -63,7 +63,7 @@ def claim_run_folder(config: PrismConfig) -> RunFolder:
     root = Path(config.run.root).absolute()
     if config.run.name is not None:
         path = root / config.run.name
-        _refuse_other_settings(path, config)
+        refuse_other_settings(path, config)
         _refuse_finished(path, config)
     else:
         path = _first_unfinished(root / f"{config.recipe}-{identity_of_command(config)}")
@@ -97,7 +97,8 @@ def _refuse_finished(path: Path, config: PrismConfig) -> None:
         )
 
 
-def _refuse_other_settings(path: Path, config: PrismConfig) -> None:
+def refuse_other_settings(path: Path, config: PrismConfig) -> None:
+    """Raise ``RunFolderError`` when the folder holds a run that was trained with other settings."""
     saved = path / CONFIG_FILE
     if not (saved.exists() and (path / CHECKPOINT_FILE).exists()):
         return

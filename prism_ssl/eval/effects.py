@@ -1,0 +1,83 @@
+"""What each factor of an experiment does to a response, with intervals that know how few runs there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import stats
+
+_SAME = 1e-8
+
+_SCHEMA = {
+    "factor": pl.String,
+    "level": pl.String,
+    "runs": pl.Int64,
+    "effect": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+}
+
+
+def main_effects(runs: pl.DataFrame, response: str, factors: Sequence[str], confidence: float = 0.95) -> pl.DataFrame:
+    """Main effects of ``factors`` on ``response``: ordinary least squares on effect-coded factors.
+
+    One row per factor and level: its number of runs, and the effect, the level's deviation from the mean over the
+    factor's levels with the other factors held, in the response's unit, between ``low`` and ``high`` (Student's t
+    interval on the residual degrees of freedom). Runs without the response are left out, factors with a single level
+    too. Null where the runs cannot tell: an effect that the design confounds with others, or an interval without a
+    residual degree of freedom.
+    """
+    if response not in runs.columns:
+        return pl.DataFrame(schema=_SCHEMA)
+    known = runs.filter(pl.col(response).is_finite()).drop_nulls(list(factors))
+    levels = {factor: known[factor].unique().sort().to_list() for factor in factors}
+    levels = {factor: found for factor, found in levels.items() if len(found) > 1}
+    if not levels:
+        return pl.DataFrame(schema=_SCHEMA)
+    codes = {factor: _effect_codes(len(found)) for factor, found in levels.items()}
+    blocks = [codes[f][[found.index(value) for value in known[f]]] for f, found in levels.items()]
+    design = np.hstack([np.ones((len(known), 1)), *blocks])
+    fit = _Fit(design, known[response].to_numpy(), confidence)
+    rows, start = [], 1
+    for factor, found in levels.items():
+        for index, value in enumerate(found):
+            contrast = np.zeros(design.shape[1])
+            contrast[start : start + len(found) - 1] = codes[factor][index]
+            effect, low, high = fit.estimate(contrast)
+            runs_there = int((known[factor] == value).sum())
+            rows.append((factor, str(value), runs_there, effect, low, high))
+        start += len(found) - 1
+    return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+
+
+def _effect_codes(levels: int) -> NDArray[np.float64]:
+    """A row per level; the rows sum to 0."""
+    return np.vstack([np.eye(levels - 1), -np.ones((1, levels - 1))])
+
+
+class _Fit:
+    """Least squares that answers for a contrast only where the design determines it."""
+
+    def __init__(self, design: NDArray[np.float64], response: NDArray[np.float64], confidence: float) -> None:
+        self._design, self._inverse = design, np.linalg.pinv(design)
+        self._coefficients = self._inverse @ response
+        residuals = response - design @ self._coefficients
+        freedom = len(response) - int(np.linalg.matrix_rank(design))
+        self._half_width: float | None = None
+        if freedom > 0:
+            spread = float(np.sqrt(residuals @ residuals / freedom))
+            self._half_width = spread * float(stats.t.ppf((1 + confidence) / 2, freedom))
+
+    def estimate(self, contrast: NDArray[np.float64]) -> tuple[float | None, float | None, float | None]:
+        """Value, low and high of a contrast of the coefficients."""
+        weights = contrast @ self._inverse
+        if np.abs(weights @ self._design - contrast).max() > _SAME:
+            return None, None, None
+        value = float(contrast @ self._coefficients)
+        if self._half_width is None:
+            return value, None, None
+        margin = self._half_width * float(np.linalg.norm(weights))
+        return value, value - margin, value + margin

@@ -1,0 +1,56 @@
+"""What the trials of a sweep leave in the cluster and on the disk when they are over: nothing."""
+
+from __future__ import annotations
+
+import gc
+import io
+import re
+from pathlib import Path
+
+import psutil
+import pytest
+from ray._private.internal_api import memory_summary
+from rich.console import Console
+
+from prism_ssl.config.defaults import apply_overrides, core24_smoke
+from tune.sweep import Sweep
+from tune.sweep_run import run_sweep
+
+pytestmark = pytest.mark.slow
+
+
+def actors() -> list[str]:
+    """Titles of the living processes of actors and running tasks of this process's cluster."""
+    titles = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    return sorted(title for title in titles if title.startswith("ray::") and "IDLE" not in title)
+
+
+def stored_mib() -> float:
+    """What the object store holds."""
+    gc.collect()
+    found = re.search(r"Plasma memory usage ([\d.]+) MiB", memory_summary(stats_only=True))
+    assert found is not None
+    return float(found[1])
+
+
+def test_two_trials_leave_no_actor_no_object_and_no_scratch(
+    ray_local: None, phantom_catalog: Path, tmp_path: Path
+) -> None:
+    settings = {
+        "data.catalog_path": str(phantom_catalog),
+        "run.root": str(tmp_path / "runs"),
+        "run.tmp_root": str(tmp_path / "tmp"),
+    }
+    base = apply_overrides(core24_smoke(), settings)
+    sweep = Sweep(base, "smoke", "half", ("b32-p16-w0.1-r2000-*", "b64-p16-w0.1-r2000-*"), mode="disabled")
+    actors_before, stored_before = actors(), stored_mib()
+    output = io.StringIO()
+    with sweep.claimed():
+        run_sweep(sweep, sweep.pending(), Console(file=output, width=200))
+    assert sweep.pending() == [], output.getvalue()
+    assert actors() == actors_before
+    assert stored_mib() <= stored_before + 1
+    transient = tmp_path / "tmp" / "prism_ssl"
+    assert [
+        path.name for folder in ("scratch", "ray_train", "ray_tune") for path in (transient / folder).iterdir()
+    ] == []

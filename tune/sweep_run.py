@@ -1,0 +1,90 @@
+"""The driver's side of a sweep: one cluster, one preflight, then every trial that is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+
+from prism_ssl.data.archive import Archive, prepare_archive, select_scans
+from prism_ssl.data.memory_plan import object_store_bytes
+from prism_ssl.train.cluster import ray_session
+from prism_ssl.train.logging import check_account
+from prism_ssl.train.stop_request import sigterm_as_ctrl_c
+from prism_ssl.train.trainer import check_memory, describe_archive, record_failure
+from prism_ssl.utils.fs import temporary_root
+from prism_ssl.utils.hashing import content_hash
+from prism_ssl.utils.time import format_duration
+from tune.core24 import DesignPoint
+from tune.sweep import Sweep, largest
+from tune.sweep_report import say
+from tune.trial import TRIAL_CPUS, run_trials
+from tune.trial_view import TrialView
+from tune.wandb_callback import WandbTrials
+
+_TRAINING_CPUS = 1
+
+
+def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) -> None:
+    """Run the ``pending`` cells of a sweep, one at a time.
+
+    Trials that fail are recorded as failed in their run folders; an interruption (Ctrl-C, SIGTERM) ends the sweep
+    and the trial that runs.
+
+    Raises:
+        PrismError: no trial could begin: the catalogue or the W&B account is bad, or a memory plan does not fit.
+    """
+    started, tmp_root = time.monotonic(), temporary_root(sweep.base.run.tmp_root)
+    check_account(sweep.config(pending[0]))
+    selected = select_scans(sweep.base, tmp_root)
+    largest_config = largest([sweep.config(point) for point in pending])
+    cpus = sweep.base.data.workers + _TRAINING_CPUS + TRIAL_CPUS
+    with ray_session(cpus, object_store_bytes(largest_config), tmp_root), sigterm_as_ctrl_c():
+        archive = prepare_archive(selected, sweep.base, Path(sweep.base.run.root).absolute() / ".preflight")
+        describe_archive(archive, console)
+        say(console, _memory_plan(sweep, pending, archive))
+        if sweep.note_archive(_fingerprint(archive), archive.counts()):
+            say(console, "the scans differ from those of earlier trials; runs do not strictly compare", "yellow")
+        view, tracking = TrialView(sweep, console, pending), WandbTrials(sweep, console)
+        setup_s = time.monotonic() - started
+        try:
+            run_trials(sweep, pending, archive, tmp_root, [view, tracking])
+        finally:
+            view.close()
+    for point in _end_the_unfinished(sweep, pending):
+        tracking.tell_end(point)
+    if view.overheads_s:
+        say(
+            console,
+            f"{len(view.overheads_s)} trials in {format_duration(time.monotonic() - started)}: {setup_s:.1f} s before "
+            f"the first one, then {median(view.overheads_s):.1f} s (median; at most {max(view.overheads_s):.1f} s) a "
+            "trial beside its training",
+        )
+
+
+def _memory_plan(sweep: Sweep, pending: Sequence[DesignPoint], archive: Archive) -> str:
+    """The largest plan; every cell is checked, so that none is refused in the middle of the night."""
+    plans = {point.name: check_memory(sweep.config(point), archive) for point in pending}
+    name = max(plans, key=lambda name: plans[name].total_bytes)
+    return f"largest {plans[name]}: trial {name}"
+
+
+def _fingerprint(archive: Archive) -> str:
+    return content_hash(
+        {
+            "training": sorted(scan.record.scan_id for shard in archive.shards for scan in shard),
+            "held_out": sorted(scan.record.scan_id for scan in archive.held_out),
+        }
+    )
+
+
+def _end_the_unfinished(sweep: Sweep, pending: Sequence[DesignPoint]) -> list[DesignPoint]:
+    """Say in their folders that the trials that still run have been interrupted; returns them."""
+    cause = "RunInterrupted: the sweep was; the same command goes on from the trial's last checkpoint, if there is one"
+    running = [p for p in pending if (summary := sweep.summary(p)) is not None and summary.status == "running"]
+    for point in running:
+        record_failure(sweep.run_dir(point), sweep.config(point), cause)
+    return running

@@ -1,0 +1,111 @@
+"""One trial as Ray Tune runs it, and the Tuner that schedules all of a sweep, one after another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray.tune
+from ray.tune.experiment import Trial
+from ray.tune.search.basic_variant import BasicVariantGenerator
+from rich.console import Console
+
+from prism_ssl.data.archive import Archive
+from prism_ssl.errors import TrialFailed
+from prism_ssl.train.stop_file import stop_file_of
+from prism_ssl.train.trainer import train_on
+from prism_ssl.utils.fs import owned_folder, temporary_root
+from tune.core24 import DERIVED, LEVELS, OBJECTIVES, DesignPoint, objective_rule
+from tune.sweep import Sweep
+
+TRIAL_CPUS = 1
+"""What the process of a trial asks of the cluster, beside its training worker and the pool actors."""
+
+_TUNE_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # its banner ignores verbose=0
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders are the record
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",  # an interrupted sweep would wait 600 s for its trial
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def run_trial(levels: dict[str, Any], sweep: Sweep, archive: Archive) -> dict[str, float]:
+    """Train one cell, from its checkpoint if it has one; returns its final metrics.
+
+    Raises:
+        TrialFailed: the run did not end ok; its folder says why.
+    """
+    # The controller polls its worker at this pace, and by default notices its end up to 2 s late.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    point = sweep.point(levels)
+    summary = train_on(archive, sweep.config(point), Console(quiet=True))
+    if summary.status != "ok":
+        raise TrialFailed(point.name, summary.cause or "no cause was recorded")
+    return {"steps_done": summary.steps_done, **summary.totals, **summary.probe}
+
+
+class PendingCells(BasicVariantGenerator):
+    """The variants of the grid, less those that are not to be run; none any more once there is a ``stop_file``."""
+
+    def __init__(self, sweep: Sweep, pending: Sequence[DesignPoint], stop_file: Path) -> None:
+        super().__init__(max_concurrent=1)
+        self._sweep, self._pending, self._stop_file = sweep, frozenset(pending), stop_file
+
+    def next_trial(self) -> Trial | None:
+        """The next variant to run; None when none is left, or while another one runs."""
+        if self._stop_file.exists():
+            BasicVariantGenerator.set_finished(self)
+            return None
+        while True:
+            trial: Trial | None = BasicVariantGenerator.next_trial(self)
+            if trial is None or self._sweep.point(trial.config) in self._pending:
+                return trial
+            self.on_trial_complete(trial.trial_id)
+
+
+def run_trials(
+    sweep: Sweep, pending: Sequence[DesignPoint], archive: Archive, tmp_root: Path, callbacks: list[ray.tune.Callback]
+) -> None:
+    """Run the ``pending`` cells of a sweep, one at a time; a failing one does not stop the others.
+
+    Needs a Ray session. What became of each is in the run folders, and was told to ``callbacks``.
+    """
+    for name, value in _TUNE_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    trainable = ray.tune.with_resources(
+        ray.tune.with_parameters(run_trial, sweep=sweep, archive=archive), {"CPU": TRIAL_CPUS}
+    )
+    with owned_folder(tmp_root / "ray_tune") as storage:
+        _tuner(sweep, pending, trainable, storage, callbacks).fit()
+
+
+def _tuner(
+    sweep: Sweep, pending: Sequence[DesignPoint], trainable: Any, storage: Path, callbacks: list[ray.tune.Callback]
+) -> ray.tune.Tuner:
+    return ray.tune.Tuner(
+        trainable,
+        param_space=_param_space(sweep),
+        tune_config=ray.tune.TuneConfig(
+            search_alg=PendingCells(sweep, pending, stop_file_of(temporary_root(sweep.base.run.tmp_root))),
+            trial_name_creator=lambda trial: sweep.point(trial.config).name,
+            trial_dirname_creator=lambda trial: sweep.point(trial.config).name,
+        ),
+        run_config=ray.tune.RunConfig(
+            # In a folder of this process: what is finished follows from the run folders, not from Tune's.
+            name=sweep.name,
+            storage_path=str(storage),
+            failure_config=ray.tune.FailureConfig(max_failures=0),
+            callbacks=callbacks,
+            verbose=0,
+        ),
+    )
+
+
+def _param_space(sweep: Sweep) -> dict[str, Any]:
+    grid: dict[str, Any] = {factor: ray.tune.grid_search(list(levels)) for factor, levels in LEVELS.items()}
+    rule = objective_rule(sweep.design)
+    if rule is None:
+        return grid | {DERIVED: ray.tune.grid_search(list(OBJECTIVES))}
+    return grid | {DERIVED: ray.tune.sample_from(lambda spec: rule(spec["config"]))}

@@ -1,0 +1,83 @@
+"""Run the core ablation: ``python tune/tune_core24.py [--scale smoke] [--only CELL ...] [--section.key value ...]``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from prism_ssl.config.defaults import RECIPES
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.errors import PrismError
+from prism_ssl.train.cluster import ray_environment
+from prism_ssl.train.stop_file import EXIT_INTERRUPTED, stop_file_of
+from prism_ssl.train.tracking_identity import tracking_mode
+from prism_ssl.utils.fs import temporary_root
+from tune.core24 import BASE_RECIPES, Design, Scale
+from tune.sweep import Sweep, with_max_steps
+from tune.sweep_report import conclude, say
+
+
+@dataclass(frozen=True)
+class Command:
+    """Train the cells of the core ablation, one after another, and rank them.
+
+    The same command again goes on where it was interrupted: finished trials are left alone, the others resume at
+    their last checkpoint.
+    """
+
+    base: Annotated[PrismConfig, tyro.conf.arg(name="")]
+    """What all cells share; the five factors are set by the design."""
+    scale: Scale = "full"
+    """full: the guide's values. smoke: every cell tiny, on a laptop, in the same code path."""
+    design: Design = "half"
+    """half: 24 balanced runs, 12 of each objective. full: 48. regression, classification: the plain 24 of one."""
+    max_steps: int | None = None
+    """Steps of every trial, in place of the scale's."""
+    only: tuple[str, ...] = field(default_factory=tuple)
+    """Names of the cells to run, * and ? allowed, such as 'b64-*-reg'."""
+
+
+@dataclass(frozen=True)
+class _ScaleFirst:
+    scale: Scale = "full"
+
+
+def parse(arguments: Sequence[str] | None = None) -> Sweep:
+    """The sweep of a command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    first, _ = tyro.cli(_ScaleFirst, args=arguments, return_unknown_args=True, add_help=False)
+    default = Command(base=RECIPES[BASE_RECIPES[first.scale]](), scale=first.scale)
+    command = tyro.cli(Command, args=arguments, default=default)
+    base = with_max_steps(command.base, command.max_steps)
+    return Sweep(base, command.scale, command.design, command.only, tracking_mode(base.tracking))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is left to run, then rank; 0 when every cell asked for has ended ok, 75 when a job was asked to stop."""
+    console, errors = Console(), Console(stderr=True)
+    try:
+        sweep = parse(arguments)
+        with sweep.claimed():
+            pending = sweep.pending()
+            say(console, f"sweep {sweep.name}: {len(sweep.points)} trials, {len(pending)} to run, in {sweep.folder}")
+            if pending:
+                with ray_environment(temporary_root(sweep.base.run.tmp_root)):
+                    from tune.sweep_run import run_sweep  # Ray reads its environment when it is first imported
+
+                    run_sweep(sweep, pending, console)
+            conclude(sweep, console)
+            if not sweep.pending():
+                return 0
+            return EXIT_INTERRUPTED if stop_file_of(temporary_root(sweep.base.run.tmp_root)).exists() else 1
+    except PrismError as error:
+        errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
