@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from prism_ssl.train.checkpoint import checkpoint_step
+from prism_ssl.train.stop_file import EXIT_INTERRUPTED
 from tests.cli_runs import CliRun, command, history_of, only_run, run_to_end, summary_of
 from tests.wandb_server import API_KEY, WandbServer
 
@@ -42,7 +43,7 @@ def left_behind(root: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("to", ["driver", "worker"])
-def test_sigterm_saves_a_checkpoint_and_marks_the_run_as_failed(
+def test_sigterm_saves_a_checkpoint_and_the_run_is_interrupted(
     server: WandbServer, tmp_path: Path, phantom_catalog: Path, to: str
 ) -> None:
     arguments = tracked(tmp_path, phantom_catalog, train__max_steps=5000, train__checkpoint_every=4000)
@@ -53,10 +54,10 @@ def test_sigterm_saves_a_checkpoint_and_marks_the_run_as_failed(
             run.send(signal.SIGTERM)
         else:
             run.descendants("TrainWorker")[0].send_signal(signal.SIGTERM)
-        assert run.finish() == 1
+        assert run.finish() == EXIT_INTERRUPTED
         assert (server.run.state, server.run.exit_code) == ("failed", 143)
         summary = summary_of(tmp_path)
-        assert summary["status"] == "failed"
+        assert summary["status"] == "interrupted"
         assert summary["cause"].startswith("RunInterrupted: ")
         assert summary["steps_done"] >= 15
     assert (only_run(tmp_path) / "last.ckpt").exists()
