@@ -10,9 +10,14 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from prism_ssl.utils.fs import private_folder, temporary_root, write_atomic
+
+os.environ.setdefault("MPLCONFIGDIR", str(private_folder(temporary_root() / "matplotlib")))  # not in the home
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,7 +30,6 @@ from prism_ssl.data.geometry import apply_affine
 from prism_ssl.data.nifti import OpenScan
 from prism_ssl.data.views import View
 from prism_ssl.eval.view_words import pair_in_words
-from prism_ssl.utils.fs import write_atomic
 
 PANEL_FILE = "view_panel.png"
 CONVENTION = "radiological convention: the patient's right is on the left of the picture"
