@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ class TrialView(LoggerCallback):
         point, error = self._sweep.point(trial.config), trial.get_error()
         summary = self._sweep.summary(point)
         if summary is None or summary.status == "running":
-            cause = f"{type(error).__name__}: {_last_line(error)}" if failed else "the trial returned without a summary"
+            cause = f"TrialFailed: {_gist(str(error)) if failed else 'the trial returned without a summary'}"
             summary = record_failure(self._sweep.run_dir(point), self._sweep.config(point), cause)
         now = time.monotonic()
         wall_s, self._since = now - self._since, now
@@ -107,6 +108,8 @@ def _rewind(run_dir: Path) -> int:
     return step
 
 
-def _last_line(error: BaseException | None) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else ""
+def _gist(traceback: str) -> str:
+    """The line of a traceback that names the error."""
+    lines = [line.strip() for line in traceback.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Died)\b", line)]
+    return next(reversed(named or lines), "nothing is known of its end")
