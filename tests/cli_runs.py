@@ -79,6 +79,10 @@ class CliRun:
         """SIGKILL to the driver alone."""
         self._process.send_signal(signal.SIGKILL)
 
+    def terminate(self) -> None:
+        """SIGTERM to the driver alone."""
+        self._process.send_signal(signal.SIGTERM)
+
     @property
     def output(self) -> str:
         """All that was printed so far, without line breaks inside words."""
