@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +74,7 @@ def run_trials(
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, sweep=sweep, archive=archive), {"CPU": TRIAL_CPUS}
     )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # run folders and callbacks say it, and in fewer words
     with owned_folder(tmp_root / "ray_tune") as storage:
         _tuner(sweep, pending, trainable, storage, callbacks).fit()
 
@@ -85,6 +87,7 @@ def _tuner(
         param_space=_param_space(sweep),
         tune_config=ray.tune.TuneConfig(
             search_alg=PendingCells(sweep, pending),
+            reuse_actors=True,  # the next trial finds torch imported; training workers and pools are new each time
             trial_name_creator=lambda trial: sweep.point(trial.config).name,
             trial_dirname_creator=lambda trial: sweep.point(trial.config).name,
         ),
@@ -104,4 +107,4 @@ def _param_space(sweep: Sweep) -> dict[str, Any]:
     rule = objective_rule(sweep.design)
     if rule is None:
         return grid | {DERIVED: ray.tune.grid_search(list(OBJECTIVES))}
-    return grid | {DERIVED: ray.tune.sample_from(lambda spec: rule(spec["config"]))}
+    return grid | {DERIVED: ray.tune.sample_from(lambda config: rule(config))}
