@@ -14,7 +14,7 @@ from prism_ssl.data.memory_plan import object_store_bytes
 from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.logging import check_account
 from prism_ssl.train.stop_request import sigterm_as_ctrl_c
-from prism_ssl.train.trainer import check_memory, describe_archive, record_failure
+from prism_ssl.train.trainer import check_memory, describe_archive
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.hashing import content_hash
 from prism_ssl.utils.time import format_duration
@@ -48,14 +48,15 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
         say(console, _memory_plan(sweep, pending, archive))
         if sweep.note_archive(_fingerprint(archive), archive.counts()):
             say(console, "the scans differ from those of earlier trials; runs do not strictly compare", "yellow")
-        view, tracking = TrialView(sweep, console, pending), WandbTrials(sweep, console)
+        view, tracking = TrialView(sweep, console, len(pending)), WandbTrials(sweep, console)
         setup_s = time.monotonic() - started
         try:
             run_trials(sweep, pending, archive, tmp_root, [view, tracking])
         finally:
             view.close()
-    for point in _end_the_unfinished(sweep, pending):
-        tracking.tell_end(point)
+    interrupted = view.interrupted()
+    if interrupted is not None:
+        tracking.tell_end(interrupted)
     if view.overheads_s:
         say(
             console,
@@ -79,12 +80,3 @@ def _fingerprint(archive: Archive) -> str:
             "held_out": sorted(scan.record.scan_id for scan in archive.held_out),
         }
     )
-
-
-def _end_the_unfinished(sweep: Sweep, pending: Sequence[DesignPoint]) -> list[DesignPoint]:
-    """Say in their folders that the trials that still run have been interrupted; returns them."""
-    cause = "RunInterrupted: the sweep was; the same command goes on from the trial's last checkpoint, if there is one"
-    running = [p for p in pending if (summary := sweep.summary(p)) is not None and summary.status == "running"]
-    for point in running:
-        record_failure(sweep.run_dir(point), sweep.config(point), cause)
-    return running

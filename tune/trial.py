@@ -87,7 +87,6 @@ def _tuner(
         param_space=_param_space(sweep),
         tune_config=ray.tune.TuneConfig(
             search_alg=PendingCells(sweep, pending),
-            reuse_actors=True,  # the next trial finds torch imported; training workers and pools are new each time
             trial_name_creator=lambda trial: sweep.point(trial.config).name,
             trial_dirname_creator=lambda trial: sweep.point(trial.config).name,
         ),

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from prism_ssl.config.defaults import apply_overrides
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.contracts import RunSummary
+from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
 from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory
 from prism_ssl.errors import TrainWorkerDied
@@ -112,7 +112,7 @@ def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -
         text = f"run {folder.name} resumes at step {start.step} from {start.source}"
         console.print(text, style="bold", markup=False, soft_wrap=True)
     truncate_history(folder.path, start.step)
-    write_summary(_unfinished(folder.path, config, "running", None))
+    record_unfinished(folder.path, config, "running")
     return start
 
 
@@ -219,9 +219,9 @@ def _unfinished(run_dir: Path, config: PrismConfig, status: Any, cause: str | No
     )
 
 
-def record_failure(run_dir: Path, config: PrismConfig, cause: str) -> RunSummary:
-    """The summary of a run that could not write its own, for its folder."""
-    summary = _unfinished(run_dir, config, "failed", cause)
+def record_unfinished(run_dir: Path, config: PrismConfig, status: RunStatus, cause: str | None = None) -> RunSummary:
+    """The summary of a run that has not written its own, for its folder; from what its history tells."""
+    summary = _unfinished(run_dir, config, status, cause)
     write_summary(summary)
     return summary
 
@@ -232,5 +232,5 @@ def _refusals_in_summary(folder: RunFolder, config: PrismConfig) -> Iterator[Non
     try:
         yield
     except BaseException as error:
-        record_failure(folder.path, config, f"{type(error).__name__}: {error}")
+        record_unfinished(folder.path, config, "failed", f"{type(error).__name__}: {error}")
         raise

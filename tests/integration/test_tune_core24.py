@@ -21,7 +21,7 @@ from tests.wandb_server import WandbServer
 
 pytestmark = pytest.mark.slow
 
-STEPS = 60
+STEPS = 200
 CELLS = ("b32-p16-w0.1-r2000-reg", "b32-p16-w0.1-r5000-cla", "b32-p16-w0.2-r2000-reg")
 FIRST, SECOND, THIRD = CELLS
 
@@ -68,6 +68,9 @@ def nights(tmp_path_factory: pytest.TempPathFactory, phantom_catalog: Path) -> I
     with WandbServer() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment(root / "wandb").items():
             patch.setenv(name, value)
+        patch.setenv(
+            "TUNE_FORCE_TRIAL_CLEANUP_S", "1"
+        )  # an interrupted trial is not to end well while it is waited for
         all_nights = Nights(root / "runs" / "nights", server)
         _scans_lost_then_driver_killed(CliRun(arguments), all_nights, archive)
         _trial_process_dies_then_time_limit(CliRun(arguments), all_nights)
@@ -154,18 +157,17 @@ def test_a_trials_actors_and_scratch_are_gone_when_the_next_one_trains(nights: N
 
 def test_attempts_are_listed_with_what_they_cost_beside_training(nights: Nights) -> None:
     attempts = [json.loads(line) for line in (nights.folder / "attempts.jsonl").read_text().splitlines()]
-    assert [(a["trial"], a["status"]) for a in attempts] == [
-        (FIRST, "failed"), (FIRST, "failed"), (SECOND, "ok"), (FIRST, "ok"), (THIRD, "ok")]  # fmt: skip
+    ends = [(FIRST, "failed"), (FIRST, "failed"), (SECOND, "ok"), (THIRD, "failed"), (FIRST, "ok"), (THIRD, "ok")]
+    assert [(a["trial"], a["status"]) for a in attempts] == ends
     assert all(0 < a["overhead_s"] <= a["wall_s"] for a in attempts)
     assert re.search(r"2 trials in \d+:\d\d: [\d.]+ s before the first one, then [\d.]+ s \(median", nights.outputs[2])
 
 
-def test_the_ranking_has_all_trials_and_says_that_the_quarantined_scan_changed_the_archive(nights: Nights) -> None:
+def test_the_ranking_has_all_trials_once_and_recommends_a_command(nights: Nights) -> None:
     ranked = pl.read_parquet(nights.folder / "ranking.parquet")
     assert set(ranked["run"]) == set(CELLS)
     assert ranked["proxy_quality"].null_count() == 0
     assert ranked["proxy_quality"].to_list() == sorted(ranked["proxy_quality"], reverse=True)
     text = (nights.folder / "ranking.md").read_text()
     assert "python tune/train_single.py core24-smoke" in text
-    assert "The scans changed between attempts" in text
     assert (nights.folder / "ranking.png").exists()
