@@ -95,15 +95,14 @@ class BrokenScan:
 
 
 @dataclass(slots=True)
-class PairChunk:
-    """What a pool actor hands over: n pairs of views. Axis 1 of ``patches`` and ``positions_mm`` is (a, b).
+class VisitChunk:
+    """What a pool actor hands over: n pairs of views, without their pixels. Axis 1 of ``positions_mm`` is (a, b).
 
     ``blocked_ms`` is the time this chunk waited for a scan to open, ``sampling_ms`` the time spent
     drawing and extracting; ``counters`` are the actor's running totals, ``cursor`` its resume state, ``broken``
     the scans that failed since its last chunk (lenient mode).
     """
 
-    patches: npt.NDArray[np.int16]  # [n, 2, N, H, W]
     positions_mm: Float32  # [n, 2, N, 3] prism frame
     center_delta_mm: Float32  # [n, 3] RAS, b - a
     rotation_delta_deg: Float32  # [n, 3] b - a
@@ -117,6 +116,46 @@ class PairChunk:
     counters: dict[str, float]
     cursor: dict[str, Any]
     broken: list[BrokenScan]
+
+
+@dataclass(slots=True)
+class PairChunk(VisitChunk):
+    """Pairs whose patches the actor has cut out (``data.extract_on: cpu``)."""
+
+    patches: npt.NDArray[np.int16]  # [n, 2, N, H, W]
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeFile:
+    """Raw voxels [nz, ny, nx] that lie in a file of their own, as ``OpenScan`` holds them."""
+
+    path: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def map(self) -> npt.NDArray[Any]:
+        """The voxels, read-only; they stay readable after the file is removed. Raises ``FileNotFoundError``."""
+        return np.memmap(self.path, np.dtype(self.dtype), mode="r", shape=self.shape)
+
+
+@dataclass(slots=True)
+class UncutChunk(VisitChunk):
+    """Pairs whose patches the consumer is to cut out of its own copy of the volumes (``data.extract_on: cuda``).
+
+    ``volumes`` are those, by scan id, that the consumer does not have yet. After this chunk it needs no volumes of
+    this actor but those in ``mirrored``. See ``prism_ssl.data.lattice`` for the two arrays.
+    """
+
+    pixel_to_voxel: Float64  # [n, 2, 3, 6]
+    levels: Float32  # [n, 2, 3] gain, offset, outside
+    volumes: dict[str, npt.NDArray[Any] | VolumeFile]
+    mirrored: frozenset[str]
+
+    def map_volumes(self) -> None:
+        """Map the volumes that lie in files. Raises ``FileNotFoundError`` when one is gone."""
+        for scan_id, volume in self.volumes.items():
+            if isinstance(volume, VolumeFile):
+                self.volumes[scan_id] = volume.map()
 
 
 @dataclass(frozen=True, slots=True)

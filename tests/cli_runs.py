@@ -75,9 +75,9 @@ class CliRun:
         self._seen |= {child.pid: child for child in children}
         return [child for child in children if any(name in part for part in child.cmdline())]
 
-    def kill(self) -> None:
-        """SIGKILL to the driver alone."""
-        self._process.send_signal(signal.SIGKILL)
+    def kill(self, with_signal: signal.Signals = signal.SIGKILL) -> None:
+        """A signal to the driver alone."""
+        self._process.send_signal(with_signal)
 
     def terminate(self) -> None:
         """SIGTERM to the driver alone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,9 +68,14 @@ def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wa
     """A server on the loopback; the W&B client of this process and of those it starts talks to it and to no other."""
     import wandb
 
+    from prism_ssl.train.tracking_paths import enter_wandb_environment, wandb_environment
+
     with WandbServer() as server:
         wandb.teardown()  # its settings are read once a process
-        for name, value in server.environment(tmp_path / "wandb").items():
-            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)
+        for name, value in (server.environment(tmp_path) | wandb_environment(tmp_path)).items():
+            monkeypatch.setenv(name, value)  # which puts it back, whatever the tests' subjects make of it
+        enter_wandb_environment(tmp_path)
         yield server
+        server.recover()
         wandb.teardown()

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from hypothesis import HealthCheck, settings
 
-from prism_ssl.config.schema import ViewConfig
-from prism_ssl.contracts import Float64, PairChunk, PreparedScan, RobustStats, ScanRecord, VisitKey
+from prism_ssl.config.schema import ExtractOn, ViewConfig
+from prism_ssl.contracts import Float64, PairChunk, PreparedScan, RobustStats, ScanRecord, VisitChunk, VisitKey
 from prism_ssl.data.nifti import OpenScan, open_scan
 from prism_ssl.data.phantoms import nifti_bytes
 from prism_ssl.data.pool_actor import ActorSettings
@@ -87,7 +87,11 @@ def pool_settings(
 
 
 def actor_settings(
-    scratch: Path, pool: PoolSettings, scratch_bytes: int = 0, stall_timeout_s: float = 60.0
+    scratch: Path,
+    pool: PoolSettings,
+    scratch_bytes: int = 0,
+    stall_timeout_s: float = 60.0,
+    extract_on: ExtractOn = "cpu",
 ) -> ActorSettings:
     return ActorSettings(
         pool=pool,
@@ -98,22 +102,25 @@ def actor_settings(
         scratch_bytes=scratch_bytes,
         scratch_folder=str(scratch),
         stall_timeout_s=stall_timeout_s,
+        extract_on=extract_on,
     )
 
 
-def visits(chunks: Sequence[PairChunk]) -> list[VisitKey]:
+def visits(chunks: Sequence[VisitChunk]) -> list[VisitKey]:
     return [visit for chunk in chunks for visit in chunk.visits]
 
 
-def scan_ids(chunks: Sequence[PairChunk]) -> set[str]:
+def scan_ids(chunks: Sequence[VisitChunk]) -> set[str]:
     return {visit.scan_id for visit in visits(chunks)}
 
 
-def assert_equal_chunks(some: PairChunk, other: PairChunk) -> None:
+def assert_equal_chunks(some: VisitChunk, other: VisitChunk) -> None:
     """Equal pairs, bit for bit; times and counters of an actor's process are its own."""
+    assert type(some) is type(other)
     assert some.visits == other.visits
     assert some.series_id == other.series_id
-    for name in ("patches", "positions_mm", "center_delta_mm", "rotation_delta_deg", "window_delta"):
+    pixels = ("patches",) if isinstance(some, PairChunk) else ("pixel_to_voxel", "levels")
+    for name in (*pixels, "positions_mm", "center_delta_mm", "rotation_delta_deg", "window_delta"):
         np.testing.assert_array_equal(getattr(some, name), getattr(other, name), err_msg=name)
     np.testing.assert_array_equal(some.intensity_scale, other.intensity_scale)
     np.testing.assert_array_equal(some.series_label, other.series_label)

@@ -37,7 +37,6 @@ class TrackedRun:
     output_lines: list[str] = field(default_factory=list)
     state: str = "running"
     exit_code: int | None = None
-    starts: int = 0
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -46,8 +45,8 @@ class TrackedRun:
 
     @property
     def global_steps(self) -> list[int]:
-        """The step of every row that has one, in order."""
-        return [row["global_step"] for row in self.history if "global_step" in row]
+        """The step of every row of losses, in order."""
+        return [row["global_step"] for row in self.history if "loss/total" in row]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -92,13 +91,15 @@ class WandbGraph:
             elif name in _STREAM_FILES:
                 lines: list[str] = getattr(run, _STREAM_FILES[name])
                 lines[part["offset"] : part["offset"] + len(part["content"])] = part["content"]
-        if message.get("complete"):
-            run.exit_code = message.get("exitcode")
-            run.state = "finished" if run.exit_code == 0 else "failed"
+        ended = bool(message.get("complete"))
+        run.exit_code = message.get("exitcode") if ended else None
+        run.state = "running" if not ended else "finished" if run.exit_code == 0 else "failed"
 
     def root(self) -> dict[str, Any]:
         """The node that a document's fields begin at."""
-        viewer = {"id": "VXNlcjox", "entity": ENTITY, "username": ENTITY, "flags": "{}", "teams": {"edges": []}}
+        names = {"entity": ENTITY, "username": ENTITY, "name": ENTITY, "email": f"{ENTITY}@localhost"}
+        none: dict[str, Any] = {"edges": []}
+        viewer = {"id": "VXNlcjox", "flags": "{}", "admin": False, "teams": none, "apiKeys": none, **names}
         return {
             "viewer": viewer,
             "serverInfo": {"features": [], "cliVersionInfo": {"max_cli_version": "9"}},
@@ -127,8 +128,6 @@ class WandbGraph:
             entity, project = input.get("entityName") or ENTITY, input.get("modelName") or "uncategorized"
             name = input.get("name") or f"run{len(self.runs)}"
             run = self.runs[name] = TrackedRun(entity, project, name, len(self.runs))
-        if input.get("host"):  # only a starting process says where it runs
-            run.starts, run.state, run.exit_code = run.starts + 1, "running", None
         if input.get("state"):
             run.state = input["state"]
         if input.get("config"):

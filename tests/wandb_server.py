@@ -55,6 +55,8 @@ class WandbServer(WandbGraph):
         self.received: list[Received] = []
         self.failed: list[Received] = []
         self.api_key = api_key
+        self.refused: set[str] = set()
+        """Fields of the graph that are answered with an error for good, which the client does not retry."""
         self._fault: Fault | None = None
         self._faulty: Callable[[Received], bool] = lambda request: True
         self._released = threading.Event()
@@ -145,7 +147,7 @@ class WandbServer(WandbGraph):
     def state(self) -> dict[str, Any]:
         """What is known, as plain values."""
         runs = {
-            name: {"state": run.state, "exit_code": run.exit_code, "starts": run.starts, "project": run.project}
+            name: {"state": run.state, "exit_code": run.exit_code, "project": run.project}
             | {"config": run.settings, "summary": run.summary, "history": run.history, "fields": run.fields}
             for name, run in self.runs.items()
         }
@@ -183,7 +185,10 @@ class WandbServer(WandbGraph):
     def _graphql(self, message: dict[str, Any]) -> tuple[int, bytes]:
         try:
             with self.changed:
-                data = parse(message["query"]).execute(self.root(), message.get("variables") or {})
+                document = parse(message["query"])
+                if self.refused & {chosen.name for chosen in document.selections}:
+                    raise ValueError("refused")
+                data = document.execute(self.root(), message.get("variables") or {})
         except (ValueError, KeyError, TypeError) as error:
             text = f"{type(error).__name__}: {error}"
             return 400, json.dumps({"errors": [{"message": text}]}).encode()

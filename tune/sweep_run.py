@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+import ray
 from rich.console import Console
 
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
-from prism_ssl.data.memory_plan import object_store_bytes
+from prism_ssl.data.memory_plan import object_store_bytes, require_gpu
 from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.logging import check_account
 from prism_ssl.train.stop_request import sigterm_as_ctrl_c
@@ -43,6 +44,7 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
     largest_config = largest([sweep.config(point) for point in pending])
     cpus = sweep.base.data.workers + _TRAINING_CPUS + TRIAL_CPUS
     with ray_session(cpus, object_store_bytes(largest_config), tmp_root), sigterm_as_ctrl_c():
+        require_gpu(sweep.base, ray.cluster_resources().get("GPU", 0))
         archive = prepare_archive(selected, sweep.base, Path(sweep.base.run.root).absolute() / ".preflight")
         describe_archive(archive, console)
         say(console, _memory_plan(sweep, pending, archive))

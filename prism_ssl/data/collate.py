@@ -1,14 +1,14 @@
-"""Chunks -> PrismBatch on the device: one copy into pinned memory, one transfer, dequantised there."""
+"""Chunks -> PrismBatch on the device: one copy into pinned memory, one transfer; dequantised or cut out there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, PairChunk, PrismBatch
+from prism_ssl.config.schema import ExtractOn
+from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, PrismBatch, UncutChunk, VisitChunk
+from prism_ssl.data.volume_mirror import VolumeMirror
 
 _BUFFERS = 2  # one is filled while the other is on its way; also bounds how far the host runs ahead of the GPU
 
@@ -18,71 +18,89 @@ class Collator:
 
     On a GPU the transfers are asynchronous; a buffer is written again only after its last transfer has ended.
     The returned batch owns its memory.
+
+    Args:
+        extract_on: "cpu": batches are made of ``PairChunk``; "cuda": of ``UncutChunk``, whose patches are cut out
+            on ``device``, whatever that is.
     """
 
-    def __init__(self, device: torch.device, batch_size: int, n_patches: int) -> None:
+    def __init__(self, device: torch.device, batch_size: int, n_patches: int, extract_on: ExtractOn = "cpu") -> None:
         self._device = device
         self._asynchronous = device.type == "cuda"
         self._turn = 0
-        self._buffers = [_HostBuffer(batch_size, n_patches, pinned=self._asynchronous) for _ in range(_BUFFERS)]
+        self._buffers = [
+            _HostBuffer(batch_size, n_patches, extract_on, pinned=self._asynchronous) for _ in range(_BUFFERS)
+        ]
+        self.mirror = VolumeMirror(device) if extract_on == "cuda" else None
 
-    def __call__(self, chunks: Sequence[PairChunk]) -> PrismBatch:
+    def __call__(self, chunks: Sequence[VisitChunk]) -> PrismBatch:
         """The pairs of all chunks, in their order. The chunks' arrays are not needed afterwards."""
         buffer = self._buffers[self._turn]
         self._turn = (self._turn + 1) % _BUFFERS
         buffer.fill(chunks)
-        patches, positions, targets, labels = buffer.to(self._device)
-        views = patches.to(torch.float32).mul_(1.0 / PATCH_SCALE)[..., None]  # [B, 2, N, H, W, 1]
+        moved = buffer.to(self._device)
+        views = self._patches(chunks, moved)[..., None]  # [B, 2, N, H, W, 1]
+        positions = moved["positions_mm"]
         return PrismBatch(
             patches_a=views[:, 0],
             positions_a=positions[:, 0],
             patches_b=views[:, 1],
             positions_b=positions[:, 1],
-            center_distance_mm=targets[:, 0:3].norm(dim=1),
-            center_delta_mm=targets[:, 0:3],
-            rotation_delta_deg=targets[:, 3:6],
-            window_delta=targets[:, 6:8],
-            intensity_scale=targets[:, 8],
-            series_label=labels,
+            center_distance_mm=moved["center_delta_mm"].norm(dim=1),
+            center_delta_mm=moved["center_delta_mm"],
+            rotation_delta_deg=moved["rotation_delta_deg"],
+            window_delta=moved["window_delta"],
+            intensity_scale=moved["intensity_scale"],
+            series_label=moved["series_label"],
             scan_id=[visit.scan_id for chunk in chunks for visit in chunk.visits],
             series_id=[series for chunk in chunks for series in chunk.series_id],
             visits=[visit for chunk in chunks for visit in chunk.visits],
         )
 
+    def _patches(self, chunks: Sequence[VisitChunk], moved: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self.mirror is None:
+            return moved["patches"].to(torch.float32).mul_(1.0 / PATCH_SCALE)
+        uncut = [chunk for chunk in chunks if isinstance(chunk, UncutChunk)]
+        return self.mirror.patches(uncut, moved["pixel_to_voxel"], moved["levels"], moved["positions_mm"])
+
 
 class _HostBuffer:
     """Page-locked (or plain) host memory for one batch, and the event after which it is free again."""
 
-    def __init__(self, B: int, N: int, pinned: bool) -> None:
-        self._tensors = (
-            torch.empty((B, 2, N, PATCH_PX, PATCH_PX), dtype=torch.int16, pin_memory=pinned),
-            torch.empty((B, 2, N, 3), dtype=torch.float32, pin_memory=pinned),
-            torch.empty((B, 9), dtype=torch.float32, pin_memory=pinned),
-            torch.empty((B,), dtype=torch.int64, pin_memory=pinned),
-        )
-        self._arrays: list[npt.NDArray[np.generic]] = [tensor.numpy() for tensor in self._tensors]
+    def __init__(self, B: int, N: int, extract_on: ExtractOn, pinned: bool) -> None:
+        layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "positions_mm": ((2, N, 3), torch.float32),
+            "center_delta_mm": ((3,), torch.float32),
+            "rotation_delta_deg": ((3,), torch.float32),
+            "window_delta": ((2,), torch.float32),
+            "intensity_scale": ((), torch.float32),
+            "series_label": ((), torch.int64),
+        }
+        if extract_on == "cpu":
+            layout["patches"] = ((2, N, PATCH_PX, PATCH_PX), torch.int16)
+        else:
+            layout |= {"pixel_to_voxel": ((2, 3, 6), torch.float64), "levels": ((2, 3), torch.float32)}
+        self._pairs = B
+        self._tensors = {
+            name: torch.empty((B, *shape), dtype=dtype, pin_memory=pinned) for name, (shape, dtype) in layout.items()
+        }
+        self._arrays = {name: tensor.numpy() for name, tensor in self._tensors.items()}
         self._sent = torch.cuda.Event() if pinned else None
 
-    def fill(self, chunks: Sequence[PairChunk]) -> None:
+    def fill(self, chunks: Sequence[VisitChunk]) -> None:
         if self._sent is not None:
             self._sent.synchronize()
-        patches, positions, targets, labels = self._arrays
         row = 0
         for chunk in chunks:
             rows = slice(row, row + len(chunk.visits))
             row = rows.stop
-            patches[rows] = chunk.patches
-            positions[rows] = chunk.positions_mm
-            targets[rows, 0:3] = chunk.center_delta_mm
-            targets[rows, 3:6] = chunk.rotation_delta_deg
-            targets[rows, 6:8] = chunk.window_delta
-            targets[rows, 8] = chunk.intensity_scale
-            labels[rows] = chunk.series_label
-        assert row == len(labels), "a batch is made of equal chunks that fill it"
+            for name, array in self._arrays.items():
+                array[rows] = getattr(chunk, name)
+        assert row == self._pairs, "a batch is made of equal chunks that fill it"
 
-    def to(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+    def to(self, device: torch.device) -> dict[str, torch.Tensor]:
         if self._sent is None:
-            return tuple(tensor.to(device, copy=True) for tensor in self._tensors)
-        moved = tuple(tensor.to(device, non_blocking=True) for tensor in self._tensors)
+            return {name: tensor.to(device, copy=True) for name, tensor in self._tensors.items()}
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors.items()}
         self._sent.record()
         return moved

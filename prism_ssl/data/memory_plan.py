@@ -7,36 +7,54 @@ from dataclasses import dataclass
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX, PreparedScan
-from prism_ssl.errors import MemoryPlanTooBig
+from prism_ssl.errors import ConfigError, MemoryPlanTooBig
 
 GIB = 2**30
 OBJECT_STORE_MIN_BYTES = 128 * 2**20
-_ACTOR_BASE_BYTES = 300 * 2**20  # measured: Ray worker with numba, polars and nibabel imported, no scan open
+_ACTOR_BASE_BYTES = 145 * 2**20  # measured: a pool actor without scans, its share of common pages (rss says twice that)
 _TRAINER_BASE_BYTES = 1200 * 2**20  # measured: Ray worker with torch imported, tiny preset on CPU
 _DRIVER_BASE_BYTES = 500 * 2**20  # driver, GCS, raylet
+_VOLUME_UNDER_WAY_BYTES = 512 * 512 * 512 * 2  # a large CT; the store is made before the scans are known
 
 
 def chunk_bytes(config: PrismConfig) -> int:
-    """Size of one chunk in the object store: int16 patches and float32 positions of n pairs."""
-    per_view = config.data.n_patches * (PATCH_PX * PATCH_PX * 2 + 3 * 4)
+    """Size of one chunk in the object store: float32 positions of n pairs, and int16 patches or float64 lattices."""
+    n_patches, cut = config.data.n_patches, config.data.extract_on == "cpu"
+    per_view = n_patches * 3 * 4 + (n_patches * PATCH_PX * PATCH_PX * 2 if cut else 3 * 6 * 8 + 3 * 4)
     return config.train.batch_size // config.data.workers * 2 * per_view
 
 
+def probe_set_bytes(config: PrismConfig) -> int:
+    """What the training worker keeps of held-out scans: int16 patches and float32 positions of every view."""
+    n_views = config.eval.probe_scans * config.eval.views_per_scan
+    return n_views * (config.eval.n_patches or config.data.n_patches) * (PATCH_PX * PATCH_PX * 2 + 3 * 4)
+
+
 def object_store_bytes(config: PrismConfig) -> int:
-    """Room for workers x (chunks in flight + 1) chunks, twice: a full store spills to disk and slows tenfold."""
-    wanted = config.data.workers * (config.data.chunks_in_flight + 1) * chunk_bytes(config) * 2
+    """Room for workers x (chunks in flight + 1) chunks, twice: a full store spills to disk and slows tenfold.
+
+    With ``data.extract_on: cuda`` also for the volumes that scratch has no room for, on their way to the device.
+    """
+    data = config.data
+    wanted = data.workers * (data.chunks_in_flight + 1) * chunk_bytes(config) * 2
+    if data.extract_on == "cuda":
+        wanted += data.workers * data.max_prefetch_replacements * _VOLUME_UNDER_WAY_BYTES
     return max(OBJECT_STORE_MIN_BYTES, wanted)
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a run will need, in bytes. Mapped scratch files are page cache and count as pool."""
+    """What a run will need, in bytes. Mapped scratch files are page cache and count as pool.
+
+    ``mirror_bytes`` (``data.extract_on: cuda``) is memory of the GPU and no part of the total.
+    """
 
     pool_bytes: int
     object_store_bytes: int
     base_bytes: int
     limit_bytes: int
     limit_source: str
+    mirror_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -48,6 +66,7 @@ class MemoryPlan:
             f"memory plan: open scans {self.pool_bytes / GIB:.1f} GiB + object store "
             f"{self.object_store_bytes / GIB:.1f} GiB + processes {self.base_bytes / GIB:.1f} GiB = "
             f"{self.total_bytes / GIB:.1f} GiB of {self.limit_bytes / GIB:.1f} GiB ({self.limit_source})"
+            + (f"; on the GPU: volumes {self.mirror_bytes / GIB:.1f} GiB" if self.mirror_bytes else "")
         )
 
 
@@ -60,14 +79,16 @@ def plan_memory(
         MemoryPlanTooBig: it does not fit; the message gives the numbers and the knobs.
     """
     data = config.data
-    pool = 0
     # Deterministic pools keep a replacement that has landed until its slot's turn.
     beside_the_slots = data.warm_pool_size if data.deterministic else data.max_prefetch_replacements
-    for shard in shards:
-        largest = sorted((scan.volume_bytes for scan in shard), reverse=True)
-        pool += sum(largest[: data.warm_pool_size + beside_the_slots])
-    base = len(shards) * _ACTOR_BASE_BYTES + _TRAINER_BASE_BYTES + _DRIVER_BASE_BYTES
-    plan = MemoryPlan(pool, object_store_bytes(config), base, limit_bytes, limit_source)
+    pool = sum(_largest_bytes(shard, data.warm_pool_size + beside_the_slots) for shard in shards)
+    base = (
+        len(shards) * (_ACTOR_BASE_BYTES + chunk_bytes(config))
+        + _TRAINER_BASE_BYTES
+        + probe_set_bytes(config)
+        + _DRIVER_BASE_BYTES
+    )
+    plan = MemoryPlan(pool, object_store_bytes(config), base, limit_bytes, limit_source, mirror_bytes(config, shards))
     if plan.total_bytes > limit_bytes:
         raise MemoryPlanTooBig(
             f"{plan} does not fit; lower data.warm_pool_size ({data.warm_pool_size}), data.workers "
@@ -75,3 +96,40 @@ def plan_memory(
             "(run.memory_limit_bytes overrides what was found)"
         )
     return plan
+
+
+def mirror_bytes(config: PrismConfig, shards: Sequence[Sequence[PreparedScan]]) -> int:
+    """Volumes on the GPU in the worst case; 0 when views are cut out on the CPU.
+
+    Every slot holds the shard's largest scans, and so do the slots that one chunk replaces.
+    """
+    data = config.data
+    if data.extract_on == "cpu":
+        return 0
+    pairs_per_chunk = config.train.batch_size // data.workers
+    slots = sum(_largest_bytes(shard, data.warm_pool_size) for shard in shards)
+    return slots + max((_largest_bytes(shard, pairs_per_chunk) for shard in shards), default=0)
+
+
+def check_mirror_fits(config: PrismConfig, shards: Sequence[Sequence[PreparedScan]], device_bytes: int) -> None:
+    """Raises ``MemoryPlanTooBig`` when the volumes leave nothing of a GPU with ``device_bytes``."""
+    needed = mirror_bytes(config, shards)
+    if needed >= device_bytes:
+        raise MemoryPlanTooBig(
+            f"data.extract_on is 'cuda': the volumes of all slots need {needed / GIB:.1f} GiB of GPU memory, the GPU "
+            f"has {device_bytes / GIB:.1f} GiB for them and the model; lower data.warm_pool_size "
+            f"({config.data.warm_pool_size}) or data.workers ({config.data.workers}), or set data.extract_on to 'cpu'"
+        )
+
+
+def require_gpu(config: PrismConfig, gpus: float) -> None:
+    """Raises ``ConfigError`` when views are to be cut out on a GPU and there is none."""
+    if config.data.extract_on == "cuda" and not gpus:
+        raise ConfigError(
+            "data.extract_on is 'cuda' and there is no CUDA device for the training worker; "
+            "ask for a GPU, or set data.extract_on to 'cpu'"
+        )
+
+
+def _largest_bytes(shard: Sequence[PreparedScan], count: int) -> int:
+    return sum(sorted((scan.volume_bytes for scan in shard), reverse=True)[:count])

@@ -11,7 +11,7 @@ import math
 import mmap
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -292,7 +292,7 @@ def _affine(parsed: Any) -> Float64:
 
 
 def _inflate(path: str | Path, header: ScanHeader) -> npt.NDArray[Any]:
-    flat = np.empty(header.volume_bytes, dtype=np.uint8)
+    flat = _pages(header.volume_bytes)
     with _igzip.open(path) as stream:
         _read_into(stream, memoryview(bytearray(header.vox_offset)))
         held = _read_into(stream, flat.data)
@@ -303,6 +303,16 @@ def _inflate(path: str | Path, header: ScanHeader) -> npt.NDArray[Any]:
             detail = f"{TRAILING_BYTES_MAX} bytes or more follow the last voxel; needed: a header that declares them"
             raise ScanRejected(RejectReason.TRAILING_DATA, detail)
     return flat.view(header.dtype)
+
+
+def _pages(size: int) -> npt.NDArray[np.uint8]:
+    """Memory of its own for a volume, in huge pages where the kernel has them; all of it goes back when it is freed."""
+    # not np.empty: malloc keeps what it was given back, 11 % of a pool's memory after 20,000 visits
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel built without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype=np.uint8)
 
 
 def _read_into(stream: IO[bytes], buffer: memoryview) -> int:

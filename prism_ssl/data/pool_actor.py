@@ -1,4 +1,4 @@
-"""The process around a warm pool: obeys the state machine, extracts pairs, hands over chunks."""
+"""The process around a warm pool: obeys the state machine, draws and extracts pairs, hands over chunks."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
-from prism_ssl.config.schema import ViewConfig
-from prism_ssl.contracts import PATCH_PX, BrokenScan, PairChunk, PreparedScan, VisitKey
+from prism_ssl.config.schema import ExtractOn, ViewConfig
+from prism_ssl.contracts import BrokenScan, PairChunk, PreparedScan, UncutChunk
+from prism_ssl.data.chunks import empty_chunk, put_lattice, put_targets, put_volume
 from prism_ssl.data.extract import extract_view
 from prism_ssl.data.nifti import OpenScan, open_scan
 from prism_ssl.data.scan_opener import Landing, ScanOpener
 from prism_ssl.data.scratch import ScratchStore
-from prism_ssl.data.views import draw_pair, pair_targets
+from prism_ssl.data.views import View, draw_pair, pair_targets
 from prism_ssl.data.warm_pool import Draw, PoolSettings, WarmPool
 from prism_ssl.errors import PoolStalled
-from prism_ssl.utils.hashing import stable_int
 from prism_ssl.utils.time import Stopwatch
 
 
@@ -36,6 +35,7 @@ class ActorSettings:
     scratch_bytes: int
     scratch_folder: str
     stall_timeout_s: float
+    extract_on: ExtractOn = "cpu"
 
 
 class PoolActor:
@@ -54,6 +54,8 @@ class PoolActor:
         self._scratch = ScratchStore(Path(settings.scratch_folder), name, settings.scratch_bytes)
         self._opener = ScanOpener(self._open, settings.pool.max_prefetch_replacements)
         self._open_scans: dict[str, OpenScan] = {}
+        self._mirrored: set[str] = set()  # scans whose volume the consumer has, for as long as they stay in the pool
+        self._volumes_handed_over = 0
         self._broken: list[BrokenScan] = []
         self._blocked_ms_total = 0.0
         self._open_ms_total = 0.0
@@ -63,9 +65,12 @@ class PoolActor:
         self._obey(self._opener.finished())
         return os.getpid()
 
-    def next_chunk(self, n_pairs: int) -> PairChunk:
-        """``n_pairs`` pairs from the open slots in turn; blocks only while no slot may serve."""
-        chunk = self._empty_chunk(n_pairs)
+    def next_chunk(self, n_pairs: int) -> PairChunk | UncutChunk:
+        """``n_pairs`` pairs from the open slots in turn; blocks only while no slot may serve.
+
+        Their patches are cut out here, or not at all: ``extract_on`` decides.
+        """
+        chunk = empty_chunk(n_pairs, self._settings.n_patches, self._settings.extract_on)
         watch = Stopwatch()
         filled = 0
         while filled < n_pairs:
@@ -76,6 +81,8 @@ class PoolActor:
             elif self._fill(chunk, filled, draw):
                 filled += 1
         self._let_go_of_retired_scans()
+        if isinstance(chunk, UncutChunk):
+            chunk.mirrored = frozenset(self._mirrored)
         chunk.sampling_ms = watch.ms() - chunk.blocked_ms
         self._blocked_ms_total += chunk.blocked_ms
         chunk.counters, chunk.cursor = self._counters(), self._pool.cursor()
@@ -126,29 +133,11 @@ class PoolActor:
     def _let_go_of_retired_scans(self) -> None:
         held = self._pool.open_scan_ids()
         self._open_scans = {scan_id: scan for scan_id, scan in self._open_scans.items() if scan_id in held}
+        self._mirrored &= held
 
     # ------------------------------------------------------------------ sampling
-    def _empty_chunk(self, n: int) -> PairChunk:
-        N = self._settings.n_patches
-        return PairChunk(
-            patches=np.empty((n, 2, N, PATCH_PX, PATCH_PX), np.int16),
-            positions_mm=np.empty((n, 2, N, 3), np.float32),
-            center_delta_mm=np.empty((n, 3), np.float32),
-            rotation_delta_deg=np.empty((n, 3), np.float32),
-            window_delta=np.empty((n, 2), np.float32),
-            intensity_scale=np.empty(n, np.float32),
-            series_label=np.empty(n, np.int64),
-            series_id=[""] * n,
-            visits=[VisitKey("", 0, 0)] * n,
-            blocked_ms=0.0,
-            sampling_ms=0.0,
-            counters={},
-            cursor={},
-            broken=[],
-        )
-
-    def _fill(self, chunk: PairChunk, row: int, draw: Draw) -> bool:
-        """Extract one pair into ``row``; False when the scan turned out to be broken (lenient mode)."""
+    def _fill(self, chunk: PairChunk | UncutChunk, row: int, draw: Draw) -> bool:
+        """Put one pair into ``row``; False when the scan turned out to be broken (lenient mode)."""
         scan_id = draw.key.scan_id
         scan, settings = self._open_scans[scan_id], self._settings
         try:
@@ -156,22 +145,26 @@ class PoolActor:
                 scan.affine, scan.shape, scan.stats, settings.view, settings.n_patches, settings.pool.seed, draw.key
             )
             for side, view in enumerate(pair):
-                extract_view(scan, view, settings.patch_mm, chunk.patches[row, side])
-                chunk.positions_mm[row, side] = view.positions_mm
+                self._look(chunk, row, side, scan, view)
         except (ValueError, ArithmeticError, MemoryError) as error:
             broken = _broken(scan_id, error, "extract")
             self._pool.broke(draw.slot, broken.stage, broken.cause)
             self._broken.append(broken)
             return False
-        targets = pair_targets(*pair)
-        record = self._scans[scan_id].record
-        chunk.center_delta_mm[row] = targets.center_delta_mm
-        chunk.rotation_delta_deg[row] = targets.rotation_delta_deg
-        chunk.window_delta[row] = targets.window_delta
-        chunk.intensity_scale[row] = scan.stats.std
-        chunk.series_label[row] = stable_int(record.series_id)
-        chunk.series_id[row], chunk.visits[row] = record.series_id, draw.key
+        if isinstance(chunk, UncutChunk) and scan_id not in self._mirrored:
+            put_volume(chunk, scan_id, scan)
+            self._mirrored.add(scan_id)
+            self._volumes_handed_over += 1
+        put_targets(chunk, row, pair_targets(*pair), scan, self._scans[scan_id].record, draw.key)
         return True
+
+    def _look(self, chunk: PairChunk | UncutChunk, row: int, side: int, scan: OpenScan, view: View) -> None:
+        """The pixels of a view, or where the consumer finds them."""
+        chunk.positions_mm[row, side] = view.positions_mm
+        if isinstance(chunk, PairChunk):
+            extract_view(scan, view, self._settings.patch_mm, chunk.patches[row, side])
+        else:
+            put_lattice(chunk, row, side, scan, view, self._settings.patch_mm)
 
     def _counters(self) -> dict[str, float]:
         return {
@@ -181,6 +174,7 @@ class PoolActor:
             "slots": len(self._pool.slots),
             "replacement_wait_time_ms_total": self._blocked_ms_total,
             "open_time_ms_total": self._open_ms_total,
+            "volumes_handed_over": self._volumes_handed_over,
             "scratch_hits": self._scratch.hits,
             "scratch_bytes": self._scratch.used_bytes,
             "rss_bytes": psutil.Process().memory_info().rss,

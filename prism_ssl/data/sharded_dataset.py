@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from prism_ssl.config.schema import DataConfig
-from prism_ssl.contracts import BrokenScan, PairChunk, PreparedScan
+from prism_ssl.contracts import BrokenScan, PreparedScan, UncutChunk, VisitChunk
 from prism_ssl.data.pool_actor import ActorSettings, PoolActor
 from prism_ssl.data.warm_pool import MIN_OPEN_SLOTS, check_broken_share
 from prism_ssl.errors import BatchDoesNotFit, PoolActorDied, PoolStalled, PrismError
@@ -52,7 +52,7 @@ class WaitCauses:
     transport_ms: float
 
     @classmethod
-    def of(cls, waited_ms: float, chunk: PairChunk) -> WaitCauses:
+    def of(cls, waited_ms: float, chunk: VisitChunk) -> WaitCauses:
         """Attribute a wait to what the actor was doing, opening first: that is what a warm pool should hide."""
         opening = min(waited_ms, chunk.blocked_ms)
         sampling = min(waited_ms - opening, chunk.sampling_ms)
@@ -70,7 +70,7 @@ _CLOSE_TIMEOUT_S = 60
 NO_WAIT = WaitCauses(0.0, 0.0, 0.0, 0.0)
 
 
-class PairStream(Iterator[tuple[list[PairChunk], WaitCauses]]):
+class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
     """Chunks of all pool actors, one of each per step, always in the order of the workers.
 
     Args:
@@ -111,7 +111,7 @@ class PairStream(Iterator[tuple[list[PairChunk], WaitCauses]]):
         for worker in range(len(shards)):
             self._refill(worker)
 
-    def __next__(self) -> tuple[list[PairChunk], WaitCauses]:
+    def __next__(self) -> tuple[list[VisitChunk], WaitCauses]:
         waits, chunks = NO_WAIT, []
         for worker in range(len(self._actors)):
             chunk, waited = self._take(worker)
@@ -150,13 +150,13 @@ class PairStream(Iterator[tuple[list[PairChunk], WaitCauses]]):
         return broken, died
 
     # ------------------------------------------------------------------ one worker
-    def _take(self, worker: int) -> tuple[PairChunk, WaitCauses]:
+    def _take(self, worker: int) -> tuple[VisitChunk, WaitCauses]:
         watch = Stopwatch()
         while True:
             try:
                 chunk = self._get(worker)
                 break
-            except RayActorError as error:
+            except (RayActorError, FileNotFoundError) as error:
                 self._revive(worker, error)
         waited = WaitCauses.of(watch.ms(), chunk)
         self._queues[worker].popleft()
@@ -167,17 +167,19 @@ class PairStream(Iterator[tuple[list[PairChunk], WaitCauses]]):
                 self._on_broken(broken)
         return chunk, waited
 
-    def _get(self, worker: int) -> PairChunk:
+    def _get(self, worker: int) -> VisitChunk:
         reference, limit_s = self._queues[worker][0], self._config.stall_timeout_s
         ready, _ = ray.wait([reference], timeout=limit_s)
         if not ready:
             raise PoolStalled(f"pool actor {worker} gave no chunk for {limit_s:.0f} s (data.stall_timeout_s)")
         try:
-            chunk: PairChunk = ray.get(reference)
+            chunk: VisitChunk = ray.get(reference)
         except RayTaskError as error:
             if isinstance(error.cause, PrismError):
                 raise error.cause from None
             raise
+        if isinstance(chunk, UncutChunk):
+            chunk.map_volumes()  # now: the files of an actor that dies after this are removed
         return chunk
 
     def _refill(self, worker: int) -> None:
@@ -204,17 +206,18 @@ class PairStream(Iterator[tuple[list[PairChunk], WaitCauses]]):
             raise PoolActorDied(f"pool actor {worker} could not be started: {error}") from None
         return process_id
 
-    def _revive(self, worker: int, error: RayActorError) -> None:
+    def _revive(self, worker: int, error: RayActorError | FileNotFoundError) -> None:
         """Lenient mode: a new actor continues after the last chunk that was consumed."""
         what = f"pool actor {worker} (process {self.process_ids[worker]}) died"
         if self._config.strict:
             raise PoolActorDied(
-                f"{what} (killed, or out of memory?) and data.strict is on; "
+                f"{what} (killed, out of memory, or its scratch folder removed?) and data.strict is on; "
                 "look at the system's log, lower data.warm_pool_size, or set data.strict=False to restart it"
             ) from error
         if self._restarts[worker] == self._config.max_actor_restarts:
             raise PoolActorDied(f"{what} after {self._restarts[worker]} restarts (data.max_actor_restarts)") from error
         self._restarts[worker] += 1
+        ray.kill(self._actors[worker])  # it lives on where only its files are gone
         remove_stale_folders(Path(self._settings.scratch_folder))
         self._queues[worker].clear()
         self._actors[worker] = self._start_actor(worker)

@@ -47,7 +47,7 @@ class PairTargets:
 
 def largest_radius_mm(affine: Float64, shape: Shape) -> float:
     """Radius of the largest ball between the outermost voxel centres of a scan, sheared ones included."""
-    return float((plane_distance_mm(affine) * (np.asarray(shape) - 1)).min() / 2)
+    return _largest_radius_mm(plane_distance_mm(affine), shape)
 
 
 def draw_view(
@@ -58,10 +58,11 @@ def draw_view(
     The ball lies between the outermost voxel centres and is as large as ``config`` asks and the scan allows.
     Whether the scan holds a ball of ``radius_mm_floor`` is for preflight to ask; see ``largest_radius_mm``.
     """
-    radius_mm = _draw_radius_mm(largest_radius_mm(affine, shape), config, rng)
+    distance_mm = plane_distance_mm(affine)
+    radius_mm = _draw_radius_mm(_largest_radius_mm(distance_mm, shape), config, rng)
     width_std = rng.uniform(config.window_width_std_min, config.window_width_std_max)
     return View(
-        center_mm=_draw_center_mm(affine, shape, radius_mm, rng),
+        center_mm=_draw_center_mm(affine, shape, radius_mm / distance_mm, rng),
         radius_mm=radius_mm,
         rotation_deg=rng.uniform(-config.rotation_max_deg, config.rotation_max_deg, 3),
         window_center=stats.median + stats.std * rng.uniform(-1.0, 1.0),
@@ -90,15 +91,19 @@ def pair_targets(a: View, b: View) -> PairTargets:
     )
 
 
+def _largest_radius_mm(distance_mm: Float64, shape: Shape) -> float:
+    return float((distance_mm * (np.asarray(shape) - 1)).min() / 2)
+
+
 def _draw_radius_mm(largest_mm: float, config: ViewConfig, rng: np.random.Generator) -> float:
     # The range shrinks rather than the draw being clipped: clipping would pin many centres to the middle of thin scans.
     return float(rng.uniform(min(config.radius_mm_min, largest_mm), min(config.radius_mm_max, largest_mm)))
 
 
-def _draw_center_mm(affine: Float64, shape: Shape, radius_mm: float, rng: np.random.Generator) -> Float64:
-    """Uniform over the points whose distance to every face of the scan is at least the radius."""
+def _draw_center_mm(affine: Float64, shape: Shape, radius_voxels: Float64, rng: np.random.Generator) -> Float64:
+    """Uniform over the points whose distance to every face of the scan is at least the radius, given across i, j, k."""
     middle = (np.asarray(shape) - 1) / 2
-    room = np.maximum(middle - radius_mm / plane_distance_mm(affine), 0.0)
+    room = np.maximum(middle - radius_voxels, 0.0)
     return apply_affine(affine, middle + room * rng.uniform(-1.0, 1.0, 3))
 
 
@@ -106,5 +111,7 @@ def _draw_in_ball(n_points: int, radius_mm: float, rng: np.random.Generator) -> 
     """Uniform in the ball, [N, 3]. Never rounded to voxels: the lattice would give the rotation away."""
     points = rng.standard_normal((n_points, 3), dtype=np.float32)
     distance_mm = radius_mm * np.cbrt(rng.random(n_points, dtype=np.float32))
-    points *= (distance_mm / np.sqrt(np.square(points).sum(axis=1)))[:, None]
+    squares = np.square(points)
+    # Column by column: numpy's sum over an axis of 3 takes four times as long, and gives the same bits.
+    points *= (distance_mm / np.sqrt(squares[:, 0] + squares[:, 1] + squares[:, 2]))[:, None]
     return points

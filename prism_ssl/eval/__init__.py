@@ -1,1 +1,1 @@
-"""What an encoder has learned, asked of scans that it has never seen."""
+"""What a run has learned, what it sees, and whether it could cheat."""

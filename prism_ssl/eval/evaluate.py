@@ -65,14 +65,22 @@ class Evaluator:
 def evaluate(network: PrismNet, probe_set: ProbeSet, config: PrismConfig) -> dict[str, float]:
     """The ``probe/`` scalars of ``network``, without their prefix; what cannot be said is NaN.
 
-    ``r2/*`` is there for regression only, ``*_organ`` and ``position_*`` for phantoms only. The network's mode and
+    ``r2/*`` is there for regression only, ``*_organ`` and ``position_*`` for phantoms only, and nothing but counts
+    where an embedding is not finite: no number is better than one that leaves views out. The network's mode and
     the global random generators are as before.
     """
     answers = ask(network, probe_set, config)
     series = _series_of_view(probe_set)
-    values = {
+    not_finite = ~np.isfinite(answers.embeddings).all(axis=1)
+    counts = {
         "scans": float(len(probe_set.scans)),
         "scans_left_out": float(len(probe_set.left_out)),
+        "views_not_finite": float(not_finite.sum()),
+    }
+    if not_finite.any():
+        return counts
+    values = {
+        **counts,
         **_retrieval(answers.embeddings, series),
         **_skill(answers.readings),
         **(_r2(answers.readings) if config.model.objective == "regression" else {}),
@@ -166,11 +174,8 @@ def _r2(readings: dict[str, AxisReading]) -> dict[str, float]:
 
 def _spread(embeddings: Float64, series: npt.NDArray[np.int64]) -> dict[str, float]:
     std = metrics.dimension_std(embeddings)
-    lidar = metrics.lidar(metrics.discriminants(embeddings, series))
-    ceiling = metrics.lidar_ceiling(int(series.max()) + 1, embeddings.shape[1])
     return {
-        "lidar": lidar,
-        "lidar_relative": metrics.lidar_relative(lidar, ceiling),
+        "lidar": metrics.lidar(metrics.discriminants(embeddings, series)),
         "rankme": metrics.rankme(embeddings),
         "alignment": metrics.alignment(embeddings, series),
         "uniformity": metrics.uniformity(embeddings),
@@ -210,7 +215,13 @@ def _quality(answers: Answers, series: npt.NDArray[np.int64], config: PrismConfi
         hits=np.array([hits[series == each].mean() for each in range(n_series)]),
         signs=np.stack([signs for signs, _ in counts], axis=1),
         right=np.stack([right for _, right in counts], axis=1),
-        discriminants=metrics.discriminants(answers.embeddings, series),
+        discriminants=metrics.telling_discriminants(answers.embeddings, series, config.eval.seed),
+        width=answers.embeddings.shape[1],
     )
     quality = proxy_quality(evidence, config.eval)
-    return {"proxy_quality": quality.value, "proxy_quality_low": quality.low, "proxy_quality_high": quality.high}
+    return {
+        "lidar_relative": quality.lidar,
+        "proxy_quality": quality.value,
+        "proxy_quality_low": quality.low,
+        "proxy_quality_high": quality.high,
+    }

@@ -16,7 +16,7 @@ _INTERVAL_PERCENT = (2.5, 97.5)
 
 @dataclass(frozen=True, eq=False)
 class SeriesEvidence:
-    """What each of S series contributes, so that series can be resampled. A axes of skill; d = S or D columns.
+    """What each of S series contributes, so that series can be resampled. A axes of skill.
 
     ``signs`` counts, per series and axis, pairs whose true sign is (up, down), ``right`` those told rightly.
     """
@@ -24,7 +24,8 @@ class SeriesEvidence:
     hits: Float64  # [S] recall@1 of the series' own views
     signs: Float64  # [S, A, 2]
     right: Float64  # [S, A, 2]
-    discriminants: Float64  # [S, D]
+    discriminants: Float64  # [S, d] the telling ones
+    width: int  # D
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def sign_counts(
 
 
 def proxy_quality(evidence: SeriesEvidence, config: EvalConfig) -> ProxyQuality:
-    """Weighted mean of recall@1, mean skill (below 0 counts as 0) and relative LiDAR.
+    """Weighted mean of recall@1, mean skill (below 0 counts as 0) and LiDAR of the telling directions over its ceiling.
 
     The interval comes from ``eval.bootstrap`` resamples of the series (Efron & Tibshirani 1993), candidates of
     retrieval and scatter within series held as they are. A resample holds some series twice and so has a lower rank:
@@ -84,7 +85,9 @@ def _parts(evidence: SeriesEvidence, count: Float64) -> Float64:
     known = np.isfinite(evidence.hits) & (count > 0)
     retrieval = np.average(evidence.hits[known], weights=count[known]) if known.any() else np.nan
     skill = _mean_skill(evidence, count)
-    return np.array([retrieval, np.clip(skill, 0.0, 1.0), _relative_lidar(evidence.discriminants, count)])
+    return np.array(
+        [retrieval, np.clip(skill, 0.0, 1.0), _relative_lidar(evidence.discriminants, evidence.width, count)]
+    )
 
 
 def _mean_skill(evidence: SeriesEvidence, count: Float64) -> float:
@@ -95,9 +98,9 @@ def _mean_skill(evidence: SeriesEvidence, count: Float64) -> float:
     return float(((right[known] / signs[known]).sum(axis=1) - 1.0).mean()) if known.any() else np.nan
 
 
-def _relative_lidar(discriminants: Float64, count: Float64) -> float:
+def _relative_lidar(discriminants: Float64, width: int, count: Float64) -> float:
     taken = count > 0
     rows, shares = discriminants[taken], count[taken] / count.sum()
     rows = (rows - shares @ rows) * np.sqrt(shares)[:, None]
     rank = effective_rank(np.maximum(np.linalg.eigvalsh(rows @ rows.T), 0.0))
-    return float(np.clip(lidar_relative(rank, lidar_ceiling(len(rows), discriminants.shape[1])), 0.0, 1.0))
+    return float(np.clip(lidar_relative(rank, lidar_ceiling(len(rows), width)), 0.0, 1.0))

@@ -45,6 +45,16 @@ class PairHeads(nn.Module):
         self.projection = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, projection_dim))
         self.apply(_init_linear)
 
+    def by_loss(self) -> dict[str, nn.Module]:
+        """The parts, by the name of the loss that trains them."""
+        return {
+            "distance": self.distance,
+            "rotation": self.rotation,
+            "window_center": self.window_center,
+            "window_width": self.window_width,
+            "supcon": self.projection,
+        }
+
     def project(self, embedding: Float[Tensor, "B D"]) -> Float[Tensor, "B P"]:
         """Point of unit norm on the sphere where SupCon compares (norms below 1e-6 are not stretched to 1)."""
         return nn.functional.normalize(self.projection(embedding), dim=-1, eps=1e-6)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from prism_ssl.config.schema import LossConfig, Objective, ViewConfig
@@ -22,7 +22,7 @@ from prism_ssl.model.pair_targets import (
     score_regression,
 )
 from prism_ssl.model.schedules import supcon_weight
-from prism_ssl.model.supcon import PositiveStats, positive_stats, supcon_chance, supervised_contrastive_loss
+from prism_ssl.model.supcon import PositiveStats, distinct_labels, positive_stats, supervised_contrastive_loss
 
 
 @dataclass(frozen=True)
@@ -55,27 +55,27 @@ class LossReport:
     """All losses of a step. Only ``total`` carries gradients; nothing here has left the device.
 
     ``terms`` has the keys distance, rotation, window_center, window_width and supcon; ``readings`` the axes
-    (distance,) dx, dy, dz, rx, ry, rz, wc, ww.
+    (distance,) dx, dy, dz, rx, ry, rz, wc, ww. ``embeddings`` are those of views a, then of views b.
     """
 
     total: Float[Tensor, ""]
     terms: dict[str, LossTerm]
     positives: PositiveStats
+    distinct_series: Float[Tensor, ""]
     readings: dict[str, AxisReading]
+    embeddings: Float[Tensor, "M D"]
 
     @property
     def supcon_weight(self) -> float:
         """Weight of SupCon at this step of the ramp."""
         return self.terms["supcon"].weight
 
-    @property
-    def chance_total(self) -> Tensor:
-        """What ``total`` would be with every term at its chance level."""
-        return torch.stack([term.weight * term.chance for term in self.terms.values()]).sum()
-
 
 class LossBundle:
     """The objective of a run: (output, batch, step) -> ``LossReport``.
+
+    With ``loss.simclr_baseline`` it is NT-Xent (Chen et al. 2020, eq. 1) alone: weight 1 from the first step, every
+    other view of the batch a negative, the same series included, and pair heads of weight 0.
 
     A term of weight 0 is computed for the record and stays outside the graph: its parameters get no gradient
     at all (``grad is None``), so AdamW neither decays them nor builds up moments for them.
@@ -93,6 +93,15 @@ class LossBundle:
             "window_center": loss.w_window,
             "window_width": loss.w_window,
         }
+        if loss.simclr_baseline:
+            self._head_weights = dict.fromkeys(self._head_weights, 0.0)
+
+    def view_labels(self, batch: PrismBatch) -> Int[Tensor, " M"]:
+        """Labels of views a, then of views b, by which SupCon knows positives: the series, or for SimCLR the pair."""
+        labels = batch.series_label
+        if self.config.simclr_baseline:
+            labels = torch.arange(len(labels), device=labels.device)
+        return labels.repeat(2)
 
     def _score_heads(self, output: PrismOutput, batch: PrismBatch) -> dict[Head, HeadScore]:
         outputs: dict[Head, Tensor] = {
@@ -104,18 +113,19 @@ class LossBundle:
         targets = pair_targets(batch, self.scales)
         return {head: self._score(head, outputs[head], targets[head]) for head in outputs}
 
-    def _supcon(self, output: PrismOutput, batch: PrismBatch) -> Float[Tensor, ""]:
-        projections = torch.cat([output.projection_a, output.projection_b])
-        return supervised_contrastive_loss(projections, batch.series_label.repeat(2), self.config.supcon_temperature)
-
     def _supcon_weight(self, step: int) -> float:
         cfg = self.config
+        if cfg.simclr_baseline:
+            return 1.0
         return supcon_weight(step, cfg.supcon_warmup_steps, cfg.supcon_ramp_steps, cfg.w_supcon_target)
 
     def __call__(self, output: PrismOutput, batch: PrismBatch, step: int) -> LossReport:
         """Losses of one batch at 0-based ``step``, without a device sync."""
         scores = self._score_heads(output, batch)
-        supcon, weight = self._supcon(output, batch), self._supcon_weight(step)
+        labels, weight = self.view_labels(batch), self._supcon_weight(step)
+        projections = torch.cat([output.projection_a, output.projection_b])
+        supcon = supervised_contrastive_loss(projections, labels, self.config.supcon_temperature)
+        positives = positive_stats(labels)
         normalized = self.config.normalize_targets
         total = output.embedding_a.sum() * 0.0  # a path to the encoder even when every weight is 0
         for head, score in scores.items():
@@ -126,9 +136,15 @@ class LossBundle:
         terms: dict[str, LossTerm] = {
             head: _head_term(score, self._head_weights[head], normalized) for head, score in scores.items()
         }
-        terms["supcon"] = _supcon_term(supcon, len(batch.series_label), weight)
-        readings = {name: reading for score in scores.values() for name, reading in score.readings.items()}
-        return LossReport(total, terms, positive_stats(batch.series_label), readings)
+        terms["supcon"] = _supcon_term(supcon, positives.chance, weight)
+        return LossReport(
+            total=total,
+            terms=terms,
+            positives=positives,
+            distinct_series=distinct_labels(batch.series_label),
+            readings={name: reading for score in scores.values() for name, reading in score.readings.items()},
+            embeddings=torch.cat([output.embedding_a, output.embedding_b]).detach(),
+        )
 
 
 def _head_term(score: HeadScore, weight: float, normalized: bool) -> LossTerm:
@@ -142,7 +158,6 @@ def _head_term(score: HeadScore, weight: float, normalized: bool) -> LossTerm:
     )
 
 
-def _supcon_term(supcon: Float[Tensor, ""], n_pairs: int, weight: float) -> LossTerm:
+def _supcon_term(supcon: Float[Tensor, ""], chance: Float[Tensor, ""], weight: float) -> LossTerm:
     loss = supcon.detach()
-    chance = torch.full_like(loss, supcon_chance(n_pairs))
     return LossTerm(loss, loss, chance, chance, weight, optimizes_normalized=True)

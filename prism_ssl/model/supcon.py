@@ -45,25 +45,35 @@ def supcon_chance(n_pairs: int) -> float:
 
 @dataclass(frozen=True)
 class PositiveStats:
-    """Positives per anchor of a batch (guide 9.5); every view has at least its partner.
+    """Positives per anchor of a batch (guide 9.5), and between which values they let SupCon move.
 
     ``cross_pair_share`` is the share of anchors with a positive from another pair. ``loss_floor`` is the least
-    SupCon can reach, the mean of ln(positives): above 0 as soon as a series comes twice.
+    SupCon can reach, the mean of ln(positives): above 0 as soon as a series comes twice. ``chance`` is
+    ``supcon_chance``, or 0 like the loss itself where no anchor has a positive.
     """
 
     mean: Float[Tensor, ""]
     min: Float[Tensor, ""]
     cross_pair_share: Float[Tensor, ""]
     loss_floor: Float[Tensor, ""]
+    chance: Float[Tensor, ""]
 
 
-def positive_stats(series_label: Int[Tensor, " B"]) -> PositiveStats:
-    """Positives of the 2B anchors, from the label of each pair; no device sync."""
-    pairs_of_series = (series_label[:, None] == series_label[None, :]).sum(dim=1).float()
-    positives = 2.0 * pairs_of_series - 1.0
+def positive_stats(labels: Int[Tensor, " M"]) -> PositiveStats:
+    """Positives of the anchors by their labels, views a before views b in the same order; no device sync."""
+    n_pairs = len(labels) // 2
+    positives = (labels[:, None] == labels[None, :]).sum(dim=1).float() - 1.0
+    partner = (labels == labels.roll(n_pairs)).float()
+    has_any = positives > 0
     return PositiveStats(
         mean=positives.mean(),
         min=positives.amin(),
-        cross_pair_share=(pairs_of_series > 1).float().mean(),
-        loss_floor=positives.log().mean(),
+        cross_pair_share=(positives > partner).float().mean(),
+        loss_floor=positives.clamp(min=1.0).log().sum() / has_any.sum().clamp(min=1),
+        chance=supcon_chance(n_pairs) * has_any.any().float(),
     )
+
+
+def distinct_labels(labels: Int[Tensor, " B"]) -> Float[Tensor, ""]:
+    """How many different labels there are; no device sync."""
+    return (1.0 / (labels[:, None] == labels[None, :]).sum(dim=1)).sum()

@@ -11,6 +11,7 @@ import torch
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import BrokenScan, PrismBatch, RunSummary
 from prism_ssl.data.collate import Collator
+from prism_ssl.data.memory_plan import check_mirror_fits, require_gpu
 from prism_ssl.data.quarantine import quarantine_scan
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
 from prism_ssl.errors import (
@@ -54,9 +55,12 @@ class Attempt:
         config = order.config
         self._order, self._config = order, config
         device = _prepare_torch(config)
+        _check_mirror(order, device)
         self._learner = Learner(config, device)
         first_step, cursors = self._restore()
-        self._recorder = Recorder(config, order.run_dir, first_step, order.checkpoint)
+        self._recorder = Recorder(
+            config, order.run_dir, first_step, order.checkpoint, self._learner.network.heads.by_loss()
+        )
         self._guard = NonFiniteGuard(
             order.run_dir,
             config.train.seed,
@@ -65,7 +69,7 @@ class Attempt:
         )
         self._evaluator = Evaluator(order.held_out, config, order.catalog)
         self._said_left_out = False
-        self._collate = Collator(device, config.train.batch_size, config.data.n_patches)
+        self._collate = Collator(device, config.train.batch_size, config.data.n_patches, config.data.extract_on)
         self._cursors = cursors
         self._stream: PairStream | None = None
         self._stream_stopped = False
@@ -232,6 +236,8 @@ class Attempt:
 
     def _counters(self) -> dict[str, float]:
         counters = self._stream.counters() if self._stream else {}
+        if self._collate.mirror is not None:
+            counters["mirrored_bytes"] = float(self._collate.mirror.used_bytes)
         return {**counters, "nonfinite_skipped_steps": float(self._guard.skipped_steps)}
 
 
@@ -242,3 +248,9 @@ def _prepare_torch(config: PrismConfig) -> torch.device:
     torch.manual_seed(config.train.seed)
     torch.set_float32_matmul_precision("high")
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _check_mirror(order: WorkOrder, device: torch.device) -> None:
+    if order.config.data.extract_on == "cuda" and not order.extract_without_gpu:
+        require_gpu(order.config, torch.cuda.device_count())
+        check_mirror_fits(order.config, order.shards, torch.cuda.mem_get_info(device)[1])

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from prism_ssl.contracts import RunSummary
+from prism_ssl.train.held_out_tables import held_out_tables
 from prism_ssl.train.local_record import HISTORY_FILE, PROBE_PREFIX, is_probe
 from prism_ssl.utils.time import format_duration
 
@@ -134,6 +135,8 @@ def show_summary(console: Console, summary: RunSummary) -> None:
         console.print(summary.cause, style="red", markup=False, highlight=False)
     if summary.losses:
         console.print(_loss_table(summary))
+    for table in held_out_tables(summary.probe):
+        console.print(table)
     if summary.totals:
         console.print(_facts_table(summary))
     for alarm in summary.alarms:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def read_history(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line]
 
 
-def is_probe(row: dict[str, Any]) -> bool:
+def is_probe(row: Mapping[str, Any]) -> bool:
     """Whether a row of the history is that of a held-out evaluation."""
     return any(key.startswith(PROBE_PREFIX) for key in row)
 

@@ -20,7 +20,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import RunInterrupted, TrackingError
 from prism_ssl.train.background import BackgroundWork
-from prism_ssl.train.local_record import CHECKPOINT_FILE, read_history
+from prism_ssl.train.local_record import CHECKPOINT_FILE, is_probe, read_history
 from prism_ssl.train.tracking_identity import (
     TrackedAs,
     keep_tracked_as,
@@ -112,11 +112,12 @@ def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dic
 
 
 def open_api(config: PrismConfig) -> Any:
-    """The client's reading side (``wandb.Api``), patient as ``tracking.init_timeout_s`` says."""
+    """The client's reading side (``wandb.Api``), as patient as ``tracking.init_timeout_s``, or a ``TrackingError``."""
     overrides = {"project": config.tracking.project}
     overrides |= {"entity": config.tracking.entity} if config.tracking.entity else {}
     wandb = _wandb(temporary_root(config.run.tmp_root))
-    return wandb.Api(overrides, timeout=max(1, round(config.tracking.init_timeout_s)))
+    with service_errors():
+        return wandb.Api(overrides, timeout=max(1, round(config.tracking.init_timeout_s)))
 
 
 class _WandbTracker(Tracker):
@@ -135,17 +136,19 @@ class _WandbTracker(Tracker):
         self._tracked = dataclasses.replace(self._tracked, entity=self._run.entity or None, url=self._run.url)
         keep_tracked_as(run_dir, self._tracked)
         self._run_dir = run_dir
-        self._sent_step = self._step_of_server() if self._run.resumed else -1
+        self._sent = self._last_sent(first_step)
         self._catch_up(first_step)
 
     def row(self, global_step: int, values: Mapping[str, float]) -> None:
-        if global_step > self._sent_step:
-            self._log({name: value for name, value in values.items() if math.isfinite(value)}, global_step)
+        if (global_step, is_probe(values)) > self._sent:
+            with self._noting(f"the row of step {global_step}"):
+                finite = {name: value for name, value in values.items() if math.isfinite(value)}
+                self._run.log({_STEP: global_step, **finite})
         self.problems += [f"a checkpoint was not uploaded ({error})" for error in self._uploads.errors()]
 
     def image(self, name: str, path: Path, global_step: int) -> None:
-        with self._noting("an image"):
-            self._log({name: self._wandb.Image(str(path))}, global_step)
+        with self._noting(f"the image {name}"):
+            self._run.log({_STEP: global_step, name: self._wandb.Image(str(path))})
 
     def checkpoint_due(self, global_step: int) -> bool:
         every = self._config.tracking.artifact_every
@@ -172,8 +175,9 @@ class _WandbTracker(Tracker):
         with self._noting("pictures"):
             for picture in (*self._run_dir.glob("*.png"), *self._run_dir.glob("plots/*.png")):
                 self.image(f"media/{picture.stem}", picture, summary.steps_done)
-        with self._noting("the end of the run"):
+        with self._noting("the summary"):
             self._run.summary.update(_end_of_run(summary))
+        with self._noting("the end of the run"):
             self._run.finish(exit_code=_exit_code(summary))
         told = {"mode": self.mode, "run_id": self._tracked.run_id, "url": self._tracked.url}
         told |= {"files": self._sync_dir} if self.mode == "offline" or self.problems else {}
@@ -200,14 +204,19 @@ class _WandbTracker(Tracker):
         self._sync_dir = str(Path(run.dir).parent)
         return run
 
-    def _step_of_server(self) -> int:
-        """The last step of which the server has a row; -1 when it has none."""
-        last_step = -1
-        with self._noting("what the server already has"):
+    def _last_sent(self, first_step: int) -> tuple[int, bool]:
+        """Step and kind of the last row that the server has (an evaluation follows the row of its step).
+
+        Where the server cannot say, it is taken to have all up to here: twice is worse than not at all.
+        """
+        if not self._run.resumed or self._run.starting_step == 0:
+            return (-1, False)
+        last = (first_step, True)
+        with self._noting("what was missing before"):
             tracked = open_api(self._config).run(self._tracked.path)
-            rows = tracked.scan_history(min_step=max(0, self._run.starting_step - 1), use_cache=False)
-            last_step = max((int(row[_STEP]) for row in rows if _STEP in row), default=-1)
-        return last_step
+            rows = tracked.scan_history(min_step=self._run.starting_step - 1, use_cache=False)
+            last = max((int(row[_STEP]), is_probe(row)) for row in rows if _STEP in row)
+        return last
 
     def _catch_up(self, first_step: int) -> None:
         """Send what the local record has and the server, because the run was killed, has not."""
@@ -217,12 +226,10 @@ class _WandbTracker(Tracker):
                     values = {name: value for name, value in row.items() if name != _STEP and value is not None}
                     self.row(row[_STEP], values)
 
-    def _log(self, values: dict[str, Any], global_step: int) -> None:
-        with self._noting(f"the row of step {global_step}"):
-            self._run.log({_STEP: global_step, **values})
-
     def _upload(self, source: IO[bytes], global_step: int) -> None:
-        folder = private_folder(self._tmp_root / "wandb" / "upload" / self._tracked.run_id)
+        folder = self._tmp_root / "wandb" / "upload" / self._tracked.run_id
+        shutil.rmtree(folder, ignore_errors=True)  # what an upload that failed has left: one of them, never more
+        private_folder(folder)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{global_step}-", delete=False) as copy:
             shutil.copyfileobj(source, copy, 16 * 2**20)
             copy.flush()

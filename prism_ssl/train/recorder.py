@@ -9,11 +9,14 @@ from pathlib import Path
 
 import psutil
 import torch
+from torch import nn
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.sharded_dataset import WaitCauses
 from prism_ssl.model.loss import LossReport
+from prism_ssl.train.alarm_rules import alarm_rules
+from prism_ssl.train.alarms import AlarmChange, Alarms
 from prism_ssl.train.diagnostics import Diagnostics
 from prism_ssl.train.local_record import PROBE_PREFIX, LocalRecord, last_probe, read_history, write_summary
 from prism_ssl.train.logging import start_tracker
@@ -22,9 +25,19 @@ from prism_ssl.utils.time import Stopwatch
 
 
 class Recorder:
-    """Metrics, diagnostics and history of one attempt, from ``first_step`` on; ``checkpoint`` is the last written."""
+    """Metrics, diagnostics and history of one attempt, from ``first_step`` on.
 
-    def __init__(self, config: PrismConfig, run_dir: Path, first_step: int, checkpoint: Path | None) -> None:
+    ``checkpoint`` is the last written, ``heads`` the trained heads by the name of their loss.
+    """
+
+    def __init__(
+        self,
+        config: PrismConfig,
+        run_dir: Path,
+        first_step: int,
+        checkpoint: Path | None,
+        heads: Mapping[str, nn.Module],
+    ) -> None:
         self._config, self._run_dir = config, run_dir
         self._resumed_from = first_step or None
         self.steps_done = first_step
@@ -36,7 +49,8 @@ class Recorder:
             patches_per_step=2 * config.train.batch_size * config.data.n_patches,
             warmup_steps=config.train.stall_warmup_steps,
         )
-        self._diagnostics = Diagnostics()
+        self._diagnostics = Diagnostics(config.model.objective, heads)
+        self._alarms = Alarms(alarm_rules(config), first_step)
         self._watch = Stopwatch()
         self._last_row: dict[str, float] = {}
         self.summary: RunSummary
@@ -50,21 +64,41 @@ class Recorder:
 
     def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:
         """Write a row of the history; the only place that waits for the device."""
-        values, alarms = self._diagnostics.row()
+        values = self._diagnostics.row()
+        changes = self._alarms.judge(self.steps_done, values)
+        values |= self._alarms.scalars()
         values |= self._times.interval() | {"lr": learning_rate, **counters, **device_memory()}
         self._last_row = values
         self._record.row(self.steps_done, values)
         self._tracker.row(self.steps_done, values)
-        for alarm in alarms:
-            self.event("alarm", alarm)
+        for change in changes:
+            self._tell(change)
         for problem in self._tracker.new_problems():
             self.event("tracking", problem)
+
+    def _tell(self, change: AlarmChange) -> None:
+        if change.over:
+            self.event("alarm_over", f"{change.name} is over")
+            self.alarms[self.alarms.index(change.text)] += f" (over at step {self.steps_done})"
+        else:
+            self.event("alarm", change.text)
 
     def event(self, kind: str, text: str) -> None:
         """Note something that a person should be told; alarms also go into the summary."""
         self._record.event(self.steps_done, kind, text)
         if kind == "alarm":
             self.alarms.append(text)
+
+    @property
+    def artifact_due(self) -> bool:
+        """Whether the state of this step is to be uploaded."""
+        return self._tracker.checkpoint_due(self.steps_done)
+
+    def saved(self, checkpoint: Path) -> None:
+        """A checkpoint of this step was written; beside the training it is uploaded where that is due."""
+        self.checkpoint = checkpoint
+        if self.artifact_due:
+            self._tracker.checkpoint(checkpoint, self.steps_done)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -82,25 +116,14 @@ class Recorder:
     def evaluated(self, values: Mapping[str, float]) -> None:
         """Write the scalars of a held-out evaluation, as a row of their own."""
         if values:
-            scalars = {f"{PROBE_PREFIX}{name}": value for name, value in values.items()}
-            self._record.row(self.steps_done, scalars)
-            self._tracker.row(self.steps_done, scalars)
+            row = {f"{PROBE_PREFIX}{name}": value for name, value in values.items()}
+            self._record.row(self.steps_done, row)
+            self._tracker.row(self.steps_done, row)
         else:
             self.event(
                 "evaluation",
                 "no held-out scan could be asked, so nothing says how good the encoder is; see data.holdout_*",
             )
-
-    @property
-    def artifact_due(self) -> bool:
-        """Whether the state of this step is to be uploaded."""
-        return self._tracker.checkpoint_due(self.steps_done)
-
-    def saved(self, checkpoint: Path) -> None:
-        """A checkpoint of this step was written; beside the training it is uploaded where that is due."""
-        self.checkpoint = checkpoint
-        if self.artifact_due:
-            self._tracker.checkpoint(checkpoint, self.steps_done)
 
     def finish(self, status: RunStatus, cause: str | None, counters: Mapping[str, float], encoder: Path | None) -> None:
         """Close the history and write summary.json."""

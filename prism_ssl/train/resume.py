@@ -49,7 +49,7 @@ def _from_artifact(run_dir: Path, config: PrismConfig) -> StartingPoint:
         fetched = fetch_checkpoint(config, tracked, folder)
         if fetched is None:
             return StartingPoint()
-        step = checkpoint_step(fetched)
+        step = _verified_step(fetched, tracked.artifact)
         with fetched.open("rb") as source, atomic_file(run_dir / CHECKPOINT_FILE) as target:
             shutil.copyfileobj(source, target, 16 * 2**20)
     finally:
@@ -58,6 +58,14 @@ def _from_artifact(run_dir: Path, config: PrismConfig) -> StartingPoint:
     return StartingPoint(
         step, run_dir / CHECKPOINT_FILE, f"W&B artifact {tracked.artifact}:latest (no local last.ckpt)"
     )
+
+
+def _verified_step(fetched: Path, artifact: str) -> int:
+    try:
+        return checkpoint_step(fetched)
+    except CheckpointError as error:
+        what = str(error).removesuffix(f"; {ADVICE}").replace(str(fetched), "its file")
+        raise CheckpointError(f"the W&B artifact {artifact}:latest is damaged ({what}); {_NEW}") from error
 
 
 def _next_option(run_dir: Path, config: PrismConfig) -> str:

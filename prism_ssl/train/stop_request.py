@@ -34,6 +34,9 @@ def attempt_has_ended() -> None:
 class StopBetweenSteps(WorkerCallback, WorkerGroupCallback):
     """Ray Train's hooks: in the worker SIGTERM becomes a request, and an aborted fit waits until it was heeded."""
 
+    def __init__(self) -> None:
+        self._workers: list[Any] = []
+
     def after_worker_group_start(self, worker_group: Any) -> None:
         """In the controller: remember whom to ask."""
         self._workers = worker_group.get_workers()

@@ -9,18 +9,18 @@ from pathlib import Path
 from prism_ssl.utils.fs import private_folder
 
 _FOLDERS = {
-    "WANDB_DIR": "runs",
-    "WANDB_CACHE_DIR": "cache",
-    "WANDB_DATA_DIR": "staging",  # otherwise ~/.local/share/wandb, where copies of checkpoints fill the home
-    "WANDB_ARTIFACT_DIR": "artifacts",
-    "WANDB_CONFIG_DIR": "config",
+    "WANDB_DIR": "wandb/runs",
+    "WANDB_CACHE_DIR": "wandb/cache",
+    "WANDB_DATA_DIR": "wandb/staging",  # otherwise ~/.local/share/wandb, where copies of checkpoints fill the home
+    "WANDB_ARTIFACT_DIR": "wandb/artifacts",
+    "WANDB_CONFIG_DIR": "wandb/config",
     "TMPDIR": "tmp",
 }
 
 
 def wandb_environment(tmp_root: Path) -> dict[str, str]:
     """Variables that keep every file of the client below ``tmp_root`` and its words off the console."""
-    folders = {variable: str(tmp_root / "wandb" / name) for variable, name in _FOLDERS.items()}
+    folders = {variable: str(tmp_root / name) for variable, name in _FOLDERS.items()}
     return folders | {"WANDB_SILENT": "true", "WANDB_CONSOLE": "off", "WANDB_ERROR_REPORTING": "false"}
 
 

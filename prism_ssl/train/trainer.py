@@ -21,7 +21,7 @@ from prism_ssl.config.defaults import apply_overrides
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
-from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory
+from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory, require_gpu
 from prism_ssl.errors import TrainWorkerDied
 from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.console import LiveView
@@ -60,6 +60,7 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
         start = _begin_or_resume(folder, config, console)
         selected = select_scans(config, tmp_root)
         with ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root):
+            require_gpu(config, ray.cluster_resources().get("GPU", 0))
             archive = prepare_archive(selected, config, folder.path.parent / ".preflight")
             describe_archive(archive, console)
             console.print(str(check_memory(config, archive)), highlight=False, soft_wrap=True)

@@ -24,6 +24,8 @@ class WorkOrder:
     scratch_folder: Path
     quarantine_file: Path
     checkpoint: Path | None
+    extract_without_gpu: bool = False
+    """Where there is no GPU, let data.extract_on: cuda mirror volumes in memory and run the same code (for tests)."""
 
     def actor_settings(self) -> ActorSettings:
         """What the pool actors must know."""
@@ -45,6 +47,7 @@ class WorkOrder:
             scratch_bytes=data.scratch_bytes if data.use_local_scratch else 0,
             scratch_folder=str(self.scratch_folder),
             stall_timeout_s=data.stall_timeout_s,
+            extract_on=data.extract_on,
         )
 
     def encoder_description(self, step: int) -> dict[str, Any]:

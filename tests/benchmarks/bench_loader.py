@@ -39,7 +39,7 @@ from harness import Row, Timing, at_least, at_most, circumstances, parser, perce
 from plain_loader import plain_pairs_per_s
 
 from prism_ssl.config.schema import DataConfig, PrismConfig, TrainConfig
-from prism_ssl.contracts import PATCH_PX, PairChunk, PreparedScan, ScanRecord, VisitKey
+from prism_ssl.contracts import PATCH_PX, PairChunk, PreparedScan, ScanRecord, VisitChunk, VisitKey
 from prism_ssl.data.extract import extract_view
 from prism_ssl.data.memory_plan import chunk_bytes, object_store_bytes
 from prism_ssl.data.nifti import OpenScan, open_scan
@@ -160,9 +160,10 @@ class HostBuffer:
         self.patches = np.zeros((pairs, 2, n, PATCH_PX, PATCH_PX), np.int16)
         self.positions_mm = np.zeros((pairs, 2, n, 3), np.float32)
 
-    def fill(self, chunks: Sequence[PairChunk]) -> None:
+    def fill(self, chunks: Sequence[VisitChunk]) -> None:
         """Copy a batch in."""
         for number, chunk in enumerate(chunks):
+            assert isinstance(chunk, PairChunk), "the actors cut the views out"
             rows = slice(number * PAIRS_PER_CHUNK, (number + 1) * PAIRS_PER_CHUNK)
             self.patches[rows] = chunk.patches
             self.positions_mm[rows] = chunk.positions_mm

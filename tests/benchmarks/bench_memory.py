@@ -76,6 +76,12 @@ def run(scans: list[PreparedScan], folder: Path, scratch_bytes: int, visits: int
         stream.stop()
 
 
+def small_views(config: PrismConfig) -> PrismConfig:
+    """The settings that the actors of this benchmark have."""
+    train = replace(config.train, batch_size=WORKERS * PAIRS_PER_CHUNK)
+    return replace(config, data=replace(config.data, n_patches=N_PATCHES), train=train)
+
+
 def planned_actor_bytes(config: PrismConfig, scans: list[PreparedScan]) -> int:
     """Pools and actors of the memory plan, without its trainer, driver and object store."""
     shards = [scans[worker::WORKERS] for worker in range(WORKERS)]
@@ -92,7 +98,7 @@ def main() -> dict[str, Any]:
     where, facts, rows = circumstances(), dict[str, Any](), list[Row]()
     with tempfile.TemporaryDirectory(prefix="bench_memory_") as name, local_ray():
         scans = make_scans(Path(name), SHAPE)
-        planned = planned_actor_bytes(CONFIG, scans)
+        planned = planned_actor_bytes(small_views(CONFIG), scans)
         facts |= {"volume_bytes": scans[0].volume_bytes, "visits": visits, "planned_bytes": planned}
         for setting, scratch_bytes in SETTINGS.items():
             samples, counters = run(scans, Path(name), scratch_bytes, visits)

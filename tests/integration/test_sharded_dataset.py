@@ -6,21 +6,25 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+import ray
 import ray.util
 
-from prism_ssl.config.schema import DataConfig, PrismConfig
-from prism_ssl.contracts import BrokenScan, PairChunk, PreparedScan
+from prism_ssl.config.schema import DataConfig, ExtractOn, PrismConfig
+from prism_ssl.contracts import BrokenScan, PreparedScan, UncutChunk, VisitChunk
 from prism_ssl.data.catalog import load_records
 from prism_ssl.data.scan_check import check_scan
 from prism_ssl.data.sharded_dataset import NO_WAIT, Cursors, PairStream, WaitCauses, make_shards
 from prism_ssl.errors import BatchDoesNotFit, PoolActorDied, PrismError, ReplacementFailed, TooManyBrokenScans
+from prism_ssl.utils.fs import remove_stale_folders
 from prism_ssl.utils.hashing import shard_worker
 from tests.pool_fakes import actor_settings, assert_equal_chunks, pool_settings, scan_ids, truncate, write_scans
 
-Batch = list[PairChunk]
+Batch = list[VisitChunk]
 PAIRS = 5
 SCRATCH_BYTES = 40 * 2**20
 """For both actors; less than the phantoms need."""
@@ -49,6 +53,7 @@ class Streams:
         cursors: Cursors | None = None,
         abort_after_opens: int = 200,
         max_actor_restarts: int = 3,
+        extract_on: ExtractOn = "cpu",
     ) -> PairStream:
         config = DataConfig(
             phantom_subjects=1,
@@ -60,7 +65,7 @@ class Streams:
             stall_timeout_s=120.0,
         )
         pool = pool_settings(slots=3, visits_per_scan=4, strict=strict)
-        settings = actor_settings(self.scratch, pool, SCRATCH_BYTES)
+        settings = actor_settings(self.scratch, pool, SCRATCH_BYTES, extract_on=extract_on)
         self.started.append(PairStream(shards, settings, config, PAIRS, name, cursors, self.told.append))
         return self.started[-1]
 
@@ -211,6 +216,29 @@ def test_lenient_a_killed_actor_is_replaced_and_no_pair_is_lost(
     assert len(list(streams.scratch.iterdir())) == 2
     assert streams.stop(stream) == ([], [])
     assert list(streams.scratch.iterdir()) == []
+
+
+def test_lenient_uncut_chunks_of_an_actor_whose_volumes_vanished_with_it_are_made_again(
+    streams: Streams, undisturbed: Recording, phantoms: list[PreparedScan]
+) -> None:
+    stream = streams.start(make_shards(phantoms, 2), name="vanished", strict=False, extract_on="cuda")
+    second: Any = ray.get_actor("vanished-pool-1")
+    process_id = ray.get(second.ready.remote(), timeout=60)  # answered after the chunks that are in flight
+    assert process_id == stream.process_ids[1]
+    victim = psutil.Process(stream.process_ids[1])
+    victim.kill()
+    victim.wait(timeout=60)
+    assert remove_stale_folders(streams.scratch) == 1
+    batches = batches_of(stream, 10)
+    for chunks, expected in zip(batches, undisturbed.batches, strict=True):
+        assert [chunk.visits for chunk in chunks] == [chunk.visits for chunk in expected]
+        for chunk, cut in zip(chunks, expected, strict=True):
+            np.testing.assert_array_equal(chunk.positions_mm, cut.positions_mm)
+    assert stream.counters()["actor_restarts"] == 1
+    volumes = [volume for chunk in batches[0] if isinstance(chunk, UncutChunk) for volume in chunk.volumes.values()]
+    assert len(volumes) == 6
+    assert all(np.asarray(volume).std() > 0 for volume in volumes)
+    assert streams.stop(stream) == ([], [])
 
 
 @pytest.mark.parametrize(

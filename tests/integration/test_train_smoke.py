@@ -15,12 +15,14 @@ import prism_ssl
 from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import prepare_archive, select_scans
-from prism_ssl.errors import CheckpointError, ReplacementFailed
+from prism_ssl.errors import CheckpointError, ConfigError, ReplacementFailed
 from prism_ssl.train.attempt import Attempt
 from prism_ssl.train.local_record import is_probe, read_history, read_summary
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.trainer import train
 from prism_ssl.train.work_order import WorkOrder
+from tests.wandb_server import WandbServer
+from tune.evaluate_run import evaluate_run
 
 
 def small(catalog: Path, root: Path, **overrides: object) -> PrismConfig:
@@ -42,7 +44,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def work_order(config: PrismConfig, root: Path, name: str) -> WorkOrder:
+def work_order(config: PrismConfig, root: Path, name: str, extract_without_gpu: bool = False) -> WorkOrder:
     archive = prepare_archive(select_scans(config, root / "tmp"), config, root / "preflight")
     run_dir = root / name
     run_dir.mkdir()
@@ -55,6 +57,7 @@ def work_order(config: PrismConfig, root: Path, name: str) -> WorkOrder:
         scratch_folder=root / "scratch",
         quarantine_file=archive.quarantine_file,
         checkpoint=None,
+        extract_without_gpu=extract_without_gpu,
     )
 
 
@@ -89,6 +92,10 @@ def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Pa
     assert 0 <= summary.probe["proxy_quality_low"] <= summary.probe["proxy_quality"] <= 1
     assert summary.probe["scans"] >= 8
     assert "held out: recall@1" in output.getvalue()
+    asked_again = evaluate_run(Path(summary.run_dir))
+    assert {key: asked_again[key] for key in summary.probe} == summary.probe
+    elsewhere = evaluate_run(Path(summary.run_dir), catalog=phantom_catalog)
+    assert elsewhere["scans"] == summary.data["scans_kept"]
     assert rows[0]["weight/supcon"] == pytest.approx(0.2)
     assert summary.encoder is not None
     patches, positions = torch.rand(1, 16, 16, 16, 1), torch.rand(1, 16, 3)
@@ -120,6 +127,43 @@ def test_an_interruption_changes_nothing_in_deterministic_mode(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_views_cut_where_the_model_trains_give_the_losses_of_views_cut_by_the_actors(
+    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
+) -> None:
+    """The same code that runs on a GPU, on CPU tensors; interrupted and resumed on the way."""
+    config = small(phantom_catalog, tmp_path, data__deterministic=True)
+    actors = work_order(config, tmp_path, "actors")
+    train_loop(actors)
+    device = work_order(
+        apply_overrides(config, {"data.extract_on": "cuda"}), tmp_path, "device", extract_without_gpu=True
+    )
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_after(8, device)
+    summary = train_loop(dataclasses.replace(device, checkpoint=device.run_dir / "last.ckpt"))
+
+    assert summary.status == "ok"
+    assert summary.resumed_from_step == 6
+    assert summary.totals["volumes_handed_over"] > 2 * 3
+    assert summary.totals["mirrored_bytes"] > 0
+    resumed = losses(device.run_dir)[:6] + losses(device.run_dir)[8:]
+    for found, expected in zip(resumed, losses(actors.run_dir), strict=True):
+        assert found == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_cutting_on_a_gpu_that_is_not_there_is_refused_before_training(
+    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
+) -> None:
+    config = small(phantom_catalog, tmp_path, data__extract_on="cuda", run__name="refused")
+    with pytest.raises(ConfigError, match=r"data\.extract_on is 'cuda' and there is no CUDA device"):
+        train(config, Console(file=io.StringIO()))
+    summary = read_summary(tmp_path / "runs" / "refused")
+    assert summary is not None
+    assert (summary.status, summary.steps_done) == ("failed", 0)
+    with pytest.raises(ConfigError, match="there is no CUDA device"):
+        train_loop(work_order(config, tmp_path, "run"))
+
+
 def test_evaluating_changes_nothing_that_is_learned(
     ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
 ) -> None:
@@ -140,10 +184,11 @@ def test_evaluating_changes_nothing_that_is_learned(
     assert f"held-out scan {gone.scan_id} is left out of the probe set: ScanRejected: missing_path" in said
 
 
-def test_a_failed_background_replacement_is_an_explicit_error(
-    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
+def test_a_failed_background_replacement_is_an_explicit_error_also_where_the_run_is_tracked(
+    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path, wandb_server: WandbServer
 ) -> None:
-    order = work_order(small(phantom_catalog, tmp_path, train__max_steps=200), tmp_path, "run")
+    config = small(phantom_catalog, tmp_path, train__max_steps=200, tracking__mode="online")
+    order = work_order(config, tmp_path, "run")
     victim = order.shards[0][0]
     gone = dataclasses.replace(
         victim, record=dataclasses.replace(victim.record, nifti_path=str(tmp_path / "gone.nii.gz"))
@@ -157,6 +202,11 @@ def test_a_failed_background_replacement_is_an_explicit_error(
     assert summary.cause is not None
     assert victim.record.scan_id in summary.cause
     assert victim.record.scan_id in order.quarantine_file.read_text()
+    tracked = wandb_server.run
+    assert (tracked.state, tracked.exit_code) == ("failed", 1)
+    assert (tracked.summary["status"], tracked.summary["cause"]) == ("failed", "ReplacementFailed")
+    assert tracked.global_steps == [row["global_step"] for row in read_history(order.run_dir) if "event" not in row]
+    assert wandb_server.holding("gone.nii.gz") == []
 
 
 def test_a_checkpoint_of_other_settings_is_refused(

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
+from prism_ssl.config.schema import ExtractOn
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, PairChunk, PrismBatch, VisitKey
 from prism_ssl.data.collate import Collator
+from prism_ssl.data.pool_actor import PoolActor
+from tests.pool_fakes import N_PATCHES, actor_settings, pool_settings, write_scans
 
 N = 3
 DEVICES = [
@@ -86,3 +92,27 @@ def test_chunks_that_do_not_fill_the_batch_are_refused(pairs: list[int]) -> None
     collate = Collator(torch.device("cpu"), batch_size=4, n_patches=N)
     with pytest.raises((AssertionError, ValueError), match=r"equal chunks that fill it|could not broadcast"):
         collate([random_chunk(seed, n) for seed, n in enumerate(pairs)])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("scratch_bytes", [0, 250_000, 2**30], ids=["no scratch", "scratch for some", "scratch"])
+def test_cutting_on_the_device_gives_the_batches_that_the_actors_would_have_cut(
+    tmp_path: Path, scratch_bytes: int, device: str
+) -> None:
+    """Two actors, scans replaced all the time, among them one twice in a chunk."""
+    scans, pool = write_scans(tmp_path, 6), pool_settings(slots=2, visits_per_scan=2, seed=3)
+    shards, batches = (scans[:3], scans[3:]), dict[str, list[PrismBatch]]()
+    for where in get_args(ExtractOn):
+        settings = actor_settings(tmp_path / "scratch", pool, scratch_bytes, extract_on=where)
+        actors = [PoolActor(shard, settings, f"pool-{number}") for number, shard in enumerate(shards)]
+        collate = Collator(torch.device(device), batch_size=10, n_patches=N_PATCHES, extract_on=where)
+        batches[where] = [collate([actor.next_chunk(5) for actor in actors]) for _ in range(6)]
+        for actor in actors:
+            actor.close()
+    for here, there in zip(batches["cuda"], batches["cpu"], strict=True):
+        assert (here.visits, here.series_id) == (there.visits, there.series_id)
+        for name, value in tensors(there).items():
+            tolerance = 5e-4 if name.startswith("patches") else 0.0
+            torch.testing.assert_close(getattr(here, name), value, rtol=0.0, atol=tolerance, msg=name)
+    assert collate.mirror is not None
+    assert collate.mirror.used_bytes <= 2 * pool.slots * scans[0].volume_bytes

@@ -90,6 +90,13 @@ def test_a_collapsed_encoder_gets_nothing_for_it(probe_set: ProbeSet) -> None:
     assert values["proxy_quality"] < 0.1
 
 
+def test_embeddings_that_are_not_finite_are_counted_and_nothing_else_is_said(probe_set: ProbeSet) -> None:
+    network = build_network(small().model)
+    torch.nn.init.constant_(network.encoder.norm.bias, math.nan)
+    values = evaluate(network, probe_set, small())
+    assert values == {"scans": 8, "scans_left_out": 0, "views_not_finite": 32}
+
+
 def test_answers_do_not_depend_on_how_many_views_are_encoded_at_once(probe_set: ProbeSet) -> None:
     network = build_network(small().model)
     one, other = (ask(network, probe_set, small(eval__batch_views=views)) for views in (2, 32))

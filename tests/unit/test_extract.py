@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from llvmlite import binding as llvm
 from scipy.ndimage import map_coordinates
 
 from prism_ssl.contracts import PATCH_SCALE, Float64, RobustStats
@@ -256,6 +257,35 @@ def test_compiled_code_is_kept_under_the_temporary_root_unless_told_otherwise(
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     folder = Path(done.stdout.strip())
     assert folder == tmp_path / given if given else folder.parts[-2:] == ("prism_ssl", "numba")
+
+
+_CUT_OUT = """
+import sys, numpy as np
+from tests.unit.test_extract import AFFINES, noise_scan, scattered_view
+from prism_ssl.data.extract import extract_view
+cut = {}
+for dtype in ("int16", "float32"):
+    scan = noise_scan(dtype, AFFINES["oblique"], 0.5, -3.0)
+    view = scattered_view(scan)
+    cut[dtype] = np.empty((len(view.positions_mm), 16, 16), np.int16)
+    extract_view(scan, view, 16.0, cut[dtype])
+np.savez(sys.argv[1], **cut)
+"""
+
+
+def test_every_processor_cuts_out_the_same_pixels(tmp_path: Path) -> None:
+    """Machines that load lanes in turn or by one instruction, in vectors of any width."""
+    features = llvm.get_host_cpu_features()
+    narrow = ",".join(f"{'+' if on and 'avx512' not in name else '-'}{name}" for name, on in features.items())
+    for name, extra in {"wide": {}, "narrow": {"NUMBA_CPU_FEATURES": narrow}}.items():
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / name), **extra}
+        command = [sys.executable, "-c", _CUT_OUT, str(tmp_path / f"{name}.npz")]
+        subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], check=True)
+    wide, narrow_cut = np.load(tmp_path / "wide.npz"), np.load(tmp_path / "narrow.npz")
+    for dtype in ("int16", "float32"):
+        difference = np.abs(wide[dtype].astype(np.int32) - narrow_cut[dtype].astype(np.int32))
+        assert difference.max() <= TOLERANCE * PATCH_SCALE
+        assert (difference > 1).mean() < 0.01  # where a lane lies is rounded from another place
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16"])

@@ -13,6 +13,7 @@ from prism_ssl.config.schema import LossConfig, Objective, ViewConfig
 from prism_ssl.contracts import PrismBatch, PrismOutput
 from prism_ssl.model.loss import LossBundle, LossReport
 from prism_ssl.model.pair_targets import sign_skill
+from prism_ssl.model.supcon import supcon_chance
 from tests.unit.model_batches import one_hot_projection, output_of, perfect_output, random_batch
 
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
@@ -31,10 +32,14 @@ def _leaf_output(batch: PrismBatch, objective: Objective) -> PrismOutput:
     return PrismOutput(**{name: torch.randn_like(getattr(perfect, name)).requires_grad_() for name in names})
 
 
+def _chance_total(report: LossReport) -> float:
+    return sum(term.weight * term.chance.item() for term in report.terms.values())
+
+
 def _all_numbers(report: LossReport) -> torch.Tensor:
     terms = [(t.raw, t.normalized, t.chance_raw, t.chance_normalized) for t in report.terms.values()]
     stats = (report.positives.mean, report.positives.min, report.positives.cross_pair_share)
-    return torch.stack([report.total.detach(), report.chance_total, *stats, *(x for term in terms for x in term)])
+    return torch.stack([report.total.detach(), *stats, *(x for term in terms for x in term)])
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -68,15 +73,15 @@ def test_the_constant_mean_predictor_obtains_the_chance_total() -> None:
         torch.ones(12, 4) / 2.0,
     )
     report = _bundle("regression")(constant, batch, 0)
-    assert report.total.item() == pytest.approx(report.chance_total.item(), rel=1e-5)
+    assert report.total.item() == pytest.approx(_chance_total(report), rel=1e-5)
 
 
 def test_the_coin_obtains_the_chance_total() -> None:
     batch = random_batch()
     coin = output_of(torch.zeros(6, 3), torch.zeros(6, 3), torch.zeros(6, 2), torch.ones(12, 4) / 2.0)
     report = _bundle("classification")(coin, batch, 0)
-    assert report.total.item() == pytest.approx(report.chance_total.item(), rel=1e-5)
-    assert report.chance_total.item() == pytest.approx(4 * math.log(2) + 0.3 * math.log(11), rel=1e-5)
+    assert report.total.item() == pytest.approx(_chance_total(report), rel=1e-5)
+    assert _chance_total(report) == pytest.approx(4 * math.log(2) + 0.3 * math.log(11), rel=1e-5)
 
 
 def test_targets_not_normalised_are_optimised_in_raw_units() -> None:
@@ -116,6 +121,43 @@ def test_supcon_takes_the_other_view_of_a_pair_as_positive() -> None:
     report = _bundle("regression", matched)(perfect_output(batch, "regression"), batch, 0)
     assert report.terms["supcon"].value.item() == pytest.approx(report.positives.loss_floor.item(), abs=1e-5)
     assert report.positives.cross_pair_share.item() == pytest.approx(2 / 6)
+
+
+# ---------------------------------------------------------------------- the SimCLR baseline
+SIMCLR = LossConfig(simclr_baseline=True)
+
+
+def _nt_xent(z: torch.Tensor, temp: float) -> torch.Tensor:
+    """Chen et al. 2020, eq. 1 and algorithm 1, as cross entropy over the other 2B - 1 views."""
+    n = len(z) // 2
+    z = torch.nn.functional.normalize(z, dim=1)
+    logits = z @ z.T / temp
+    logits = logits - torch.diag(torch.full((2 * n,), math.inf))
+    partner = torch.cat([torch.arange(n) + n, torch.arange(n)])
+    return torch.nn.functional.cross_entropy(logits, partner)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_simclr_baseline_is_nt_xent_and_nothing_else(objective: Objective) -> None:
+    batch = random_batch(labels=[0, 0, 0, 1, 1, 2])  # series that come twice are negatives all the same
+    output = _leaf_output(batch, objective)
+    z = torch.nn.functional.normalize(torch.cat([output.projection_a, output.projection_b]), dim=1)
+    output = replace(output, projection_a=z[:6], projection_b=z[6:])
+    report = _bundle(objective, SIMCLR)(output, batch, step=0)  # no warm-up, no ramp
+    assert report.total.item() == pytest.approx(_nt_xent(z, 0.1).item(), rel=1e-5)
+    assert {name: term.weight for name, term in report.terms.items()} == dict.fromkeys(HEADS, 0.0) | {"supcon": 1.0}
+    report.total.backward()
+    assert output.rotation.grad is None
+
+
+def test_the_simclr_baseline_reports_the_positives_that_it_uses() -> None:
+    batch = random_batch(labels=[0, 0, 0, 1, 1, 2])
+    report = _bundle("regression", SIMCLR)(perfect_output(batch, "regression"), batch, 0)
+    positives = report.positives
+    assert (positives.mean.item(), positives.min.item(), positives.cross_pair_share.item()) == (1.0, 1.0, 0.0)
+    assert positives.loss_floor.item() == 0.0
+    assert positives.chance.item() == pytest.approx(supcon_chance(6))
+    assert report.distinct_series.item() == pytest.approx(3.0)
 
 
 def test_only_the_total_carries_gradients() -> None:

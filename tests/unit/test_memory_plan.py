@@ -1,28 +1,41 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from prism_ssl.config.schema import DataConfig, PrismConfig, TrainConfig
-from prism_ssl.contracts import PATCH_PX, PreparedScan, RobustStats, ScanRecord
+from prism_ssl.config.operations import EvalConfig
+from prism_ssl.config.schema import DataConfig, ExtractOn, PrismConfig, TrainConfig
+from prism_ssl.contracts import PATCH_PX, PairChunk, PreparedScan, RobustStats, ScanRecord
+from prism_ssl.data.chunks import empty_chunk
 from prism_ssl.data.memory_plan import (
     GIB,
     OBJECT_STORE_MIN_BYTES,
     MemoryPlan,
+    check_mirror_fits,
     chunk_bytes,
+    mirror_bytes,
     object_store_bytes,
     plan_memory,
+    probe_set_bytes,
+    require_gpu,
 )
-from prism_ssl.errors import MemoryPlanTooBig
+from prism_ssl.errors import ConfigError, MemoryPlanTooBig
 
 MB = 10**6
 LIMIT = 64 * GIB
 
 
 def a_config(
-    workers: int = 2, slots: int = 3, prefetch: int = 2, in_flight: int = 2, batch: int = 32, n_patches: int = 1024
+    workers: int = 2,
+    slots: int = 3,
+    prefetch: int = 2,
+    in_flight: int = 2,
+    batch: int = 32,
+    n_patches: int = 1024,
+    extract_on: ExtractOn = "cpu",
 ) -> PrismConfig:
     data = DataConfig(
         phantom_subjects=1,
@@ -31,6 +44,7 @@ def a_config(
         max_prefetch_replacements=prefetch,
         chunks_in_flight=in_flight,
         n_patches=n_patches,
+        extract_on=extract_on,
     )
     return PrismConfig(data=data, train=TrainConfig(batch_size=batch))
 
@@ -45,16 +59,54 @@ def plan(config: PrismConfig, shards: list[list[PreparedScan]]) -> MemoryPlan:
     return plan_memory(config, shards, LIMIT, "test")
 
 
-def test_a_chunk_is_as_large_as_its_arrays() -> None:
-    pairs, n = 16, 1024
-    patches, positions = np.empty((pairs, 2, n, PATCH_PX, PATCH_PX), np.int16), np.empty((pairs, 2, n, 3), np.float32)
-    assert chunk_bytes(a_config(workers=2, batch=32, n_patches=n)) == patches.nbytes + positions.nbytes
+@pytest.mark.parametrize("extract_on", get_args(ExtractOn))
+def test_a_chunk_is_as_large_as_its_arrays(extract_on: ExtractOn) -> None:
+    chunk = empty_chunk(16, 1024, extract_on)
+    pixels = chunk.patches.nbytes if isinstance(chunk, PairChunk) else chunk.pixel_to_voxel.nbytes + chunk.levels.nbytes
+    config = a_config(workers=2, batch=32, n_patches=1024, extract_on=extract_on)
+    assert chunk_bytes(config) == chunk.positions_mm.nbytes + pixels
 
 
 def test_the_object_store_holds_twice_what_all_actors_may_have_under_way() -> None:
     config = a_config(workers=4, in_flight=3, batch=64)
     assert object_store_bytes(config) == 4 * (3 + 1) * chunk_bytes(config) * 2
     assert object_store_bytes(a_config(batch=2, n_patches=1)) == OBJECT_STORE_MIN_BYTES
+
+
+def test_with_extraction_on_the_gpu_the_store_has_room_for_a_large_ct_under_way_for_each_opening_thread() -> None:
+    config = a_config(workers=4, in_flight=3, prefetch=2, batch=64, extract_on="cuda")
+    assert object_store_bytes(config) == 4 * (3 + 1) * chunk_bytes(config) * 2 + 4 * 2 * 512**3 * 2
+
+
+def test_the_gpu_holds_the_largest_scans_of_all_slots_and_those_that_one_chunk_replaces() -> None:
+    shards = [a_shard(5, 900, 10, 700, 20, 800, 600), a_shard(1, 2, 3)]
+    config = a_config(slots=3, batch=4, extract_on="cuda")
+    needed = (900 + 800 + 700 + 1 + 2 + 3 + 900 + 800) * MB
+    assert plan(config, shards).mirror_bytes == mirror_bytes(config, shards) == needed
+    assert f"on the GPU: volumes {needed / GIB:.1f} GiB" in str(plan(config, shards))
+    check_mirror_fits(config, shards, needed + 1)
+    with pytest.raises(
+        MemoryPlanTooBig, match=r"need 3.8 GiB .* the GPU has 3.8 GiB .* lower data.warm_pool_size \(3\)"
+    ):
+        check_mirror_fits(config, shards, needed)
+    assert mirror_bytes(a_config(), shards) == 0
+    assert "GPU" not in str(plan(a_config(), shards))
+
+
+def test_extraction_on_the_gpu_without_one_is_refused() -> None:
+    require_gpu(a_config(), 0)
+    require_gpu(a_config(extract_on="cuda"), 1)
+    with pytest.raises(ConfigError, match=r"data.extract_on is 'cuda' and there is no CUDA device .* 'cpu'"):
+        require_gpu(a_config(extract_on="cuda"), 0)
+
+
+def test_the_probe_set_is_planned_for() -> None:
+    few, many = (replace(a_config(), eval=EvalConfig(probe_scans=scans, views_per_scan=8)) for scans in (1, 65))
+    view = np.empty((1024, PATCH_PX, PATCH_PX), np.int16).nbytes + np.empty((1024, 3), np.float32).nbytes
+    assert probe_set_bytes(few) == 8 * view
+    more = plan(many, [a_shard(10, 10)]).base_bytes - plan(few, [a_shard(10, 10)]).base_bytes
+    assert more == 64 * 8 * view
+    assert probe_set_bytes(replace(many, eval=EvalConfig(probe_scans=65, n_patches=512))) == 65 * 8 * view // 2
 
 
 def test_pools_need_what_their_largest_scans_need_open_and_on_the_way() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prism_ssl.contracts import PATCH_PX, BrokenScan, PairChunk, PreparedScan
+from prism_ssl.config.schema import ExtractOn
+from prism_ssl.contracts import PATCH_PX, BrokenScan, PairChunk, PreparedScan, UncutChunk, VolumeFile
 from prism_ssl.data.extract import extract_view
 from prism_ssl.data.nifti import OpenScan
 from prism_ssl.data.pool_actor import PoolActor
@@ -45,8 +46,9 @@ def start(tmp_path: Path) -> Iterator[StartActor]:
         cursor: dict[str, object] | None = None,
         scratch_bytes: int = 0,
         stall_timeout_s: float = 60.0,
+        extract_on: ExtractOn = "cpu",
     ) -> PoolActor:
-        settings = actor_settings(tmp_path / "scratch", pool, scratch_bytes, stall_timeout_s)
+        settings = actor_settings(tmp_path / "scratch", pool, scratch_bytes, stall_timeout_s, extract_on)
         actors.append(PoolActor(scans, settings, f"pool-{len(actors)}", cursor))
         return actors[-1]
 
@@ -56,7 +58,8 @@ def start(tmp_path: Path) -> Iterator[StartActor]:
 
 
 def chunks_of(actor: PoolActor, n_chunks: int, n_pairs: int = 4) -> list[PairChunk]:
-    return [actor.next_chunk(n_pairs) for _ in range(n_chunks)]
+    chunks = [actor.next_chunk(n_pairs) for _ in range(n_chunks)]
+    return [chunk for chunk in chunks if isinstance(chunk, PairChunk)]
 
 
 def split_by_first_slots(
@@ -114,6 +117,50 @@ def test_a_cursor_continues_with_the_chunks_that_would_have_followed(start: Star
     for some, other in zip(chunks_of(start(scans, pool, whole[3].cursor), 4), whole[4:], strict=True):
         assert_equal_chunks(some, other)
         assert some.cursor["slots"] == other.cursor["slots"]
+
+
+# ---------------------------------------------------------------------- pairs that the consumer cuts out
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("scratch_bytes", [0, 2**30], ids=["no scratch", "scratch"])
+def test_uncut_a_volume_is_handed_over_once_for_each_stay_of_its_scan(
+    start: StartActor, tmp_path: Path, scratch_bytes: int, deterministic: bool
+) -> None:
+    scans = write_scans(tmp_path, 5)
+    voxels = {scan.record.scan_id: opened(scan).voxels for scan in scans}
+    pool = pool_settings(slots=2, visits_per_scan=6, deterministic=deterministic)
+    actor, held, handed_over = start(scans, pool, scratch_bytes=scratch_bytes, extract_on="cuda"), set[str](), 0
+    for _ in range(30):
+        chunk = actor.next_chunk(3)
+        assert isinstance(chunk, UncutChunk)
+        assert chunk.volumes.keys() & held == set()
+        assert scan_ids([chunk]) <= held | chunk.volumes.keys()
+        for scan_id, volume in chunk.volumes.items():
+            assert isinstance(volume, VolumeFile) == (scratch_bytes > 0)
+            np.testing.assert_array_equal(volume.map() if isinstance(volume, VolumeFile) else volume, voxels[scan_id])
+        assert chunk.mirrored <= held | chunk.volumes.keys()
+        assert len(chunk.mirrored) <= pool.slots
+        held, handed_over = set(chunk.mirrored), handed_over + len(chunk.volumes)
+    assert chunk.counters["volumes_handed_over"] == handed_over > 5
+
+
+def test_uncut_broken_scans_are_told_and_a_cursor_continues_as_if_the_actor_had_cut(
+    start: StartActor, tmp_path: Path
+) -> None:
+    scans, pool = write_scans(tmp_path, 5), pool_settings(slots=3, visits_per_scan=2, strict=False)
+    broken = {_break(scans, scans[number], stage) for number, stage in ((0, "open"), (1, "extract"))}
+    whole = chunks_of(start(scans, pool), 6)
+    actor = start(scans, pool, extract_on="cuda")
+    uncut = [actor.next_chunk(4) for _ in range(3)]
+    resumed = start(scans, pool, uncut[-1].cursor, extract_on="cuda")
+    uncut += [resumed.next_chunk(4) for _ in range(3)]
+    assert {one.scan_id for chunk in uncut for one in chunk.broken} == broken
+    for some, other in zip(uncut, whole, strict=True):
+        assert some.visits == other.visits
+        np.testing.assert_array_equal(some.positions_mm, other.positions_mm)
+        np.testing.assert_array_equal(some.center_delta_mm, other.center_delta_mm)
+        assert some.cursor["slots"] == other.cursor["slots"]
+        assert isinstance(some, UncutChunk)
+        assert not broken & some.volumes.keys()
 
 
 # ---------------------------------------------------------------------- opening in the background

@@ -103,6 +103,26 @@ def test_lidar_ignores_directions_that_do_not_tell_series_apart() -> None:
     assert metrics.lidar(metrics.discriminants(embeddings, SERIES)) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("width", [16, 512])
+@pytest.mark.parametrize(("signal", "expected"), [(0.0, 0.0), (30.0, 1.0)])
+def test_telling_directions_are_none_in_noise_and_all_in_series_that_differ(
+    width: int, signal: float, expected: float
+) -> None:
+    series = np.repeat(np.arange(16), 8)
+    noise, means = RNG.standard_normal((128, width)), signal * np.eye(16, width)
+    rows = metrics.telling_discriminants(means[series] + noise, series, seed=0)
+    relative = metrics.lidar_relative(metrics.lidar(rows), metrics.lidar_ceiling(16, width))
+    assert relative == pytest.approx(expected, abs=0.1 if signal else 0.0)
+
+
+def test_telling_directions_are_the_ones_with_signal() -> None:
+    series = np.repeat(np.arange(16), 8)
+    means = np.zeros((16, 12))
+    means[:, :3] = 5 * RNG.standard_normal((16, 3))
+    rows = metrics.telling_discriminants(means[series] + RNG.standard_normal((128, 12)), series, seed=0)
+    assert np.linalg.matrix_rank(rows, tol=1e-6) == 3
+
+
 def test_relative_lidar_is_unknown_with_two_series() -> None:
     assert math.isnan(metrics.lidar_relative(1.0, metrics.lidar_ceiling(2, 8)))
 

@@ -22,7 +22,7 @@ EMBEDDINGS = RNG.standard_normal((S, D))[SERIES] + 0.3 * RNG.standard_normal((4 
 
 def _evidence(hits: float = 0.7, right_share: float = 0.8) -> SeriesEvidence:
     signs = np.full((S, A, 2), 10.0)
-    return SeriesEvidence(np.full(S, hits), signs, right_share * signs, discriminants(EMBEDDINGS, SERIES))
+    return SeriesEvidence(np.full(S, hits), signs, right_share * signs, discriminants(EMBEDDINGS, SERIES), D)
 
 
 def test_quality_is_the_weighted_mean_of_recall_skill_and_relative_lidar() -> None:
@@ -62,8 +62,10 @@ def test_series_that_agree_leave_no_doubt_and_others_do() -> None:
 
 
 def test_the_interval_holds_the_value_although_resamples_have_a_lower_rank() -> None:
-    quality = proxy_quality(_evidence(), EvalConfig(w_retrieval=0, w_skill=0, bootstrap=200))
-    assert 0 <= quality.low < quality.value < quality.high <= 1
+    perfect = dataclasses.replace(_evidence(), discriminants=np.eye(S, D))
+    quality = proxy_quality(perfect, EvalConfig(w_retrieval=0, w_skill=0, bootstrap=200))
+    assert quality.low < quality.value == pytest.approx(1)
+    assert quality.high == pytest.approx(1)
 
 
 def test_equal_seeds_give_equal_intervals() -> None:

@@ -11,13 +11,17 @@ import pytest
 
 from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.data.sharded_dataset import NO_WAIT
+from prism_ssl.model.heads import PairHeads
 from prism_ssl.model.loss import LossBundle
 from prism_ssl.train.local_record import read_history, read_summary
 from prism_ssl.train.recorder import Recorder
 from tests.unit.model_batches import perfect_output, random_batch
 
-CONFIG = apply_overrides(phantom_cpu(), {"train.log_every": 2, "train.stall_warmup_steps": 0})
+CONFIG = apply_overrides(
+    phantom_cpu(), {"train.log_every": 2, "train.stall_warmup_steps": 0, "tracking.mode": "disabled"}
+)
 BATCH = random_batch()
+HEADS = PairHeads("regression", 8, 4).by_loss()
 REPORT = LossBundle(CONFIG.loss, CONFIG.view, "regression")(perfect_output(BATCH, "regression"), BATCH, 0)
 
 
@@ -34,7 +38,7 @@ def let_pass(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def test_an_evaluation_counts_in_no_step_stall_or_rate(let_pass: Callable[[float], None], tmp_path: Path) -> None:
-    recorder = Recorder(CONFIG, tmp_path, 0, None)
+    recorder = Recorder(CONFIG, tmp_path, 0, None, HEADS)
     for after_step_s in (30.0, 0.0, 0.0, 20.0):
         let_pass(0.5)
         recorder.step(REPORT, NO_WAIT)
@@ -51,7 +55,7 @@ def test_an_evaluation_counts_in_no_step_stall_or_rate(let_pass: Callable[[float
 
 
 def test_the_summary_has_the_last_evaluation_without_what_could_not_be_said(tmp_path: Path) -> None:
-    recorder = Recorder(CONFIG, tmp_path, 0, None)
+    recorder = Recorder(CONFIG, tmp_path, 0, None, HEADS)
     recorder.step(REPORT, NO_WAIT)
     recorder.evaluated({"recall_at_1": 0.1, "knn_modality": 0.5})
     recorder.step(REPORT, NO_WAIT)
@@ -69,16 +73,16 @@ def test_the_summary_has_the_last_evaluation_without_what_could_not_be_said(tmp_
 
 
 def test_a_resumed_attempt_still_tells_the_evaluation_of_an_earlier_one(tmp_path: Path) -> None:
-    first = Recorder(CONFIG, tmp_path, 0, None)
+    first = Recorder(CONFIG, tmp_path, 0, None, HEADS)
     first.evaluated({"recall_at_1": 0.1})
     first.finish("failed", "another cause", {}, None)
-    recorder = Recorder(CONFIG, tmp_path, 0, None)
+    recorder = Recorder(CONFIG, tmp_path, 0, None, HEADS)
     recorder.finish("failed", "a cause", {}, None)
     assert recorder.summary.probe == {"recall_at_1": 0.1}
 
 
 def test_a_run_without_held_out_scans_says_so(tmp_path: Path) -> None:
-    recorder = Recorder(CONFIG, tmp_path, 0, None)
+    recorder = Recorder(CONFIG, tmp_path, 0, None, HEADS)
     recorder.evaluated({})
     recorder.finish("ok", None, {}, None)
     (row,) = read_history(tmp_path)

@@ -1,0 +1,60 @@
+"""What the held-out evaluation found, beside what chance and an untrained encoder reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from rich.table import Table
+
+from prism_ssl.model.pair_targets import AXES
+
+
+def held_out_tables(probe: Mapping[str, float | None]) -> list[Table]:
+    """Tables of the ``probe/`` scalars (without the prefix) that are there; none when none is."""
+    known = {name: value for name, value in probe.items() if value is not None and math.isfinite(value)}
+    return [table for table in (_measures(known), _axes(known)) if table.row_count]
+
+
+def _measures(probe: Mapping[str, float]) -> Table:
+    table = Table(title="held-out scans (never trained on)", title_justify="left")
+    table.add_column("measure")
+    for column in ("reached", "chance", "random init"):
+        table.add_column(column, justify="right")
+    for words, name, chance, untrained in (
+        ("recall@1, same series", "recall_at_1", "recall_at_1_chance", "recall_at_1_random_init"),
+        ("recall@5, same series", "recall_at_5", "", ""),
+        ("mean sign skill", "skill_mean", None, ""),
+        ("LiDAR / its ceiling", "lidar_relative", "", ""),
+    ):
+        if name in probe:
+            chance_level = "0" if chance is None else _number(probe.get(chance))
+            table.add_row(words, _number(probe[name]), chance_level, _number(probe.get(untrained)))
+    if "proxy_quality" in probe:
+        table.add_row("proxy quality, 0 to 1", _number(probe["proxy_quality"]) + _interval(probe), "", "")
+    return table
+
+
+def _axes(probe: Mapping[str, float]) -> Table:
+    table = Table()
+    for column in ("held out", "sign skill (chance 0)", "R2 (mean answer 0)"):
+        table.add_column(column)
+    for head, axes in AXES.items():
+        skill, r2 = (_by_axis(probe, what, axes) for what in ("skill", "r2"))
+        if skill or r2:
+            table.add_row(head, skill, r2)
+    return table
+
+
+def _by_axis(probe: Mapping[str, float], what: str, axes: Iterable[str]) -> str:
+    known = ((axis, probe[f"{what}/{axis}"]) for axis in axes if f"{what}/{axis}" in probe and axis != "distance")
+    return "  ".join(f"{axis} {value:+.2f}" for axis, value in known)
+
+
+def _interval(probe: Mapping[str, float]) -> str:
+    low, high = probe.get("proxy_quality_low"), probe.get("proxy_quality_high")
+    return "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

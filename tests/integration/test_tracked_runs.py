@@ -1,0 +1,131 @@
+"""Whole tracked runs, started as a user starts them: interrupted, killed, cut off from their server."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prism_ssl.train.checkpoint import checkpoint_step
+from tests.cli_runs import CliRun, command, history_of, only_run, run_to_end, summary_of
+from tests.wandb_server import API_KEY, WandbServer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WandbServer:
+    """Started by each test's ``with``; its clients have an empty home and working directory."""
+    server = WandbServer()
+    for name in ("home", "here"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name, value in server.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    for name in ("DIR", "CACHE_DIR", "DATA_DIR", "ARTIFACT_DIR", "CONFIG_DIR"):
+        monkeypatch.delenv(f"WANDB_{name}")
+    return server
+
+
+def tracked(root: Path, catalog: Path, **overrides: Any) -> list[str]:
+    """A small online run with an artifact every 20 steps."""
+    settings = {"tracking__mode": "online", "tracking__artifact_every": 20, "tracking__finish_timeout_s": 20}
+    return command(root, data__catalog_path=catalog, **(settings | overrides))
+
+
+def left_behind(root: Path) -> list[Path]:
+    return [path for name in ("home", "here") for path in (root / name).rglob("*")]
+
+
+def test_a_killed_run_resumes_from_the_artifact_as_the_same_tracked_run(
+    server: WandbServer, tmp_path: Path, phantom_catalog: Path
+) -> None:
+    arguments = tracked(tmp_path, phantom_catalog, train__max_steps=120)
+    with server:
+        first = CliRun(arguments)
+        first.wait_for(r"^step +55 ")
+        first.kill()
+        first.finish()
+        (only_run(tmp_path) / "last.ckpt").unlink()
+
+        code, output = run_to_end(arguments)
+        assert code == 0, output
+        assert re.search(r"resumes at step [24]0 from W&B artifact checkpoint-phantom-cpu-\S+:latest", output), output
+        assert server.run.global_steps == list(range(5, 121, 5))
+        assert (server.run.state, server.run.exit_code) == ("finished", 0)
+        assert [a.metadata["global_step"] for a in server.artifacts.values() if a.state == "COMMITTED"] == [120]
+        for secret in (str(tmp_path), str(phantom_catalog.parent), API_KEY, "patient"):
+            assert server.holding(secret) == []
+        assert left_behind(tmp_path) == []
+        assert "wandb:" not in output
+    assert [row["global_step"] for row in history_of(tmp_path)] == list(range(5, 121, 5))
+    summary = summary_of(tmp_path)
+    assert summary["status"] == "ok"
+    assert summary["tracking"]["run_id"] == server.run.name
+
+
+@pytest.mark.parametrize("to", ["driver", "worker"])
+def test_sigterm_saves_a_checkpoint_and_marks_the_run_as_failed(
+    server: WandbServer, tmp_path: Path, phantom_catalog: Path, to: str
+) -> None:
+    arguments = tracked(tmp_path, phantom_catalog, train__max_steps=5000, train__checkpoint_every=4000)
+    with server:
+        run = CliRun(arguments)
+        run.wait_for(r"^step +15 ")
+        if to == "driver":
+            run.kill(signal.SIGTERM)
+        else:
+            run.descendants("TrainWorker")[0].send_signal(signal.SIGTERM)
+        assert run.finish() == 1
+        assert (server.run.state, server.run.exit_code) == ("failed", 143)
+        summary = summary_of(tmp_path)
+        assert summary["status"] == "failed"
+        assert summary["cause"].startswith("RunInterrupted: ")
+        assert summary["steps_done"] >= 15
+    assert (only_run(tmp_path) / "last.ckpt").exists()
+    assert checkpoint_step(only_run(tmp_path) / "last.ckpt") == summary["steps_done"]
+
+
+def test_a_killed_training_worker_is_failed_there_too_with_all_its_rows(
+    server: WandbServer, tmp_path: Path, phantom_catalog: Path
+) -> None:
+    with server:
+        run = CliRun(tracked(tmp_path, phantom_catalog, train__max_steps=5000))
+        run.wait_for(r"^step +25 ")
+        run.descendants("TrainWorker")[0].kill()
+        assert run.finish() == 1
+        assert (server.run.state, server.run.exit_code) == ("failed", 1)
+        assert server.run.global_steps == [row["global_step"] for row in history_of(tmp_path)]
+        assert server.run.summary["cause"] == "TrainWorkerDied"
+
+
+def test_a_server_that_goes_away_costs_neither_the_run_nor_its_end(
+    server: WandbServer, tmp_path: Path, phantom_catalog: Path
+) -> None:
+    with server:
+        run = CliRun(tracked(tmp_path, phantom_catalog, train__max_steps=60, tracking__finish_timeout_s=6))
+        run.wait_for(r"^step +15 ")
+        server.begin_failing("drop")
+        assert run.finish() == 0, run.output
+        assert server.run.state == "running"
+    summary = summary_of(tmp_path)
+    assert (summary["status"], summary["steps_done"]) == ("ok", 60)
+    assert "was not tracked (TimeoutError" in summary["tracking"]["problem"]
+    assert "tracking: " in run.output
+    assert [row["global_step"] for row in history_of(tmp_path)] == list(range(5, 61, 5))
+
+
+def test_without_a_key_nothing_begins(
+    server: WandbServer, tmp_path: Path, phantom_catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    with server:
+        code, output = run_to_end(tracked(tmp_path, phantom_catalog))
+        assert (code, server.runs) == (1, {})
+    assert "TrackingError: no W&B key was found; set WANDB_API_KEY, or pass --tracking.mode offline" in output
+    assert "Traceback" not in output
+    assert summary_of(tmp_path)["cause"].startswith("TrackingError")
