@@ -57,6 +57,7 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
     """
     tmp_root = temporary_root(config.run.tmp_root)
     with _claimed_run(config) as (folder, config):
+        check_account(config)
         start = _begin_or_resume(folder, config, console)
         selected = select_scans(config, tmp_root)
         with ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root):
@@ -69,7 +70,7 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
 
 
 def train_on(archive: Archive, config: PrismConfig, console: Console) -> RunSummary:
-    """As ``train``, on an archive that is prepared already and the Ray session that is there."""
+    """As ``train``, on an archive that is prepared and an account that is checked, in the Ray session that is there."""
     with _claimed_run(config) as (folder, config):
         return _attempt(folder, config, archive, _begin_or_resume(folder, config, console))
 
@@ -82,7 +83,6 @@ def _claimed_run(config: PrismConfig) -> Iterator[tuple[RunFolder, PrismConfig]]
     config = apply_overrides(config, {"tracking.mode": tracking_mode(config.tracking)})
     try:
         with _refusals_in_summary(folder, config):
-            check_account(config)
             yield folder, config
     finally:
         remove_stale_folders(temporary_root(config.run.tmp_root) / "scratch")
