@@ -1,7 +1,7 @@
 """Every trial of a sweep in W&B, also one that died before it could speak for itself.
 
-The training worker writes a trial's rows, media and artifacts, to the run that ``tracking.json`` in its folder names
-(who comes first makes it). What only the sweep knows is added here: the design point, how the trial ended, and why.
+The training worker writes a trial's rows, media and artifacts, to the run that ``tracking.json`` in its folder names.
+What only the sweep knows is added here: the design point, how the trial ended, and why.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import TrackingError
 from prism_ssl.train.local_record import write_summary
 from prism_ssl.train.logging import end_lost_run, open_api, start_tracker
-from prism_ssl.train.tracking_identity import read_tracked_as
+from prism_ssl.train.tracking_identity import read_tracked_as, tracked_as
+from prism_ssl.utils.fs import private_folder
 from tune.core24 import DesignPoint
 from tune.sweep import Sweep
 from tune.sweep_report import say
@@ -31,6 +32,12 @@ class WandbTrials(LoggerCallback):
 
     def __getstate__(self) -> dict[str, object]:
         return {}  # Tune saves its callbacks for a restore of its own; a console cannot be, and need not be, saved
+
+    def log_trial_start(self, trial: Trial) -> None:
+        """Fix the id of the tracked run, so that worker and sweep write to the same one."""
+        point = self._sweep.point(trial.config)
+        if self._sweep.mode != "disabled":
+            tracked_as(private_folder(self._sweep.run_dir(point)), self._sweep.config(point))
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:  # noqa: ARG002  the summary says it
         """Its summary is written by now."""
