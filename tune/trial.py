@@ -27,7 +27,6 @@ _TUNE_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # its banner ignores verbose=0
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders are the record
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",  # an interrupted sweep would wait 600 s for its trial
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
 
@@ -50,7 +49,7 @@ class PendingCells(BasicVariantGenerator):
     """The variants of the grid, less those that are not to be run."""
 
     def __init__(self, sweep: Sweep, pending: Sequence[DesignPoint]) -> None:
-        super().__init__(max_concurrent=1)
+        super().__init__(max_concurrent=1)  # what TuneConfig(max_concurrent_trials=1) asks of the default generator
         self._sweep, self._pending = sweep, frozenset(pending)
 
     def next_trial(self) -> Trial | None:
