@@ -91,9 +91,10 @@ class CliRun:
 
 def _command_line(process: psutil.Process) -> list[str]:
     try:
-        return process.cmdline()
+        line: list[str] = process.cmdline()
     except psutil.NoSuchProcess:  # it has ended meanwhile
         return []
+    return line
 
 
 def run_to_end(arguments: list[str]) -> tuple[int, str]:
