@@ -82,8 +82,9 @@ def pool_settings(
     strict: bool = True,
     deterministic: bool = True,
     seed: int = 0,
+    pairs_per_turn: int = 1,
 ) -> PoolSettings:
-    return PoolSettings(slots, visits_per_scan, max_prefetch_replacements, strict, deterministic, seed)
+    return PoolSettings(slots, visits_per_scan, max_prefetch_replacements, strict, deterministic, seed, pairs_per_turn)
 
 
 def actor_settings(

@@ -39,6 +39,8 @@ class DataConfig:
     """Drop series whose description speaks of a localizer or scout."""
     drop_derived: bool = False
     """Drop series whose description speaks of a derived image (MIP, reformat, subtraction, map)."""
+    selection_seed: int = 0
+    """Seed of what is selected, held out and (phantoms) generated: runs of different train.seed see the same scans."""
     holdout_fraction: float = 0.05
     """Share of the patients whose series are never trained on (the probe set)."""
     holdout_min_series: int = 8
@@ -53,6 +55,8 @@ class DataConfig:
     """Scans that one actor keeps open (slots)."""
     visits_per_scan: int = 100
     """Pairs drawn from a scan before its slot asks for another."""
+    pairs_per_turn: int = 2
+    """Pairs drawn from a scan in a row; with 1, a batch smaller than the pool holds no two pairs of a series."""
     max_prefetch_replacements: int = 2
     """Scans that one actor opens at the same time in the background."""
     use_local_scratch: bool = True
@@ -78,8 +82,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         positive("data", self, "n_scans", "n_patches", "patch_mm", "workers", "visits_per_scan")
-        positive("data", self, "max_prefetch_replacements", "chunks_in_flight", "stall_timeout_s")
-        not_negative("data", self, "phantom_subjects", "scratch_bytes", "holdout_min_series")
+        positive("data", self, "pairs_per_turn", "max_prefetch_replacements", "chunks_in_flight", "stall_timeout_s")
+        not_negative("data", self, "phantom_subjects", "scratch_bytes", "holdout_min_series", "selection_seed")
         not_negative("data", self, "max_actor_restarts", "abort_after_opens")
         require(self.warm_pool_size >= 2, "data.warm_pool_size", self.warm_pool_size, "at least 2 slots")
         require(bool(self.modality_filter), "data.modality_filter", self.modality_filter, "a modality")
@@ -248,7 +252,7 @@ class TrainConfig:
     torch_threads: int | None = None
     """CPU threads of the training worker; None: the cores that the pool actors leave over, at least 1."""
     seed: int = 0
-    """Seed of everything: selection, split, views, weights."""
+    """Seed of what is learned from them: order of the scans, views, weights."""
 
     def __post_init__(self) -> None:
         positive("train", self, "batch_size", "max_steps", "log_every", "checkpoint_every", "lr", "grad_clip")

@@ -66,7 +66,7 @@ def select_scans(config: PrismConfig, tmp_root: Path) -> SelectedScans:
     """
     path = Path(config.data.catalog_path) if config.data.catalog_path else _phantoms(config, tmp_root)
     return SelectedScans(
-        path, load_records(dataclasses.replace(config.data, catalog_path=str(path)), config.train.seed)
+        path, load_records(dataclasses.replace(config.data, catalog_path=str(path)), config.data.selection_seed)
     )
 
 
@@ -103,7 +103,7 @@ def prepare_archive(selected: SelectedScans, config: PrismConfig, cache_root: Pa
         preflight.kept,
         config.data.holdout_fraction,
         config.data.holdout_min_series,
-        config.train.seed,
+        config.data.selection_seed,
         subject_of=lambda scan: scan.record.subject_id,
     )
     shards = make_shards(train, config.data.workers)
@@ -122,5 +122,5 @@ def _preflight_dir(selected: SelectedScans, cache_root: Path) -> Path:
 
 
 def _phantoms(config: PrismConfig, tmp_root: Path) -> Path:
-    subjects, seed = config.data.phantom_subjects, config.train.seed
+    subjects, seed = config.data.phantom_subjects, config.data.selection_seed
     return write_phantoms(tmp_root / "phantoms" / f"{subjects}-subjects-seed-{seed}", subjects, seed)

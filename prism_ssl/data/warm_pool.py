@@ -34,6 +34,7 @@ class PoolSettings:
     strict: bool
     deterministic: bool
     seed: int
+    pairs_per_turn: int = 1
 
 
 @dataclass(slots=True)
@@ -110,6 +111,7 @@ class WarmPool:
         epoch, index = cursor["order"] if cursor else (0, 0)
         self._order = ScanOrder(scan_ids, settings.seed, epoch, index)
         self._turn: int = cursor["turn"] if cursor else 0
+        self._drawn_in_turn: int = cursor["drawn_in_turn"] if cursor else 0
         self._first_to_open = 0
         self._started = False
         count = min(settings.slots, len(scan_ids))
@@ -136,7 +138,7 @@ class WarmPool:
         return loads
 
     def draw(self) -> Draw | None:
-        """The next pair, slots taking turns; None when it must wait for a scan to land."""
+        """The next pair, slots taking turns of ``pairs_per_turn``; None when it must wait for a scan to land."""
         number = self._deterministic_turn() if self.settings.deterministic else self._next_open_slot()
         if number is None:
             return None
@@ -146,7 +148,7 @@ class WarmPool:
         draw = Draw(number, VisitKey(tenure.scan_id, tenure.epoch, tenure.visits))
         tenure.visits += 1
         self.counters.pairs += 1
-        self._turn = (number + 1) % len(self.slots)
+        self._pass_the_turn(number)
         if tenure.visits >= tenure.budget and slot.pending is None:
             self._expire(slot)
         return draw
@@ -163,6 +165,7 @@ class WarmPool:
             ],
             "order": [self._order.epoch, self._order.index],
             "turn": self._turn,
+            "drawn_in_turn": self._drawn_in_turn,
             "broken": sorted(self.broken),
             "counters": asdict(self.counters),
         }
@@ -224,6 +227,13 @@ class WarmPool:
         self._count_broken(tenure, stage, cause)
 
     # ------------------------------------------------------------------ inside
+    def _pass_the_turn(self, number: int) -> None:
+        """To the next slot once this one has had its pairs; a slot that stood in for another begins its own turn."""
+        self._drawn_in_turn = self._drawn_in_turn + 1 if number == self._turn else 1
+        over = self._drawn_in_turn >= self.settings.pairs_per_turn
+        self._turn = (number + 1) % len(self.slots) if over else number
+        self._drawn_in_turn = 0 if over else self._drawn_in_turn
+
     def _fill_empty_slots(self, staggered: bool) -> None:
         """Staggered: slots opened together must not all expire together."""
         for number, slot in enumerate(self.slots):

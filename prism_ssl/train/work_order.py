@@ -37,6 +37,7 @@ class WorkOrder:
             strict=data.strict,
             deterministic=data.deterministic,
             seed=self.config.train.seed,
+            pairs_per_turn=data.pairs_per_turn,
         )
         return ActorSettings(
             pool=pool,

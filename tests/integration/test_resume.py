@@ -129,7 +129,8 @@ def test_a_damaged_artifact_is_an_error_and_leaves_no_checkpoint(
     config = settings(tmp_path)
     if damaged == "on the server":
         folder = uploaded(config)
-        wandb_server.blobs[artifact_file(wandb_server)] = b"something else"
+        other = save(folder, config, 11).read_bytes()  # a whole checkpoint, but not the one that was uploaded
+        wandb_server.blobs[artifact_file(wandb_server)] = other
     else:
         folder = claimed(config)
         tracker = start_tracker(config, folder.path, 0)

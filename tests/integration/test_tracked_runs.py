@@ -41,6 +41,28 @@ def left_behind(root: Path) -> list[Path]:
     return [path for name in ("home", "here") for path in (root / name).rglob("*")]
 
 
+@pytest.mark.parametrize("to", ["driver", "worker"])
+def test_sigterm_saves_a_checkpoint_and_marks_the_run_as_failed(
+    server: WandbServer, tmp_path: Path, phantom_catalog: Path, to: str
+) -> None:
+    arguments = tracked(tmp_path, phantom_catalog, train__max_steps=5000, train__checkpoint_every=4000)
+    with server:
+        run = CliRun(arguments)
+        run.wait_for(r"^step +15 ")
+        if to == "driver":
+            run.kill(signal.SIGTERM)
+        else:
+            run.descendants("TrainWorker")[0].send_signal(signal.SIGTERM)
+        assert run.finish() == 1
+        assert (server.run.state, server.run.exit_code) == ("failed", 143)
+        summary = summary_of(tmp_path)
+        assert summary["status"] == "failed"
+        assert summary["cause"].startswith("RunInterrupted: ")
+        assert summary["steps_done"] >= 15
+    assert (only_run(tmp_path) / "last.ckpt").exists()
+    assert checkpoint_step(only_run(tmp_path) / "last.ckpt") == summary["steps_done"]
+
+
 def test_a_killed_run_resumes_from_the_artifact_as_the_same_tracked_run(
     server: WandbServer, tmp_path: Path, phantom_catalog: Path
 ) -> None:
@@ -66,28 +88,6 @@ def test_a_killed_run_resumes_from_the_artifact_as_the_same_tracked_run(
     summary = summary_of(tmp_path)
     assert summary["status"] == "ok"
     assert summary["tracking"]["run_id"] == server.run.name
-
-
-@pytest.mark.parametrize("to", ["driver", "worker"])
-def test_sigterm_saves_a_checkpoint_and_marks_the_run_as_failed(
-    server: WandbServer, tmp_path: Path, phantom_catalog: Path, to: str
-) -> None:
-    arguments = tracked(tmp_path, phantom_catalog, train__max_steps=5000, train__checkpoint_every=4000)
-    with server:
-        run = CliRun(arguments)
-        run.wait_for(r"^step +15 ")
-        if to == "driver":
-            run.kill(signal.SIGTERM)
-        else:
-            run.descendants("TrainWorker")[0].send_signal(signal.SIGTERM)
-        assert run.finish() == 1
-        assert (server.run.state, server.run.exit_code) == ("failed", 143)
-        summary = summary_of(tmp_path)
-        assert summary["status"] == "failed"
-        assert summary["cause"].startswith("RunInterrupted: ")
-        assert summary["steps_done"] >= 15
-    assert (only_run(tmp_path) / "last.ckpt").exists()
-    assert checkpoint_step(only_run(tmp_path) / "last.ckpt") == summary["steps_done"]
 
 
 def test_a_killed_training_worker_is_failed_there_too_with_all_its_rows(

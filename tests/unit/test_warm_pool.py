@@ -48,6 +48,17 @@ def keys(pool: WarmPool, n: int) -> list[VisitKey]:
     return [draw_key(pool) for _ in range(n)]
 
 
+@pytest.mark.parametrize("visits", [7, 100])
+def test_a_scan_gives_its_pairs_of_a_turn_in_a_row_also_across_a_resume(visits: int) -> None:
+    pool = WarmPool(ids(6), pool_settings(slots=3, visits_per_scan=visits, pairs_per_turn=2))
+    drawn = keys(pool, 31)
+    drawn += keys(WarmPool(ids(6), pool.settings, saved(pool)), 29)
+    turns = [drawn[at : at + 2] for at in range(0, 60, 2)]
+    same = [first.scan_id == second.scan_id for first, second in turns]
+    assert same.count(False) <= 60 // visits + 1  # a replacement lands between two draws
+    assert all(before[1].scan_id != after[0].scan_id for before, after in pairwise(turns))
+
+
 def keys_with_delays(pool: WarmPool, n: int, rng: random.Random) -> list[VisitKey]:
     """The next visits of a pool whose scans open late and in any order."""
     opening: list[Load] = []
