@@ -1,4 +1,4 @@
-"""Ask a trained network again: ``python tune/evaluate_run.py RUN_DIR [--catalog TABLE]``."""
+"""Ask a trained network again: ``python tune/evaluate_run.py RUN_DIR [--trained | --catalog TABLE]``."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from prism_ssl.train.cluster import ray_environment
 from prism_ssl.utils.fs import temporary_root
 
 
-def evaluate_run(run_dir: Path, catalog: Path | None = None) -> dict[str, float]:
+def evaluate_run(run_dir: Path, catalog: Path | None = None, trained: bool = False) -> dict[str, float]:
     """The ``probe/`` scalars, without their prefix, of the last checkpoint of a run.
 
     Args:
         run_dir: a run folder with config.json and last.ckpt.
-        catalog: asked about all scans of this table, none of whose patients the run should have seen; None: about the
-            scans that the run held out.
+        catalog: asked about all scans of this table, none of whose patients the run should have seen; None: about
+            scans of its own catalogue.
+        trained: of its own scans, those that it was trained on, in views that it has not seen; else those held out.
 
     Raises:
         RunFolderError: not a run folder.
@@ -44,7 +45,7 @@ def evaluate_run(run_dir: Path, catalog: Path | None = None) -> dict[str, float]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build_network(config.model).to(device)
     network.load_state_dict(load_checkpoint(run_dir / CHECKPOINT_FILE, device).learner["network"])
-    scans, table = _scans(config, run_dir, catalog)
+    scans, table = _scans(config, run_dir, catalog, trained)
     return Evaluator(scans, config, table)(network)
 
 
@@ -56,7 +57,7 @@ def _config(run_dir: Path) -> PrismConfig:
         raise RunFolderError(f"{path} cannot be read ({error}); needed: the folder of a run") from error
 
 
-def _scans(config: PrismConfig, run_dir: Path, catalog: Path | None) -> tuple[list[PreparedScan], Path]:
+def _scans(config: PrismConfig, run_dir: Path, catalog: Path | None, trained: bool) -> tuple[list[PreparedScan], Path]:
     """The scans to ask about, and their catalogue."""
     from prism_ssl.data.archive import check_scans, prepare_archive, select_scans
     from prism_ssl.data.memory_plan import OBJECT_STORE_MIN_BYTES
@@ -69,25 +70,30 @@ def _scans(config: PrismConfig, run_dir: Path, catalog: Path | None) -> tuple[li
     with ray_session(1, OBJECT_STORE_MIN_BYTES, tmp_root):
         if catalog is not None:
             return check_scans(selected, config, cache_root).kept, selected.catalog
-        return prepare_archive(selected, config, cache_root).held_out, selected.catalog
+        archive = prepare_archive(selected, config, cache_root)
+        scans = [scan for shard in archive.shards for scan in shard] if trained else archive.held_out
+        return scans, selected.catalog
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the scalars as JSON; 0 when there are any."""
 
-    def command(run_dir: tyro.conf.Positional[Path], catalog: Path | None = None) -> tuple[Path, Path | None]:
-        """Evaluate the last checkpoint of a run on its held-out scans, or on all scans of another catalogue.
+    def command(
+        run_dir: tyro.conf.Positional[Path], catalog: Path | None = None, trained: bool = False
+    ) -> tuple[Path, Path | None, bool]:
+        """Evaluate the last checkpoint of a run on its held-out scans.
 
         Args:
             run_dir: the run folder.
-            catalog: table of scans that the run has not been trained on.
+            catalog: instead, all scans of this table, which the run has not been trained on.
+            trained: instead, unseen views of the scans that it was trained on.
         """
-        return run_dir, catalog
+        return run_dir, catalog, trained
 
-    run_dir, catalog = tyro.cli(command, args=arguments)
+    run_dir, catalog, trained = tyro.cli(command, args=arguments)
     try:
         with ray_environment(temporary_root(_config(run_dir).run.tmp_root)):
-            values = evaluate_run(run_dir, catalog)
+            values = evaluate_run(run_dir, catalog, trained)
     except PrismError as error:
         Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True)
         return 1

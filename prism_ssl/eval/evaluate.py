@@ -29,6 +29,15 @@ from prism_ssl.model.pair_targets import (
 )
 from prism_ssl.model.precision import autocast_for
 
+UNTRAINED = (
+    "recall_at_1",
+    "recall_at_5",
+    "lidar_relative",
+    "position_recall_at_1",
+    *(f"{probe}_{what}" for what in ("modality", "organ") for probe in ("knn", "linear")),
+)
+"""What is also asked of the encoder before any training: all that needs no trained heads."""
+
 
 @dataclass(frozen=True, eq=False)
 class Answers:
@@ -52,13 +61,14 @@ class Evaluator:
         return self._probe_set.left_out if self._probe_set else []
 
     def __call__(self, network: PrismNet) -> dict[str, float]:
-        """``evaluate``, and beside it recall@1 of the same encoder before any training; empty without scans."""
+        """``evaluate``, and beside it what the same encoder reaches untrained (``*_random_init``, see ``UNTRAINED``);
+        empty without scans."""
         if self._probe_set is None:
             self._probe_set = build_probe_set(self._held_out, self._config, self._catalog)
         if not self._probe_set.scans:
             return {}
         if not self._untrained:
-            self._untrained = {"recall_at_1_random_init": _untrained_recall(network, self._probe_set, self._config)}
+            self._untrained = _untrained(network, self._probe_set, self._config)
         return evaluate(network, self._probe_set, self._config) | self._untrained
 
 
@@ -129,13 +139,13 @@ def _joined(parts: list[AxisReading]) -> AxisReading:
     return AxisReading(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in names))
 
 
-def _untrained_recall(network: PrismNet, probe_set: ProbeSet, config: PrismConfig) -> float:
-    """Recall@1 of freshly initialised weights, which follow from ``eval.seed``."""
+def _untrained(network: PrismNet, probe_set: ProbeSet, config: PrismConfig) -> dict[str, float]:
+    """The scalars ``UNTRAINED`` of freshly initialised weights, which follow from ``eval.seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.eval.seed)
         fresh = build_network(config.model)
-    answers = ask(fresh.to(next(network.parameters()).device), probe_set, config)
-    return _retrieval(answers.embeddings, _series_of_view(probe_set))["recall_at_1"]
+    values = evaluate(fresh.to(next(network.parameters()).device), probe_set, config)
+    return {f"{name}_random_init": values[name] for name in UNTRAINED if name in values}
 
 
 def _series_of_view(probe_set: ProbeSet) -> npt.NDArray[np.int64]:

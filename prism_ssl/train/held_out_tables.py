@@ -21,15 +21,20 @@ def _measures(probe: Mapping[str, float]) -> Table:
     table.add_column("measure")
     for column in ("reached", "chance", "random init"):
         table.add_column(column, justify="right")
-    for words, name, chance, untrained in (
-        ("recall@1, same series", "recall_at_1", "recall_at_1_chance", "recall_at_1_random_init"),
-        ("recall@5, same series", "recall_at_5", "", ""),
-        ("mean sign skill", "skill_mean", None, ""),
-        ("LiDAR / its ceiling", "lidar_relative", "", ""),
+    for words, name, chance in (
+        ("recall@1, same series", "recall_at_1", "recall_at_1_chance"),
+        ("recall@5, same series", "recall_at_5", "recall_at_5_chance"),
+        ("mean sign skill", "skill_mean", None),
+        ("LiDAR / its ceiling", "lidar_relative", None),
+        ("modality, kNN", "knn_modality", "modality_chance"),
+        ("modality, linear", "linear_modality", "modality_chance"),
+        ("organ, kNN", "knn_organ", "organ_chance"),
+        ("organ, linear", "linear_organ", "organ_chance"),
+        ("same place, other patient", "position_recall_at_1", "position_recall_at_1_chance"),
     ):
         if name in probe:
             chance_level = "0" if chance is None else _number(probe.get(chance))
-            table.add_row(words, _number(probe[name]), chance_level, _number(probe.get(untrained)))
+            table.add_row(words, _number(probe[name]), chance_level, _number(probe.get(f"{name}_random_init")))
     if "proxy_quality" in probe:
         table.add_row("proxy quality, 0 to 1", _number(probe["proxy_quality"]) + _interval(probe), "", "")
     return table

@@ -35,6 +35,7 @@ from prism_ssl.train.local_record import (
     write_summary,
 )
 from prism_ssl.train.logging import check_account, end_lost_run
+from prism_ssl.train.pictures import Pictures
 from prism_ssl.train.recorder import last_losses
 from prism_ssl.train.resume import StartingPoint, starting_point
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder
@@ -65,12 +66,18 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
             archive = prepare_archive(selected, config, folder.path.parent / ".preflight")
             describe_archive(archive, console)
             console.print(str(check_memory(config, archive)), highlight=False, soft_wrap=True)
-            with LiveView(console, folder.path, start.step, config.train.max_steps):
+            with (
+                LiveView(console, folder.path, start.step, config.train.max_steps),
+                Pictures(folder.path, config, min(archive.shards[0], key=lambda scan: scan.volume_bytes)),
+            ):
                 return _attempt(folder, config, archive, start)
 
 
 def train_on(archive: Archive, config: PrismConfig, console: Console) -> RunSummary:
-    """As ``train``, on an archive that is prepared and an account that is checked, in the Ray session that is there."""
+    """As ``train``, with an archive that is prepared and an account that is checked, in the Ray session that is there.
+
+    Draws no pictures: they cost a trial of a sweep seconds, and can be drawn from its history at any time.
+    """
     with _claimed_run(config) as (folder, config):
         return _attempt(folder, config, archive, _begin_or_resume(folder, config, console))
 

@@ -82,6 +82,8 @@ def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Pa
 
     assert summary.status == "ok", summary.cause
     assert summary.steps_done == 120
+    pictures = {row["event"]: row["text"] for row in read_history(Path(summary.run_dir)) if "event" in row}
+    assert pictures.items() >= {"view_panel": "view_panel.png", "plots": "plots"}.items()
     assert summary.totals["replacement_completed_count"] > 10
     assert summary.totals["replacement_failed_count"] == 0
     assert summary.totals["coverage"] == 1.0
@@ -96,6 +98,7 @@ def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Pa
     assert {key: asked_again[key] for key in summary.probe} == summary.probe
     elsewhere = evaluate_run(Path(summary.run_dir), catalog=phantom_catalog)
     assert elsewhere["scans"] == summary.data["scans_kept"]
+    assert evaluate_run(Path(summary.run_dir), trained=True)["scans"] == summary.data["scans_training"]
     assert rows[0]["weight/supcon"] == pytest.approx(0.2)
     assert summary.encoder is not None
     patches, positions = torch.rand(1, 16, 16, 16, 1), torch.rand(1, 16, 3)

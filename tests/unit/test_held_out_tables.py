@@ -16,7 +16,8 @@ AXES = ("dx", "dy", "dz", "rx", "ry", "rz", "wc", "ww")
 PROBE = {
     "recall_at_1": 0.42, "recall_at_1_chance": 0.054, "recall_at_1_random_init": 0.21, "recall_at_5": 0.81,
     "skill_mean": 0.385, "lidar_relative": 0.31, "proxy_quality": 0.4, "proxy_quality_low": 0.37,
-    "proxy_quality_high": 0.46, "r2/distance": 0.1,
+    "proxy_quality_high": 0.46, "linear_modality": 0.9, "linear_modality_random_init": 0.6,
+    "modality_chance": 0.5, "r2/distance": 0.1,
     **{f"skill/{axis}": 0.1 * i - 0.1 for i, axis in enumerate(AXES)},
     **{f"r2/{axis}": 0.9 - 0.1 * i for i, axis in enumerate(AXES)},
 }  # fmt: skip
@@ -32,6 +33,7 @@ def _shown(probe: dict[str, float], width: int = 80) -> str:
 def test_each_measure_stands_beside_its_chance_and_each_axis_in_one_line() -> None:
     text = _shown(PROBE)
     assert re.search(r"recall@1, same series +│ +0\.42 │ +0\.05 │ +0\.21 │", text)
+    assert re.search(r"modality, linear +│ +0\.90 │ +0\.50 │ +0\.60 │", text)
     assert re.search(r"mean sign skill +│ +0\.39 │ +0 │", text)
     assert "0.40 (0.37 to 0.46)" in text
     assert "dx -0.10  dy +0.00  dz +0.10 │ dx +0.90  dy +0.80  dz +0.70 │" in text

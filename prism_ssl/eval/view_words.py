@@ -1,0 +1,43 @@
+"""How two views differ, in the words of a radiologist."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prism_ssl.data.views import View
+
+_DIRECTIONS = (("right of", "left of"), ("in front of", "behind"), ("above", "below"))
+"""Along +R and -R, +A and -A, +S and -S, of the patient."""
+
+
+def displacement_in_words(a: View, b: View) -> str:
+    """Where b lies, seen from a; left and right are the patient's."""
+    delta = b.center_mm - a.center_mm
+    order = [axis for axis in np.argsort(-np.abs(delta)) if abs(delta[axis]) >= 0.5]
+    *parts, last = [f"{abs(delta[axis]):.0f} mm {_DIRECTIONS[axis][int(delta[axis] < 0)]}" for axis in order] or ["on"]
+    told = f"{', '.join(parts)} and {last}" if parts else last
+    return f"b lies {told} a ({np.linalg.norm(delta):.0f} mm in all)"
+
+
+def rotation_in_words(a: View, b: View) -> str:
+    """How much further b is turned than a, about the fixed axes of the patient."""
+    delta = b.rotation_deg - a.rotation_deg
+    return "turned " + ", ".join(f"{deg:+.1f} deg about {axis}" for deg, axis in zip(delta, "RAS", strict=True))
+
+
+def window_in_words(a: View, b: View, unit: str) -> str:
+    """How the window of b differs. A window that lies higher makes the same tissue look darker."""
+    center, width = b.window_center - a.window_center, b.window_width - a.window_width
+    ratio = max(a.window_width, b.window_width) / min(a.window_width, b.window_width)
+    higher = f"{_plain(center)} {unit} {'higher (darker picture)' if center > 0 else 'lower (brighter picture)'}"
+    contrast = f"{ratio:.1f} times, {'softer' if width > 0 else 'harder'} contrast"
+    return f"window {higher}, {_plain(width)} {unit} {'wider' if width > 0 else 'narrower'} ({contrast})"
+
+
+def _plain(value: float) -> str:
+    return f"{abs(value):.0f}" if abs(value) >= 10 else f"{abs(value):.2g}"
+
+
+def pair_in_words(a: View, b: View, unit: str) -> str:
+    """All targets of a pair, a line each."""
+    return "\n".join((displacement_in_words(a, b), rotation_in_words(a, b), window_in_words(a, b, unit)))
