@@ -14,12 +14,12 @@ from prism_ssl.data.archive import Archive, prepare_archive, select_scans
 from prism_ssl.data.memory_plan import object_store_bytes, require_gpu
 from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.logging import check_account
-from prism_ssl.train.stop_request import sigterm_as_ctrl_c
 from prism_ssl.train.trainer import check_memory, describe_archive
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.hashing import content_hash
 from prism_ssl.utils.time import format_duration
 from tune.core24 import DesignPoint
+from tune.interruption import sigterm_ends_sweep
 from tune.sweep import Sweep, largest
 from tune.sweep_report import say
 from tune.trial import TRIAL_CPUS, run_trials
@@ -43,7 +43,7 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
     selected = select_scans(sweep.base, tmp_root)
     largest_config = largest([sweep.config(point) for point in pending])
     cpus = sweep.base.data.workers + _TRAINING_CPUS + TRIAL_CPUS
-    with ray_session(cpus, object_store_bytes(largest_config), tmp_root), sigterm_as_ctrl_c():
+    with ray_session(cpus, object_store_bytes(largest_config), tmp_root), sigterm_ends_sweep():
         require_gpu(sweep.base, ray.cluster_resources().get("GPU", 0))
         archive = prepare_archive(selected, sweep.base, Path(sweep.base.run.root).absolute() / ".preflight")
         describe_archive(archive, console)

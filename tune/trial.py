@@ -26,7 +26,6 @@ TRIAL_CPUS = 1
 _TUNE_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # its banner ignores verbose=0
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders are the record
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",  # an interrupted sweep would wait 600 s for its trial
 }
 
 

@@ -123,6 +123,8 @@ def test_a_failed_trial_is_marked_failed_in_tracking_with_its_error_and_no_path(
 def test_the_same_command_runs_what_had_not_ended_ok_and_resumes_at_checkpoints(nights: Nights) -> None:
     assert nights.codes == [-9, 1, 0]
     assert ["3 to run" in nights.outputs[1], "2 to run" in nights.outputs[2]] == [True, True]
+    stopped_at = nights.seen["time limit"][0]["steps_done"]
+    assert nights.summary(THIRD)["resumed_from_step"] == stopped_at  # not a step is lost to a time limit
     for night, cell in ((1, SECOND), (2, THIRD)):
         resumed = nights.summary(cell)["resumed_from_step"]
         assert resumed >= 8
