@@ -55,8 +55,9 @@ class TrialView(LoggerCallback):
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         """It returned or raised, or its process died."""
-        gist = _gist(str(trial.get_error())) if failed else "the trial returned without a summary"
-        self._end(self._sweep.point(trial.config), f"TrialFailed: {gist}")
+        # Not trial.get_error(): that reads a copy which is not there yet.
+        told = Path(trial.error_file).read_text() if failed and trial.error_file else ""
+        self._end(self._sweep.point(trial.config), f"TrialFailed: {error_line(told)}")
 
     def interrupted(self) -> DesignPoint | None:
         """To be called when all processes have ended: the trial that an interruption of the sweep ended, if one."""
@@ -122,8 +123,8 @@ def _rewind(run_dir: Path) -> int:
     return step
 
 
-def _gist(traceback: str) -> str:
-    """The line of a traceback that names the error."""
-    lines = [line.strip() for line in traceback.splitlines() if line.strip()]
-    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Died)\b", line)]
-    return next(reversed(named or lines), "nothing is known of its end")
+def error_line(told: str) -> str:
+    """Of Ray Tune's error file the line that names the error: the end of a traceback, or Ray's word of a death."""
+    lines = [line.strip() for line in told.splitlines() if line.strip() and not line.startswith("Failure #")]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Failed)\b", line)]
+    return next(iter([*reversed(named), *lines]), "the trial ended without a word")

@@ -107,7 +107,7 @@ def _trial_process_dies_then_time_limit(run: CliRun, nights: Nights) -> None:
 def test_a_trial_that_fails_leaves_its_cause_and_the_next_one_starts(nights: Nights) -> None:
     causes = {when: summary["cause"] for when, (summary, _) in nights.seen.items()}
     assert re.match(r"ReplacementFailed: scan [0-9a-f]+ failed at stage 'open'", causes["scans lost"])
-    assert re.match(r"TrialFailed: .*ActorDiedError", causes["process died"])
+    assert re.match(r"TrialFailed: .*actor died", causes["process died"])
     assert causes["time limit"].startswith("RunInterrupted")
     assert [summary["status"] for summary, _ in nights.seen.values()] == ["failed"] * 3
 
