@@ -191,7 +191,7 @@ class PrismOutput:
     embedding_b: torch.Tensor  # [B, D]
 
 
-RunStatus = Literal["running", "ok", "failed"]
+RunStatus = Literal["running", "ok", "interrupted", "failed"]
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,8 @@ class RunSummary:
     """The honest end of a run.
 
     ``status`` is ``ok`` only when every step ran, no replacement failed in strict mode and no actor or
-    thread died; otherwise ``cause`` says why. ``totals`` holds the final value of every scalar of the guide's
+    thread died; ``interrupted`` when it was asked to end early, checkpointed, and can be resumed; otherwise
+    ``cause`` says why. ``totals`` holds the final value of every scalar of the guide's
     throughput section, ``losses`` the last logged losses beside their chance levels, ``probe`` the
     last held-out evaluation (the ``probe/`` scalars without their prefix), ``tracking`` the mode, run id and
     URL of the tracked run, and ``problem`` where not everything could be tracked.

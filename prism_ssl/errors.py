@@ -89,6 +89,10 @@ class PoolStalled(PrismError, RuntimeError):
     """No chunk arrived within ``data.stall_timeout_s``."""
 
 
+class QuotaExceeded(PrismError, OSError):
+    """The home directory or the temporary root is over a hard limit, and pruning did not help."""
+
+
 class TrialFailed(PrismError, RuntimeError):
     """One trial of a sweep did not end ok.
 

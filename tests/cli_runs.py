@@ -75,9 +75,13 @@ class CliRun:
         self._seen |= {child.pid: child for child in children}
         return [child for child in children if any(name in part for part in _command_line(child))]
 
-    def kill(self, with_signal: signal.Signals = signal.SIGKILL) -> None:
+    def send(self, number: signal.Signals) -> None:
         """A signal to the driver alone."""
-        self._process.send_signal(with_signal)
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL to the driver alone."""
+        self.send(signal.SIGKILL)
 
     def terminate(self) -> None:
         """SIGTERM to the driver alone."""

@@ -13,7 +13,11 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import PrismError
 from prism_ssl.train.cluster import ray_environment
 from prism_ssl.train.console import show_summary
+from prism_ssl.train.stop_file import EXIT_INTERRUPTED
 from prism_ssl.utils.fs import temporary_root
+
+EXIT_CODES = {"ok": 0, "interrupted": EXIT_INTERRUPTED}
+"""By the status of a run; everything else is 1."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> PrismConfig:
@@ -23,7 +27,7 @@ def parse(arguments: Sequence[str] | None = None) -> PrismConfig:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; 0 when the run ended ok."""
+    """Train; 0 when the run ended ok, 75 when it was interrupted and can be resumed, 1 when it failed."""
     console, errors = Console(), Console(stderr=True)
     try:
         config = parse(arguments)
@@ -35,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     show_summary(console, summary)
-    return 0 if summary.status == "ok" else 1
+    return EXIT_CODES.get(summary.status, 1)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from prism_ssl.data.archive import Archive
 from prism_ssl.errors import TrialFailed
-from prism_ssl.train.cluster import owned_folder
+from prism_ssl.train.stop_file import stop_file_of
 from prism_ssl.train.trainer import train_on
+from prism_ssl.utils.fs import owned_folder, temporary_root
 from tune.core24 import DERIVED, LEVELS, OBJECTIVES, DesignPoint, objective_rule
 from tune.sweep import Sweep
 
@@ -45,14 +46,17 @@ def run_trial(levels: dict[str, Any], sweep: Sweep, archive: Archive) -> dict[st
 
 
 class PendingCells(BasicVariantGenerator):
-    """The variants of the grid, less those that are not to be run."""
+    """The variants of the grid, less those that are not to be run; none any more once there is a ``stop_file``."""
 
-    def __init__(self, sweep: Sweep, pending: Sequence[DesignPoint]) -> None:
+    def __init__(self, sweep: Sweep, pending: Sequence[DesignPoint], stop_file: Path) -> None:
         super().__init__(max_concurrent=1)  # what TuneConfig(max_concurrent_trials=1) asks of the default generator
-        self._sweep, self._pending = sweep, frozenset(pending)
+        self._sweep, self._pending, self._stop_file = sweep, frozenset(pending), stop_file
 
     def next_trial(self) -> Trial | None:
         """The next variant to run; None when none is left, or while another one runs."""
+        if self._stop_file.exists():
+            BasicVariantGenerator.set_finished(self)
+            return None
         while True:
             trial: Trial | None = BasicVariantGenerator.next_trial(self)
             if trial is None or self._sweep.point(trial.config) in self._pending:
@@ -84,7 +88,7 @@ def _tuner(
         trainable,
         param_space=_param_space(sweep),
         tune_config=ray.tune.TuneConfig(
-            search_alg=PendingCells(sweep, pending),
+            search_alg=PendingCells(sweep, pending, stop_file_of(temporary_root(sweep.base.run.tmp_root))),
             trial_name_creator=lambda trial: sweep.point(trial.config).name,
             trial_dirname_creator=lambda trial: sweep.point(trial.config).name,
         ),

@@ -11,7 +11,7 @@ from ray.tune.experiment import Trial
 from ray.tune.logger import LoggerCallback
 from rich.console import Console
 
-from prism_ssl.contracts import RunSummary
+from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.errors import CheckpointError
 from prism_ssl.train.checkpoint import checkpoint_step
 from prism_ssl.train.console import LiveView
@@ -64,7 +64,7 @@ class TrialView(LoggerCallback):
         point = self._running
         if point is not None:
             cause = "the sweep was; the same command goes on from the trial's last checkpoint, if there is one"
-            self._end(point, f"RunInterrupted: {cause}")
+            self._end(point, f"RunInterrupted: {cause}", "interrupted")
         return point
 
     def close(self) -> None:
@@ -73,11 +73,11 @@ class TrialView(LoggerCallback):
             self._live.__exit__(None, None, None)
             self._live = None
 
-    def _end(self, point: DesignPoint, unsaid: str) -> None:
+    def _end(self, point: DesignPoint, unsaid: str, status: RunStatus = "failed") -> None:
         self.close()
         summary = self._sweep.summary(point)
         if summary is None or summary.status == "running" or self._running != point:
-            summary = record_unfinished(self._sweep.run_dir(point), self._sweep.config(point), "failed", unsaid)
+            summary = record_unfinished(self._sweep.run_dir(point), self._sweep.config(point), status, unsaid)
         self._running = None
         now = time.monotonic()
         wall_s, self._since = now - self._since, now

@@ -14,6 +14,7 @@ from prism_ssl.config.defaults import RECIPES
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import PrismError
 from prism_ssl.train.cluster import ray_environment
+from prism_ssl.train.stop_file import EXIT_INTERRUPTED, stop_file_of
 from prism_ssl.train.tracking_identity import tracking_mode
 from prism_ssl.utils.fs import temporary_root
 from tune.core24 import BASE_RECIPES, Design, Scale
@@ -57,7 +58,7 @@ def parse(arguments: Sequence[str] | None = None) -> Sweep:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is left to run, then rank; 0 when every cell asked for has ended ok."""
+    """Run what is left to run, then rank; 0 when every cell asked for has ended ok, 75 when a job was asked to stop."""
     console, errors = Console(), Console(stderr=True)
     try:
         sweep = parse(arguments)
@@ -70,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                     run_sweep(sweep, pending, console)
             conclude(sweep, console)
-            return 1 if sweep.pending() else 0
+            if not sweep.pending():
+                return 0
+            return EXIT_INTERRUPTED if stop_file_of(temporary_root(sweep.base.run.tmp_root)).exists() else 1
     except PrismError as error:
         errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1

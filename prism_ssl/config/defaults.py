@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from prism_ssl.config.operations import EvalConfig, TrackingConfig
+from prism_ssl.config.operations import EvalConfig, QuotaConfig, TrackingConfig
 from prism_ssl.config.schema import DataConfig, LossConfig, ModelConfig, PrismConfig, TrainConfig
 from prism_ssl.errors import ConfigError
 
@@ -40,9 +40,13 @@ def phantom_cpu() -> PrismConfig:
     )
 
 
+_BETTY_HOME = QuotaConfig(home_soft_bytes=40 * 10**9, home_hard_bytes=48 * 10**9)
+"""Betty's homes hold 50 GB and lock their owner out when full."""
+
+
 def betty_baseline(catalog_path: str = "catalog.parquet") -> PrismConfig:
     """The canonical baseline on one B200: ViT-L, 1,024 patches, 8 actors of 16 slots."""
-    return PrismConfig(recipe="betty-baseline", data=DataConfig(catalog_path=catalog_path))
+    return PrismConfig(recipe="betty-baseline", data=DataConfig(catalog_path=catalog_path), quota=_BETTY_HOME)
 
 
 def core24_base(catalog_path: str = "catalog.parquet") -> PrismConfig:
@@ -53,6 +57,7 @@ def core24_base(catalog_path: str = "catalog.parquet") -> PrismConfig:
             catalog_path=catalog_path, n_patches=1024, workers=8, visits_per_scan=100, use_local_scratch=True
         ),
         train=TrainConfig(max_steps=20_000),
+        quota=_BETTY_HOME,
     )
 
 

@@ -36,6 +36,7 @@ class ActorSettings:
     scratch_folder: str
     stall_timeout_s: float
     extract_on: ExtractOn = "cpu"
+    scratch_keep_free_bytes: int = 0
 
 
 class PoolActor:
@@ -51,7 +52,9 @@ class PoolActor:
         self._scans = {scan.record.scan_id: scan for scan in shard}
         self._settings = settings
         self._pool = WarmPool(list(self._scans), settings.pool, cursor)
-        self._scratch = ScratchStore(Path(settings.scratch_folder), name, settings.scratch_bytes)
+        self._scratch = ScratchStore(
+            Path(settings.scratch_folder), name, settings.scratch_bytes, settings.scratch_keep_free_bytes
+        )
         self._opener = ScanOpener(self._open, settings.pool.max_prefetch_replacements)
         self._open_scans: dict[str, OpenScan] = {}
         self._mirrored: set[str] = set()  # scans whose volume the consumer has, for as long as they stay in the pool

@@ -11,6 +11,7 @@ from threading import Lock
 import numpy as np
 
 from prism_ssl.data.nifti import OpenScan
+from prism_ssl.utils.disk_usage import free_bytes
 from prism_ssl.utils.fs import FolderLock, private_folder
 
 
@@ -23,13 +24,14 @@ class ScratchStore:
     Args:
         parent: where the folder is made.
         budget_bytes: most bytes that its files may hold together; 0: off.
+        keep_free_bytes: space that its files leave free on their disk, whatever the budget.
     """
 
-    def __init__(self, parent: Path, name: str, budget_bytes: int) -> None:
+    def __init__(self, parent: Path, name: str, budget_bytes: int, keep_free_bytes: int = 0) -> None:
         self._folder = private_folder(parent / f"{name}-{os.getpid()}")
         self._owner = FolderLock(self._folder)
         self._owner.acquire()
-        self._budget = budget_bytes
+        self._budget, self._keep_free = budget_bytes, keep_free_bytes
         self._kept: dict[str, OpenScan] = {}  # their voxels are empty: a held map per scan would exhaust map counts
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._lock = Lock()
@@ -50,6 +52,8 @@ class ScratchStore:
         size = scan.voxels.nbytes
         with self._lock:
             if self.used_bytes + size > self._budget or isinstance(scan.voxels, np.memmap):
+                return scan
+            if self._keep_free and free_bytes(self._folder) - size < self._keep_free:
                 return scan
             self.used_bytes += size
         path = self._folder / scan_id

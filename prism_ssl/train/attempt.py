@@ -9,7 +9,7 @@ from types import TracebackType
 import torch
 
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.contracts import BrokenScan, PrismBatch, RunSummary
+from prism_ssl.contracts import BrokenScan, PrismBatch, RunStatus, RunSummary
 from prism_ssl.data.collate import Collator
 from prism_ssl.data.memory_plan import check_mirror_fits, require_gpu
 from prism_ssl.data.quarantine import quarantine_scan
@@ -29,6 +29,7 @@ from prism_ssl.model.loss import LossReport
 from prism_ssl.train.checkpoint import Checkpoint, load_checkpoint, restore_rng, rng_state, save_checkpoint
 from prism_ssl.train.learner import Learner
 from prism_ssl.train.nonfinite import NonFiniteGuard
+from prism_ssl.train.quota_guard import QuotaGuard
 from prism_ssl.train.recorder import Recorder
 from prism_ssl.train.run_folder import identity
 from prism_ssl.train.stop_request import attempt_has_ended, raise_if_stop_is_requested
@@ -48,7 +49,7 @@ class Attempt:
     """Stream, learner and recorder of an attempt, and the rule how it may end.
 
     As a context manager it stops the actors, saves what can be saved and writes the summary on every way out:
-    ``ok`` only when all steps ran and nothing failed unseen.
+    ``ok`` only when all steps ran and nothing failed unseen, ``interrupted`` when it was asked to end before.
     """
 
     def __init__(self, order: WorkOrder) -> None:
@@ -67,6 +68,7 @@ class Attempt:
             config.train.max_nonfinite_steps,
             lag=_CUDA_FLAG_LAG if device.type == "cuda" else 0,
         )
+        self._quota = QuotaGuard(config.quota, order.places)
         self._evaluator = Evaluator(order.held_out, config, order.catalog)
         self._said_left_out = False
         self._collate = Collator(device, config.train.batch_size, config.data.n_patches, config.data.extract_on)
@@ -84,7 +86,7 @@ class Attempt:
     def next_batch(self) -> tuple[PrismBatch, WaitCauses]:
         """The next batch on the device, and how long it was waited for."""
         assert self._stream is not None, "an attempt is used as a context manager"
-        raise_if_stop_is_requested()
+        raise_if_stop_is_requested(self._order.stop_file)
         chunks, wait = next(self._stream)
         return self._collate(chunks), wait
 
@@ -96,9 +98,11 @@ class Attempt:
         return report
 
     def record(self, report: LossReport, wait: WaitCauses) -> None:
-        """Note the step; on log steps write a row of the history."""
+        """Note the step; on log steps write a row of the history. Raises ``QuotaExceeded`` when a disk is too full."""
         if self._recorder.step(report, wait):
             self._recorder.row(self._learner.learning_rate(self._recorder.steps_done - 1), self._counters())
+        for note in self._quota.poll():
+            self._recorder.event("quota", note)
 
     def checkpoint_if_due(self) -> None:
         """Write last.ckpt every ``train.checkpoint_every`` steps, where an artifact is due, and at the end."""
@@ -132,6 +136,7 @@ class Attempt:
     # ------------------------------------------------------------------ beginning and end
     def __enter__(self) -> Attempt:
         try:
+            self._quota.start()
             self._stream = PairStream(
                 self._order.shards,
                 self._order.actor_settings(),
@@ -182,10 +187,12 @@ class Attempt:
             (self._order.run_dir / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
         if isinstance(error, GOOD_WEIGHTS) and self._recorder.steps_done > 0:
             self._save()
-        self._recorder.finish("failed", f"{type(error).__name__}: {error}", self._counters(), None)
+        status: RunStatus = "interrupted" if isinstance(error, RunInterrupted) else "failed"
+        self._recorder.finish(status, f"{type(error).__name__}: {error}", self._counters(), None)
 
     def _stop_stream(self, quietly: bool) -> None:
         """End the actors, once; what they had not reported yet counts like any other failure."""
+        self._quota.close()
         if self._stream is None or self._stream_stopped:
             return
         self._stream_stopped = True
@@ -238,7 +245,7 @@ class Attempt:
         counters = self._stream.counters() if self._stream else {}
         if self._collate.mirror is not None:
             counters["mirrored_bytes"] = float(self._collate.mirror.used_bytes)
-        return {**counters, "nonfinite_skipped_steps": float(self._guard.skipped_steps)}
+        return {**counters, **self._quota.counters(), "nonfinite_skipped_steps": float(self._guard.skipped_steps)}
 
 
 def _prepare_torch(config: PrismConfig) -> torch.device:

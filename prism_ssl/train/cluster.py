@@ -8,13 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prism_ssl.utils.fs import FolderLock, private_folder, remove_stale_folders
+from prism_ssl.utils.fs import owned_folder
 from prism_ssl.utils.last_rites import after_death
 from prism_ssl.utils.machine import usable_cpus
 
@@ -80,20 +79,6 @@ def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[
                 yield
             finally:
                 ray.shutdown()
-
-
-@contextmanager
-def owned_folder(parent: Path) -> Iterator[Path]:
-    """A folder of this process below ``parent``, removed at the end; those of dead processes are removed too."""
-    remove_stale_folders(private_folder(parent))
-    folder = private_folder(parent / str(os.getpid()))
-    lock = FolderLock(folder)
-    lock.acquire()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
 
 
 def _short_parent(tmp_root: Path) -> Path:

@@ -125,14 +125,14 @@ def evaluation_line(row: dict[str, Any]) -> str:
 
 def show_summary(console: Console, summary: RunSummary) -> None:
     """The end of a run as a table that explains itself, and where to look next."""
-    colour = "green" if summary.status == "ok" else "red"
+    colour = {"ok": "green", "interrupted": "yellow"}.get(summary.status, "red")
     console.print(
         f"\n[bold]{escape(summary.run)}[/]: [bold {colour}]{summary.status}[/] at step "
         f"{summary.steps_done} of {summary.max_steps}",
         highlight=False,
     )
     if summary.cause:
-        console.print(summary.cause, style="red", markup=False, highlight=False)
+        console.print(summary.cause, style=colour, markup=False, highlight=False)
     if summary.losses:
         console.print(_loss_table(summary))
     for table in held_out_tables(summary.probe):

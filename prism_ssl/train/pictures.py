@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -16,7 +16,7 @@ PANEL_FILE, PLOTS_FOLDER = "view_panel.png", "plots"
 
 
 class Pictures:
-    """The view panel while the block lasts, and the plots of the history at its end.
+    """The view panel while the block lasts, and at its end the plots where the training worker could draw none.
 
     The driver has nothing else to do meanwhile: drawing overlaps with the start of the workers.
 
@@ -32,37 +32,47 @@ class Pictures:
 
     def __enter__(self) -> Pictures:
         if not (self._run_dir / PANEL_FILE).exists():
-            self._draw("view_panel", PANEL_FILE, 0, self._draw_panel)
+            # No result is asked for: where not even an event can be written, the summary must still be tried.
+            self._thread.submit(draw_noting, self._run_dir, "view_panel", PANEL_FILE, 0, self._draw_panel)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        steps = [row["global_step"] for row in read_history(self._run_dir) if "event" not in row]
-        if steps:
-            self._draw("plots", PLOTS_FOLDER, steps[-1], self._draw_plots)
-        # Waits without asking for results: where not even an event can be written, the summary must still be tried.
+        self._thread.submit(draw_plots, self._run_dir)
         self._thread.shutdown()
-
-    def _draw(self, kind: str, place: str, step: int, draw: Callable[[], None]) -> None:
-        drawn = self._thread.submit(draw)
-        self._thread.submit(self._note, kind, place, step, drawn)
-
-    def _note(self, kind: str, place: str, step: int, drawn: Future[None]) -> None:
-        error = drawn.exception()
-        # other errors may quote a path of the archive, which must not enter the history
-        why = f": {error}" if isinstance(error, PrismError) else ""
-        text = place if error is None else f"{place} was not drawn: {type(error).__name__}{why}"
-        record = LocalRecord(self._run_dir)
-        record.event(step, kind if error is None else f"{kind}_failed", text)
-        record.close()
 
     def _draw_panel(self) -> None:
         from prism_ssl.eval.inspect_views import save_pair  # matplotlib only where it is drawn with
 
         save_pair(self._run_dir / PANEL_FILE, self._scan, self._config)
 
-    def _draw_plots(self) -> None:
+
+def draw_plots(run_dir: Path) -> None:
+    """The plots of the history up to its last row, unless they are there; the history says where, or why not."""
+    rows = read_history(run_dir)
+    steps = [row["global_step"] for row in rows if "event" not in row]
+    drawn = [row["global_step"] for row in rows if row.get("event") == "plots"]
+    if not steps or drawn[-1:] == steps[-1:]:
+        return
+
+    def draw() -> None:
         from prism_ssl.eval.plots import save_plots
 
-        save_plots(self._run_dir)
+        save_plots(run_dir)
+
+    draw_noting(run_dir, "plots", PLOTS_FOLDER, steps[-1], draw)
+
+
+def draw_noting(run_dir: Path, kind: str, place: str, step: int, draw: Callable[[], None]) -> None:
+    """Call ``draw`` and note in the history that ``place`` was drawn at ``step``, or why it was not."""
+    event, text = kind, place
+    try:
+        draw()
+    except Exception as error:  # noqa: BLE001  a picture is no reason to lose a run: noted as an event
+        # other errors may quote a path of the archive, which must not enter the history
+        why = f": {error}" if isinstance(error, PrismError) else ""
+        event, text = f"{kind}_failed", f"{place} was not drawn: {type(error).__name__}{why}"
+    record = LocalRecord(run_dir)
+    record.event(step, event, text)
+    record.close()

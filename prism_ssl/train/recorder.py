@@ -21,6 +21,7 @@ from prism_ssl.train.diagnostics import Diagnostics
 from prism_ssl.train.local_record import PROBE_PREFIX, LocalRecord, last_probe, read_history, write_summary
 from prism_ssl.train.logging import start_tracker
 from prism_ssl.train.metrics import StepTimes
+from prism_ssl.train.pictures import draw_plots
 from prism_ssl.utils.time import Stopwatch
 
 
@@ -128,6 +129,7 @@ class Recorder:
     def finish(self, status: RunStatus, cause: str | None, counters: Mapping[str, float], encoder: Path | None) -> None:
         """Close the history and write summary.json."""
         self._record.close()
+        draw_plots(self._run_dir)  # before the tracker's end, which takes them along
         self.summary = RunSummary(
             run=self._run_dir.name,
             status=status,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event, current_thread, main_thread
 from types import FrameType
 from typing import Any
@@ -20,9 +21,9 @@ GRACE_S = 25.0
 _requested, _ended = Event(), Event()
 
 
-def raise_if_stop_is_requested() -> None:
-    """To be called between two steps; raises ``RunInterrupted``."""
-    if _requested.is_set():
+def raise_if_stop_is_requested(stop_file: Path | None) -> None:
+    """To be called between two steps; raises ``RunInterrupted`` when asked by a signal or by a file that is there."""
+    if _requested.is_set() or (stop_file is not None and stop_file.exists()):
         raise RunInterrupted("the run was asked to stop; the same command goes on from the checkpoint just written")
 
 

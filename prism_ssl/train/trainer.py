@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memo
 from prism_ssl.errors import TrainWorkerDied
 from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.console import LiveView
+from prism_ssl.train.leftovers import Places
 from prism_ssl.train.local_record import (
     CHECKPOINT_FILE,
     is_probe,
@@ -36,14 +36,16 @@ from prism_ssl.train.local_record import (
 )
 from prism_ssl.train.logging import check_account, end_lost_run
 from prism_ssl.train.pictures import Pictures
+from prism_ssl.train.quota_guard import admit
 from prism_ssl.train.recorder import last_losses
 from prism_ssl.train.resume import StartingPoint, starting_point
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder
+from prism_ssl.train.stop_file import sigusr1_asks_to_stop, stop_file_of
 from prism_ssl.train.stop_request import StopBetweenSteps, sigterm_as_ctrl_c
 from prism_ssl.train.tracking_identity import tracking_mode
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.work_order import WorkOrder
-from prism_ssl.utils.fs import private_folder, remove_stale_folders, temporary_root
+from prism_ssl.utils.fs import owned_folder, remove_stale_folders, temporary_root
 from prism_ssl.utils.machine import memory_limit_bytes
 
 _OTHER_CPUS = 2  # the training worker, and one for the tasks of preflight
@@ -52,16 +54,19 @@ _OTHER_CPUS = 2  # the training worker, and one for the tasks of preflight
 def train(config: PrismConfig, console: Console) -> RunSummary:
     """Run (or resume) one training and return its summary; a run that failed while training returns too.
 
+    SIGUSR1, SIGTERM, Ctrl-C and the file of ``stop_file_of`` ask it to checkpoint and to end as ``interrupted``.
+
     Raises:
         PrismError: it could not begin: settings, catalogue, checkpoint, run folder or memory plan are bad.
             The summary in the run folder then says so as well.
     """
     tmp_root = temporary_root(config.run.tmp_root)
-    with _claimed_run(config) as (folder, config):
+    with _claimed_run(config, console) as (folder, config):
         check_account(config)
         start = _begin_or_resume(folder, config, console)
         selected = select_scans(config, tmp_root)
-        with ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root):
+        session = ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root)
+        with session, sigusr1_asks_to_stop(stop_file_of(tmp_root)):
             require_gpu(config, ray.cluster_resources().get("GPU", 0))
             archive = prepare_archive(selected, config, folder.path.parent / ".preflight")
             describe_archive(archive, console)
@@ -74,22 +79,22 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
 
 
 def train_on(archive: Archive, config: PrismConfig, console: Console) -> RunSummary:
-    """As ``train``, with an archive that is prepared and an account that is checked, in the Ray session that is there.
-
-    Draws no pictures: they cost a trial of a sweep seconds, and can be drawn from its history at any time.
-    """
-    with _claimed_run(config) as (folder, config):
+    """As ``train``, with an archive prepared and an account checked before, in the Ray session that is there."""
+    with _claimed_run(config, console) as (folder, config):
         return _attempt(folder, config, archive, _begin_or_resume(folder, config, console))
 
 
 @contextmanager
-def _claimed_run(config: PrismConfig) -> Iterator[tuple[RunFolder, PrismConfig]]:
+def _claimed_run(config: PrismConfig, console: Console) -> Iterator[tuple[RunFolder, PrismConfig]]:
     """The folder of a run, and its settings with the tracking mode decided."""
     folder = claim_run_folder(config)
     # Here, once: a worker's environment may tell another story about SLURM than the driver's.
     config = apply_overrides(config, {"tracking.mode": tracking_mode(config.tracking)})
     try:
         with _refusals_in_summary(folder, config):
+            places = Places(Path.home(), temporary_root(config.run.tmp_root), folder.path.parent)
+            for note in admit(config.quota, places):
+                console.print(note, style="yellow", highlight=False, soft_wrap=True)
             yield folder, config
     finally:
         remove_stale_folders(temporary_root(config.run.tmp_root) / "scratch")
@@ -107,6 +112,7 @@ def _attempt(folder: RunFolder, config: PrismConfig, archive: Archive, start: St
         scratch_folder=tmp_root / "scratch",
         quarantine_file=archive.quarantine_file,
         checkpoint=start.checkpoint,
+        stop_file=stop_file_of(tmp_root),
     )
     return _final_summary(order, _fit(order, tmp_root), archive)
 
@@ -149,22 +155,20 @@ def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
     """Train in a Ray Train worker; returns what ended it early."""
     # A name of its own for every attempt: an equal one would make Ray resume by rules that are not ours.
     name = f"{order.run_dir.name}-{os.getpid()}-{time.time_ns()}"
-    storage = private_folder(tmp_root / "ray_train" / name)
-    trainer = TorchTrainer(
-        _in_worker,
-        train_loop_config={"order": order},
-        scaling_config=ScalingConfig(num_workers=1, use_gpu=ray.cluster_resources().get("GPU", 0) > 0),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(storage),
-            # A retry would hide the first failure.
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-            callbacks=cast(list[UserCallback], [StopBetweenSteps()]),  # Ray takes all its kinds, and names one
-        ),
-    )
     try:
-        with _removed_at_end(storage), sigterm_as_ctrl_c():
-            trainer.fit()
+        with owned_folder(tmp_root / "ray_train") as storage, sigterm_as_ctrl_c():
+            TorchTrainer(
+                _in_worker,
+                train_loop_config={"order": order},
+                scaling_config=ScalingConfig(num_workers=1, use_gpu=ray.cluster_resources().get("GPU", 0) > 0),
+                run_config=RunConfig(
+                    name=name,
+                    storage_path=str(storage),
+                    # A retry would hide the first failure.
+                    failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+                    callbacks=cast(list[UserCallback], [StopBetweenSteps()]),  # Ray takes all its kinds, and names one
+                ),
+            ).fit()
     except WorkerGroupError as error:
         return next(iter(error.worker_failures.values()), error)
     except TrainingFailedError as error:
@@ -172,14 +176,6 @@ def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
     except (KeyboardInterrupt, SystemExit):  # Ray Train turns Ctrl-C into the latter
         return KeyboardInterrupt()
     return None
-
-
-@contextmanager
-def _removed_at_end(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _in_worker(settings: dict[str, Any]) -> None:

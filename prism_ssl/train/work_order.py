@@ -10,11 +10,15 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.pool_actor import ActorSettings
 from prism_ssl.data.warm_pool import PoolSettings
+from prism_ssl.train.leftovers import Places
 
 
 @dataclass(frozen=True)
 class WorkOrder:
-    """One attempt at a run. ``checkpoint`` is None for a run that begins; ``held_out`` is never trained on."""
+    """One attempt at a run. ``checkpoint`` is None for a run that begins; ``held_out`` is never trained on.
+
+    A file at ``stop_file`` asks it to end early.
+    """
 
     config: PrismConfig
     shards: list[list[PreparedScan]]
@@ -26,6 +30,12 @@ class WorkOrder:
     checkpoint: Path | None
     extract_without_gpu: bool = False
     """Where there is no GPU, let data.extract_on: cuda mirror volumes in memory and run the same code (for tests)."""
+    stop_file: Path | None = None
+
+    @property
+    def places(self) -> Places:
+        """Where the quota guard looks."""
+        return Places(Path.home(), self.scratch_folder.parent, self.run_dir.parent)
 
     def actor_settings(self) -> ActorSettings:
         """What the pool actors must know."""
@@ -47,6 +57,8 @@ class WorkOrder:
             max_volume_bytes=self.config.preflight.max_volume_bytes,
             scratch_bytes=data.scratch_bytes if data.use_local_scratch else 0,
             scratch_folder=str(self.scratch_folder),
+            # Scratch must never be what crosses the limit that ends a run.
+            scratch_keep_free_bytes=2 * self.config.quota.tmp_min_free_bytes,
             stall_timeout_s=data.stall_timeout_s,
             extract_on=data.extract_on,
         )

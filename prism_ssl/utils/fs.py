@@ -81,6 +81,20 @@ class FolderLock:
             self._file = None
 
 
+@contextmanager
+def owned_folder(parent: Path) -> Iterator[Path]:
+    """A folder of this process below ``parent``, removed at the end; those of dead processes are removed too."""
+    remove_stale_folders(private_folder(parent))
+    folder = private_folder(parent / str(os.getpid()))
+    lock = FolderLock(folder)
+    lock.acquire()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
 def remove_stale_folders(parent: Path) -> int:
     """Remove the sub-folders of ``parent`` whose owner is dead (their lock is free); returns how many."""
     removed = 0

@@ -51,13 +51,13 @@ def _has_open(descriptors: Path, below: str) -> bool:
         return False
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, grace_s: float = GRACE_S) -> None:
     """Wait until the starter closes the pipe; when it did so without a word, it was killed: clean up."""
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(stop, signal.SIG_IGN)  # a terminal's Ctrl-C is for the run, not for its cleaner
     if sys.stdin.buffer.read() == _ALL_IS_WELL:
         return
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + grace_s
     while processes_using(folder) and time.monotonic() < deadline:
         time.sleep(0.2)
     for process in processes_using(folder):
@@ -69,4 +69,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(float, sys.argv[2:3]))

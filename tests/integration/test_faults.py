@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
+from prism_ssl.train.stop_file import EXIT_INTERRUPTED
 from tests.cli_runs import CliRun, command, history_of, only_run, run_to_end, summary_of
 
 pytestmark = pytest.mark.slow
@@ -120,6 +122,27 @@ def test_a_killed_driver_leaves_no_process_and_the_same_command_resumes(tmp_path
     assert summary["resumed_from_step"] == int(resumed[1])
     assert int(resumed[1]) in range(20, 120, 10)  # a checkpoint every 10 steps, one at least before step 25
     assert [row["global_step"] for row in history_of(tmp_path)] == list(range(5, 121, 5))
+
+
+@pytest.mark.parametrize("stop", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_to_the_driver_interrupts_the_run_at_a_checkpoint(
+    tmp_path: Path, catalog: Path, stop: signal.Signals
+) -> None:
+    arguments = command(
+        tmp_path, data__catalog_path=catalog, train__max_steps=5000, train__checkpoint_every=5000, run__name="mine"
+    )
+    run = CliRun(arguments)
+    run.wait_for(r"^step +15 ")
+    run.send(stop)
+    assert run.finish() == EXIT_INTERRUPTED
+    summary = summary_of(tmp_path)
+    assert summary["status"] == "interrupted"
+    assert summary["steps_done"] >= 15
+    assert summary["checkpoint"] is not None
+
+    code, output = run_to_end([*arguments, "--train.max-steps", str(summary["steps_done"] + 5)])
+    assert code == 0, output
+    assert f"resumes at step {summary['steps_done']}" in output
 
 
 def test_a_killed_training_worker_is_a_failed_run(tmp_path: Path, catalog: Path) -> None:

@@ -50,7 +50,7 @@ def test_sigterm_saves_a_checkpoint_and_marks_the_run_as_failed(
         run = CliRun(arguments)
         run.wait_for(r"^step +15 ")
         if to == "driver":
-            run.kill(signal.SIGTERM)
+            run.send(signal.SIGTERM)
         else:
             run.descendants("TrainWorker")[0].send_signal(signal.SIGTERM)
         assert run.finish() == 1

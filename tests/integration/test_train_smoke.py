@@ -15,7 +15,7 @@ import prism_ssl
 from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import prepare_archive, select_scans
-from prism_ssl.errors import CheckpointError, ConfigError, ReplacementFailed
+from prism_ssl.errors import CheckpointError, ConfigError, ReplacementFailed, RunInterrupted
 from prism_ssl.train.attempt import Attempt
 from prism_ssl.train.local_record import is_probe, read_history, read_summary
 from prism_ssl.train.train_loop import train_loop
@@ -73,6 +73,16 @@ def interrupt_after(steps: int, order: WorkOrder) -> None:
             attempt.record(attempt.learn(batch), wait)
             attempt.checkpoint_if_due()
         raise KeyboardInterrupt
+
+
+def ask_to_stop_after(steps: int, order: WorkOrder, stop_file: Path) -> None:
+    with Attempt(order) as attempt:
+        while True:
+            batch, wait = attempt.next_batch()
+            attempt.record(attempt.learn(batch), wait)
+            steps -= 1
+            if steps == 0:
+                stop_file.touch()
 
 
 def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Path, tmp_path: Path) -> None:
@@ -165,6 +175,21 @@ def test_cutting_on_a_gpu_that_is_not_there_is_refused_before_training(
     assert (summary.status, summary.steps_done) == ("failed", 0)
     with pytest.raises(ConfigError, match="there is no CUDA device"):
         train_loop(work_order(config, tmp_path, "run"))
+
+
+def test_a_run_that_is_asked_to_stop_checkpoints_and_is_neither_ok_nor_failed(
+    ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
+) -> None:
+    order = work_order(small(phantom_catalog, tmp_path), tmp_path, "run")
+    order = dataclasses.replace(order, stop_file=tmp_path / "stop")
+    with pytest.raises(RunInterrupted, match="was asked to stop"):
+        ask_to_stop_after(2, order, tmp_path / "stop")
+    summary = read_summary(order.run_dir)
+    assert summary is not None
+    assert (summary.status, summary.steps_done, summary.encoder) == ("interrupted", 2, None)
+    (tmp_path / "stop").unlink()
+    resumed = train_loop(dataclasses.replace(order, checkpoint=order.run_dir / "last.ckpt"))
+    assert (resumed.status, resumed.steps_done, resumed.resumed_from_step) == ("ok", 12, 2)
 
 
 def test_evaluating_changes_nothing_that_is_learned(

@@ -81,6 +81,14 @@ def test_the_budget_is_never_exceeded_also_from_several_threads(tmp_path: Path, 
         assert (store.get(name) is None) == (returned is scan)
 
 
+def test_space_that_must_stay_free_is_not_taken(tmp_path: Path) -> None:
+    store = ScratchStore(tmp_path, "pool-0", budget_bytes=3 * SCAN_BYTES, keep_free_bytes=2**62)
+    scan = noise_scan(0)
+    assert store.put("scan-0", scan) is scan
+    assert bytes_on_disk(tmp_path) == 0
+    store.close()
+
+
 def test_without_a_budget_nothing_is_written(tmp_path: Path) -> None:
     store = ScratchStore(tmp_path, "pool-0", budget_bytes=0)
     scan = noise_scan(0)

@@ -1,0 +1,133 @@
+"""What this project may delete: its own leftovers that nobody needs any more, in the order in which they go.
+
+1. unfinished writes (``.NAME.PID.tmp``) in run folders that no process holds;
+2. folders of dead processes below the temporary root: scratch, Ray sessions, tokens, Ray Train storage;
+3. temporary roots of dead SLURM jobs (their name is the job's number);
+4. offline W&B runs that ``wandb sync`` has marked as uploaded;
+5. files in W&B's caches below the temporary root that were not touched for an hour.
+
+Ours is what lies in one of these places, belongs to this user and carries our marker: a ``.lock`` that its owner
+holds while it lives, or the name that the place's maker gives. Checkpoints, records, encoders and manifests are
+never among them, nor anything that a symbolic link leads to.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from prism_ssl.utils.disk_usage import DiskUsage, disk_usage
+from prism_ssl.utils.fs import FolderLock
+
+CACHE_REST_S = 3600.0
+"""A cached file that was touched more recently may be in use."""
+
+_UNFINISHED = re.compile(r"\..+\.\d+\.tmp")
+_OWNED_BY_PROCESSES = ("scratch", "r", "ray_token", "ray_train")
+_WANDB_CACHES = ("cache", "artifacts", "staging")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the user's quota is counted (``home``), and the two folders that this project writes to."""
+
+    home: Path
+    tmp_root: Path
+    runs: Path
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that may go. ``lock`` is the folder whose claim proves that nobody uses it; None: nobody can."""
+
+    kind: str
+    path: Path
+    lock: Path | None = None
+
+
+def leftovers(places: Places) -> Iterator[Leftover]:
+    """All of them, in the order in which they go."""
+    yield from _unfinished_writes(places.runs)
+    for name in _OWNED_BY_PROCESSES:
+        yield from _locked_folders(places.tmp_root / name, "folder of a dead process")
+    beside_it = places.tmp_root.parent if places.tmp_root.name.isdigit() else places.tmp_root
+    yield from (job for job in _locked_folders(beside_it, "folder of a dead job") if job.path.name.isdigit())
+    wandb = places.tmp_root / "wandb"
+    yield from _synced_runs(wandb / "runs" / "wandb")
+    for name in _WANDB_CACHES:
+        yield from _rested_files(wandb / name)
+
+
+def remove(leftover: Leftover) -> DiskUsage:
+    """Delete it and return what it held; nothing when somebody uses it after all."""
+    if leftover.lock is None:
+        return _delete(leftover.path)
+    lock = FolderLock(leftover.lock)
+    try:
+        if not lock.acquire():
+            return DiskUsage()
+        return _delete(leftover.path)
+    except FileNotFoundError:  # somebody else removed it
+        return DiskUsage()
+    finally:
+        lock.release()
+
+
+def _delete(path: Path) -> DiskUsage:
+    try:
+        usage = disk_usage(path)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+            return usage - disk_usage(path) if path.exists() else usage
+        path.unlink()
+    except OSError:  # it vanished, or is not ours to delete after all
+        return DiskUsage()
+    return usage
+
+
+def _unfinished_writes(runs: Path) -> Iterator[Leftover]:
+    for config in sorted((*runs.glob("*/config.json"), *runs.glob("*/*/config.json"))):
+        folder = config.parent
+        if (folder / ".lock").is_file() and _ours(folder):
+            names = sorted(entry for entry in folder.iterdir() if _UNFINISHED.fullmatch(entry.name) and _ours(entry))
+            yield from (Leftover("unfinished write", path, lock=folder) for path in names)
+
+
+def _locked_folders(parent: Path, kind: str) -> Iterator[Leftover]:
+    for folder in _children(parent):
+        if (folder / ".lock").is_file():
+            yield Leftover(kind, folder, lock=folder)
+
+
+def _synced_runs(wandb: Path) -> Iterator[Leftover]:
+    for folder in _children(wandb):
+        if folder.name.startswith("offline-run-") and any(folder.glob("*.wandb.synced")):
+            yield Leftover("uploaded W&B run", folder)
+
+
+def _rested_files(cache: Path) -> Iterator[Leftover]:
+    if not cache.is_dir() or not _ours(cache):
+        return
+    for folder, _, names in os.walk(cache):
+        for path in sorted(Path(folder) / name for name in names):
+            if _ours(path) and time.time() - max(path.stat().st_mtime, path.stat().st_atime) > CACHE_REST_S:
+                yield Leftover("W&B cache", path)
+
+
+def _children(parent: Path) -> list[Path]:
+    if not parent.is_dir() or not _ours(parent):
+        return []
+    return sorted(path for path in parent.iterdir() if path.is_dir() and _ours(path))
+
+
+def _ours(path: Path) -> bool:
+    """It is this user's own and no symbolic link."""
+    try:
+        return not path.is_symlink() and path.lstat().st_uid == os.geteuid()
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,46 @@
+"""A request to stop as a file: made by a job script or by SIGUSR1 to the driver, heeded between two steps.
+
+A file reaches the training worker of a run, and those of a whole sweep, without a signal to any of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+EXIT_INTERRUPTED = 75
+"""Exit code of a command that may simply be given again: EX_TEMPFAIL of sysexits.h."""
+
+
+def stop_file_of(tmp_root: Path) -> Path:
+    """Where the request is made: one file for all that a SLURM job does, otherwise one for this process."""
+    return tmp_root / f"stop-{os.environ.get('SLURM_JOB_ID') or os.getpid()}"
+
+
+@contextmanager
+def sigusr1_asks_to_stop(stop_file: Path) -> Iterator[None]:
+    """While the block lasts, SIGUSR1 to this process makes the request and changes nothing else.
+
+    Outside the main thread signals stay as they are. A request that this process made is gone after the block.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        asked = True
+        stop_file.touch()
+
+    before = signal.signal(signal.SIGUSR1, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        if asked:
+            stop_file.unlink(missing_ok=True)

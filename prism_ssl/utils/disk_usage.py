@@ -1,0 +1,75 @@
+"""How much of a disk a folder holds, as a quota counts it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+_BLOCK_BYTES = 512  # of st_blocks, whatever the file system's own block is (stat(2))
+
+
+@dataclass(frozen=True)
+class DiskUsage:
+    """Allocated bytes and inodes; ``unreadable`` entries are not in them. Not ``complete``: a lower bound."""
+
+    bytes: int = 0
+    inodes: int = 0
+    unreadable: int = 0
+    complete: bool = True
+
+    def __sub__(self, other: DiskUsage) -> DiskUsage:
+        return DiskUsage(self.bytes - other.bytes, self.inodes - other.inodes, self.unreadable, self.complete)
+
+    def __add__(self, other: DiskUsage) -> DiskUsage:
+        complete = self.complete and other.complete
+        return DiskUsage(
+            self.bytes + other.bytes, self.inodes + other.inodes, self.unreadable + other.unreadable, complete
+        )
+
+
+def disk_usage(folder: Path, keep_going: Callable[[], bool] = lambda: True) -> DiskUsage:
+    """What lies in ``folder`` (a file: what it holds itself), without other mounts; a hard-linked file counts once.
+
+    Symbolic links count as themselves. ``keep_going`` is asked before every entry; once it says no, what was
+    counted so far is returned as not complete. Entries that vanish meanwhile are left out.
+
+    Raises:
+        OSError: ``folder`` itself cannot be read.
+    """
+    top = folder.stat()
+    if not folder.is_dir():
+        return DiskUsage(top.st_blocks * _BLOCK_BYTES, 1)
+    os.scandir(folder).close()
+    count, blocks, unreadable = 1, top.st_blocks, 0
+    linked: set[int] = set()
+    waiting: list[str] = [str(folder)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if not keep_going():
+                        return DiskUsage(blocks * _BLOCK_BYTES, count, unreadable, complete=False)
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    if status.st_dev != top.st_dev or status.st_ino in linked:
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    elif status.st_nlink > 1:
+                        linked.add(status.st_ino)
+                    count, blocks = count + 1, blocks + status.st_blocks
+        except FileNotFoundError:
+            continue
+        except OSError:
+            unreadable += 1
+    return DiskUsage(blocks * _BLOCK_BYTES, count, unreadable)
+
+
+def free_bytes(folder: Path) -> int:
+    """Space that this user may still fill on the file system of ``folder``."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize

@@ -1,0 +1,174 @@
+# shellcheck shell=bash
+# What every job of this project does around its work. Sourced by the .sbatch files, which set PRISM_REPO first.
+#   prism_begin                 folders, environment, cleanup on every way out, checks that need no Python
+#   prism_check RECIPE [...]    the settings, archive, quotas and W&B access of the run, in seconds
+#   prism_ray_start             a Ray head on the loopback with what the allocation has
+#   prism_run COMMAND [...]     the work; asked to stop before the time limit, the job requeues itself
+# Everything transient is below PRISM_ROOT = /tmp/$USER/prism_ssl/$SLURM_JOB_ID and is gone when the job is.
+
+prism_say() { echo "prism: $*" >&2; }
+prism_fail() { prism_say "cannot start: $*"; exit 1; }
+
+prism_begin() {
+    [ -n "${SLURM_JOB_ID:-}" ] || prism_fail "this is a job script; submit it: sbatch $0"
+    [ -z "$PRISM_SETUP" ] || source "$PRISM_SETUP"
+    USER=${USER:-$(id -un)}
+    umask 077
+    export PRISM_ROOT=/tmp/$USER/prism_ssl/$SLURM_JOB_ID # in the environment, by it the cleanup knows its processes
+    PRISM_STOP_FILE=$PRISM_ROOT/stop-$SLURM_JOB_ID
+    PRISM_CHILD='' PRISM_RAY='' PRISM_ASKED='' PRISM_CLEAN='' PRISM_GRACE_S=15
+    mkdir -p "$PRISM_ROOT" || prism_fail "$PRISM_ROOT cannot be made; is /tmp/$USER somebody else's?"
+    local folder
+    for folder in "/tmp/$USER" "/tmp/$USER/prism_ssl" "$PRISM_ROOT"; do
+        [ -O "$folder" ] && [ ! -L "$folder" ] || prism_fail "$folder is not $USER's own folder; have it removed"
+    done
+    chmod 700 "/tmp/$USER/prism_ssl" "$PRISM_ROOT"
+    # Held while the job lives: who finds the lock free may remove the folder.
+    exec 9>"$PRISM_ROOT/.lock"
+    flock -n 9 || prism_fail "$PRISM_ROOT is in use by another process"
+    trap prism_cleanup EXIT
+    trap prism_cancelled TERM
+    trap 'exit 130' INT
+    trap 'PRISM_ASKED=1; touch "$PRISM_STOP_FILE"' USR1
+    rm -f "$PRISM_STOP_FILE"
+
+    export TMPDIR=$PRISM_ROOT/tmp WANDB_DIR=$PRISM_ROOT/wandb/runs WANDB_CACHE_DIR=$PRISM_ROOT/wandb/cache
+    export WANDB_DATA_DIR=$PRISM_ROOT/wandb/staging WANDB_ARTIFACT_DIR=$PRISM_ROOT/wandb/artifacts
+    export WANDB_CONFIG_DIR=$PRISM_ROOT/wandb/config
+    mkdir -p "$TMPDIR" "$WANDB_DIR" "$WANDB_CACHE_DIR" "$WANDB_DATA_DIR" "$WANDB_ARTIFACT_DIR" "$WANDB_CONFIG_DIR"
+
+    [ -x "$PRISM_PYTHON" ] || prism_fail "no Python at $PRISM_PYTHON; run 'make train' once in $PRISM_REPO, or set PRISM_PYTHON in slurm/site.sh"
+    case $PRISM_RUNS/ in /tmp/* | /dev/shm/*) prism_fail "PRISM_RUNS is $PRISM_RUNS, which is gone with the job; set durable storage in slurm/site.sh" ;; esac
+    mkdir -p "$PRISM_RUNS" && [ -w "$PRISM_RUNS" ] || prism_fail "run folders cannot be written to $PRISM_RUNS; set PRISM_RUNS in slurm/site.sh"
+    PRISM_GPUS=${SLURM_GPUS_ON_NODE:-0}
+    if [ -n "$PRISM_ALLOW_CPU" ]; then
+        PRISM_GPUS=0
+        export CUDA_VISIBLE_DEVICES=''
+    elif [ "$PRISM_GPUS" -gt "$(nvidia-smi -L 2>/dev/null | wc -l)" ]; then
+        prism_fail "the job has $PRISM_GPUS GPU(s), but nvidia-smi on $(hostname) shows fewer; is the driver up? (PRISM_ALLOW_CPU=1 trains on the CPU)"
+    fi
+    cd "$PRISM_REPO"
+    prism_say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname); run folders in $PRISM_RUNS"
+}
+
+# scancel or pre-emption: every process of the job was asked to end, and is killed after KillWait seconds, as is this one.
+prism_cancelled() {
+    local killed_after_s
+    killed_after_s=$(timeout 5 scontrol show config | awk '$1 == "KillWait" { print $3 }') || killed_after_s=''
+    PRISM_GRACE_S=$((${killed_after_s:-5} > 12 ? ${killed_after_s:-5} - 10 : 2))
+    exit 143
+}
+
+# The arguments that site.sh decides, unless they are given: sets PRISM_ARGS from a recipe and its options.
+prism_arguments() {
+    local given=" $* "
+    PRISM_ARGS=("$@")
+    [[ $given == *" --run.root"* ]] || PRISM_ARGS+=(--run.root "$PRISM_RUNS")
+    case $1 in phantom-cpu | core24-smoke) return ;; esac # they generate phantoms unless told otherwise
+    if [ -n "$PRISM_CATALOG" ] && [[ $given != *" --data.catalog-path"* ]]; then
+        PRISM_ARGS+=(--data.catalog-path "$PRISM_CATALOG")
+    fi
+}
+
+prism_check() {
+    "$PRISM_PYTHON" tune/check_job.py "$@" || prism_fail "see above; the job ends before it costs anything"
+}
+
+prism_ray_start() {
+    local ports port dashboard metrics client agent folder=$PRISM_ROOT/r
+    # Sockets lie below this folder, and the kernel limits their paths to 107 bytes.
+    if [ ${#folder} -gt 40 ]; then folder=/tmp/r$SLURM_JOB_ID-$UID; fi
+    PRISM_RAY_FOLDER=$folder
+    mkdir -m 700 "$folder" || prism_fail "$folder cannot be made; is it left over from another job?"
+    ports=$("$PRISM_PYTHON" -I -S - <<'PORTS'
+import socket
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]
+print(*(s.getsockname()[1] for s in sockets))
+PORTS
+    )
+    read -r port dashboard metrics client agent <<<"$ports"
+    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$PRISM_ROOT/token
+    od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH"
+    export RAY_USAGE_STATS_ENABLED=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0
+    export RAY_prestart_worker_first_driver=0 # one idle worker per core otherwise
+    "$PRISM_PYTHON" -m ray.scripts.scripts start --head --block --disable-usage-stats \
+        --num-cpus "${SLURM_CPUS_PER_TASK:-$(nproc)}" --num-gpus "$PRISM_GPUS" \
+        --object-store-memory $((PRISM_OBJECT_STORE_MIB * 1024 * 1024)) --temp-dir "$folder" \
+        --node-ip-address 127.0.0.1 --port "$port" --ray-client-server-port "$client" \
+        --include-dashboard true --dashboard-host 127.0.0.1 --dashboard-port "$dashboard" \
+        --dashboard-agent-listen-port "$agent" --metrics-export-port "$metrics" >"$PRISM_ROOT/ray_head.log" 2>&1 &
+    PRISM_RAY=$!
+    disown "$PRISM_RAY" # the shell need not announce its end
+    local tries
+    for ((tries = 0; tries < 120; tries++)); do
+        if [ -s "$folder/ray_current_cluster" ]; then break; fi
+        if ! kill -0 "$PRISM_RAY" 2>/dev/null; then
+            tail -n 20 "$PRISM_ROOT/ray_head.log" >&2
+            prism_fail "the Ray head did not start; its last words are above"
+        fi
+        sleep 0.5
+    done
+    [ -s "$folder/ray_current_cluster" ] || prism_fail "the Ray head was not up within 60 s; is the node overloaded?"
+    export RAY_ADDRESS=127.0.0.1:$port
+    prism_say "Ray dashboard: ssh -N -L 8265:127.0.0.1:$dashboard $(hostname), then http://127.0.0.1:8265; its token: ssh $(hostname) cat $RAY_AUTH_TOKEN_PATH"
+    prism_say "metrics for Prometheus on this node: http://127.0.0.1:$metrics/metrics"
+}
+
+prism_run() {
+    local code=0 waited=0
+    "$@" &
+    PRISM_CHILD=$!
+    # A trap cuts 'wait' short, so it is asked again until the work has ended or its time to stop is over.
+    while kill -0 "$PRISM_CHILD" 2>/dev/null && [ "$waited" -lt "$PRISM_STOP_WITHIN_S" ]; do
+        if [ -z "$PRISM_ASKED" ]; then
+            wait "$PRISM_CHILD" || continue
+        else
+            sleep 1
+            waited=$((waited + 1))
+        fi
+    done
+    if kill -0 "$PRISM_CHILD" 2>/dev/null; then
+        prism_say "no checkpoint within $PRISM_STOP_WITHIN_S s; the last one that was written counts"
+        code=75
+    else
+        wait "$PRISM_CHILD" || code=$?
+    fi
+    if [ "$code" -ne 75 ] || [ -z "$PRISM_ASKED" ]; then
+        return "$code"
+    fi
+    prism_requeue
+}
+
+prism_requeue() {
+    if [ "${SLURM_RESTART_COUNT:-0}" -ge "$PRISM_MAX_RESTARTS" ]; then
+        prism_say "interrupted after ${SLURM_RESTART_COUNT} restarts (PRISM_MAX_RESTARTS); submit again to go on"
+        exit 75
+    fi
+    prism_say "interrupted; the job goes back into the queue and resumes at the checkpoint"
+    prism_cleanup
+    timeout 60 scontrol requeue "$SLURM_JOB_ID" || prism_fail "scontrol requeue failed; submit again to go on"
+    sleep 60 & # Slurm ends this script now
+    wait $!
+    exit 75
+}
+
+# Ends what this job started, and nothing else, and removes its folder.
+prism_cleanup() {
+    [ -z "$PRISM_CLEAN" ] || return 0
+    PRISM_CLEAN=1
+    trap '' TERM INT USR1 HUP
+    local pid folder environ
+    disown -a # the shell need not announce their end
+    for pid in $PRISM_CHILD $PRISM_RAY; do kill -TERM "$pid" 2>/dev/null || continue; done
+    exec 9>&-
+    for folder in "$PRISM_ROOT" "${PRISM_RAY_FOLDER:-$PRISM_ROOT/r}"; do
+        # Whoever has a file below the folder open gets time to end, then is killed.
+        if [ -x "$PRISM_PYTHON" ] && [ -d "$folder" ]; then
+            "$PRISM_PYTHON" -I -S "$PRISM_REPO/prism_ssl/utils/last_rites.py" "$folder" "$PRISM_GRACE_S" </dev/null || continue
+        fi
+        rm -rf "$folder"
+    done
+    for environ in $(grep -lzxF "PRISM_ROOT=$PRISM_ROOT" /proc/[0-9]*/environ 2>/dev/null); do
+        kill -KILL "${environ//[!0-9]/}" 2>/dev/null || continue
+    done
+}
