@@ -73,7 +73,7 @@ class CliRun:
         """Living processes below the run whose command line has ``name``; remembered for ``finish``."""
         children = psutil.Process(self._process.pid).children(recursive=True)
         self._seen |= {child.pid: child for child in children}
-        return [child for child in children if any(name in part for part in child.cmdline())]
+        return [child for child in children if any(name in part for part in _command_line(child))]
 
     def send(self, number: signal.Signals) -> None:
         """A signal to the driver alone."""
@@ -83,10 +83,22 @@ class CliRun:
         """SIGKILL to the driver alone."""
         self.send(signal.SIGKILL)
 
+    def terminate(self) -> None:
+        """SIGTERM to the driver alone."""
+        self._process.send_signal(signal.SIGTERM)
+
     @property
     def output(self) -> str:
         """All that was printed so far, without line breaks inside words."""
         return "".join(self.lines)
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        line: list[str] = process.cmdline()
+    except psutil.NoSuchProcess:  # it has ended meanwhile
+        return []
+    return line
 
 
 def run_to_end(arguments: list[str]) -> tuple[int, str]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import polars as pl
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from prism_ssl.eval.ranking import (
@@ -30,6 +29,8 @@ def conclude(sweep: Sweep, console: Console) -> None:
     scored = compute_proxy_score(runs, read_run_histories(runs, PROBE_KEYS))
     ranked = write_ranking(sweep.folder, scored, _notes(sweep))
     console.print(_table(ranked))
+    for run in ranked.filter(pl.col("status") != "ok").iter_rows(named=True):
+        say(console, f"{run['run']} {run['status']}: {run['cause']}", style="red")
     pending = sweep.pending()
     if pending:
         say(console, f"{len(pending)} of {len(sweep.points)} trials have not ended ok", style="red")
@@ -69,19 +70,18 @@ def _notes(sweep: Sweep) -> list[str]:
 
 
 def _table(ranked: pl.DataFrame) -> Table:
-    table = Table(title="ranking: proxy quality on held-out scans, then throughput after stalls", title_justify="left")
-    for column in ("rank", "trial", "status", "proxy quality", "95 % interval", "patches/s", "steps", "cause"):
-        table.add_column(column, justify="left" if column in ("trial", "status", "cause") else "right")
+    table = Table(title="best first: proxy quality on held-out scans, then throughput", title_justify="left")
+    for column in ("rank", "trial", "status", "proxy quality", "patches/s"):
+        table.add_column(column, justify="left" if column in ("trial", "status") else "right", no_wrap=True)
     for run in ranked.iter_rows(named=True):
+        known = run[QUALITY] is not None and run[QUALITY_LOW] is not None
+        interval = f" ({run[QUALITY_LOW]:.3f} to {run[QUALITY_HIGH]:.3f})" if known else ""
         table.add_row(
             str(run["rank"]),
             run["run"],
             f"[{'green' if run['status'] == 'ok' else 'red'}]{run['status']}[/]",
-            _said(run[QUALITY], "{:.3f}"),
-            f"{_said(run[QUALITY_LOW], '{:.3f}')} to {_said(run[QUALITY_HIGH], '{:.3f}')}",
+            _said(run[QUALITY], "{:.3f}") + interval,
             _said(run[THROUGHPUT], "{:,.0f}"),
-            _said(run["steps_done"], "{}"),
-            escape((run["cause"] or "")[:60]),
         )
     return table
 

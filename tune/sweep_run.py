@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+import ray
 from rich.console import Console
 
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
-from prism_ssl.data.memory_plan import object_store_bytes
+from prism_ssl.data.memory_plan import object_store_bytes, require_gpu
 from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.logging import check_account
-from prism_ssl.train.stop_request import sigterm_as_ctrl_c
-from prism_ssl.train.trainer import check_memory, describe_archive, record_failure
+from prism_ssl.train.trainer import check_memory, describe_archive
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.hashing import content_hash
 from prism_ssl.utils.time import format_duration
 from tune.core24 import DesignPoint
+from tune.interruption import sigterm_ends_sweep
 from tune.sweep import Sweep, largest
 from tune.sweep_report import say
 from tune.trial import TRIAL_CPUS, run_trials
@@ -42,20 +43,22 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
     selected = select_scans(sweep.base, tmp_root)
     largest_config = largest([sweep.config(point) for point in pending])
     cpus = sweep.base.data.workers + _TRAINING_CPUS + TRIAL_CPUS
-    with ray_session(cpus, object_store_bytes(largest_config), tmp_root), sigterm_as_ctrl_c():
+    with ray_session(cpus, object_store_bytes(largest_config), tmp_root), sigterm_ends_sweep():
+        require_gpu(sweep.base, ray.cluster_resources().get("GPU", 0))
         archive = prepare_archive(selected, sweep.base, Path(sweep.base.run.root).absolute() / ".preflight")
         describe_archive(archive, console)
         say(console, _memory_plan(sweep, pending, archive))
         if sweep.note_archive(_fingerprint(archive), archive.counts()):
             say(console, "the scans differ from those of earlier trials; runs do not strictly compare", "yellow")
-        view, tracking = TrialView(sweep, console, pending), WandbTrials(sweep, console)
+        view, tracking = TrialView(sweep, console, len(pending)), WandbTrials(sweep, console)
         setup_s = time.monotonic() - started
         try:
             run_trials(sweep, pending, archive, tmp_root, [view, tracking])
         finally:
             view.close()
-    for point in _end_the_unfinished(sweep, pending):
-        tracking.tell_end(point)
+    interrupted = view.interrupted()
+    if interrupted is not None:
+        tracking.tell_end(interrupted)
     if view.overheads_s:
         say(
             console,
@@ -79,12 +82,3 @@ def _fingerprint(archive: Archive) -> str:
             "held_out": sorted(scan.record.scan_id for scan in archive.held_out),
         }
     )
-
-
-def _end_the_unfinished(sweep: Sweep, pending: Sequence[DesignPoint]) -> list[DesignPoint]:
-    """Say in their folders that the trials that still run have been interrupted; returns them."""
-    cause = "RunInterrupted: the sweep was; the same command goes on from the trial's last checkpoint, if there is one"
-    running = [p for p in pending if (summary := sweep.summary(p)) is not None and summary.status == "running"]
-    for point in running:
-        record_failure(sweep.run_dir(point), sweep.config(point), cause)
-    return running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +27,6 @@ TRIAL_CPUS = 1
 _TUNE_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # its banner ignores verbose=0
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders are the record
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",  # an interrupted sweep would wait 600 s for its trial
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
 
@@ -50,7 +49,7 @@ class PendingCells(BasicVariantGenerator):
     """The variants of the grid, less those that are not to be run; none any more once there is a ``stop_file``."""
 
     def __init__(self, sweep: Sweep, pending: Sequence[DesignPoint], stop_file: Path) -> None:
-        super().__init__(max_concurrent=1)
+        super().__init__(max_concurrent=1)  # what TuneConfig(max_concurrent_trials=1) asks of the default generator
         self._sweep, self._pending, self._stop_file = sweep, frozenset(pending), stop_file
 
     def next_trial(self) -> Trial | None:
@@ -77,6 +76,7 @@ def run_trials(
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, sweep=sweep, archive=archive), {"CPU": TRIAL_CPUS}
     )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # run folders and callbacks say it, and in fewer words
     with owned_folder(tmp_root / "ray_tune") as storage:
         _tuner(sweep, pending, trainable, storage, callbacks).fit()
 
@@ -108,4 +108,4 @@ def _param_space(sweep: Sweep) -> dict[str, Any]:
     rule = objective_rule(sweep.design)
     if rule is None:
         return grid | {DERIVED: ray.tune.grid_search(list(OBJECTIVES))}
-    return grid | {DERIVED: ray.tune.sample_from(lambda spec: rule(spec["config"]))}
+    return grid | {DERIVED: ray.tune.sample_from(lambda config: rule(config))}

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from ray.tune.experiment import Trial
 from ray.tune.logger import LoggerCallback
 from rich.console import Console
 
-from prism_ssl.contracts import RunSummary
+from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.errors import CheckpointError
 from prism_ssl.train.checkpoint import checkpoint_step
 from prism_ssl.train.console import LiveView
-from prism_ssl.train.local_record import CHECKPOINT_FILE, truncate_history
-from prism_ssl.train.trainer import record_failure
+from prism_ssl.train.local_record import CHECKPOINT_FILE, CONFIG_FILE, truncate_history, write_json
+from prism_ssl.train.trainer import record_unfinished
+from prism_ssl.utils.fs import private_folder
 from prism_ssl.utils.time import format_duration
 from tune.core24 import DesignPoint
 from tune.sweep import Sweep
@@ -26,13 +27,13 @@ ATTEMPTS_FILE = "attempts.jsonl"
 
 
 class TrialView(LoggerCallback):
-    """Tells of each trial as it starts and ends; sees to it that every ended trial has a summary that says so."""
+    """Tells of each trial as it starts and ends; sees to it that every trial has a summary that says so."""
 
-    def __init__(self, sweep: Sweep, console: Console, pending: Sequence[DesignPoint]) -> None:
-        self._sweep, self._console, self._trials = sweep, console, len(pending)
-        self._first_steps = {point: _rewind(sweep.run_dir(point)) for point in pending}
+    def __init__(self, sweep: Sweep, console: Console, trials: int) -> None:
+        self._sweep, self._console, self._trials = sweep, console, trials
         self._number = 0
         self._since = time.monotonic()
+        self._running: DesignPoint | None = None
         self._live: LiveView | None = None
         self.overheads_s: list[float] = []
 
@@ -40,36 +41,51 @@ class TrialView(LoggerCallback):
         return {}  # Tune saves its callbacks for a restore of its own; a console cannot be, and need not be, saved
 
     def log_trial_start(self, trial: Trial) -> None:
-        """Show its steps from now on."""
+        """Before the trial does anything: its folder says that it runs, and its steps are shown from now on."""
         point = self._sweep.point(trial.config)
-        self._number += 1
-        step = self._first_steps[point]
+        self._running, self._number = point, self._number + 1
+        run_dir, config = private_folder(self._sweep.run_dir(point)), self._sweep.config(point)
+        step = _rewind(run_dir)
+        write_json(run_dir / CONFIG_FILE, config.to_dict())
+        record_unfinished(run_dir, config, "running")
         beginning = f"resumes at step {step}" if step else "starts"
         self._say(f"trial {self._number} of {self._trials}: {point.name} {beginning}", style="bold")
-        self._live = LiveView(self._console, self._sweep.run_dir(point), step, self._sweep.base.train.max_steps)
+        self._live = LiveView(self._console, run_dir, step, config.train.max_steps)
         self._live.__enter__()
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         """It returned or raised, or its process died."""
-        self.close()
-        point, error = self._sweep.point(trial.config), trial.get_error()
-        summary = self._sweep.summary(point)
-        if summary is None or summary.status == "running":
-            cause = f"{type(error).__name__}: {_last_line(error)}" if failed else "the trial returned without a summary"
-            summary = record_failure(self._sweep.run_dir(point), self._sweep.config(point), cause)
-        now = time.monotonic()
-        wall_s, self._since = now - self._since, now
-        self._note(point, summary, wall_s)
+        # Not trial.get_error(): that reads a copy which is not there yet.
+        told = Path(trial.error_file).read_text() if failed and trial.error_file else ""
+        self._end(self._sweep.point(trial.config), f"TrialFailed: {error_line(told)}")
+
+    def interrupted(self) -> DesignPoint | None:
+        """To be called when all processes have ended: the trial that an interruption of the sweep ended, if one."""
+        point = self._running
+        if point is not None:
+            cause = "the sweep was; the same command goes on from the trial's last checkpoint, if there is one"
+            self._end(point, f"RunInterrupted: {cause}", "interrupted")
+        return point
 
     def close(self) -> None:
-        """The sweep ends, perhaps in the middle of a trial."""
+        """Show no more steps."""
         if self._live is not None:
             self._live.__exit__(None, None, None)
             self._live = None
 
+    def _end(self, point: DesignPoint, unsaid: str, status: RunStatus = "failed") -> None:
+        self.close()
+        summary = self._sweep.summary(point)
+        if summary is None or summary.status == "running" or self._running != point:
+            summary = record_unfinished(self._sweep.run_dir(point), self._sweep.config(point), status, unsaid)
+        self._running = None
+        now = time.monotonic()
+        wall_s, self._since = now - self._since, now
+        self._note(point, summary, wall_s)
+
     def _note(self, point: DesignPoint, summary: RunSummary, wall_s: float) -> None:
         training_s = summary.totals.get("wall_s") or 0.0
-        self.overheads_s.append(wall_s - training_s)
+        self.overheads_s += [wall_s - training_s] if summary.status == "ok" else []
         attempt = {
             "trial": point.name,
             "status": summary.status,
@@ -107,6 +123,8 @@ def _rewind(run_dir: Path) -> int:
     return step
 
 
-def _last_line(error: BaseException | None) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else ""
+def error_line(told: str) -> str:
+    """Of Ray Tune's error file the line that names the error: the end of a traceback, or Ray's word of a death."""
+    lines = [line.strip() for line in told.splitlines() if line.strip() and not line.startswith("Failure #")]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Failed)\b", line)]
+    return next(iter([*reversed(named), *lines]), "the trial ended without a word")

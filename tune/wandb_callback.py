@@ -34,7 +34,7 @@ class WandbTrials(LoggerCallback):
         return {}  # Tune saves its callbacks for a restore of its own; a console cannot be, and need not be, saved
 
     def log_trial_start(self, trial: Trial) -> None:
-        """Fix the id of the tracked run, so that worker and sweep write to the same one."""
+        """Fix the id of the tracked run: worker and sweep write to the same one, and to none of an earlier sweep."""
         point = self._sweep.point(trial.config)
         if self._sweep.mode != "disabled":
             tracked_as(private_folder(self._sweep.run_dir(point)), self._sweep.config(point))

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from prism_ssl.config.defaults import apply_overrides
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.contracts import RunSummary
+from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
 from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory, require_gpu
 from prism_ssl.errors import TrainWorkerDied
@@ -62,6 +62,7 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
     """
     tmp_root = temporary_root(config.run.tmp_root)
     with _claimed_run(config, console) as (folder, config):
+        check_account(config)
         start = _begin_or_resume(folder, config, console)
         selected = select_scans(config, tmp_root)
         session = ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root)
@@ -78,7 +79,7 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
 
 
 def train_on(archive: Archive, config: PrismConfig, console: Console) -> RunSummary:
-    """As ``train``, on an archive that is prepared already and the Ray session that is there."""
+    """As ``train``, with an archive prepared and an account checked before, in the Ray session that is there."""
     with _claimed_run(config, console) as (folder, config):
         return _attempt(folder, config, archive, _begin_or_resume(folder, config, console))
 
@@ -94,7 +95,6 @@ def _claimed_run(config: PrismConfig, console: Console) -> Iterator[tuple[RunFol
             places = Places(Path.home(), temporary_root(config.run.tmp_root), folder.path.parent)
             for note in admit(config.quota, places):
                 console.print(note, style="yellow", highlight=False, soft_wrap=True)
-            check_account(config)
             yield folder, config
     finally:
         remove_stale_folders(temporary_root(config.run.tmp_root) / "scratch")
@@ -126,7 +126,7 @@ def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -
         text = f"run {folder.name} resumes at step {start.step} from {start.source}"
         console.print(text, style="bold", markup=False, soft_wrap=True)
     truncate_history(folder.path, start.step)
-    write_summary(_unfinished(folder.path, config, "running", None))
+    record_unfinished(folder.path, config, "running")
     return start
 
 
@@ -223,9 +223,9 @@ def _unfinished(run_dir: Path, config: PrismConfig, status: Any, cause: str | No
     )
 
 
-def record_failure(run_dir: Path, config: PrismConfig, cause: str) -> RunSummary:
-    """The summary of a run that could not write its own, for its folder."""
-    summary = _unfinished(run_dir, config, "failed", cause)
+def record_unfinished(run_dir: Path, config: PrismConfig, status: RunStatus, cause: str | None = None) -> RunSummary:
+    """The summary of a run that has not written its own, for its folder; from what its history tells."""
+    summary = _unfinished(run_dir, config, status, cause)
     write_summary(summary)
     return summary
 
@@ -236,5 +236,5 @@ def _refusals_in_summary(folder: RunFolder, config: PrismConfig) -> Iterator[Non
     try:
         yield
     except BaseException as error:
-        record_failure(folder.path, config, f"{type(error).__name__}: {error}")
+        record_unfinished(folder.path, config, "failed", f"{type(error).__name__}: {error}")
         raise

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 import io
-import re
 from pathlib import Path
 
 import psutil
 import pytest
-from ray._private.internal_api import memory_summary
+import ray
 from rich.console import Console
 
 from prism_ssl.config.defaults import apply_overrides, core24_smoke
@@ -28,9 +27,8 @@ def actors() -> list[str]:
 def stored_mib() -> float:
     """What the object store holds."""
     gc.collect()
-    found = re.search(r"Plasma memory usage ([\d.]+) MiB", memory_summary(stats_only=True))
-    assert found is not None
-    return float(found[1])
+    name = "object_store_memory"
+    return float(ray.cluster_resources()[name] - ray.available_resources()[name]) / 2**20
 
 
 def test_two_trials_leave_no_actor_no_object_and_no_scratch(

@@ -11,7 +11,7 @@ from rich.console import Console
 from prism_ssl.config.defaults import apply_overrides, core24_smoke
 from prism_ssl.config.operations import TrackingMode
 from prism_ssl.train.local_record import read_summary
-from prism_ssl.train.trainer import record_failure
+from prism_ssl.train.trainer import record_unfinished
 from prism_ssl.utils.fs import private_folder
 from tests.wandb_server import WandbServer
 from tune.sweep import Sweep
@@ -24,7 +24,7 @@ def dead_trial(root: Path, mode: TrackingMode, timeout_s: float = 90.0) -> Sweep
     """A sweep whose first trial died before its worker was there."""
     places = {"run.root": str(root / "runs"), "run.tmp_root": str(root / "tmp"), "tracking.init_timeout_s": timeout_s}
     sweep = Sweep(apply_overrides(core24_smoke(), places), "smoke", "half", mode=mode)
-    record_failure(private_folder(sweep.run_dir(sweep.points[0])), sweep.config(sweep.points[0]), CAUSE)
+    record_unfinished(private_folder(sweep.run_dir(sweep.points[0])), sweep.config(sweep.points[0]), "failed", CAUSE)
     return sweep
 
 

@@ -119,6 +119,16 @@ def test_a_follower_reads_what_is_new_and_waits_for_a_torn_line(tmp_path: Path) 
     assert follower.new_rows() == [{"global_step": 3}]
 
 
+def test_a_follower_goes_on_in_a_history_that_was_cut_back(tmp_path: Path) -> None:
+    path = tmp_path / HISTORY_FILE
+    path.write_text('{"global_step": 2}\n{"global_step": 4}\n')
+    follower = HistoryFollower(path)
+    path.write_text('{"global_step": 2}\n')
+    assert follower.new_rows() == [{"global_step": 2}]
+    _append(path, '{"global_step": 4}\n')
+    assert follower.new_rows() == [{"global_step": 4}]
+
+
 def test_a_follower_waits_for_a_history_that_is_not_there_yet(tmp_path: Path) -> None:
     follower = HistoryFollower(tmp_path / HISTORY_FILE)
     assert follower.new_rows() == []
