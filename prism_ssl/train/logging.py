@@ -28,6 +28,7 @@ from prism_ssl.train.tracking_identity import (
     tracked_as,
     tracking_mode,
 )
+from prism_ssl.train.tracking_orphans import let_orphans_finish
 from prism_ssl.train.tracking_paths import enter_wandb_environment
 from prism_ssl.utils.fs import private_folder, temporary_root
 
@@ -35,6 +36,7 @@ ARTIFACT_TYPE = "checkpoint"
 INTERRUPTED_EXIT_CODE = 143
 """What a shell reports of a process that SIGTERM ended."""
 _STEP = "global_step"
+_ORPHAN_PATIENCE_S = 15.0
 SETTINGS_HASH = "settings_hash"
 """Key of the hash under which runs of equal settings are found again."""
 
@@ -105,6 +107,7 @@ def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dic
     mode = tracking_mode(config.tracking)
     if mode != "online":
         return {"mode": mode}
+    let_orphans_finish(_ORPHAN_PATIENCE_S)
     try:
         return start_tracker(config, run_dir, summary.steps_done).finish(summary)
     except TrackingError as error:
