@@ -75,11 +75,12 @@ prism_check() {
 }
 
 prism_ray_start() {
-    local ports port dashboard metrics client agent folder=$PRISM_ROOT/r
+    local ports port dashboard metrics client agent folder
+    PRISM_RAY_FOLDER=$PRISM_ROOT/ray
     # Sockets lie below this folder, and the kernel limits their paths to 107 bytes.
-    if [ ${#folder} -gt 40 ]; then folder=/tmp/r$SLURM_JOB_ID-$UID; fi
-    PRISM_RAY_FOLDER=$folder
-    mkdir -m 700 "$folder" || prism_fail "$folder cannot be made; is it left over from another job?"
+    if [ ${#PRISM_RAY_FOLDER} -gt 38 ]; then PRISM_RAY_FOLDER=/tmp/r$SLURM_JOB_ID-$UID; fi
+    mkdir -m 700 "$PRISM_RAY_FOLDER" || prism_fail "$PRISM_RAY_FOLDER cannot be made; is it left over from another job?"
+    folder=$PRISM_RAY_FOLDER/r # Ray opens its own folder to everybody
     ports=$("$PRISM_PYTHON" -I -S - <<'PORTS'
 import socket
 sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]
@@ -161,7 +162,7 @@ prism_cleanup() {
     disown -a # the shell need not announce their end
     for pid in $PRISM_CHILD $PRISM_RAY; do kill -TERM "$pid" 2>/dev/null || continue; done
     exec 9>&-
-    for folder in "$PRISM_ROOT" "${PRISM_RAY_FOLDER:-$PRISM_ROOT/r}"; do
+    for folder in "$PRISM_ROOT" "${PRISM_RAY_FOLDER:-$PRISM_ROOT}"; do
         # Whoever has a file below the folder open gets time to end, then is killed.
         if [ -x "$PRISM_PYTHON" ] && [ -d "$folder" ]; then
             "$PRISM_PYTHON" -I -S "$PRISM_REPO/prism_ssl/utils/last_rites.py" "$folder" "$PRISM_GRACE_S" </dev/null || continue
