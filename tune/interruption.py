@@ -9,6 +9,8 @@ from types import FrameType
 
 import psutil
 
+from prism_ssl.train.stop_request import act_as_on_ctrl_c
+
 _TRAINING_WORKER = "ray::RayTrainWorker"
 
 
@@ -18,7 +20,7 @@ def sigterm_ends_sweep() -> Iterator[None]:
 
     def end(_number: int, _frame: FrameType | None) -> None:
         ask_workers_to_stop()
-        signal.raise_signal(signal.SIGINT)
+        act_as_on_ctrl_c()
 
     before = signal.signal(signal.SIGTERM, end)
     try:

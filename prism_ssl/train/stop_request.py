@@ -63,13 +63,20 @@ def _stop_and_wait() -> None:
     _ended.wait(GRACE_S)
 
 
+def act_as_on_ctrl_c() -> None:
+    """What SIGINT would do here; ``KeyboardInterrupt`` where it is ignored, as in what a job script runs with ``&``."""
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL):
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
+
+
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
     """While the block lasts, SIGTERM to this process is what Ctrl-C is; nothing changes outside the main thread."""
     if current_thread() is not main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGTERM, lambda *_: act_as_on_ctrl_c())
     try:
         yield
     finally:

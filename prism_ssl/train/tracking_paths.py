@@ -33,4 +33,5 @@ def enter_wandb_environment(tmp_root: Path) -> None:
     for variable in _FOLDERS:
         private_folder(Path(environment[variable]))
     os.environ.update(environment)
+    os.environ.pop("WANDB_SERVICE", None)  # of a parent: a run of this process must not live in the parent's client
     tempfile.tempdir = None  # Python remembers the folder from before

@@ -47,10 +47,14 @@ def test_whoever_asks_waits_until_the_end_is_written() -> None:
     assert not asking.is_alive()
 
 
-def test_sigterm_to_the_driver_is_ctrl_c_and_only_inside_the_block() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with sigterm_as_ctrl_c(), pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGTERM)
+@pytest.mark.parametrize("on_ctrl_c", [signal.default_int_handler, signal.SIG_IGN])
+def test_sigterm_to_the_driver_is_ctrl_c_also_where_that_is_ignored_and_only_inside_the_block(on_ctrl_c: Any) -> None:
+    before, interrupt = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, on_ctrl_c)
+    try:
+        with sigterm_as_ctrl_c(), pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
