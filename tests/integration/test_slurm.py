@@ -21,7 +21,6 @@ import pytest
 from tests.cli_runs import SMALL
 from tests.slurm_jobs import Job, Slurm
 from tests.wandb_server import WandbServer
-from tune.core24 import design_points
 
 pytestmark = pytest.mark.slow
 
@@ -177,24 +176,6 @@ def test_online_tracking_without_a_key_is_named(submit: Submit, tmp_path: Path) 
     assert "TrackingError: no W&B key was found; set WANDB_API_KEY" in job.log
 
 
-def test_at_its_time_limit_a_job_checkpoints_requeues_and_resumes(
-    submit: Submit, durable: Path, phantom_catalog: Path
-) -> None:
-    job = submit(
-        "--time=3", "--signal=B:USR1@60", "slurm/train_single.sbatch",
-        *small_run(phantom_catalog, train__max_steps=10**6, train__checkpoint_every=10**6),
-        PRISM_STOP_WITHIN_S="45",
-    )  # fmt: skip
-    job.wait_for("the job goes back into the queue")
-    interrupted = summary_of_job(durable)
-    assert interrupted["status"] == "interrupted", job.log
-    step = interrupted["steps_done"]
-    # A machine too busy for one step in two minutes begins again.
-    begins = f"run job resumes at step {step} from " if step else "run job starts at step 0 in "
-    job.wait_for(f"(?s)job {job.id}, start 2, .*{begins}")
-    assert job.fact("Restarts") == "1"
-
-
 def test_the_smoke_test_of_a_cluster_verifies_what_was_tracked_and_nothing_private_was(
     submit: Submit, durable: Path, phantom_catalog: Path, tmp_path: Path, wandb_server: WandbServer
 ) -> None:
@@ -213,27 +194,3 @@ def test_the_smoke_test_of_a_cluster_verifies_what_was_tracked_and_nothing_priva
     sent = [request.path.encode() + request.body for request in wandb_server.received]
     for private in (token, str(phantom_catalog.parent), str(durable), "PH0001"):
         assert [body for body in sent if private.encode() in body] == [], private
-
-
-def test_a_sweep_that_is_asked_to_stop_goes_on_when_its_job_starts_again(
-    slurm: Slurm, submit: Submit, durable: Path, phantom_catalog: Path
-) -> None:
-    cells = [point.name for point in design_points("half")[:2]]
-    job = submit(
-        "slurm/tune_core24.sbatch", "--scale", "smoke", "--max-steps", "400", "--only", *cells,
-        "--data.catalog-path", str(phantom_catalog), "--tracking.mode", "offline", "--train.checkpoint-every", "1000",
-        "--train.log-every", "10", "--quota.tmp-min-free-bytes", "1000000", "--preflight.concurrency", "2",
-    )  # fmt: skip
-    job.wait_for(r"\nstep +20 ")
-    slurm.run("scancel", "--batch", "--signal=USR1", job.id)  # what --signal=B:USR1@300 sends
-    job.wait_for("the job goes back into the queue")
-    (first,) = (json.loads(path.read_text()) for path in durable.glob("*/*/summary.json"))  # the second never began
-    assert (first["status"], first["checkpoint"] is not None) == ("interrupted", True), job.log
-    assert job.finish(500) == "COMPLETED", job.log
-    assert job.fact("Restarts") == "1"
-    assert f"resumes at step {first['steps_done']}" in job.log
-    summaries = [json.loads(path.read_text()) for path in sorted(durable.glob("*/*/summary.json"))]
-    assert [(summary["status"], summary["steps_done"]) for summary in summaries] == [("ok", 400)] * 2
-    assert [path.name for path in durable.glob("*/ranking.md")] == ["ranking.md"]
-    assert not job.root.exists()
-    assert job.processes() == []
