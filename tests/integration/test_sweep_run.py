@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def actors() -> set[psutil.Process]:
-    """The living processes of actors and running tasks of this process's cluster."""
+    """The living processes of actors and running tasks of this process's cluster, but for Ray's own (ray::_...)."""
     return {process for process in psutil.Process().children(recursive=True) if _runs_something(process)}
 
 
@@ -28,7 +28,7 @@ def _runs_something(process: psutil.Process) -> bool:
         title = " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return False
-    return title.startswith("ray::") and "IDLE" not in title
+    return title.startswith("ray::") and not title.startswith("ray::_") and "IDLE" not in title
 
 
 def stored_mib() -> float:
