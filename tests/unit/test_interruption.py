@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -31,7 +32,15 @@ def test_training_workers_are_asked_and_pool_actors_are_not() -> None:
         assert actor.poll() is None
 
 
-def test_sigterm_asks_the_worker_and_then_is_ctrl_c() -> None:
+@pytest.fixture
+def usual_ctrl_c() -> Iterator[None]:
+    """Python's own answer to SIGINT, whatever an earlier test's Ray has left in its place."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_sigterm_asks_the_worker_and_then_is_ctrl_c(usual_ctrl_c: None) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with child("ray::RayTrainWorker") as worker:
         with pytest.raises(KeyboardInterrupt, match=r"^$"), sigterm_ends_sweep():
