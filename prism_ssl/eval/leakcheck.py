@@ -12,7 +12,7 @@ Bounds, and why
     0.60  phase: an observer who knows affine and slice distance of each scan can do better: the blur comes and goes
           with the distance to the voxel planes, and its phase over a known set of positions is their tilt. On pure
           noise this reads any rotation (reported as the ceiling, without a bound). On 33 real scans it reads 0.1 to
-          0.3 from the 256 patches used here, and 0.25 to 0.4 from 1,024. An encoder would have to learn such a matched
+          0.3 from the 256 patches used here, and 0.15 to 0.54 from 1,024. An encoder would have to learn such a matched
           filter for every voxel size. Moving each patch by up to half a voxel without telling its position ends it
           (noise: 0.97 -> 0.04), at the price of positions that are half a voxel uncertain; training does not do that.
     0.10  padding and rotation; 0.30  padding and displacement: a ball within 8 mm of a face has patches that reach
