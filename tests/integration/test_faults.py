@@ -89,7 +89,7 @@ def test_lenient_mode_counts_and_quarantines_the_scan_and_finishes(tmp_path: Pat
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_killed_pool_actor(tmp_path: Path, catalog: Path, strict: bool) -> None:
-    run = CliRun(command(tmp_path, data__catalog_path=catalog, train__max_steps=300, data__strict=strict))
+    run = CliRun(command(tmp_path, data__catalog_path=catalog, train__max_steps=600, data__strict=strict))
     run.wait_for(r"^step +20 ")
     run.descendants("PoolActor")[0].kill()
     code, summary = run.finish(), summary_of(tmp_path)
@@ -102,11 +102,11 @@ def test_a_killed_pool_actor(tmp_path: Path, catalog: Path, strict: bool) -> Non
         assert code == 0, run.output
         assert summary["status"] == "ok"
         assert summary["totals"]["actor_restarts"] == 1
-        assert summary["steps_done"] == 300
+        assert summary["steps_done"] == 600
 
 
 def test_a_killed_driver_leaves_no_process_and_the_same_command_resumes(tmp_path: Path, catalog: Path) -> None:
-    arguments = command(tmp_path, data__catalog_path=catalog, train__max_steps=120)
+    arguments = command(tmp_path, data__catalog_path=catalog, train__max_steps=600)
     first = CliRun(arguments)
     first.wait_for(r"^step +25 ")
     first.kill()
@@ -120,8 +120,8 @@ def test_a_killed_driver_leaves_no_process_and_the_same_command_resumes(tmp_path
     summary = summary_of(tmp_path)
     assert summary["status"] == "ok"
     assert summary["resumed_from_step"] == int(resumed[1])
-    assert int(resumed[1]) in range(20, 120, 10)  # a checkpoint every 10 steps, one at least before step 25
-    assert [row["global_step"] for row in history_of(tmp_path)] == list(range(5, 121, 5))
+    assert int(resumed[1]) in range(20, 600, 10)  # a checkpoint every 10 steps, one at least before step 25
+    assert [row["global_step"] for row in history_of(tmp_path)] == list(range(5, 601, 5))
 
 
 @pytest.mark.parametrize("stop", [signal.SIGUSR1, signal.SIGTERM])
