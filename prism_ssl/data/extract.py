@@ -60,7 +60,6 @@ _BAND_ROWS = 8 if _GATHERS else 4
 _LANES = _BAND_ROWS * PATCH_PX
 _GROUP = 16  # lanes that are copied together
 _VECTOR_BYTES = 64
-_LANE_COLUMN_ROW = np.array([(column, row) for row in range(_BAND_ROWS) for column in range(PATCH_PX)], np.float64)
 # float32 places the lanes of a band to 1e-4 voxel; a band this close to the border has every neighbour checked.
 _BORDER_VOXELS = 1e-3
 _FULL_SCALE = np.float32(PATCH_SCALE)
@@ -80,8 +79,9 @@ def extract_view(scan: OpenScan, view: View, patch_mm: float, out: Int16) -> Non
     in_float32 = _Levels(np.float32(wanted.gain), np.float32(wanted.offset), np.float32(wanted.outside))
     voxels = np.asarray(scan.voxels).reshape(-1)
     voxels.flags.writeable = False  # one compiled version serves arrays and read-only maps
-    lattice, scratch = _lattice(scan, view, patch_mm), _scratch(voxels.dtype)
-    _fill_patches(voxels, scan.shape, lattice, in_float32, scratch, out.reshape(-1, _LANES))
+    matrix, positions_mm = pixel_to_voxel(scan, view, patch_mm), np.ascontiguousarray(view.positions_mm, np.float32)
+    scratch, bands = _scratch(voxels.dtype), out.reshape(-1, _LANES)
+    _fill_patches(voxels, scan.shape, matrix, positions_mm, in_float32, scratch, bands)
 
 
 def warm_up(dtype: npt.DTypeLike) -> None:
@@ -100,18 +100,6 @@ def _check_arrays(scan: OpenScan, view: View, out: Int16) -> None:
             raise ValueError(f"{name} has strides {array.strides}; needed: a C-contiguous array")
 
 
-class _Lattice(NamedTuple):
-    """Where the pixels lie, in voxels."""
-
-    first_pixel: Float64  # [N, 3] pixel (0, 0) of each patch
-    column_step: Float64  # [3]
-    row_step: Float64  # [3]
-    lane_offset: Float32  # [3 x lanes] from the first pixel of a band
-    lowest_offset: Float64  # [3]
-    highest_offset: Float64  # [3]
-    fits_int32: bool  # whether a band's places in memory, counted from its base, do
-
-
 class _Levels(NamedTuple):
     """``lattice.Levels`` in the precision of the kernel."""
 
@@ -121,8 +109,11 @@ class _Levels(NamedTuple):
 
 
 class _Scratch(NamedTuple):
-    """Intermediate results for one band."""
+    """Intermediate results: the first three of the view, the others of one band."""
 
+    lane_offset: Float32  # [3 x lanes] from the first lane of a band, voxels
+    lowest_offset: Float64  # [3]
+    highest_offset: Float64  # [3]
     base: Int64  # [3]
     start: Float64  # [3] first lane of the band, counted from the base
     cell: Int32  # [4 x lanes] i, j, k and place in memory, all counted from the base
@@ -131,25 +122,11 @@ class _Scratch(NamedTuple):
     checked_corners: Float32  # [4 x lanes x 2]
 
 
-def _lattice(scan: OpenScan, view: View, patch_mm: float) -> _Lattice:
-    matrix = pixel_to_voxel(scan, view, patch_mm)
-    steps = matrix[:, 3:5]
-    lane_offset = steps @ _LANE_COLUMN_ROW.T
-    lowest, highest = lane_offset.min(axis=1), lane_offset.max(axis=1)
-    nx, ny, _ = scan.shape
-    return _Lattice(
-        first_pixel=view.positions_mm @ matrix[:, :3].T + matrix[:, 5],
-        column_step=np.ascontiguousarray(steps[:, 0]),
-        row_step=np.ascontiguousarray(steps[:, 1]),
-        lane_offset=lane_offset.astype(np.float32).ravel(),
-        lowest_offset=lowest,
-        highest_offset=highest,
-        fits_int32=bool((highest - lowest + 2) @ (1, nx, nx * ny) < 2**31),
-    )
-
-
 def _scratch(dtype: np.dtype[Any]) -> _Scratch:
     return _Scratch(
+        lane_offset=np.empty(3 * _LANES, np.float32),
+        lowest_offset=np.empty(3, np.float64),
+        highest_offset=np.empty(3, np.float64),
         base=np.empty(3, np.int64),
         start=np.empty(3, np.float64),
         cell=np.empty(4 * _LANES, np.int32),
@@ -225,6 +202,22 @@ def _mix(a: Any, b: Any, share: np.float32) -> np.float32:
 
 
 @_compiled
+def _place_lanes(shape: Shape, matrix: Float64, offset: Float32, lowest: Float64, highest: Float64) -> bool:
+    """Offsets of a band's lanes from its first one; whether places in memory, counted from its base, fit int32."""
+    reach, stride = 0.0, 1.0
+    for axis in range(3):
+        column, row = matrix[axis, 3], matrix[axis, 4]
+        for lane in range(_LANES):
+            offset[axis * _LANES + lane] = np.float32((lane % PATCH_PX) * column + (lane // PATCH_PX) * row)
+        across, down = (PATCH_PX - 1) * column, (_BAND_ROWS - 1) * row
+        lowest[axis] = min(across, 0.0) + min(down, 0.0)
+        highest[axis] = max(across, 0.0) + max(down, 0.0)
+        reach += (highest[axis] - lowest[axis] + 2) * stride
+        stride *= shape[axis]
+    return reach < 2**31
+
+
+@_compiled
 def _locate(
     shape: Shape, x0: np.float32, y0: np.float32, z0: np.float32, lane_offset: Float32, cell: Int32, fraction: Float32
 ) -> None:
@@ -287,22 +280,32 @@ def _blend(corners: Voxels, fraction: Float32, gain: np.float32, offset: np.floa
 
 @_compiled
 def _fill_patches(
-    voxels: Voxels, shape: Shape, lattice: _Lattice, window: _Levels, scratch: _Scratch, out: Int16
+    voxels: Voxels,
+    shape: Shape,
+    matrix: Float64,
+    positions_mm: Float32,
+    window: _Levels,
+    scratch: _Scratch,
+    out: Int16,
 ) -> None:
     """Sample all patches into ``out`` [bands, lanes]."""
     base, start, cell, fraction = scratch.base, scratch.start, scratch.cell, scratch.fraction
-    low, high = lattice.lowest_offset, lattice.highest_offset
-    for patch in range(len(lattice.first_pixel)):
+    lane_offset, low, high = scratch.lane_offset, scratch.lowest_offset, scratch.highest_offset
+    fits_int32 = _place_lanes(shape, matrix, lane_offset, low, high)
+    for patch in range(len(positions_mm)):
+        center = positions_mm[patch]
+        x, y, z = np.float64(center[0]), np.float64(center[1]), np.float64(center[2])
         for first_row in range(0, PATCH_PX, _BAND_ROWS):
-            inside = lattice.fits_int32
+            inside = fits_int32
             for axis in range(3):
-                origin = lattice.first_pixel[patch, axis] + first_row * lattice.row_step[axis]
+                to = matrix[axis]
+                origin = to[0] * x + to[1] * y + to[2] * z + to[4] * first_row + to[5]
                 inside &= origin + low[axis] >= _BORDER_VOXELS
                 inside &= origin + high[axis] <= shape[axis] - 1 - _BORDER_VOXELS
                 base[axis] = np.int64(np.floor(origin + low[axis]))
                 start[axis] = origin - base[axis]
             x0, y0, z0 = np.float32(start[0]), np.float32(start[1]), np.float32(start[2])
-            _locate(shape, x0, y0, z0, lattice.lane_offset, cell, fraction)
+            _locate(shape, x0, y0, z0, lane_offset, cell, fraction)
             band = (patch * PATCH_PX + first_row) // _BAND_ROWS
             if inside:
                 _gather(voxels, shape, base, cell, scratch.raw_corners)
