@@ -28,6 +28,7 @@ from prism_ssl.data.lattice import levels, pixel_to_voxel
 from prism_ssl.data.nifti import OpenScan
 from prism_ssl.data.views import View
 from prism_ssl.utils.fs import private_folder
+from prism_ssl.utils.hashing import short_id
 
 Voxels = npt.NDArray[Any]
 Int16 = npt.NDArray[np.int16]
@@ -40,12 +41,13 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def _prepare_compiler() -> bool:
     """Settings that numba reads before it compiles; True when 16 lanes can be loaded by one instruction.
 
-    Compiled code is kept in /tmp/$USER/prism_ssl/numba for all jobs of a user, unless NUMBA_CACHE_DIR is set.
+    Compiled code is kept in /tmp/$USER/prism_ssl for all jobs of a user, unless NUMBA_CACHE_DIR is set; in a folder for
+    each text of this file, since numba fails on an index that names a type which the code no longer has.
     """
     settings: Any = numba.config
     if not settings.CACHE_DIR:
         root = private_folder(Path("/tmp") / getpass.getuser() / "prism_ssl")
-        settings.CACHE_DIR = str(private_folder(root / "numba"))
+        settings.CACHE_DIR = str(private_folder(root / f"numba-{short_id(Path(__file__).read_text())}"))
     features = settings.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
     if "+avx512f" not in features.split(","):
         return False
@@ -116,7 +118,7 @@ class _Scratch(NamedTuple):
     highest_offset: Float64  # [3]
     base: Int64  # [3]
     start: Float64  # [3] first lane of the band, counted from the base
-    cell: Int32  # [4 x lanes] i, j, k and place in memory, all counted from the base
+    place: Int32  # [lanes] of the cell in memory, counted from that of the base
     fraction: Float32  # [3 x lanes] how far from the cell to the next one
     raw_corners: Voxels  # [4 x lanes x 2]
     checked_corners: Float32  # [4 x lanes x 2]
@@ -129,7 +131,7 @@ def _scratch(dtype: np.dtype[Any]) -> _Scratch:
         highest_offset=np.empty(3, np.float64),
         base=np.empty(3, np.int64),
         start=np.empty(3, np.float64),
-        cell=np.empty(4 * _LANES, np.int32),
+        place=np.empty(_LANES, np.int32),
         fraction=np.empty(3 * _LANES, np.float32),
         raw_corners=np.empty(8 * _LANES, dtype),
         checked_corners=np.empty(8 * _LANES, np.float32),
@@ -151,7 +153,7 @@ def _address_of_pair(context: Any, builder: Any, array_type: Any, array: Any, in
     return builder.bitcast(builder.gep(data, [index]), ir.IntType(2 * array_type.dtype.bitwidth).as_pointer())
 
 
-def _copy_pairs_code(_typing: Any, source: Any, start: Any, cell: Any, lane: Any, target: Any, slot: Any) -> Any:
+def _copy_pairs_code(_typing: Any, source: Any, start: Any, place: Any, lane: Any, target: Any, slot: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         first, places, lane, (corners, slot) = values[1], values[2], values[3], values[4:]
         address = _address_of_pair(context, builder, signature.args[0], values[0], first)
@@ -163,7 +165,7 @@ def _copy_pairs_code(_typing: Any, source: Any, start: Any, cell: Any, lane: Any
         copy(builder, address, offsets, write, width)
         return context.get_dummy_value()
 
-    return numba.void(source, start, cell, lane, target, slot), generate
+    return numba.void(source, start, place, lane, target, slot), generate
 
 
 def _gather_in_one(builder: Any, address: Any, offsets: Any, write: Any, width: int) -> None:
@@ -193,7 +195,7 @@ def _load_in_turn(builder: Any, address: Any, offsets: Any, write: Any, width: i
 
 _intrinsic: Any = intrinsic
 _copy_pairs: Callable[..., None] = _intrinsic(_copy_pairs_code)
-"""(source, start, cell, lane, target, slot): for 16 lanes, copy the elements start + cell[lane] and its neighbour."""
+"""(source, start, place, lane, target, slot): for 16 lanes, copy the elements start + place[lane] and its neighbour."""
 
 
 @_compiled
@@ -219,42 +221,49 @@ def _place_lanes(shape: Shape, matrix: Float64, offset: Float32, lowest: Float64
 
 @_compiled
 def _locate(
-    shape: Shape, x0: np.float32, y0: np.float32, z0: np.float32, lane_offset: Float32, cell: Int32, fraction: Float32
+    shape: Shape, x0: np.float32, y0: np.float32, z0: np.float32, lane_offset: Float32, place: Int32, fraction: Float32
 ) -> None:
     """Where the lanes of a band fall when its first one falls at (x0, y0, z0) from the base."""
     row, plane = np.int32(shape[0]), np.int32(shape[0] * shape[1])
     for lane in range(_LANES):
         x, y, z = x0 + lane_offset[lane], y0 + lane_offset[_LANES + lane], z0 + lane_offset[2 * _LANES + lane]
         i, j, k = np.int32(x), np.int32(y), np.int32(z)
-        cell[lane], cell[_LANES + lane], cell[2 * _LANES + lane] = i, j, k
-        cell[3 * _LANES + lane] = i + np.int32(j * row) + np.int32(k * plane)
+        place[lane] = i + np.int32(j * row) + np.int32(k * plane)
         fraction[lane] = x - np.float32(i)
         fraction[_LANES + lane] = y - np.float32(j)
         fraction[2 * _LANES + lane] = z - np.float32(k)
 
 
 @_compiled
-def _gather(voxels: Voxels, shape: Shape, base: Int64, cell: Int32, corners: Voxels) -> None:
+def _gather(voxels: Voxels, shape: Shape, base: Int64, place: Int32, corners: Voxels) -> None:
     """The corners of a band that lies wholly inside the volume."""
     nx, ny = shape[0], shape[1]
     start = (base[2] * ny + base[1]) * nx + base[0]
     for pair in range(4):
         first = start + (pair & 1) * nx + (pair >> 1) * nx * ny
         for lane in range(0, _LANES, _GROUP):
-            _copy_pairs(voxels, first, cell, 3 * _LANES + lane, corners, 2 * (pair * _LANES + lane))
+            _copy_pairs(voxels, first, place, lane, corners, 2 * (pair * _LANES + lane))
 
 
 @_compiled
 def _gather_checked(
-    voxels: Voxels, shape: Shape, base: Int64, cell: Int32, outside: np.float32, corners: Float32
+    voxels: Voxels,
+    shape: Shape,
+    base: Int64,
+    x0: np.float32,
+    y0: np.float32,
+    z0: np.float32,
+    lane_offset: Float32,
+    outside: np.float32,
+    corners: Float32,
 ) -> None:
     """The corners of a band anywhere: those outside the volume have the value ``outside``."""
     nx, ny, nz = shape
     for pair in range(4):
         for lane in range(_LANES):
-            i = base[0] + cell[lane]
-            j = base[1] + cell[_LANES + lane] + (pair & 1)
-            k = base[2] + cell[2 * _LANES + lane] + (pair >> 1)
+            i = base[0] + np.int32(x0 + lane_offset[lane])
+            j = base[1] + np.int32(y0 + lane_offset[_LANES + lane]) + (pair & 1)
+            k = base[2] + np.int32(z0 + lane_offset[2 * _LANES + lane]) + (pair >> 1)
             index = (k * ny + j) * nx + i
             slot = 2 * (pair * _LANES + lane)
             corners[slot] = corners[slot + 1] = outside
@@ -289,7 +298,7 @@ def _fill_patches(
     out: Int16,
 ) -> None:
     """Sample all patches into ``out`` [bands, lanes]."""
-    base, start, cell, fraction = scratch.base, scratch.start, scratch.cell, scratch.fraction
+    base, start, place, fraction = scratch.base, scratch.start, scratch.place, scratch.fraction
     lane_offset, low, high = scratch.lane_offset, scratch.lowest_offset, scratch.highest_offset
     fits_int32 = _place_lanes(shape, matrix, lane_offset, low, high)
     for patch in range(len(positions_mm)):
@@ -305,11 +314,12 @@ def _fill_patches(
                 base[axis] = np.int64(np.floor(origin + low[axis]))
                 start[axis] = origin - base[axis]
             x0, y0, z0 = np.float32(start[0]), np.float32(start[1]), np.float32(start[2])
-            _locate(shape, x0, y0, z0, lane_offset, cell, fraction)
+            _locate(shape, x0, y0, z0, lane_offset, place, fraction)
             band = (patch * PATCH_PX + first_row) // _BAND_ROWS
             if inside:
-                _gather(voxels, shape, base, cell, scratch.raw_corners)
+                _gather(voxels, shape, base, place, scratch.raw_corners)
                 _blend(scratch.raw_corners, fraction, window.gain, window.offset, out, band)
             else:
-                _gather_checked(voxels, shape, base, cell, window.outside, scratch.checked_corners)
-                _blend(scratch.checked_corners, fraction, window.gain, window.offset, out, band)
+                corners = scratch.checked_corners
+                _gather_checked(voxels, shape, base, x0, y0, z0, lane_offset, window.outside, corners)
+                _blend(corners, fraction, window.gain, window.offset, out, band)
