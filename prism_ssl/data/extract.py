@@ -199,6 +199,8 @@ _copy_pairs: Callable[..., None] = _intrinsic(_copy_pairs_code)
 
 
 def _pair_code(_typing: Any, corners: Any, pair: Any) -> Any:
+    types: Any = numba.types
+
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         array_type, kind = signature.args[0], signature.args[0].dtype
         index = builder.shl(values[1], values[1].type(1))
@@ -207,15 +209,15 @@ def _pair_code(_typing: Any, corners: Any, pair: Any) -> Any:
             half = both.type(16)
             shift = builder.ashr if kind.signed else builder.lshr
             halves = shift(builder.shl(both, half), half), shift(both, half)
-            wide = numba.types.int32 if kind.signed else numba.types.uint32
+            wide = types.int32 if kind.signed else types.uint32
         else:
             data = context.make_array(array_type)(context, builder, values[0]).data
             second = builder.add(index, index.type(1))
             halves, wide = tuple(builder.load(builder.gep(data, [at])) for at in (index, second)), kind
-        floats = [context.cast(builder, half, wide, numba.types.float32) for half in halves]
+        floats = [context.cast(builder, half, wide, types.float32) for half in halves]
         return context.make_tuple(builder, signature.return_type, floats)
 
-    return numba.types.UniTuple(numba.types.float32, 2)(corners, pair), generate
+    return types.UniTuple(types.float32, 2)(corners, pair), generate
 
 
 _pair: Callable[[Voxels, int], tuple[np.float32, np.float32]] = _intrinsic(_pair_code)
