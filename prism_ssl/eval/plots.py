@@ -1,4 +1,5 @@
-"""What a run's history shows, as pictures: ``python -m prism_ssl.eval.plots RUN_DIR``.
+"""What a run's history shows, as pictures: ``python -m prism_ssl.eval.plots RUN_DIR``; of several, side by side:
+``python -m prism_ssl.eval.plots RUN_DIR RUN_DIR ... --out comparison.png``.
 
 The chart functions take a history frame (``load_history``; W&B's rows have the same columns), so a notebook can show
 them too. A scalar that the history lacks is left out of its chart.
@@ -112,6 +113,35 @@ def throughput_chart(history: pl.DataFrame) -> alt.VConcatChart:
     return _stacked("Throughput", top, _time_chart(history))
 
 
+def comparison_chart(histories: Mapping[str, pl.DataFrame]) -> alt.VConcatChart:
+    """Sign skill per axis and held-out retrieval of several runs, a line for each; {name: history}.
+
+    Skill is the mean over the last twentieth of a run's rows up to each step: single rows are of few pairs.
+    """
+    skill = {f"skill/{axis}": ("skill", axis) for axis in AXES}
+    retrieval = {
+        "probe/recall_at_1": ("recall@1", "held out: recall@1"),
+        "probe/recall_at_1_chance": ("chance", "held out: recall@1"),
+    }
+    parts: dict[str, list[pl.DataFrame]] = {"skill": [], "retrieval": []}
+    for name, history in histories.items():
+        rows = history.filter(pl.any_horizontal(pl.col("^skill/.*$").is_not_null()))
+        smooth = pl.col("^skill/.*$").cast(pl.Float64).rolling_mean(max(1, rows.height // 20), min_samples=1)
+        parts["skill"].append(_named(rows.with_columns(smooth), skill).with_columns(run=pl.lit(name)))
+        parts["retrieval"].append(_named(history, retrieval).with_columns(run=pl.lit(name)))
+    color = alt.Color("run:N", sort=list(histories), scale=alt.Scale(scheme="tableau10"), title=None)
+    dash = alt.StrokeDash(
+        "series:N", scale=alt.Scale(domain=["recall@1", "chance"], range=[[1, 0], [2, 3]]), title=None
+    )
+    return _stacked(
+        "Runs",
+        _panels(
+            pl.concat(parts["skill"]), "sign skill on views not seen before (0 chance, 1 perfect)", color, rule=0.0
+        ),
+        _panels(pl.concat(parts["retrieval"]), "", color, dash=dash),
+    )
+
+
 CHARTS: Final[Mapping[str, Callable[[pl.DataFrame], alt.VConcatChart]]] = {
     "losses": loss_chart,
     "diagnostics": diagnostics_chart,
@@ -136,18 +166,29 @@ def save_plots(run_dir: Path, form: str = "png") -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw the plots of a run folder; 0 when they were written."""
-    parser = argparse.ArgumentParser(prog="python -m prism_ssl.eval.plots", description="Draw the history of a run.")
-    parser.add_argument("run_dir", type=Path, help="folder of the run")
+    """Draw the plots of a run folder, or one of several; 0 when they were written."""
+    parser = argparse.ArgumentParser(prog="python -m prism_ssl.eval.plots", description="Draw the history of runs.")
+    parser.add_argument("run_dirs", type=Path, nargs="+", metavar="run_dir", help="folder of a run")
     parser.add_argument("--format", choices=("png", "svg"), default="png")
+    parser.add_argument("--out", type=Path, help="draw the runs side by side, into this .png or .svg")
     given = parser.parse_args(arguments)
+    if len(given.run_dirs) > 1 and given.out is None:
+        parser.error("several runs are drawn into one picture: name it with --out")
     try:
-        paths = save_plots(given.run_dir, given.format)
+        paths = (
+            [_save_comparison(given.run_dirs, given.out)] if given.out else save_plots(given.run_dirs[0], given.format)
+        )
     except (PrismError, OSError) as error:
         Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True)
         return 1
     Console().print("\n".join(map(str, paths)) or "nothing was logged yet", highlight=False, soft_wrap=True)
     return 0 if paths else 1
+
+
+def _save_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
+    chart = comparison_chart({folder.name: load_history(folder) for folder in run_dirs})
+    write_atomic(out, _rendered(chart, out.suffix.removeprefix(".")))
+    return out
 
 
 # ---------------------------------------------------------------------- parts

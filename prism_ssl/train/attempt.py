@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,7 @@ from prism_ssl.train.quota_guard import QuotaGuard
 from prism_ssl.train.recorder import Recorder
 from prism_ssl.train.run_folder import identity
 from prism_ssl.train.stop_request import attempt_has_ended, raise_if_stop_is_requested
+from prism_ssl.train.tracking_identity import read_tracked_as
 from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.machine import usable_cpus
 
@@ -221,12 +223,14 @@ class Attempt:
         return checkpoint.step, checkpoint.cursors
 
     def _save(self) -> None:
+        tracked = read_tracked_as(self._order.run_dir)
         checkpoint = Checkpoint(
             step=self._recorder.steps_done,
             learner=self._learner.state(),
             cursors=self._stream.cursors() if self._stream else [],
             rng=rng_state(),
             config_hash=identity(self._config),
+            tracked=dataclasses.asdict(tracked) if tracked else None,
         )
         self._recorder.saved(save_checkpoint(self._order.run_dir, checkpoint))
 

@@ -22,7 +22,8 @@ _ZIP_FOLDER = 0x10
 class Checkpoint:
     """State after ``step`` steps. ``learner`` is ``Learner.state``; ``cursors`` has one entry per pool actor.
 
-    ``config_hash`` covers the settings that must not change between an interruption and its resume.
+    ``config_hash`` covers the settings that must not change between an interruption and its resume. ``tracked`` is the
+    tracked run that the training belongs to, as ``tracking.json`` has it; None where there was none.
     """
 
     step: int
@@ -30,6 +31,7 @@ class Checkpoint:
     cursors: list[dict[str, Any] | None]
     rng: dict[str, Any]
     config_hash: str
+    tracked: dict[str, Any] | None = None
 
 
 def rng_state() -> dict[str, Any]:

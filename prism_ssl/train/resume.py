@@ -6,13 +6,15 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import CheckpointError, TrackingError
-from prism_ssl.train.checkpoint import ADVICE, checkpoint_step
+from prism_ssl.train.checkpoint import ADVICE, checkpoint_step, load_checkpoint
 from prism_ssl.train.local_record import CHECKPOINT_FILE
 from prism_ssl.train.run_folder import RunFolder
 from prism_ssl.train.tracked_checkpoint import fetch_checkpoint, find_tracked
-from prism_ssl.train.tracking_identity import keep_tracked_as
+from prism_ssl.train.tracking_identity import TrackedAs, keep_tracked_as, read_tracked_as
 from prism_ssl.utils.fs import atomic_file, private_folder, temporary_root
 
 
@@ -35,9 +37,12 @@ def starting_point(folder: RunFolder, config: PrismConfig) -> StartingPoint:
     if folder.checkpoint is None:
         return _from_artifact(folder.path, config)
     try:
-        return StartingPoint(checkpoint_step(folder.checkpoint), folder.checkpoint, str(folder.checkpoint))
+        checkpoint = load_checkpoint(folder.checkpoint, torch.device("cpu"))
     except CheckpointError as error:
         raise CheckpointError(f"{str(error).removesuffix(ADVICE)}{_next_option(folder.path, config)}") from error
+    if checkpoint.tracked is not None and read_tracked_as(folder.path) is None:
+        keep_tracked_as(folder.path, TrackedAs(**checkpoint.tracked))
+    return StartingPoint(checkpoint.step, folder.checkpoint, str(folder.checkpoint))
 
 
 def _from_artifact(run_dir: Path, config: PrismConfig) -> StartingPoint:

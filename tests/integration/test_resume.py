@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from prism_ssl.train.checkpoint import Checkpoint, checkpoint_step, rng_state, s
 from prism_ssl.train.logging import start_tracker
 from prism_ssl.train.resume import StartingPoint, starting_point
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder, identity
+from prism_ssl.train.tracking_identity import read_tracked_as
 from tests.integration.test_tracking import end, settings
 from tests.wandb_server import WandbServer
 
@@ -26,8 +28,12 @@ def claimed(config: PrismConfig) -> RunFolder:
 
 
 def save(folder: RunFolder, config: PrismConfig, step: int) -> Path:
+    return save_checkpoint(folder.path, state_after(config, step))
+
+
+def state_after(config: PrismConfig, step: int) -> Checkpoint:
     state = {"network": {"w": torch.full((4,), float(step))}}
-    return save_checkpoint(folder.path, Checkpoint(step, state, [], rng_state(), identity(config)))
+    return Checkpoint(step, state, [], rng_state(), identity(config))
 
 
 def uploaded(config: PrismConfig, step: int = 10) -> RunFolder:
@@ -52,6 +58,17 @@ def test_the_local_checkpoint_comes_first(wandb_server: WandbServer, tmp_path: P
     before = len(wandb_server.received)
     assert starting_point(folder, config) == StartingPoint(12, path, str(path))
     assert len(wandb_server.received) == before
+
+
+def test_a_checkpoint_knows_its_tracked_run_when_the_folder_does_not(wandb_server: WandbServer, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    folder = uploaded(config)
+    tracked = read_tracked_as(folder.path)
+    assert tracked is not None
+    save_checkpoint(folder.path, dataclasses.replace(state_after(config, 12), tracked=dataclasses.asdict(tracked)))
+    (folder.path / "tracking.json").unlink()
+    assert starting_point(claimed(config), config).step == 12
+    assert read_tracked_as(folder.path) == tracked
 
 
 def test_without_it_the_artifact_is_fetched_and_verified(wandb_server: WandbServer, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory, phantom_catalog: Path) -> I
         sys.executable, str(REPOSITORY / "tune" / "tune_core24.py"), "--scale", "smoke", "--only", *CELLS,
         "--max-steps", str(STEPS), "--data.catalog-path", str(archive / phantom_catalog.name), "--run.name", "nights",
         "--run.root", str(root / "runs"), "--run.tmp-root", str(root / "tmp"), "--tracking.mode", "online",
+        "--tracking.artifact-every", str(STEPS),
     ]  # fmt: skip
     with WandbServer() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment(root / "wandb").items():
@@ -150,6 +151,15 @@ def test_every_trial_is_one_tracked_run_with_its_design_point_and_its_end(nights
         assert {"core24", "smoke", run.settings["design/objective"]} <= set(run.fields["tags"])
         assert run.summary["trial/status"] == "ok"
         assert 0 <= run.summary["probe/proxy_quality"] <= 1
+
+
+def test_a_finished_trial_leaves_its_checkpoint_to_the_server_and_keeps_its_encoder(nights: Nights) -> None:
+    steps = [a.metadata["global_step"] for a in nights.server.artifacts.values() if a.state == "COMMITTED"]
+    assert steps == [STEPS] * 3
+    for cell in CELLS:
+        assert not (nights.folder / cell / "last.ckpt").exists()
+        assert nights.summary(cell)["checkpoint"] is None
+        assert (nights.folder / cell / "encoder.safetensors").exists()
 
 
 def test_a_trials_actors_and_scratch_are_gone_when_the_next_one_trains(nights: Nights) -> None:

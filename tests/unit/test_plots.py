@@ -15,6 +15,7 @@ from prism_ssl.eval.plots import (
     CHARTS,
     HEADS,
     POINTS_MAX,
+    comparison_chart,
     load_history,
     loss_chart,
     main,
@@ -78,6 +79,19 @@ def test_pictures_are_written_by_the_command_and_a_long_history_is_thinned(
     for stem in CHARTS:
         assert (tmp_path / "plots" / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
     assert [path.suffix for path in save_plots(tmp_path, "svg")] == [".svg"] * 3
+
+
+def test_runs_are_compared_by_the_mean_of_their_last_rows(tmp_path: Path) -> None:
+    rows = {"rising": [step / 100 for step in range(1, 41)], "flat": [0.5] * 40}
+    for name, skills in rows.items():
+        (tmp_path / name).mkdir()
+        lines = [json.dumps(row(step) | {"skill/dx": skill}) + "\n" for step, skill in enumerate(skills, 1)]
+        (tmp_path / name / "history.jsonl").write_text("".join(lines))
+    drawn = values(comparison_chart({name: load_history(tmp_path / name) for name in rows}))
+    last = {each["run"]: each["value"] for each in drawn if each.get("panel") == "dx" and each["global_step"] == 40}
+    assert last == pytest.approx({"rising": 0.395, "flat": 0.5})
+    assert main([*(str(tmp_path / name) for name in rows), "--out", str(tmp_path / "both.png")]) == 0
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_history_that_lacks_scalars_still_draws(tmp_path: Path) -> None:
