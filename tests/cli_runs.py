@@ -16,6 +16,9 @@ import psutil
 REPOSITORY = Path(__file__).parents[1]
 _RAY_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
 
+_DETACHED = re.compile(r"Exception in thread|Exception ignored in|exception was never retrieved", re.IGNORECASE)
+"""What Python prints of an error that nobody was there to hear."""
+
 SMALL = {
     "data.n-patches": 16, "data.warm-pool-size": 3, "data.visits-per-scan": 6, "train.batch-size": 4,
     "train.log-every": 5, "train.checkpoint-every": 10, "data.stall-timeout-s": 60,
@@ -67,6 +70,7 @@ class CliRun:
         code = self._process.wait(timeout=60)
         _, alive = psutil.wait_procs(self._seen.values(), timeout=30)
         assert not alive, f"orphans: {[process.cmdline() for process in alive]}"
+        assert not _DETACHED.search(self.output), self.output  # guide, section 15.1
         return code
 
     def descendants(self, name: str = "") -> list[psutil.Process]:

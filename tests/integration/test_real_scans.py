@@ -23,10 +23,23 @@ def test_real_ct_and_mr_train_and_nothing_that_may_leave_names_a_patient(shared_
     assert summary["totals"]["replacement_completed_count"] > 10
     assert summary["totals"]["coverage"] == 1.0
     assert history_of(tmp_path)[-1]["global_step"] == 150
+    assert_throughput_is_explained(summary["totals"], steps=150, patches_per_step=2 * 4 * 16)
     for name in ("history.jsonl", "encoder.json"):
         text = (only_run(tmp_path) / name).read_text()
         assert "PM0" not in text
         assert str(shared_data) not in text
+
+
+def assert_throughput_is_explained(totals: dict[str, float], steps: int, patches_per_step: int) -> None:
+    """Guide, section 15.3: the parts that are told add up to the throughput that is told."""
+    training_s = totals["wall_s"] - totals["evaluation_s"]
+    assert totals["throughput_effective_patches_per_sec"] == pytest.approx(steps * patches_per_step / training_s)
+    stepping_ms = steps * totals["total_step_time_ms_mean"]
+    assert stepping_ms <= 1e3 * training_s
+    waits_ms = sum(totals[f"data_wait_{cause}_ms_total"] for cause in ("opening", "sampling", "transport"))
+    assert waits_ms == pytest.approx(totals["data_wait_ms_total"])
+    assert totals["data_wait_share"] == pytest.approx(waits_ms / stepping_ms)
+    assert totals["stall_steps_ge_2000ms"] >= totals["stall_steps_ge_10000ms"]
 
 
 def test_a_second_run_reads_no_file_again(shared_data: Path, tmp_path: Path) -> None:
