@@ -22,10 +22,11 @@ from prism_ssl.train.local_record import PROBE_PREFIX, LocalRecord, last_probe, 
 from prism_ssl.train.logging import start_tracker
 from prism_ssl.train.metrics import StepTimes
 from prism_ssl.train.pictures import draw_plots
+from prism_ssl.train.step_counter import StepCounter
 from prism_ssl.utils.time import Stopwatch
 
 
-class Recorder:
+class Recorder(StepCounter):
     """Metrics, diagnostics and history of one attempt, from ``first_step`` on.
 
     ``checkpoint`` is the last written, ``heads`` the trained heads by the name of their loss.
@@ -39,9 +40,8 @@ class Recorder:
         checkpoint: Path | None,
         heads: Mapping[str, nn.Module],
     ) -> None:
-        self._config, self._run_dir = config, run_dir
+        super().__init__(config, run_dir, first_step)
         self._resumed_from = first_step or None
-        self.steps_done = first_step
         self.alarms: list[str] = []
         self.checkpoint = checkpoint
         self._tracker = start_tracker(config, run_dir, first_step)
@@ -54,14 +54,12 @@ class Recorder:
         self._alarms = Alarms(alarm_rules(config), first_step)
         self._watch = Stopwatch()
         self._last_row: dict[str, float] = {}
-        self.summary: RunSummary
 
     def step(self, report: LossReport, wait: WaitCauses) -> bool:
         """Note one finished step; True when a row of the history is due."""
         self._times.add(self._watch.lap_ms(), wait)
         self._diagnostics.add(report)
-        self.steps_done += 1
-        return self.steps_done % self._config.train.log_every == 0 or self.steps_done == self._config.train.max_steps
+        return super().step(report, wait)
 
     def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:
         """Write a row of the history; the only place that waits for the device."""
@@ -89,11 +87,6 @@ class Recorder:
         self._record.event(self.steps_done, kind, text)
         if kind == "alarm":
             self.alarms.append(text)
-
-    @property
-    def artifact_due(self) -> bool:
-        """Whether the state of this step is to be uploaded."""
-        return self._tracker.checkpoint_due(self.steps_done)
 
     def saved(self, checkpoint: Path) -> None:
         """A checkpoint of this step was written; beside the training it is uploaded where that is due."""
