@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import BrokenScan, PreparedScan, UncutChunk, VisitChunk
 from prism_ssl.data.pool_actor import ActorSettings, PoolActor
+from prism_ssl.data.pool_counters import join_counters
 from prism_ssl.data.warm_pool import MIN_OPEN_SLOTS, check_broken_share
 from prism_ssl.errors import BatchDoesNotFit, PoolActorDied, PoolStalled, PrismError
 from prism_ssl.utils.fs import remove_stale_folders
-from prism_ssl.utils.hashing import shard_worker
+from prism_ssl.utils.hashing import shard_worker, short_id
 from prism_ssl.utils.time import Stopwatch
 
 Cursors = list[dict[str, Any] | None]
@@ -64,15 +65,6 @@ class WaitCauses:
 
     def __sub__(self, other: WaitCauses) -> WaitCauses:
         return WaitCauses(*(a - b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
-
-
-def join_counters(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Sums of running totals, and of what follows from them the shares as they are for all together."""
-    names = {name for part in parts for name in part}
-    total = {name: sum(part.get(name, 0.0) for part in parts) for name in sorted(names)}
-    total["coverage"] = total.get("scans_seen", 0.0) / max(total.get("scans_in_shard", 0.0), 1.0)
-    total["pool_turnover"] = total.get("replacement_completed_count", 0.0) / max(total.get("slots", 0.0), 1.0)
-    return total
 
 
 _CLOSE_TIMEOUT_S = 60
@@ -141,6 +133,12 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         """Sums of the actors' running totals, and what follows from them."""
         return join_counters([*self._counters, {"actor_restarts": float(sum(self._restarts))}])
 
+    def queue(self) -> dict[str, float]:
+        """How many chunks are asked for, and how many of them wait to be taken."""
+        asked = [reference for queue in self._queues for reference in queue]
+        ready = ray.wait(asked, num_returns=len(asked), timeout=0, fetch_local=False)[0] if asked else []
+        return {"chunks_in_flight": float(len(asked)), "chunks_ready": float(len(ready))}
+
     def stop(self) -> tuple[list[BrokenScan], list[str]]:
         """End the actors; returns the failures that no chunk had reported: broken scans, and actors that died."""
         broken: list[BrokenScan] = []
@@ -198,8 +196,10 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         remote = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(PoolActor)
         restarts = f"-r{self._restarts[worker]}" if self._restarts[worker] else ""
         name = f"{self._name}-pool-{self._first + worker}{restarts}"
-        return remote.options(scheduling_strategy=self._beside_me(), name=name).remote(  # named for the dashboard
-            self._shards[worker], self._settings, name, self._cursors[worker]
+        # Named for the dashboard; without the run's name, for Ray shows this one at a port that is open to all.
+        shown = f"prism-pool-{self._first + worker}-{short_id(name)[:6]}"
+        return remote.options(scheduling_strategy=self._beside_me(), name=shown).remote(
+            self._shards[worker], self._settings, name, self._cursors[worker], self._first + worker
         )
 
     def _beside_me(self) -> NodeAffinitySchedulingStrategy:

@@ -13,8 +13,9 @@ import torch
 from prism_ssl.contracts import BrokenScan, PreparedScan, PrismBatch, RunStatus, RunSummary
 from prism_ssl.data.collate import Collator
 from prism_ssl.data.memory_plan import check_mirror_fits, require_gpu
+from prism_ssl.data.pool_counters import join_counters
 from prism_ssl.data.quarantine import quarantine_scan
-from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses, join_counters
+from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
 from prism_ssl.errors import (
     CheckpointError,
     PoolActorDied,
@@ -261,7 +262,7 @@ class Attempt:
     def _start_recorder(self, first_step: int) -> StepCounter:
         config, run_dir = self._config, self._order.run_dir
         if not self._ranks.is_first:
-            return StepCounter(config, run_dir, first_step)
+            return StepCounter(config, run_dir, first_step, self._ranks.rank)
         heads = self._learner.network.heads.by_loss()
         return Recorder(config, run_dir, first_step, self._order.checkpoint, heads)
 
@@ -311,7 +312,7 @@ class Attempt:
         return {**pools, **self._quota.counters(), "nonfinite_skipped_steps": float(self._guard.skipped_steps)}
 
     def _pool_counters(self) -> dict[str, float]:
-        counters = self._stream.counters() if self._stream else {}
+        counters = self._stream.counters() | self._stream.queue() if self._stream else {}
         if self._collate.mirror is not None:
             counters["mirrored_bytes"] = float(self._collate.mirror.used_bytes)
         return counters

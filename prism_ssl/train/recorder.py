@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import torch
 from torch import nn
 
@@ -17,6 +16,7 @@ from prism_ssl.data.sharded_dataset import WaitCauses
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.alarm_rules import alarm_rules
 from prism_ssl.train.alarms import AlarmChange, Alarms
+from prism_ssl.train.device_memory import device_memory
 from prism_ssl.train.diagnostics import Diagnostics
 from prism_ssl.train.local_record import PROBE_PREFIX, LocalRecord, last_probe, read_history, write_summary
 from prism_ssl.train.logging import start_tracker
@@ -54,12 +54,16 @@ class Recorder(StepCounter):
         self._alarms = Alarms(alarm_rules(config), first_step)
         self._watch = Stopwatch()
         self._last_row: dict[str, float] = {}
+        self._told_of_metrics = False
 
     def step(self, report: LossReport, wait: WaitCauses) -> bool:
         """Note one finished step; True when a row of the history is due."""
-        self._times.add(self._watch.lap_ms(), wait)
+        step_ms = self._watch.lap_ms()
+        self._times.add(step_ms, wait)
         self._diagnostics.add(report)
-        return super().step(report, wait)
+        row_is_due = super().step(report, wait)
+        self._live.show({"step_ms": step_ms, "global_step": self.steps_done})
+        return row_is_due
 
     def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:
         """Write a row of the history; the only place that waits for the device."""
@@ -70,10 +74,20 @@ class Recorder(StepCounter):
         self._last_row = values
         self._record.row(self.steps_done, values)
         self._tracker.row(self.steps_done, values)
+        self._live.show(values | self._for_the_dashboard())
         for change in changes:
             self._tell(change)
         for problem in self._tracker.new_problems():
             self.event("tracking", problem)
+        if self._live.problem is not None and not self._told_of_metrics:
+            self.event("metrics", f"the dashboard is shown no more numbers ({self._live.problem})")
+            self._told_of_metrics = True
+
+    def _for_the_dashboard(self) -> dict[str, float]:
+        told = {"alarms_raised": sum(self._alarms.scalars().values()), "max_steps": float(self._config.train.max_steps)}
+        limit = self._config.quota.home_hard_bytes
+        told |= {"quota/home_hard_bytes": float(limit)} if limit is not None else {}
+        return told | self._times.waited() | self._times.stalls()
 
     def _tell(self, change: AlarmChange) -> None:
         if change.over:
@@ -152,13 +166,3 @@ def last_losses(row: Mapping[str, float]) -> dict[str, dict[str, float]]:
     }
     skills = {key.removeprefix("skill/"): value for key, value in row.items() if key.startswith("skill/")}
     return losses | ({"skill": skills} if skills else {})
-
-
-def device_memory() -> dict[str, float]:
-    """Memory of this process and, on CUDA, of the GPU, in bytes."""
-    memory = {"trainer_rss_bytes": float(psutil.Process().memory_info().rss)}
-    if torch.cuda.is_available():
-        memory["gpu_allocated_bytes"] = float(torch.cuda.memory_allocated())
-        memory["gpu_peak_allocated_bytes"] = float(torch.cuda.max_memory_allocated())
-        memory["gpu_reserved_bytes"] = float(torch.cuda.memory_reserved())
-    return memory

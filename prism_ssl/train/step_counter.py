@@ -10,7 +10,10 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.sharded_dataset import WaitCauses
 from prism_ssl.model.loss import LossReport
+from prism_ssl.train.device_memory import device_memory
 from prism_ssl.train.logging import checkpoint_due
+from prism_ssl.train.train_metrics import ROW_EXPORTS, STEP_EXPORTS
+from prism_ssl.utils.live_metrics import LiveMetrics
 
 
 class StepCounter:
@@ -19,8 +22,9 @@ class StepCounter:
     What is due at a step is the same for all workers.
     """
 
-    def __init__(self, config: PrismConfig, run_dir: Path, first_step: int) -> None:
+    def __init__(self, config: PrismConfig, run_dir: Path, first_step: int, rank: int = 0) -> None:
         self._config, self._run_dir = config, run_dir
+        self._live = LiveMetrics([*STEP_EXPORTS, *ROW_EXPORTS], ("worker", rank))
         self.steps_done = first_step
         self.summary: RunSummary
 
@@ -34,8 +38,9 @@ class StepCounter:
         """Whether the state of this step is to be uploaded."""
         return checkpoint_due(self._config, self.steps_done)
 
-    def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:
-        """Write a row of the history."""
+    def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:  # noqa: ARG002  for those who write
+        """Write a row of the history; the dashboard is shown this worker's memory."""
+        self._live.show(device_memory())
 
     def event(self, kind: str, text: str) -> None:
         """Note something that a person should be told."""

@@ -156,8 +156,9 @@ def check_memory(config: PrismConfig, archive: Archive) -> MemoryPlan:
 
 def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
     """Train in a Ray Train worker; returns what ended it early."""
-    # A name of its own for every attempt: an equal one would make Ray resume by rules that are not ours.
-    name = f"{order.run_dir.name}-{os.getpid()}-{time.time_ns()}"
+    # A name of its own for every attempt: an equal one would make Ray resume by rules that are not ours. Without the
+    # run's name, for Ray shows this one at a port that is open to all.
+    name = f"prism-train-{os.getpid()}-{time.time_ns()}"
     try:
         with owned_folder(tmp_root / "ray_train") as storage, sigterm_as_ctrl_c():
             TorchTrainer(
