@@ -67,6 +67,11 @@ class WaitCauses:
         return WaitCauses(*(a - b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
 
+def dashboard_name(name: str, number: int) -> str:
+    """How Ray calls a pool actor: without the run's name, for it is shown at a port that is open to all."""
+    return f"prism-pool-{number}-{short_id(name, length=6)}"
+
+
 _CLOSE_TIMEOUT_S = 60
 
 NO_WAIT = WaitCauses(0.0, 0.0, 0.0, 0.0)
@@ -196,8 +201,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         remote = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(PoolActor)
         restarts = f"-r{self._restarts[worker]}" if self._restarts[worker] else ""
         name = f"{self._name}-pool-{self._first + worker}{restarts}"
-        # Named for the dashboard; without the run's name, for Ray shows this one at a port that is open to all.
-        shown = f"prism-pool-{self._first + worker}-{short_id(name)[:6]}"
+        shown = dashboard_name(name, self._first + worker)
         return remote.options(scheduling_strategy=self._beside_me(), name=shown).remote(
             self._shards[worker], self._settings, name, self._cursors[worker], self._first + worker
         )
