@@ -70,7 +70,7 @@ class PoolActor:
         self._broken: list[BrokenScan] = []
         self._blocked_ms_total = 0.0
         self._open_ms_total = 0.0
-        self._live = LiveMetrics(POOL_EXPORTS, ("pool", number))
+        self._live = LiveMetrics(POOL_EXPORTS, ("pool", number), pause_s=1.0)  # Ray looks every 10 s
 
     def ready(self) -> int:
         """Start filling the pool; returns the process id."""

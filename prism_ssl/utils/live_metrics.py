@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,12 +38,13 @@ class Export:
 
 
 class LiveMetrics:
-    """Shows scalars as the ``exports`` say, with ``who`` as a label of all.
+    """Shows scalars as the ``exports`` say, with ``who`` as a label of all; at most once in ``pause_s``.
 
     What cannot be shown is no reason to fail: the first error ends the showing, and is kept in ``problem``.
     """
 
-    def __init__(self, exports: Sequence[Export], who: tuple[str, int]) -> None:
+    def __init__(self, exports: Sequence[Export], who: tuple[str, int], pause_s: float = 0.0) -> None:
+        self._pause_s, self._last_shown_s = pause_s, -math.inf
         self._exports = {export.source: export for export in exports}
         self._who = (who[0], str(who[1]))
         self._metrics: dict[str, Any] = {}
@@ -50,9 +52,10 @@ class LiveMetrics:
         self.problem: str | None = None
 
     def show(self, values: Mapping[str, float]) -> None:
-        """Show those of the values that have an export and are finite; some microseconds, and nothing is waited for."""
-        if self.problem is not None or not _ray_is_here():
+        """Show those of the values that have an export and are finite; microseconds each, and nothing is waited for."""
+        if self.problem is not None or time.monotonic() - self._last_shown_s < self._pause_s or not _ray_is_here():
             return
+        self._last_shown_s = time.monotonic()
         try:
             for source, value in values.items():
                 if source in self._exports and math.isfinite(value):

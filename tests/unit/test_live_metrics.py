@@ -85,8 +85,10 @@ def test_a_counter_is_shown_what_has_been_added(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(metrics, "Counter", Counter)
     live = LiveMetrics([Export("total", "prism_b", "B", "counter", ("cause", "opening"))], ("worker", 1))
+    rarely = LiveMetrics([Export("total", "prism_c", "C", "counter")], ("pool", 2), pause_s=3600.0)
     for total in (0.0, 2.0, 2.0, 5.0):
         live.show({"total": total})
+        rarely.show({"total": total + 1.0})
     tags = {"worker": "1", "cause": "opening"}
-    assert added == [(2.0, tags), (3.0, tags)]
+    assert added == [(1.0, {"pool": "2"}), (2.0, tags), (3.0, tags)]
     assert live.problem is None
