@@ -159,19 +159,25 @@ class UncutChunk(VisitChunk):
 
 
 @dataclass(frozen=True, slots=True)
-class PrismBatch:
-    """A training batch on its device. Patches are float in [-1, 1]."""
+class PairFacts:
+    """What is true of B pairs of views: how they differ, and which series they show."""
 
-    patches_a: torch.Tensor  # [B, N, H, W, 1]
-    positions_a: torch.Tensor  # [B, N, 3] mm, prism frame
-    patches_b: torch.Tensor  # [B, N, H, W, 1]
-    positions_b: torch.Tensor  # [B, N, 3] mm, prism frame
     center_distance_mm: torch.Tensor  # [B]
     center_delta_mm: torch.Tensor  # [B, 3] RAS, b - a
     rotation_delta_deg: torch.Tensor  # [B, 3]
     window_delta: torch.Tensor  # [B, 2] centre, width
     intensity_scale: torch.Tensor  # [B]
     series_label: torch.Tensor  # [B] int64
+
+
+@dataclass(frozen=True, slots=True)
+class PrismBatch(PairFacts):
+    """A training batch on its device. Patches are float in [-1, 1]."""
+
+    patches_a: torch.Tensor  # [B, N, H, W, 1]
+    positions_a: torch.Tensor  # [B, N, 3] mm, prism frame
+    patches_b: torch.Tensor  # [B, N, H, W, 1]
+    positions_b: torch.Tensor  # [B, N, 3] mm, prism frame
     scan_id: list[str]
     series_id: list[str]
     visits: list[VisitKey]

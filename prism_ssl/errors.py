@@ -115,6 +115,24 @@ class TrainWorkerDied(PrismError, RuntimeError):
     """The training worker ended without a word (killed, out of memory)."""
 
 
+class TrainWorkerFailed(PrismError, RuntimeError):
+    """One of several training workers ended on an error that nobody foresaw.
+
+    Args:
+        worker: its rank.
+        cause: class and text of the error.
+    """
+
+    def __init__(self, worker: int, cause: str) -> None:
+        super().__init__(f"training worker {worker}: {cause}")
+        self.worker, self.cause = worker, cause
+        self._args = (worker, cause)
+
+
+class PeerLost(PrismError, RuntimeError):
+    """A training worker cannot reach the others any more: one of them is gone, or did not come in time."""
+
+
 class TrackingError(PrismError, RuntimeError):
     """Tracking was asked for and cannot begin: no key, a refused key, or no server."""
 

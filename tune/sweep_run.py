@@ -11,9 +11,10 @@ import ray
 from rich.console import Console
 
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
-from prism_ssl.data.memory_plan import object_store_bytes, require_gpu
+from prism_ssl.data.memory_plan import object_store_bytes
 from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.logging import check_account
+from prism_ssl.train.resources import require_resources, training_cpus
 from prism_ssl.train.trainer import check_memory, describe_archive
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.hashing import content_hash
@@ -25,8 +26,6 @@ from tune.sweep_report import say
 from tune.trial import TRIAL_CPUS, run_trials
 from tune.trial_view import TrialView
 from tune.wandb_callback import WandbTrials
-
-_TRAINING_CPUS = 1
 
 
 def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) -> None:
@@ -42,9 +41,9 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
     check_account(sweep.config(pending[0]))
     selected = select_scans(sweep.base, tmp_root)
     largest_config = largest([sweep.config(point) for point in pending])
-    cpus = sweep.base.data.workers + _TRAINING_CPUS + TRIAL_CPUS
+    cpus = training_cpus(sweep.base) + TRIAL_CPUS
     with ray_session(cpus, object_store_bytes(largest_config), tmp_root), sigterm_ends_sweep():
-        require_gpu(sweep.base, ray.cluster_resources().get("GPU", 0))
+        require_resources(sweep.base, ray.cluster_resources())
         archive = prepare_archive(selected, sweep.base, Path(sweep.base.run.root).absolute() / ".preflight")
         describe_archive(archive, console)
         say(console, _memory_plan(sweep, pending, archive))

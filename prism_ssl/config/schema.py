@@ -229,6 +229,10 @@ class TrainConfig:
 
     batch_size: int = 32
     """Pairs in a batch (B)."""
+    num_workers: int = 1
+    """Training workers, one GPU each; they share every batch and the pool actors equally, and learn what one would."""
+    rank_timeout_s: float = 1800.0
+    """Longest that training workers wait for each other: for a batch, an evaluation or a checkpoint of the first."""
     max_steps: int = 100_000
     """Steps of the run."""
     log_every: int = 100
@@ -256,7 +260,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         positive("train", self, "batch_size", "max_steps", "log_every", "checkpoint_every", "lr", "grad_clip")
-        positive("train", self, "max_nonfinite_steps")
+        positive("train", self, "max_nonfinite_steps", "num_workers", "rank_timeout_s")
         if self.torch_threads is not None:
             positive("train", self, "torch_threads")
         not_negative("train", self, "lr_warmup_steps", "weight_decay", "stall_warmup_steps", "seed")
@@ -285,6 +289,18 @@ class PrismConfig:
                 f"train.batch_size is {self.train.batch_size} and data.workers is {self.data.workers}; "
                 "needed: a batch of equal parts from every worker; "
                 f"make the batch a multiple of {self.data.workers} or lower data.workers"
+            )
+        if self.data.workers % self.train.num_workers:
+            raise ConfigError(
+                f"train.num_workers is {self.train.num_workers} and data.workers is {self.data.workers}; "
+                "needed: the same number of pool actors, one at least, for every training worker; "
+                f"make data.workers a multiple of {self.train.num_workers} or lower train.num_workers"
+            )
+        if self.train.num_workers > 1 and self.train.rank_timeout_s <= self.data.stall_timeout_s:
+            raise ConfigError(
+                f"train.rank_timeout_s is {self.train.rank_timeout_s:g} and data.stall_timeout_s is "
+                f"{self.data.stall_timeout_s:g}; needed: the first above the second, so that a pool that stalls is "
+                "named before the other training workers have given up on it"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX, PreparedScan
 from prism_ssl.errors import ConfigError, MemoryPlanTooBig
 
+T = TypeVar("T")
 GIB = 2**30
 OBJECT_STORE_MIN_BYTES = 128 * 2**20
 _ACTOR_BASE_BYTES = 145 * 2**20  # measured: a pool actor without scans, its share of common pages (rss says twice that)
@@ -71,24 +73,35 @@ class MemoryPlan:
 
 
 def plan_memory(
-    config: PrismConfig, shards: Sequence[Sequence[PreparedScan]], limit_bytes: int, limit_source: str
+    config: PrismConfig,
+    shards: Sequence[Sequence[PreparedScan]],
+    limit_bytes: int,
+    limit_source: str,
+    workers_on_a_node: int | None = None,
 ) -> MemoryPlan:
     """The plan for the worst case: every slot, and every scan being opened, holds the shard's largest scans.
+
+    With several training workers it is the plan of the node that needs most, with ``workers_on_a_node`` of them
+    (None: all) and their pool actors, and ``mirror_bytes`` is that of the GPU that needs most.
 
     Raises:
         MemoryPlanTooBig: it does not fit; the message gives the numbers and the knobs.
     """
-    data = config.data
+    data, workers = config.data, config.train.num_workers
+    here = workers_on_a_node or workers
+    nodes = _parts(shards, here, workers)
     # Deterministic pools keep a replacement that has landed until its slot's turn.
     beside_the_slots = data.warm_pool_size if data.deterministic else data.max_prefetch_replacements
-    pool = sum(_largest_bytes(shard, data.warm_pool_size + beside_the_slots) for shard in shards)
+    pool = max(sum(_largest_bytes(shard, data.warm_pool_size + beside_the_slots) for shard in node) for node in nodes)
     base = (
-        len(shards) * (_ACTOR_BASE_BYTES + chunk_bytes(config))
-        + _TRAINER_BASE_BYTES
+        len(nodes[0]) * (_ACTOR_BASE_BYTES + chunk_bytes(config))
+        + here * _TRAINER_BASE_BYTES
         + probe_set_bytes(config)
         + _DRIVER_BASE_BYTES
     )
-    plan = MemoryPlan(pool, object_store_bytes(config), base, limit_bytes, limit_source, mirror_bytes(config, shards))
+    store = object_store_bytes(config) * here // workers
+    mirror = max(mirror_bytes(config, part) for part in _parts(shards, 1, workers))
+    plan = MemoryPlan(pool, store, base, limit_bytes, limit_source, mirror)
     if plan.total_bytes > limit_bytes:
         raise MemoryPlanTooBig(
             f"{plan} does not fit; lower data.warm_pool_size ({data.warm_pool_size}), data.workers "
@@ -129,6 +142,12 @@ def require_gpu(config: PrismConfig, gpus: float) -> None:
             "data.extract_on is 'cuda' and there is no CUDA device for the training worker; "
             "ask for a GPU, or set data.extract_on to 'cpu'"
         )
+
+
+def _parts(shards: Sequence[T], some: int, workers: int) -> list[Sequence[T]]:
+    """The shards of each ``some`` of the training workers."""
+    each = max(1, len(shards) * some // workers)
+    return [shards[first : first + each] for first in range(0, len(shards), each)] or [[]]
 
 
 def _largest_bytes(shard: Sequence[PreparedScan], count: int) -> int:

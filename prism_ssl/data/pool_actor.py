@@ -15,11 +15,14 @@ from prism_ssl.contracts import BrokenScan, PairChunk, PreparedScan, UncutChunk
 from prism_ssl.data.chunks import empty_chunk, put_lattice, put_targets, put_volume
 from prism_ssl.data.extract import extract_view
 from prism_ssl.data.nifti import OpenScan, open_scan
+from prism_ssl.data.pool_counters import join_counters
+from prism_ssl.data.pool_metrics import POOL_EXPORTS
 from prism_ssl.data.scan_opener import Landing, ScanOpener
 from prism_ssl.data.scratch import ScratchStore
 from prism_ssl.data.views import View, draw_pair, pair_targets
 from prism_ssl.data.warm_pool import Draw, PoolSettings, WarmPool
 from prism_ssl.errors import PoolStalled
+from prism_ssl.utils.live_metrics import LiveMetrics
 from prism_ssl.utils.time import Stopwatch
 
 
@@ -47,7 +50,12 @@ class PoolActor:
     """
 
     def __init__(
-        self, shard: Sequence[PreparedScan], settings: ActorSettings, name: str, cursor: dict[str, Any] | None = None
+        self,
+        shard: Sequence[PreparedScan],
+        settings: ActorSettings,
+        name: str,
+        cursor: dict[str, Any] | None = None,
+        number: int = 0,
     ) -> None:
         self._scans = {scan.record.scan_id: scan for scan in shard}
         self._settings = settings
@@ -62,6 +70,7 @@ class PoolActor:
         self._broken: list[BrokenScan] = []
         self._blocked_ms_total = 0.0
         self._open_ms_total = 0.0
+        self._live = LiveMetrics(POOL_EXPORTS, ("pool", number), pause_s=1.0)  # Ray looks every 10 s
 
     def ready(self) -> int:
         """Start filling the pool; returns the process id."""
@@ -89,6 +98,7 @@ class PoolActor:
         chunk.sampling_ms = watch.ms() - chunk.blocked_ms
         self._blocked_ms_total += chunk.blocked_ms
         chunk.counters, chunk.cursor = self._counters(), self._pool.cursor()
+        self._live.show(join_counters([chunk.counters]))
         chunk.broken, self._broken = self._broken, []
         return chunk
 
@@ -175,12 +185,15 @@ class PoolActor:
             "scans_seen": self._pool.scans_seen,
             "scans_in_shard": len(self._scans),
             "slots": len(self._pool.slots),
+            "open_scans": len(self._pool.open_scan_ids()),
+            "scans_opening": self._opener.busy,
             "replacement_wait_time_ms_total": self._blocked_ms_total,
             "open_time_ms_total": self._open_ms_total,
             "volumes_handed_over": self._volumes_handed_over,
             "scratch_hits": self._scratch.hits,
             "scratch_bytes": self._scratch.used_bytes,
             "rss_bytes": psutil.Process().memory_info().rss,
+            "metrics_failed": float(self._live.problem is not None),
         }
 
 

@@ -11,14 +11,16 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import BrokenScan, PreparedScan, UncutChunk, VisitChunk
 from prism_ssl.data.pool_actor import ActorSettings, PoolActor
+from prism_ssl.data.pool_counters import join_counters
 from prism_ssl.data.warm_pool import MIN_OPEN_SLOTS, check_broken_share
 from prism_ssl.errors import BatchDoesNotFit, PoolActorDied, PoolStalled, PrismError
 from prism_ssl.utils.fs import remove_stale_folders
-from prism_ssl.utils.hashing import shard_worker
+from prism_ssl.utils.hashing import shard_worker, short_id
 from prism_ssl.utils.time import Stopwatch
 
 Cursors = list[dict[str, Any] | None]
@@ -65,6 +67,11 @@ class WaitCauses:
         return WaitCauses(*(a - b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
 
+def dashboard_name(name: str, number: int) -> str:
+    """How Ray calls a pool actor: without the run's name, for it is shown at a port that is open to all."""
+    return f"prism-pool-{number}-{short_id(name, length=6)}"
+
+
 _CLOSE_TIMEOUT_S = 60
 
 NO_WAIT = WaitCauses(0.0, 0.0, 0.0, 0.0)
@@ -81,6 +88,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         name: prefix of the actors' names in Ray.
         cursors: per worker, where to continue (``cursors()`` of an earlier stream).
         on_broken: told about every scan that failed at run time (lenient mode).
+        first_worker: number of the first of these workers, where others serve another stream of the same run.
 
     Raises (from ``next``):
         ReplacementFailed, PoolActorDied: strict mode.
@@ -97,8 +105,10 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         name: str,
         cursors: Cursors | None = None,
         on_broken: Callable[[BrokenScan], None] | None = None,
+        first_worker: int = 0,
     ) -> None:
         self._config, self._pairs, self._name, self._on_broken = config, pairs_per_chunk, name, on_broken
+        self._first = first_worker
         self._settings = dataclasses.replace(settings, scratch_bytes=settings.scratch_bytes // len(shards))
         self._shards = [ray.put(list(shard)) for shard in shards]
         self._cursors: Cursors = list(cursors) if cursors else [None] * len(shards)
@@ -126,12 +136,13 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
 
     def counters(self) -> dict[str, float]:
         """Sums of the actors' running totals, and what follows from them."""
-        names = {name for counters in self._counters for name in counters}
-        total = {name: sum(counters.get(name, 0.0) for counters in self._counters) for name in sorted(names)}
-        total["actor_restarts"] = float(sum(self._restarts))
-        total["coverage"] = total.get("scans_seen", 0.0) / max(total.get("scans_in_shard", 0.0), 1.0)
-        total["pool_turnover"] = total.get("replacement_completed_count", 0.0) / max(total.get("slots", 0.0), 1.0)
-        return total
+        return join_counters([*self._counters, {"actor_restarts": float(sum(self._restarts))}])
+
+    def queue(self) -> dict[str, float]:
+        """How many chunks are asked for, and how many of them wait to be taken."""
+        asked = [reference for queue in self._queues for reference in queue]
+        ready = ray.wait(asked, num_returns=len(asked), timeout=0, fetch_local=False)[0] if asked else []
+        return {"chunks_in_flight": float(len(asked)), "chunks_ready": float(len(ready))}
 
     def stop(self) -> tuple[list[BrokenScan], list[str]]:
         """End the actors; returns the failures that no chunk had reported: broken scans, and actors that died."""
@@ -144,7 +155,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
             try:
                 broken += ray.get(goodbye, timeout=_CLOSE_TIMEOUT_S)
             except (RayActorError, RayTaskError, GetTimeoutError) as error:
-                died.append(f"pool actor {worker} did not close: {type(error).__name__}")
+                died.append(f"{self._called(worker)} did not close: {type(error).__name__}")
         for actor in self._actors:
             ray.kill(actor)
         return broken, died
@@ -171,7 +182,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         reference, limit_s = self._queues[worker][0], self._config.stall_timeout_s
         ready, _ = ray.wait([reference], timeout=limit_s)
         if not ready:
-            raise PoolStalled(f"pool actor {worker} gave no chunk for {limit_s:.0f} s (data.stall_timeout_s)")
+            raise PoolStalled(f"{self._called(worker)} gave no chunk for {limit_s:.0f} s (data.stall_timeout_s)")
         try:
             chunk: VisitChunk = ray.get(reference)
         except RayTaskError as error:
@@ -187,28 +198,41 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
             self._queues[worker].append(self._actors[worker].next_chunk.remote(self._pairs))
 
     def _start_actor(self, worker: int) -> Any:
-        # DEFAULT: inside a Tune trial the worker's placement group would keep the actor pending for ever.
         remote = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(PoolActor)
-        name = f"{self._name}-pool-{worker}" + (f"-r{self._restarts[worker]}" if self._restarts[worker] else "")
-        return remote.options(scheduling_strategy="DEFAULT", name=name).remote(  # named for the dashboard
-            self._shards[worker], self._settings, name, self._cursors[worker]
+        restarts = f"-r{self._restarts[worker]}" if self._restarts[worker] else ""
+        name = f"{self._name}-pool-{self._first + worker}{restarts}"
+        shown = dashboard_name(name, self._first + worker)
+        return remote.options(scheduling_strategy=self._beside_me(), name=shown).remote(
+            self._shards[worker], self._settings, name, self._cursors[worker], self._first + worker
         )
+
+    def _beside_me(self) -> NodeAffinitySchedulingStrategy:
+        """On the consumer's node, where chunks are memory and not network.
+
+        Said in so many words also because the placement group of a Tune trial would keep the actor pending for ever.
+        """
+        # Volumes travel by the name of a file, which another node does not have.
+        elsewhere = self._config.extract_on == "cpu"
+        return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=elsewhere)
+
+    def _called(self, worker: int) -> str:
+        return f"pool actor {self._first + worker}"
 
     def _await_ready(self, worker: int) -> int:
         try:
             process_id: int = ray.get(self._actors[worker].ready.remote(), timeout=self._config.stall_timeout_s)
         except GetTimeoutError:
             raise PoolStalled(
-                f"pool actor {worker} did not start within {self._config.stall_timeout_s:.0f} s; it needs 1 CPU, "
+                f"{self._called(worker)} did not start within {self._config.stall_timeout_s:.0f} s; it needs 1 CPU, "
                 f"available: {ray.available_resources().get('CPU', 0):.0f}; lower data.workers or free CPUs"
             ) from None
         except RayActorError as error:
-            raise PoolActorDied(f"pool actor {worker} could not be started: {error}") from None
+            raise PoolActorDied(f"{self._called(worker)} could not be started: {error}") from None
         return process_id
 
     def _revive(self, worker: int, error: RayActorError | FileNotFoundError) -> None:
         """Lenient mode: a new actor continues after the last chunk that was consumed."""
-        what = f"pool actor {worker} (process {self.process_ids[worker]}) died"
+        what = f"{self._called(worker)} (process {self.process_ids[worker]}) died"
         if self._config.strict:
             raise PoolActorDied(
                 f"{what} (killed, out of memory, or its scratch folder removed?) and data.strict is on; "

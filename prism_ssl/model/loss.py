@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prism_ssl.config.schema import LossConfig, Objective, ViewConfig
-from prism_ssl.contracts import PrismBatch, PrismOutput
+from prism_ssl.contracts import PairFacts, PrismOutput
 from prism_ssl.model.pair_targets import (
     AxisReading,
     Head,
@@ -96,14 +96,14 @@ class LossBundle:
         if loss.simclr_baseline:
             self._head_weights = dict.fromkeys(self._head_weights, 0.0)
 
-    def view_labels(self, batch: PrismBatch) -> Int[Tensor, " M"]:
+    def view_labels(self, batch: PairFacts) -> Int[Tensor, " M"]:
         """Labels of views a, then of views b, by which SupCon knows positives: the series, or for SimCLR the pair."""
         labels = batch.series_label
         if self.config.simclr_baseline:
             labels = torch.arange(len(labels), device=labels.device)
         return labels.repeat(2)
 
-    def _score_heads(self, output: PrismOutput, batch: PrismBatch) -> dict[Head, HeadScore]:
+    def _score_heads(self, output: PrismOutput, batch: PairFacts) -> dict[Head, HeadScore]:
         outputs: dict[Head, Tensor] = {
             "distance": output.distance,
             "rotation": output.rotation,
@@ -119,7 +119,7 @@ class LossBundle:
             return 1.0
         return supcon_weight(step, cfg.supcon_warmup_steps, cfg.supcon_ramp_steps, cfg.w_supcon_target)
 
-    def __call__(self, output: PrismOutput, batch: PrismBatch, step: int) -> LossReport:
+    def __call__(self, output: PrismOutput, batch: PairFacts, step: int) -> LossReport:
         """Losses of one batch at 0-based ``step``, without a device sync."""
         scores = self._score_heads(output, batch)
         labels, weight = self.view_labels(batch), self._supcon_weight(step)

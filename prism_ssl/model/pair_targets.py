@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from prism_ssl.config.schema import LossConfig, ViewConfig
-from prism_ssl.contracts import PrismBatch
+from prism_ssl.contracts import PairFacts
 
 Head = Literal["distance", "rotation", "window_center", "window_width"]
 
@@ -100,7 +100,7 @@ def _head_target(
     return HeadTarget(delta, unit.expand_as(delta), delta.abs() > dead_zone)
 
 
-def pair_targets(batch: PrismBatch, scales: TargetScales) -> dict[Head, HeadTarget]:
+def pair_targets(batch: PairFacts, scales: TargetScales) -> dict[Head, HeadTarget]:
     """Targets of every head in float32, axes as in ``AXES``. ``intensity_scale`` must be above 0."""
     std = batch.intensity_scale.float().unsqueeze(1)
     window = batch.window_delta.float()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 import torch
 
-from prism_ssl.config.schema import PrismConfig
-from prism_ssl.contracts import BrokenScan, PrismBatch, RunStatus, RunSummary
+from prism_ssl.contracts import BrokenScan, PreparedScan, PrismBatch, RunStatus, RunSummary
 from prism_ssl.data.collate import Collator
 from prism_ssl.data.memory_plan import check_mirror_fits, require_gpu
+from prism_ssl.data.pool_counters import join_counters
 from prism_ssl.data.quarantine import quarantine_scan
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
 from prism_ssl.errors import (
@@ -28,23 +29,27 @@ from prism_ssl.eval.evaluate import Evaluator
 from prism_ssl.model.export import save_encoder
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.checkpoint import Checkpoint, load_checkpoint, restore_rng, rng_state, save_checkpoint
+from prism_ssl.train.devices import prepare_torch
 from prism_ssl.train.learner import Learner
 from prism_ssl.train.nonfinite import NonFiniteGuard
 from prism_ssl.train.quota_guard import QuotaGuard
+from prism_ssl.train.ranks import Ranks, describe
 from prism_ssl.train.recorder import Recorder
 from prism_ssl.train.run_folder import identity
+from prism_ssl.train.step_counter import StepCounter
 from prism_ssl.train.stop_request import attempt_has_ended, raise_if_stop_is_requested
 from prism_ssl.train.tracking_identity import read_tracked_as
 from prism_ssl.train.work_order import WorkOrder
-from prism_ssl.utils.machine import usable_cpus
 
 GOOD_WEIGHTS = (ReplacementFailed, PoolActorDied, PoolStalled, TooManyBrokenScans, RunInterrupted)
 """Ends at which the weights are good: a checkpoint is written, so that nothing trained so far is lost."""
 
-ERROR_FILE = "error.txt"
-"""Traceback of an error that nobody foresaw."""
-
 _CUDA_FLAG_LAG = 4  # steps; by then the collator's wait for its buffer has shown that the flag is computed
+
+
+def error_file(run_dir: Path, rank: int) -> Path:
+    """Where a training worker writes the traceback of an error that nobody foresaw."""
+    return run_dir / (f"error-worker-{rank}.txt" if rank else "error.txt")
 
 
 class Attempt:
@@ -57,27 +62,29 @@ class Attempt:
     def __init__(self, order: WorkOrder) -> None:
         config = order.config
         self._order, self._config = order, config
-        device = _prepare_torch(config)
-        _check_mirror(order, device)
-        self._learner = Learner(config, device)
-        first_step, cursors = self._restore()
-        self._recorder = Recorder(
-            config, order.run_dir, first_step, order.checkpoint, self._learner.network.heads.by_loss()
-        )
+        self._ranks = Ranks.here(config.train.rank_timeout_s)
+        self._shards = self._ranks.share_of(order.shards)
+        device = prepare_torch(config, self._ranks)
+        _check_mirror(order, self._shards, device)
+        self._learner = Learner(config, device, self._ranks)
+        first_step, self._cursors = self._restore()
+        self._recorder = self._start_recorder(first_step)
         self._guard = NonFiniteGuard(
             order.run_dir,
             config.train.seed,
             config.train.max_nonfinite_steps,
             lag=_CUDA_FLAG_LAG if device.type == "cuda" else 0,
+            ranks=self._ranks,
         )
         self._quota = QuotaGuard(config.quota, order.places)
         self._evaluator = Evaluator(order.held_out, config, order.catalog)
         self._said_left_out = False
-        self._collate = Collator(device, config.train.batch_size, config.data.n_patches, config.data.extract_on)
-        self._cursors = cursors
+        pairs = config.train.batch_size // self._ranks.size
+        self._collate = Collator(device, pairs, config.data.n_patches, config.data.extract_on)
         self._stream: PairStream | None = None
         self._stream_stopped = False
         self._quarantined: set[str] = set()
+        self._untold: list[BrokenScan] = []  # what the first worker, which writes, has not heard of yet
 
     # ------------------------------------------------------------------ the loop's verbs
     @property
@@ -86,23 +93,30 @@ class Attempt:
         return self._recorder.steps_done >= self._config.train.max_steps
 
     def next_batch(self) -> tuple[PrismBatch, WaitCauses]:
-        """The next batch on the device, and how long it was waited for."""
+        """This worker's part of the next batch on the device, and how long it was waited for.
+
+        Where there are several workers, by the one that waited longest.
+        """
         assert self._stream is not None, "an attempt is used as a context manager"
-        raise_if_stop_is_requested(self._order.stop_file)
-        chunks, wait = next(self._stream)
-        return self._collate(chunks), wait
+        with self._ranks.together():
+            raise_if_stop_is_requested(self._order.stop_file)
+            chunks, wait = next(self._stream)
+        waits = self._ranks.compare(dataclasses.astuple(wait))
+        return self._collate(chunks), WaitCauses(*max(waits))
 
     def learn(self, batch: PrismBatch) -> LossReport:
         """One optimisation step; raises ``NonFiniteLoss`` when too many in a row were not finite."""
         step = self._recorder.steps_done
         report = self._learner.step(batch, step)
+        self._cursors = self._stream_cursors()
         self._guard.watch(step, self._learner.last_update_finite, batch.visits)
         return report
 
     def record(self, report: LossReport, wait: WaitCauses) -> None:
         """Note the step; on log steps write a row of the history. Raises ``QuotaExceeded`` when a disk is too full."""
         if self._recorder.step(report, wait):
-            self._recorder.row(self._learner.learning_rate(self._recorder.steps_done - 1), self._counters())
+            counters = self._counters_of_all()
+            self._recorder.row(self._learner.learning_rate(self._recorder.steps_done - 1), counters)
         for note in self._quota.poll():
             self._recorder.event("quota", note)
 
@@ -120,7 +134,12 @@ class Attempt:
             self.evaluate()
 
     def evaluate(self) -> None:
-        """Ask the network about the held-out scans; changes neither step times nor what is learned."""
+        """Ask the network about the held-out scans; changes neither step times nor what is learned.
+
+        The first worker does, while the others wait for it at their next step.
+        """
+        if not self._ranks.is_first:
+            return
         with self._recorder.aside():
             values = self._evaluator(self._learner.network)
             self._recorder.evaluated(values)
@@ -138,16 +157,19 @@ class Attempt:
     # ------------------------------------------------------------------ beginning and end
     def __enter__(self) -> Attempt:
         try:
-            self._quota.start()
-            self._stream = PairStream(
-                self._order.shards,
-                self._order.actor_settings(),
-                self._config.data,
-                pairs_per_chunk=self._config.train.batch_size // self._config.data.workers,
-                name=self._order.run_dir.name,
-                cursors=self._cursors,
-                on_broken=self._note_broken,
-            )
+            if self._ranks.is_first:
+                self._quota.start()
+            with self._ranks.together():
+                self._stream = PairStream(
+                    self._shards,
+                    self._order.actor_settings(len(self._shards)),
+                    self._config.data,
+                    pairs_per_chunk=self._config.train.batch_size // self._config.data.workers,
+                    name=self._order.run_dir.name,
+                    cursors=self._cursors,
+                    on_broken=self._note_broken,
+                    first_worker=self._ranks.rank * len(self._shards),
+                )
         except BaseException as error:
             self._fail(error)
             raise
@@ -173,24 +195,33 @@ class Attempt:
 
     def _end_well(self) -> None:
         self._guard.settle()
-        self._stop_stream(quietly=False)
-        encoder = save_encoder(
-            self._learner.network.encoder,
-            self._order.run_dir,
-            self._order.encoder_description(self._recorder.steps_done),
-        )
-        self._recorder.finish("ok", None, self._counters(), encoder)
+        with self._ranks.together():
+            self._stop_stream(quietly=False)
+        counters, encoder = self._counters_of_all(), None
+        if self._ranks.is_first:
+            encoder = save_encoder(
+                self._learner.network.encoder,
+                self._order.run_dir,
+                self._order.encoder_description(self._recorder.steps_done),
+            )
+        self._recorder.finish("ok", None, counters, encoder)
 
     def _fail(self, error: BaseException) -> None:
+        # Only after an error that all workers know of can they still do something together.
+        shared = self._ranks.size == 1 or error is self._ranks.shared
         self._stop_stream(quietly=True)
-        if isinstance(error, ReplacementFailed):
+        if isinstance(error, ReplacementFailed) and self._ranks.is_first:
             self._quarantine(BrokenScan(error.scan_id, error.stage, error.cause))
         if not isinstance(error, PrismError):
-            (self._order.run_dir / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
-        if isinstance(error, GOOD_WEIGHTS) and self._recorder.steps_done > 0:
+            file = error_file(self._order.run_dir, self._ranks.rank)
+            file.write_text("".join(traceback.format_exception(error)))
+        if shared and isinstance(error, GOOD_WEIGHTS) and self._recorder.steps_done > 0:
             self._save()
+        counters = self._counters_of_all() if shared else self._counters()
         status: RunStatus = "interrupted" if isinstance(error, RunInterrupted) else "failed"
-        self._recorder.finish(status, f"{type(error).__name__}: {error}", self._counters(), None)
+        self._recorder.finish(status, describe(error), counters, None)
+        if shared:
+            self._ranks.wait_for_first()  # Ray ends all workers as soon as one of them has raised
 
     def _stop_stream(self, quietly: bool) -> None:
         """End the actors, once; what they had not reported yet counts like any other failure."""
@@ -218,16 +249,35 @@ class Attempt:
                 f"{self._order.checkpoint} was written under other settings; give the same ones to resume it, "
                 "or choose another --run.name"
             )
+        steps = [step for (step,) in self._ranks.compare([checkpoint.step])]
+        if len(set(steps)) > 1:
+            raise CheckpointError(
+                f"{self._order.checkpoint} is of step {checkpoint.step:.0f} here and of {steps} for the training "
+                "workers in their order; run.root must be one folder for all nodes"
+            )
         self._learner.load_state(checkpoint.learner)
         restore_rng(checkpoint.rng)
-        return checkpoint.step, checkpoint.cursors
+        return checkpoint.step, list(self._ranks.share_of(checkpoint.cursors)) or None
+
+    def _start_recorder(self, first_step: int) -> StepCounter:
+        config, run_dir = self._config, self._order.run_dir
+        if not self._ranks.is_first:
+            return StepCounter(config, run_dir, first_step, self._ranks.rank)
+        heads = self._learner.network.heads.by_loss()
+        return Recorder(config, run_dir, first_step, self._order.checkpoint, heads)
+
+    def _stream_cursors(self) -> Cursors | None:
+        return self._stream.cursors() if self._stream else None
 
     def _save(self) -> None:
+        cursors = [cursor for part in self._ranks.exchange(self._cursors or []) for cursor in part]
+        if not self._ranks.is_first:
+            return
         tracked = read_tracked_as(self._order.run_dir)
         checkpoint = Checkpoint(
             step=self._recorder.steps_done,
             learner=self._learner.state(),
-            cursors=self._stream.cursors() if self._stream else [],
+            cursors=cursors,
             rng=rng_state(),
             config_hash=identity(self._config),
             tracked=dataclasses.asdict(tracked) if tracked else None,
@@ -235,6 +285,9 @@ class Attempt:
         self._recorder.saved(save_checkpoint(self._order.run_dir, checkpoint))
 
     def _note_broken(self, scan: BrokenScan) -> None:
+        if not self._ranks.is_first:
+            self._untold.append(scan)
+            return
         self._quarantine(scan)
         self._recorder.event("broken_scan", f"scan {scan.scan_id} failed ({scan.stage}): {scan.cause}; quarantined")
 
@@ -245,23 +298,27 @@ class Attempt:
         paths = (s.record.nifti_path for shard in self._order.shards for s in shard if s.record.scan_id == scan.scan_id)
         quarantine_scan(self._order.quarantine_file, scan, Path(next(paths)))
 
-    def _counters(self) -> dict[str, float]:
-        counters = self._stream.counters() if self._stream else {}
+    def _counters_of_all(self) -> dict[str, float]:
+        """The counters of all workers; what they found broken is told on the way."""
+        words = self._ranks.exchange((self._pool_counters(), self._untold))
+        self._untold = []
+        for _, broken in words if self._ranks.is_first else ():
+            for scan in broken:
+                self._note_broken(scan)
+        return self._counters(join_counters([counters for counters, _ in words]))
+
+    def _counters(self, pools: dict[str, float] | None = None) -> dict[str, float]:
+        pools = self._pool_counters() if pools is None else pools
+        return {**pools, **self._quota.counters(), "nonfinite_skipped_steps": float(self._guard.skipped_steps)}
+
+    def _pool_counters(self) -> dict[str, float]:
+        counters = self._stream.counters() | self._stream.queue() if self._stream else {}
         if self._collate.mirror is not None:
             counters["mirrored_bytes"] = float(self._collate.mirror.used_bytes)
-        return {**counters, **self._quota.counters(), "nonfinite_skipped_steps": float(self._guard.skipped_steps)}
+        return counters
 
 
-def _prepare_torch(config: PrismConfig) -> torch.device:
-    # Ray gives its workers one OpenMP thread each; on a CPU the model may have the cores that the actors leave over.
-    left_over = usable_cpus() - config.data.workers
-    torch.set_num_threads(config.train.torch_threads or max(1, left_over))
-    torch.manual_seed(config.train.seed)
-    torch.set_float32_matmul_precision("high")
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _check_mirror(order: WorkOrder, device: torch.device) -> None:
+def _check_mirror(order: WorkOrder, shards: Sequence[Sequence[PreparedScan]], device: torch.device) -> None:
     if order.config.data.extract_on == "cuda" and not order.extract_without_gpu:
         require_gpu(order.config, torch.cuda.device_count())
-        check_mirror_fits(order.config, order.shards, torch.cuda.mem_get_info(device)[1])
+        check_mirror_fits(order.config, shards, torch.cuda.mem_get_info(device)[1])

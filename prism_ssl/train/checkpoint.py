@@ -36,7 +36,8 @@ class Checkpoint:
 
 def rng_state() -> dict[str, Any]:
     """The global generators that training draws from; data views follow from names instead."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+    # of the worker's own GPU: to ask the others, which other workers use, would claim memory on each
+    return {"cpu": torch.get_rng_state(), "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []}
 
 
 def restore_rng(state: dict[str, Any]) -> None:
@@ -44,7 +45,7 @@ def restore_rng(state: dict[str, Any]) -> None:
     # Loading may have moved the states to the GPU; torch takes them from host memory only.
     torch.set_rng_state(state["cpu"].cpu())
     if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
+        torch.cuda.set_rng_state(state["cuda"][0].cpu())
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:

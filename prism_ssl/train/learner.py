@@ -13,6 +13,8 @@ from prism_ssl.model.loss import LossBundle, LossReport
 from prism_ssl.model.network import PrismNet, build_network
 from prism_ssl.model.precision import autocast_for
 from prism_ssl.model.schedules import lr_factor
+from prism_ssl.train.joint_batch import joint_batch, sum_gradients
+from prism_ssl.train.ranks import Ranks
 
 
 class GuardedAdamW(torch.optim.AdamW):
@@ -25,14 +27,14 @@ class GuardedAdamW(torch.optim.AdamW):
 
 
 class Learner:
-    """Network, objective and optimiser of a run on one device.
+    """Network, objective and optimiser of a run on one device; with several ``ranks``, the same on each of them.
 
     ``last_update_finite`` is a device tensor: 1 when the last step updated the weights, 0 when its loss or
     gradient was not finite and the update was skipped.
     """
 
-    def __init__(self, config: PrismConfig, device: torch.device) -> None:
-        self._config, self.device = config, device
+    def __init__(self, config: PrismConfig, device: torch.device, ranks: Ranks | None = None) -> None:
+        self._config, self.device, self._ranks = config, device, ranks or Ranks(0, 1)
         self.network: PrismNet = build_network(config.model).to(device)
         self._forward: Any = self.network
         if config.model.compile and device.type == "cuda":
@@ -42,14 +44,15 @@ class Learner:
         self.last_update_finite = torch.ones((), device=device)
 
     def step(self, batch: PrismBatch, step: int) -> LossReport:
-        """Train on one batch at 0-based ``step``; no device sync."""
+        """Train on one batch, or this rank's part of it, at 0-based ``step``; no device sync. Reports on all of it."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         with autocast_for(self._config.train.precision, self.device):
             output = self._forward(batch.patches_a, batch.positions_a, batch.patches_b, batch.positions_b)
-            report = self._losses(output, batch, step)
+            report = self._losses(*joint_batch(output, batch, self._ranks), step)
         self._optimizer.zero_grad(set_to_none=True)
         report.total.backward()
+        sum_gradients(self.network.parameters(), self._ranks)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._config.train.grad_clip)
         self.last_update_finite = (torch.isfinite(report.total) & torch.isfinite(norm)).float()
         self._optimizer.found_inf = 1.0 - self.last_update_finite

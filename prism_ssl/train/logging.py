@@ -61,10 +61,6 @@ class Tracker:
     def image(self, name: str, path: Path, global_step: int) -> None:
         """A picture (.png) under ``name``: a plot, a panel of views."""
 
-    def checkpoint_due(self, global_step: int) -> bool:  # noqa: ARG002  never
-        """Whether a checkpoint written at this step is to be uploaded."""
-        return False
-
     def checkpoint(self, path: Path, global_step: int) -> None:
         """Upload a checkpoint as the artifact's ``latest`` version, beside the training."""
 
@@ -83,6 +79,14 @@ def start_tracker(config: PrismConfig, run_dir: Path, first_step: int) -> Tracke
     if mode == "disabled":
         return Tracker()
     return _WandbTracker(config, run_dir, first_step, mode)
+
+
+def checkpoint_due(config: PrismConfig, global_step: int) -> bool:
+    """Whether a checkpoint written at this step is to be uploaded."""
+    every = config.tracking.artifact_every
+    if tracking_mode(config.tracking) != "online" or every is None:
+        return False
+    return global_step % every == 0 or global_step == config.train.max_steps
 
 
 def check_account(config: PrismConfig) -> None:
@@ -152,12 +156,6 @@ class _WandbTracker(Tracker):
     def image(self, name: str, path: Path, global_step: int) -> None:
         with self._noting(f"the image {name}"):
             self._run.log({_STEP: global_step, name: self._wandb.Image(str(path))})
-
-    def checkpoint_due(self, global_step: int) -> bool:
-        every = self._config.tracking.artifact_every
-        if self.mode != "online" or every is None:
-            return False
-        return global_step % every == 0 or global_step == self._config.train.max_steps
 
     def checkpoint(self, path: Path, global_step: int) -> None:
         source = path.open("rb")  # the file of this moment, also when a newer one takes its name meanwhile

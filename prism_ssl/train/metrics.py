@@ -24,6 +24,7 @@ class StepTimes:
     warmup_steps: int
     _started: float = field(default_factory=lambda: time.perf_counter())
     _steps_ms: array[float] = field(default_factory=lambda: array("d"))
+    _stalls: dict[int, int] = field(default_factory=lambda: dict.fromkeys(STALL_LIMITS_MS, 0))
     _waits: WaitCauses = NO_WAIT
     _aside_s: float = 0.0
     _marked_steps: int = 0
@@ -33,6 +34,22 @@ class StepTimes:
         """One step: its whole time, waiting for data included, and the part that was waiting."""
         self._steps_ms.append(step_ms)
         self._waits += wait
+        if len(self._steps_ms) > self.warmup_steps:
+            for limit_ms in STALL_LIMITS_MS:
+                self._stalls[limit_ms] += step_ms >= limit_ms
+
+    def stalls(self) -> dict[str, float]:
+        """Steps so far that took long, without those of the warm-up."""
+        return {f"stall_steps_ge_{limit_ms}ms": float(count) for limit_ms, count in self._stalls.items()}
+
+    def waited(self) -> dict[str, float]:
+        """How long data was waited for so far, by cause."""
+        return {
+            "data_wait_ms_total": self._waits.total_ms,
+            "data_wait_opening_ms_total": self._waits.opening_ms,
+            "data_wait_sampling_ms_total": self._waits.sampling_ms,
+            "data_wait_transport_ms_total": self._waits.transport_ms,
+        }
 
     def set_aside(self, ms: float) -> None:
         """Time between steps that was no training: it counts in no rate."""
@@ -61,7 +78,6 @@ class StepTimes:
             return {}
         steps = np.asarray(self._steps_ms)
         wall_s = time.perf_counter() - self._started
-        settled = steps[self.warmup_steps :]
         totals = {
             "throughput_effective_patches_per_sec": self.patches_per_step * len(steps) / (wall_s - self._aside_s),
             "wall_s": wall_s,
@@ -70,10 +86,7 @@ class StepTimes:
             "total_step_time_ms_max": float(steps.max()),
             "first_step_ms": float(steps[0]),
             "data_wait_share": self._waits.total_ms / float(steps.sum()),
-            "data_wait_ms_total": self._waits.total_ms,
-            "data_wait_opening_ms_total": self._waits.opening_ms,
-            "data_wait_sampling_ms_total": self._waits.sampling_ms,
-            "data_wait_transport_ms_total": self._waits.transport_ms,
+            **self.waited(),
         }
         totals |= {f"total_step_time_ms_p{q}": float(np.percentile(steps, q)) for q in (50, 95, 99)}
-        return totals | {f"stall_steps_ge_{ms}ms": float((settled >= ms).sum()) for ms in STALL_LIMITS_MS}
+        return totals | self.stalls()

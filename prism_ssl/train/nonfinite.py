@@ -11,6 +11,7 @@ import torch
 from prism_ssl.contracts import VisitKey
 from prism_ssl.errors import NonFiniteLoss
 from prism_ssl.train.local_record import write_json
+from prism_ssl.train.ranks import Ranks
 
 BATCH_FILE = "nonfinite_batch.json"
 
@@ -24,10 +25,12 @@ class NonFiniteGuard:
         run_dir: where the batch that ends a run is written.
         limit: consecutive skipped steps that end the run.
         lag: 0 on a CPU.
+        ranks: workers that share a batch; they share its flag too, so that all end at the same step.
     """
 
-    def __init__(self, run_dir: Path, seed: int, limit: int, lag: int) -> None:
+    def __init__(self, run_dir: Path, seed: int, limit: int, lag: int, ranks: Ranks | None = None) -> None:
         self._run_dir, self._seed, self._limit, self._lag = run_dir, seed, limit, lag
+        self._ranks = ranks or Ranks(0, 1)
         self._flags: deque[tuple[int, torch.Tensor, list[VisitKey]]] = deque()
         self._in_a_row: list[tuple[int, list[VisitKey]]] = []
         self.skipped_steps = 0
@@ -54,8 +57,13 @@ class NonFiniteGuard:
 
     def _write_batches(self) -> str:
         path = self._run_dir / BATCH_FILE
-        batches = [{"step": step, "visits": [asdict(visit) for visit in visits]} for step, visits in self._in_a_row]
-        write_json(path, {"seed": self._seed, "batches": batches})
+        parts = self._ranks.exchange([[asdict(visit) for visit in visits] for _, visits in self._in_a_row])
+        batches = [
+            {"step": step, "visits": [visit for part in parts for visit in part[index]]}
+            for index, (step, _) in enumerate(self._in_a_row)
+        ]
+        if self._ranks.is_first:
+            write_json(path, {"seed": self._seed, "batches": batches})
         steps = ", ".join(str(step) for step, _ in self._in_a_row)
         return (
             f"the loss was not finite in {len(self._in_a_row)} consecutive steps ({steps}); "

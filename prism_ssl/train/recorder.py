@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import torch
 from torch import nn
 
@@ -17,15 +16,17 @@ from prism_ssl.data.sharded_dataset import WaitCauses
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.alarm_rules import alarm_rules
 from prism_ssl.train.alarms import AlarmChange, Alarms
+from prism_ssl.train.device_memory import device_memory
 from prism_ssl.train.diagnostics import Diagnostics
 from prism_ssl.train.local_record import PROBE_PREFIX, LocalRecord, last_probe, read_history, write_summary
 from prism_ssl.train.logging import start_tracker
 from prism_ssl.train.metrics import StepTimes
 from prism_ssl.train.pictures import draw_plots
+from prism_ssl.train.step_counter import StepCounter
 from prism_ssl.utils.time import Stopwatch
 
 
-class Recorder:
+class Recorder(StepCounter):
     """Metrics, diagnostics and history of one attempt, from ``first_step`` on.
 
     ``checkpoint`` is the last written, ``heads`` the trained heads by the name of their loss.
@@ -39,9 +40,8 @@ class Recorder:
         checkpoint: Path | None,
         heads: Mapping[str, nn.Module],
     ) -> None:
-        self._config, self._run_dir = config, run_dir
+        super().__init__(config, run_dir, first_step)
         self._resumed_from = first_step or None
-        self.steps_done = first_step
         self.alarms: list[str] = []
         self.checkpoint = checkpoint
         self._tracker = start_tracker(config, run_dir, first_step)
@@ -54,14 +54,16 @@ class Recorder:
         self._alarms = Alarms(alarm_rules(config), first_step)
         self._watch = Stopwatch()
         self._last_row: dict[str, float] = {}
-        self.summary: RunSummary
+        self._told_of_metrics = False
 
     def step(self, report: LossReport, wait: WaitCauses) -> bool:
         """Note one finished step; True when a row of the history is due."""
-        self._times.add(self._watch.lap_ms(), wait)
+        step_ms = self._watch.lap_ms()
+        self._times.add(step_ms, wait)
         self._diagnostics.add(report)
-        self.steps_done += 1
-        return self.steps_done % self._config.train.log_every == 0 or self.steps_done == self._config.train.max_steps
+        row_is_due = super().step(report, wait)
+        self._live.show({"step_ms": step_ms, "global_step": self.steps_done})
+        return row_is_due
 
     def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:
         """Write a row of the history; the only place that waits for the device."""
@@ -72,10 +74,20 @@ class Recorder:
         self._last_row = values
         self._record.row(self.steps_done, values)
         self._tracker.row(self.steps_done, values)
+        self._live.show(values | self._for_the_dashboard())
         for change in changes:
             self._tell(change)
         for problem in self._tracker.new_problems():
             self.event("tracking", problem)
+        if self._live.problem is not None and not self._told_of_metrics:
+            self.event("metrics", f"the dashboard is shown no more numbers ({self._live.problem})")
+            self._told_of_metrics = True
+
+    def _for_the_dashboard(self) -> dict[str, float]:
+        told = {"alarms_raised": sum(self._alarms.scalars().values()), "max_steps": float(self._config.train.max_steps)}
+        limit = self._config.quota.home_hard_bytes
+        told |= {"quota/home_hard_bytes": float(limit)} if limit is not None else {}
+        return told | self._times.waited() | self._times.stalls()
 
     def _tell(self, change: AlarmChange) -> None:
         if change.over:
@@ -89,11 +101,6 @@ class Recorder:
         self._record.event(self.steps_done, kind, text)
         if kind == "alarm":
             self.alarms.append(text)
-
-    @property
-    def artifact_due(self) -> bool:
-        """Whether the state of this step is to be uploaded."""
-        return self._tracker.checkpoint_due(self.steps_done)
 
     def saved(self, checkpoint: Path) -> None:
         """A checkpoint of this step was written; beside the training it is uploaded where that is due."""
@@ -159,13 +166,3 @@ def last_losses(row: Mapping[str, float]) -> dict[str, dict[str, float]]:
     }
     skills = {key.removeprefix("skill/"): value for key, value in row.items() if key.startswith("skill/")}
     return losses | ({"skill": skills} if skills else {})
-
-
-def device_memory() -> dict[str, float]:
-    """Memory of this process and, on CUDA, of the GPU, in bytes."""
-    memory = {"trainer_rss_bytes": float(psutil.Process().memory_info().rss)}
-    if torch.cuda.is_available():
-        memory["gpu_allocated_bytes"] = float(torch.cuda.memory_allocated())
-        memory["gpu_peak_allocated_bytes"] = float(torch.cuda.max_memory_allocated())
-        memory["gpu_reserved_bytes"] = float(torch.cuda.memory_reserved())
-    return memory

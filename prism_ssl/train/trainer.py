@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import ray
 from ray.train import TrainingFailedError, UserCallback, WorkerGroupError
+from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from rich.console import Console
@@ -20,10 +21,10 @@ from prism_ssl.config.defaults import apply_overrides
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
-from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory, require_gpu
-from prism_ssl.errors import TrainWorkerDied
+from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory
 from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.console import LiveView
+from prism_ssl.train.failures import cause_of, is_about_others, root_failure
 from prism_ssl.train.leftovers import Places
 from prism_ssl.train.local_record import (
     CHECKPOINT_FILE,
@@ -38,6 +39,7 @@ from prism_ssl.train.logging import check_account, end_lost_run
 from prism_ssl.train.pictures import Pictures
 from prism_ssl.train.quota_guard import admit
 from prism_ssl.train.recorder import last_losses
+from prism_ssl.train.resources import require_resources, training_cpus, workers_on_a_node
 from prism_ssl.train.resume import StartingPoint, starting_point
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder
 from prism_ssl.train.stop_file import sigusr1_asks_to_stop, stop_file_of
@@ -48,7 +50,7 @@ from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.fs import owned_folder, remove_stale_folders, temporary_root
 from prism_ssl.utils.machine import memory_limit_bytes
 
-_OTHER_CPUS = 2  # the training worker, and one for the tasks of preflight
+_TASK_CPUS = 1  # for the tasks of preflight
 
 
 def train(config: PrismConfig, console: Console) -> RunSummary:
@@ -65,9 +67,9 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
         check_account(config)
         start = _begin_or_resume(folder, config, console)
         selected = select_scans(config, tmp_root)
-        session = ray_session(config.data.workers + _OTHER_CPUS, object_store_bytes(config), tmp_root)
+        session = ray_session(training_cpus(config) + _TASK_CPUS, object_store_bytes(config), tmp_root)
         with session, sigusr1_asks_to_stop(stop_file_of(tmp_root)):
-            require_gpu(config, ray.cluster_resources().get("GPU", 0))
+            require_resources(config, ray.cluster_resources())
             archive = prepare_archive(selected, config, folder.path.parent / ".preflight")
             describe_archive(archive, console)
             console.print(str(check_memory(config, archive)), highlight=False, soft_wrap=True)
@@ -148,19 +150,24 @@ def check_memory(config: PrismConfig, archive: Archive) -> MemoryPlan:
     limit, source = memory_limit_bytes()
     if config.run.memory_limit_bytes is not None:
         limit, source = config.run.memory_limit_bytes, "run.memory_limit_bytes"
-    return plan_memory(config, archive.shards, limit, source)
+    gpus = [node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    return plan_memory(config, archive.shards, limit, source, workers_on_a_node(config, gpus))
 
 
 def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
     """Train in a Ray Train worker; returns what ended it early."""
-    # A name of its own for every attempt: an equal one would make Ray resume by rules that are not ours.
-    name = f"{order.run_dir.name}-{os.getpid()}-{time.time_ns()}"
+    # A name of its own for every attempt: an equal one would make Ray resume by rules that are not ours. Without the
+    # run's name, for Ray shows this one at a port that is open to all.
+    name = f"prism-train-{os.getpid()}-{time.time_ns()}"
     try:
         with owned_folder(tmp_root / "ray_train") as storage, sigterm_as_ctrl_c():
             TorchTrainer(
                 _in_worker,
                 train_loop_config={"order": order},
-                scaling_config=ScalingConfig(num_workers=1, use_gpu=ray.cluster_resources().get("GPU", 0) > 0),
+                scaling_config=ScalingConfig(
+                    num_workers=order.config.train.num_workers, use_gpu=ray.cluster_resources().get("GPU", 0) > 0
+                ),
+                torch_config=TorchConfig(timeout_s=round(order.config.train.rank_timeout_s)),
                 run_config=RunConfig(
                     name=name,
                     storage_path=str(storage),
@@ -170,7 +177,7 @@ def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
                 ),
             ).fit()
     except WorkerGroupError as error:
-        return next(iter(error.worker_failures.values()), error)
+        return root_failure(error.worker_failures, order.config.train.num_workers)
     except TrainingFailedError as error:
         return error
     except (KeyboardInterrupt, SystemExit):  # Ray Train turns Ctrl-C into the latter
@@ -186,22 +193,13 @@ def _final_summary(order: WorkOrder, failure: BaseException | None, archive: Arc
     """The worker's summary; where the worker could not write one, what its history still tells."""
     summary = read_summary(order.run_dir)
     if summary is None or summary.status == "running" or (failure is not None and summary.status == "ok"):
-        summary = _unfinished(order.run_dir, order.config, "failed", _cause(failure))
+        summary = _unfinished(order.run_dir, order.config, "failed", cause_of(failure))
+    elif is_about_others(summary.cause):
+        summary = dataclasses.replace(summary, cause=cause_of(failure))
     tracking = summary.tracking or end_lost_run(order.config, order.run_dir, summary)
     summary = dataclasses.replace(summary, data=archive.counts(), tracking=tracking)
     write_summary(summary)
     return summary
-
-
-def _cause(failure: BaseException | None) -> str:
-    if isinstance(failure, KeyboardInterrupt):
-        return "interrupted (Ctrl-C or SIGTERM); the same command goes on from the last checkpoint, if there is one yet"
-    if failure is None or "HealthCheck" in type(failure).__name__:
-        failure = TrainWorkerDied(
-            "the training worker ended without a word (killed, or out of memory?); look at the system's log, then "
-            "run the same command: it resumes at the last checkpoint"
-        )
-    return f"{type(failure).__name__}: {failure}"
 
 
 def _unfinished(run_dir: Path, config: PrismConfig, status: Any, cause: str | None) -> RunSummary:

@@ -37,8 +37,9 @@ class WorkOrder:
         """Where the quota guard looks."""
         return Places(Path.home(), self.scratch_folder.parent, self.run_dir.parent)
 
-    def actor_settings(self) -> ActorSettings:
-        """What the pool actors must know."""
+    def actor_settings(self, actors: int | None = None) -> ActorSettings:
+        """What the pool actors must know; ``scratch_bytes`` are for this many of all, None: for all."""
+        share = 1.0 if actors is None else actors / len(self.shards)
         data = self.config.data
         pool = PoolSettings(
             slots=data.warm_pool_size,
@@ -55,7 +56,7 @@ class WorkOrder:
             n_patches=data.n_patches,
             patch_mm=data.patch_mm,
             max_volume_bytes=self.config.preflight.max_volume_bytes,
-            scratch_bytes=data.scratch_bytes if data.use_local_scratch else 0,
+            scratch_bytes=int(share * data.scratch_bytes) if data.use_local_scratch else 0,
             scratch_folder=str(self.scratch_folder),
             # Scratch must never be what crosses the limit that ends a run.
             scratch_keep_free_bytes=2 * self.config.quota.tmp_min_free_bytes,

@@ -18,7 +18,7 @@ from prism_ssl.config.schema import DataConfig, ExtractOn, PrismConfig
 from prism_ssl.contracts import BrokenScan, PreparedScan, UncutChunk, VisitChunk
 from prism_ssl.data.catalog import load_records
 from prism_ssl.data.scan_check import check_scan
-from prism_ssl.data.sharded_dataset import NO_WAIT, Cursors, PairStream, WaitCauses, make_shards
+from prism_ssl.data.sharded_dataset import NO_WAIT, Cursors, PairStream, WaitCauses, dashboard_name, make_shards
 from prism_ssl.errors import BatchDoesNotFit, PoolActorDied, PrismError, ReplacementFailed, TooManyBrokenScans
 from prism_ssl.utils.fs import remove_stale_folders
 from prism_ssl.utils.hashing import shard_worker
@@ -222,7 +222,7 @@ def test_lenient_uncut_chunks_of_an_actor_whose_volumes_vanished_with_it_are_mad
     streams: Streams, undisturbed: Recording, phantoms: list[PreparedScan]
 ) -> None:
     stream = streams.start(make_shards(phantoms, 2), name="vanished", strict=False, extract_on="cuda")
-    second: Any = ray.get_actor("vanished-pool-1")
+    second: Any = ray.get_actor(dashboard_name("vanished-pool-1", 1))
     process_id = ray.get(second.ready.remote(), timeout=60)  # answered after the chunks that are in flight
     assert process_id == stream.process_ids[1]
     victim = psutil.Process(stream.process_ids[1])

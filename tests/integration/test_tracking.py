@@ -18,7 +18,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.errors import TrackingError
 from prism_ssl.train.local_record import LocalRecord
-from prism_ssl.train.logging import Tracker, check_account, end_lost_run, start_tracker
+from prism_ssl.train.logging import Tracker, check_account, checkpoint_due, end_lost_run, start_tracker
 from prism_ssl.utils.fs import temporary_root
 from tests.conftest import REPOSITORY
 from tests.wandb_server import API_KEY, WandbServer
@@ -52,7 +52,6 @@ def end(tracker: Tracker, run_dir: Path, status: RunStatus = "ok", cause: str | 
 
 def upload(tracker: Tracker, run_dir: Path, step: int, content: bytes) -> None:
     (run_dir / "last.ckpt").write_bytes(content)
-    assert tracker.checkpoint_due(step)
     tracker.checkpoint(run_dir / "last.ckpt", step)
 
 
@@ -133,12 +132,11 @@ def test_a_checkpoint_is_uploaded_as_it_was_and_only_the_latest_version_kept(
     assert temporary_uploads(config) == []
 
 
-def test_artifacts_are_due_every_n_steps_and_at_the_end(
-    wandb_server: WandbServer, tmp_path: Path, run_dir: Path
-) -> None:
-    tracker = start_tracker(settings(tmp_path, train__max_steps=25), run_dir, 0)
-    assert [step for step in range(1, 26) if tracker.checkpoint_due(step)] == [10, 20, 25]
-    end(tracker, run_dir)
+def test_artifacts_are_due_every_n_steps_and_at_the_end_and_online_only(tmp_path: Path) -> None:
+    config = settings(tmp_path, train__max_steps=25)
+    assert [step for step in range(1, 26) if checkpoint_due(config, step)] == [10, 20, 25]
+    for elsewhere in ("offline", "disabled"):
+        assert not checkpoint_due(settings(tmp_path, tracking__mode=elsewhere), 10)
 
 
 # ---------------------------------------------------------------------- outages
@@ -315,7 +313,6 @@ def test_offline_needs_neither_key_nor_server_and_says_where_the_files_are(
     check_account(config)
     tracker = start_tracker(config, run_dir, 0)
     tracker.row(1, {"loss/total": 1.0})
-    assert not tracker.checkpoint_due(10)
     told = end(tracker, run_dir)
     assert set(told) == {"mode", "run_id", "files"}
     assert Path(told["files"]).is_relative_to(tmp_path / "tmp")
@@ -334,10 +331,10 @@ config = apply_overrides(phantom_cpu(), {{"tracking.mode": "disabled", "run.tmp_
 check_account(config)
 tracker = start_tracker(config, Path({str(run_dir)!r}), 0)
 tracker.row(1, {{"a": 1.0}})
-print("wandb" in sys.modules, tracker.checkpoint_due(1000))
+print("wandb" in sys.modules)
 """
     told = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "False False"
+    assert told.stdout.strip() == "False"
     assert not list(tmp_path.glob("prism_ssl/wandb"))
 
 

@@ -105,6 +105,21 @@ def test_a_batch_has_equal_parts_from_every_worker() -> None:
     assert apply_overrides(phantom_cpu(), {"data.workers": 3, "train.batch_size": 18}).data.workers == 3
 
 
+def test_training_workers_share_the_pool_actors_equally() -> None:
+    with pytest.raises(ConfigError, match=r"train.num_workers is 3 and data.workers is 8; .* multiple of 3 or lower"):
+        apply_overrides(betty_baseline(), {"train.num_workers": 3})
+    with pytest.raises(ConfigError, match=r"train.num_workers is 16 and data.workers is 8"):
+        apply_overrides(betty_baseline(), {"train.num_workers": 16, "train.batch_size": 64})
+    assert apply_overrides(betty_baseline(), {"train.num_workers": 8}).train.num_workers == 8
+
+
+def test_a_stalled_pool_is_named_before_the_other_training_workers_give_up() -> None:
+    patience = {"train.rank_timeout_s": 300.0, "data.stall_timeout_s": 300.0}
+    apply_overrides(betty_baseline(), patience)  # nobody waits for a single one
+    with pytest.raises(ConfigError, match=r"train.rank_timeout_s is 300 and data.stall_timeout_s is 300; .* above"):
+        apply_overrides(betty_baseline(), patience | {"train.num_workers": 2})
+
+
 def test_a_run_without_any_scans_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"there are no scans; pass --data.catalog-path TABLE "):
         apply_overrides(phantom_cpu(), {"data.phantom_subjects": 0})

@@ -138,3 +138,17 @@ def test_what_fits_to_the_byte_is_accepted_and_one_byte_less_is_refused_with_num
     assert f"= {needed.total_bytes / GIB:.1f} GiB of {needed.total_bytes / GIB:.1f} GiB (cgroup memory.max)" in text
     for knob in ("data.warm_pool_size (3)", "data.workers (2)", "train.batch_size (32)", "run.memory_limit_bytes"):
         assert knob in text
+
+
+def test_several_training_workers_need_what_the_fullest_node_needs() -> None:
+    shards = [a_shard(100, 100), a_shard(100, 100), a_shard(300, 300), a_shard(300, 100)]
+    one = a_config(workers=4, slots=2, extract_on="cuda")
+    two = replace(one, train=replace(one.train, num_workers=2))
+    together, apart = plan(two, shards), plan_memory(two, shards, LIMIT, "test", workers_on_a_node=1)
+    trainer = together.base_bytes - plan(one, shards).base_bytes
+    assert trainer > 500 * MB
+    assert together.pool_bytes == plan(one, shards).pool_bytes == 1400 * MB
+    assert apart.pool_bytes == 1000 * MB
+    assert apart.object_store_bytes == object_store_bytes(two) // 2
+    assert together.mirror_bytes == apart.mirror_bytes == mirror_bytes(one, shards[2:])
+    assert apart.base_bytes < together.base_bytes - trainer

@@ -1,0 +1,114 @@
+"""The training workers of a run, as one of them sees them: they take the same steps, and they end together."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from prism_ssl.errors import PeerLost, PrismError, RunInterrupted, TrainWorkerFailed
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """What this worker knows of the others, and how it speaks with them.
+
+    All workers call the same methods in the same order; each waits until the others have come, and raises
+    ``PeerLost`` when one is gone or does not come in time. A worker that is alone waits for nobody.
+
+    ``shared`` is the last error that all workers know of: after it they can still speak with each other.
+    """
+
+    def __init__(self, rank: int, size: int, control: dist.ProcessGroup | None = None) -> None:
+        self.rank, self.size, self._control = rank, size, control
+        self.shared: BaseException | None = None
+
+    @classmethod
+    def here(cls, timeout_s: float) -> Ranks:
+        """Those of the process group that Ray Train has set up; without one, this process alone."""
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return cls(0, 1)
+        # Beside the group of the gradients: what is said here must not wait for a GPU.
+        control = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout_s))
+        return cls(dist.get_rank(), dist.get_world_size(), control)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker writes: the record, the tracked run, pictures, checkpoints, the held-out evaluation."""
+        return self.rank == 0
+
+    def share_of(self, items: Sequence[T]) -> Sequence[T]:
+        """This worker's equal part, in order: the parts of all workers, in their order, are ``items`` again."""
+        each = len(items) // self.size
+        return items[self.rank * each : (self.rank + 1) * each]
+
+    def compare(self, numbers: Sequence[float]) -> list[tuple[float, ...]]:
+        """The numbers of all workers, in their order."""
+        if self.size == 1:
+            return [tuple(numbers)]
+        mine = torch.tensor(numbers, dtype=torch.float64)
+        everyone = [torch.empty_like(mine) for _ in range(self.size)]
+        with reaching_others():
+            dist.all_gather(everyone, mine, group=self._control)
+        return [tuple(row.tolist()) for row in everyone]
+
+    def exchange(self, word: T) -> list[T]:
+        """The words of all workers, in their order."""
+        if self.size == 1:
+            return [word]
+        everyone: list[T] = [word] * self.size
+        with reaching_others():
+            dist.all_gather_object(everyone, word, group=self._control)
+        return everyone
+
+    def wait_for_first(self) -> None:
+        """Until the first worker has come to this point too, or is gone."""
+        with suppress(PeerLost):
+            self.compare([0.0])
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that ends well for all workers or for none: what one of them raised, all raise.
+
+        An error that is not the project's own reaches the others as ``TrainWorkerFailed``. Where several fail, the
+        first in the order of the workers counts, and a request to stop counts last.
+        """
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as raised:  # noqa: BLE001  every worker must come to the comparison; raised again below
+            error = raised
+        if self.size > 1 and any(failed for (failed,) in self.compare([error is not None])):
+            error = self._first_error(error)
+        if error is not None:
+            self.shared = error
+            raise error
+
+    def _first_error(self, mine: Exception | None) -> Exception:
+        told = mine if mine is None or isinstance(mine, PrismError) else TrainWorkerFailed(self.rank, describe(mine))
+        errors = {rank: error for rank, error in enumerate(self.exchange(told)) if error is not None}
+        first = min(errors, key=lambda rank: (isinstance(errors[rank], RunInterrupted), rank))
+        return mine if first == self.rank and mine is not None else errors[first]
+
+
+def describe(error: BaseException) -> str:
+    """Class and text of an error."""
+    return f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def reaching_others() -> Iterator[None]:
+    """A block that speaks with other workers: what torch raises when one cannot be reached becomes ``PeerLost``."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise PeerLost(
+            f"another training worker is gone, or did not come within train.rank_timeout_s ({str(error).strip()})"
+        ) from error
