@@ -59,7 +59,7 @@ def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[
     if ray.is_initialized():
         yield
     elif os.environ.get("RAY_ADDRESS"):
-        ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
+        ray.init(address=os.environ["RAY_ADDRESS"], logging_level=logging.WARNING, log_to_driver=False)
         try:
             yield
         finally:
