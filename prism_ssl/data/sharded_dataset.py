@@ -173,7 +173,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         if not ready:
             raise PoolStalled(f"pool actor {worker} gave no chunk for {limit_s:.0f} s (data.stall_timeout_s)")
         try:
-            chunk: VisitChunk = ray.get(reference)
+            chunk: VisitChunk = ray.get(reference, timeout=limit_s)
         except RayTaskError as error:
             if isinstance(error.cause, PrismError):
                 raise error.cause from None

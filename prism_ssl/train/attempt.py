@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 import torch
+from rich.filesize import decimal
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import BrokenScan, PrismBatch, RunStatus, RunSummary
@@ -16,11 +18,14 @@ from prism_ssl.data.memory_plan import check_mirror_fits, require_gpu
 from prism_ssl.data.quarantine import quarantine_scan
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
 from prism_ssl.errors import (
+    ArchiveUnreachable,
     CheckpointError,
+    GpuOutOfMemory,
     PoolActorDied,
     PoolStalled,
     PrismError,
     ReplacementFailed,
+    RunFolderError,
     RunInterrupted,
     TooManyBrokenScans,
 )
@@ -28,6 +33,7 @@ from prism_ssl.eval.evaluate import Evaluator
 from prism_ssl.model.export import save_encoder
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.checkpoint import Checkpoint, load_checkpoint, restore_rng, rng_state, save_checkpoint
+from prism_ssl.train.gpu_memory import out_of_memory_named
 from prism_ssl.train.learner import Learner
 from prism_ssl.train.nonfinite import NonFiniteGuard
 from prism_ssl.train.quota_guard import QuotaGuard
@@ -36,9 +42,13 @@ from prism_ssl.train.run_folder import identity
 from prism_ssl.train.stop_request import attempt_has_ended, raise_if_stop_is_requested
 from prism_ssl.train.tracking_identity import read_tracked_as
 from prism_ssl.train.work_order import WorkOrder
+from prism_ssl.utils.disk_usage import free_bytes
 from prism_ssl.utils.machine import usable_cpus
 
-GOOD_WEIGHTS = (ReplacementFailed, PoolActorDied, PoolStalled, TooManyBrokenScans, RunInterrupted)
+GOOD_WEIGHTS = (
+    ReplacementFailed, PoolActorDied, PoolStalled, TooManyBrokenScans, ArchiveUnreachable, GpuOutOfMemory,
+    RunInterrupted,
+)  # fmt: skip
 """Ends at which the weights are good: a checkpoint is written, so that nothing trained so far is lost."""
 
 ERROR_FILE = "error.txt"
@@ -95,7 +105,8 @@ class Attempt:
     def learn(self, batch: PrismBatch) -> LossReport:
         """One optimisation step; raises ``NonFiniteLoss`` when too many in a row were not finite."""
         step = self._recorder.steps_done
-        report = self._learner.step(batch, step)
+        with out_of_memory_named(self._config, f"step {step + 1}"):
+            report = self._learner.step(batch, step)
         self._guard.watch(step, self._learner.last_update_finite, batch.visits)
         return report
 
@@ -121,7 +132,8 @@ class Attempt:
 
     def evaluate(self) -> None:
         """Ask the network about the held-out scans; changes neither step times nor what is learned."""
-        with self._recorder.aside():
+        what = f"the evaluation after step {self._recorder.steps_done}"
+        with self._recorder.aside(), out_of_memory_named(self._config, what):
             values = self._evaluator(self._learner.network)
             self._recorder.evaluated(values)
         for scan in self._evaluator.left_out if not self._said_left_out else ():
@@ -186,11 +198,15 @@ class Attempt:
         if isinstance(error, ReplacementFailed):
             self._quarantine(BrokenScan(error.scan_id, error.stage, error.cause))
         if not isinstance(error, PrismError):
-            (self._order.run_dir / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
+            with suppress(OSError):  # of a disk that is full
+                (self._order.run_dir / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
+        cause, status = f"{type(error).__name__}: {error}", _status_after(error)
         if isinstance(error, GOOD_WEIGHTS) and self._recorder.steps_done > 0:
-            self._save()
-        status: RunStatus = "interrupted" if isinstance(error, RunInterrupted) else "failed"
-        self._recorder.finish(status, f"{type(error).__name__}: {error}", self._counters(), None)
+            try:
+                self._save()
+            except RunFolderError as unsaved:
+                cause, status = f"{cause}; {unsaved}", "failed"
+        self._recorder.finish(status, cause, self._counters(), None)
 
     def _stop_stream(self, quietly: bool) -> None:
         """End the actors, once; what they had not reported yet counts like any other failure."""
@@ -232,7 +248,15 @@ class Attempt:
             config_hash=identity(self._config),
             tracked=dataclasses.asdict(tracked) if tracked else None,
         )
-        self._recorder.saved(save_checkpoint(self._order.run_dir, checkpoint))
+        try:
+            path = save_checkpoint(self._order.run_dir, checkpoint)
+        except OSError as error:
+            raise RunFolderError(
+                f"the checkpoint of step {checkpoint.step} cannot be written to {self._order.run_dir} "
+                f"({error.strerror or error}; {decimal(free_bytes(self._order.run_dir))} are free there); the one "
+                "before is as it was: make room, and the same command resumes at it"
+            ) from error
+        self._recorder.saved(path)
 
     def _note_broken(self, scan: BrokenScan) -> None:
         self._quarantine(scan)
@@ -250,6 +274,10 @@ class Attempt:
         if self._collate.mirror is not None:
             counters["mirrored_bytes"] = float(self._collate.mirror.used_bytes)
         return {**counters, **self._quota.counters(), "nonfinite_skipped_steps": float(self._guard.skipped_steps)}
+
+
+def _status_after(error: BaseException) -> RunStatus:
+    return "interrupted" if isinstance(error, RunInterrupted) else "failed"
 
 
 def _prepare_torch(config: PrismConfig) -> torch.device:

@@ -17,7 +17,8 @@ MAY_CHANGE = {
     "train.max_steps", "train.log_every", "train.checkpoint_every", "train.stall_warmup_steps",
     "train.max_nonfinite_steps", "train.torch_threads", "data.strict", "data.chunks_in_flight",
     "data.max_prefetch_replacements", "data.use_local_scratch", "data.scratch_bytes", "data.stall_timeout_s",
-    "data.abort_broken_share", "data.abort_after_opens", "data.max_actor_restarts", "data.extract_on", "model.compile",
+    "data.abort_broken_share", "data.abort_after_opens", "data.max_actor_restarts", "data.extract_on",
+    "data.open_timeout_s", "data.outage_patience_s", "model.compile",
 }  # fmt: skip
 """Settings that a resumed run may have changed; the others fix what is learned from what."""
 _FREE_SECTIONS = ("run.", "preflight.", "eval.", "tracking.", "quota.")
