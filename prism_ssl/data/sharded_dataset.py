@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import BrokenScan, PreparedScan, UncutChunk, VisitChunk
+from prism_ssl.data.object_store import SpillWatch
 from prism_ssl.data.pool_actor import ActorSettings, PoolActor
 from prism_ssl.data.warm_pool import MIN_OPEN_SLOTS, check_broken_share
 from prism_ssl.errors import BatchDoesNotFit, PoolActorDied, PoolStalled, PrismError
@@ -66,6 +67,8 @@ class WaitCauses:
 
 
 _CLOSE_TIMEOUT_S = 60
+_DEATHS = (RayActorError, OutOfMemoryError)
+"""Of an actor; the second when Ray itself killed it because the node's memory was full."""
 
 NO_WAIT = WaitCauses(0.0, 0.0, 0.0, 0.0)
 
@@ -104,6 +107,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         self._cursors: Cursors = list(cursors) if cursors else [None] * len(shards)
         self._counters: list[dict[str, float]] = [{} for _ in shards]
         self._restarts = [0] * len(shards)
+        self._spill = SpillWatch()
         self._queues: list[deque[Any]] = [deque() for _ in shards]
         remove_stale_folders(Path(settings.scratch_folder))
         self._actors = [self._start_actor(worker) for worker in range(len(shards))]
@@ -127,7 +131,8 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
     def counters(self) -> dict[str, float]:
         """Sums of the actors' running totals, and what follows from them."""
         names = {name for counters in self._counters for name in counters}
-        total = {name: sum(counters.get(name, 0.0) for counters in self._counters) for name in sorted(names)}
+        total = {name: self._sum(name) for name in sorted(names)}
+        total["object_store_spilled_bytes"] = float(self._spill.most_bytes())
         total["actor_restarts"] = float(sum(self._restarts))
         total["coverage"] = total.get("scans_seen", 0.0) / max(total.get("scans_in_shard", 0.0), 1.0)
         total["pool_turnover"] = total.get("replacement_completed_count", 0.0) / max(total.get("slots", 0.0), 1.0)
@@ -143,7 +148,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         for worker, goodbye in enumerate(goodbyes):
             try:
                 broken += ray.get(goodbye, timeout=_CLOSE_TIMEOUT_S)
-            except (RayActorError, RayTaskError, GetTimeoutError) as error:
+            except (*_DEATHS, RayTaskError, GetTimeoutError) as error:
                 died.append(f"pool actor {worker} did not close: {type(error).__name__}")
         for actor in self._actors:
             ray.kill(actor)
@@ -156,7 +161,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
             try:
                 chunk = self._get(worker)
                 break
-            except (RayActorError, FileNotFoundError) as error:
+            except (*_DEATHS, FileNotFoundError) as error:
                 self._revive(worker, error)
         waited = WaitCauses.of(watch.ms(), chunk)
         self._queues[worker].popleft()
@@ -202,11 +207,11 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
                 f"pool actor {worker} did not start within {self._config.stall_timeout_s:.0f} s; it needs 1 CPU, "
                 f"available: {ray.available_resources().get('CPU', 0):.0f}; lower data.workers or free CPUs"
             ) from None
-        except RayActorError as error:
+        except _DEATHS as error:
             raise PoolActorDied(f"pool actor {worker} could not be started: {error}") from None
         return process_id
 
-    def _revive(self, worker: int, error: RayActorError | FileNotFoundError) -> None:
+    def _revive(self, worker: int, error: RayError | FileNotFoundError) -> None:
         """Lenient mode: a new actor continues after the last chunk that was consumed."""
         what = f"pool actor {worker} (process {self.process_ids[worker]}) died"
         if self._config.strict:
@@ -224,11 +229,13 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         self.process_ids[worker] = self._await_ready(worker)
         self._refill(worker)
 
+    def _sum(self, name: str) -> float:
+        return sum(counters.get(name, 0.0) for counters in self._counters)
+
     def _check_broken(self) -> None:
-        counters = self.counters()
         check_broken_share(
-            counters.get("opened", 0.0),
-            counters.get("replacement_failed_count", 0.0),
+            self._sum("opened"),
+            self._sum("replacement_failed_count"),
             self._config.abort_broken_share,
             self._config.abort_after_opens,
         )

@@ -14,7 +14,8 @@ from rich.filesize import decimal
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import BrokenScan, PrismBatch, RunStatus, RunSummary
 from prism_ssl.data.collate import Collator
-from prism_ssl.data.memory_plan import check_mirror_fits, require_gpu
+from prism_ssl.data.memory_plan import check_mirror_fits, object_store_bytes, require_gpu
+from prism_ssl.data.object_store import spill_note
 from prism_ssl.data.quarantine import quarantine_scan
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
 from prism_ssl.errors import (
@@ -82,7 +83,7 @@ class Attempt:
         )
         self._quota = QuotaGuard(config.quota, order.places)
         self._evaluator = Evaluator(order.held_out, config, order.catalog)
-        self._said_left_out = False
+        self._said_left_out = self._said_spilled = False
         self._collate = Collator(device, config.train.batch_size, config.data.n_patches, config.data.extract_on)
         self._cursors = cursors
         self._stream: PairStream | None = None
@@ -113,7 +114,9 @@ class Attempt:
     def record(self, report: LossReport, wait: WaitCauses) -> None:
         """Note the step; on log steps write a row of the history. Raises ``QuotaExceeded`` when a disk is too full."""
         if self._recorder.step(report, wait):
-            self._recorder.row(self._learner.learning_rate(self._recorder.steps_done - 1), self._counters())
+            counters = self._counters()
+            self._recorder.row(self._learner.learning_rate(self._recorder.steps_done - 1), counters)
+            self._tell_spill(counters.get("object_store_spilled_bytes", 0.0))
         for note in self._quota.poll():
             self._recorder.event("quota", note)
 
@@ -257,6 +260,11 @@ class Attempt:
                 "before is as it was: make room, and the same command resumes at it"
             ) from error
         self._recorder.saved(path)
+
+    def _tell_spill(self, spilled_bytes: float) -> None:
+        if spilled_bytes and not self._said_spilled:
+            self._said_spilled = True
+            self._recorder.event("object_store", spill_note(spilled_bytes, object_store_bytes(self._config)))
 
     def _note_broken(self, scan: BrokenScan) -> None:
         self._quarantine(scan)

@@ -10,7 +10,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import ray
 import torch
 from torch.nn import functional
 
@@ -180,7 +182,24 @@ def _finite(path: Path) -> bool:
     return all(bool(weight.isfinite().all()) for weight in weights)
 
 
-# ---------------------------------------------------------------------- the disk
+# ---------------------------------------------------------------------- object store and disk
+def test_an_object_store_that_is_full_is_told_once_and_costs_nothing_else(tmp_path: Path, catalog: Path) -> None:
+    order = work_order(small(catalog, tmp_path), tmp_path, "run")
+    filling: list[object] = []
+
+    def between(step: int, _batch: PrismBatch) -> None:
+        if step == 5:  # into a store of 256 MiB
+            filling.extend(ray.put(np.zeros(60 * 2**20, np.uint8)) for _ in range(6))
+
+    summary = train(order, between)
+    filling.clear()
+    assert summary.status == "ok"
+    assert summary.totals["object_store_spilled_bytes"] >= 60 * 2**20
+    (told,) = [row for row in read_history(order.run_dir) if row.get("event") == "object_store"]
+    assert "went to disk" in told["text"]
+    assert "PRISM_OBJECT_STORE_MIB" in told["text"]
+
+
 def test_a_disk_that_is_full_at_a_checkpoint_leaves_the_one_before(tmp_path: Path, catalog: Path) -> None:
     order = work_order(small(catalog, tmp_path), tmp_path, "run")
     unfinished = order.run_dir / f".last.ckpt.{os.getpid()}.tmp"  # what is written before it takes the name
