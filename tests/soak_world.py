@@ -107,14 +107,12 @@ class SoakRun:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """Whole lines of history.jsonl."""
-        path = self.folder / "history.jsonl"
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        return rows_of(self.folder)
 
     @property
     def steps(self) -> list[int]:
         """Steps of the rows of training scalars."""
-        return [row["global_step"] for row in self.rows if "loss/total" in row]
+        return steps_of(self.folder)
 
     @property
     def last_row(self) -> dict[str, Any]:
@@ -180,6 +178,18 @@ class SoakRun:
                     self.samples[kind, process.pid].append(sample)
             except psutil.Error:  # it has ended meanwhile
                 continue
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """Whole lines of a run folder's history.jsonl."""
+    path = folder / "history.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def steps_of(folder: Path) -> list[int]:
+    """Steps of its rows of training scalars."""
+    return [row["global_step"] for row in rows_of(folder) if "loss/total" in row]
 
 
 def copy_of(path: Path) -> tuple[bytes, tuple[int, int]]:
