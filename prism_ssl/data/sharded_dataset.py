@@ -16,6 +16,7 @@ from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import BrokenScan, PreparedScan, UncutChunk, VisitChunk
 from prism_ssl.data.object_store import SpillWatch
 from prism_ssl.data.pool_actor import ActorSettings, PoolActor
+from prism_ssl.data.scan_opener import CLOSE_S
 from prism_ssl.data.warm_pool import MIN_OPEN_SLOTS, check_broken_share
 from prism_ssl.errors import BatchDoesNotFit, PoolActorDied, PoolStalled, PrismError
 from prism_ssl.utils.fs import remove_stale_folders
@@ -66,7 +67,7 @@ class WaitCauses:
         return WaitCauses(*(a - b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
 
-_CLOSE_TIMEOUT_S = 60
+_CLOSE_TIMEOUT_S = CLOSE_S + 10.0  # and the time to remove its scratch files
 _DEATHS = (RayActorError, OutOfMemoryError)
 """Of an actor; the second when Ray itself killed it because the node's memory was full."""
 
@@ -145,9 +146,10 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         goodbyes = [actor.close.remote() for actor in self._actors]
         for queue in self._queues:
             queue.clear()
+        ray.wait(goodbyes, num_returns=len(goodbyes), timeout=_CLOSE_TIMEOUT_S)
         for worker, goodbye in enumerate(goodbyes):
             try:
-                broken += ray.get(goodbye, timeout=_CLOSE_TIMEOUT_S)
+                broken += ray.get(goodbye, timeout=0)
             except (*_DEATHS, RayTaskError, GetTimeoutError) as error:
                 died.append(f"pool actor {worker} did not close: {type(error).__name__}")
         for actor in self._actors:

@@ -197,18 +197,19 @@ class Attempt:
         self._recorder.finish("ok", None, self._counters(), encoder)
 
     def _fail(self, error: BaseException) -> None:
+        cause, status = f"{type(error).__name__}: {error}", _status_after(error)
+        # First: what asked the run to stop may kill it before the actors have ended.
+        if isinstance(error, GOOD_WEIGHTS) and self._recorder.steps_done > 0:
+            try:
+                self._save()
+            except RunFolderError as unsaved:
+                cause, status = f"{cause}; {unsaved}", "failed"
         self._stop_stream(quietly=True)
         if isinstance(error, ReplacementFailed):
             self._quarantine(BrokenScan(error.scan_id, error.stage, error.cause))
         if not isinstance(error, PrismError):
             with suppress(OSError):  # of a disk that is full
                 (self._order.run_dir / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
-        cause, status = f"{type(error).__name__}: {error}", _status_after(error)
-        if isinstance(error, GOOD_WEIGHTS) and self._recorder.steps_done > 0:
-            try:
-                self._save()
-            except RunFolderError as unsaved:
-                cause, status = f"{cause}; {unsaved}", "failed"
         self._recorder.finish(status, cause, self._counters(), None)
 
     def _stop_stream(self, quietly: bool) -> None:
