@@ -119,7 +119,7 @@ class NonFiniteLoss(PrismError, ArithmeticError):
     """The loss was not finite in several consecutive steps."""
 
 
-class GpuOutOfMemory(PrismError, MemoryError):
+class GpuOutOfMemory(PrismError, RuntimeError):
     """A step, or an evaluation, did not fit into the memory of the GPU."""
 
 
