@@ -77,6 +77,14 @@ class ReplacementFailed(PrismError, RuntimeError):
         self._args = (scan_id, stage, cause)
 
 
+class ArchiveUnreachable(PrismError, OSError):
+    """The volume that holds the scans is away, and stayed away while it was waited for."""
+
+
+class ClusterUnreachable(PrismError, ConnectionError):
+    """``RAY_ADDRESS`` names a Ray head that does not answer."""
+
+
 class TooManyBrokenScans(PrismError, RuntimeError):
     """Lenient mode gave up because too large a share of the opened scans was broken."""
 
@@ -109,6 +117,10 @@ class TrialFailed(PrismError, RuntimeError):
 
 class NonFiniteLoss(PrismError, ArithmeticError):
     """The loss was not finite in several consecutive steps."""
+
+
+class GpuOutOfMemory(PrismError, RuntimeError):
+    """A step, or an evaluation, did not fit into the memory of the GPU."""
 
 
 class TrainWorkerDied(PrismError, RuntimeError):

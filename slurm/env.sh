@@ -115,21 +115,31 @@ PORTS
     prism_say "metrics for Prometheus on this node: http://127.0.0.1:$metrics/metrics"
 }
 
+# Seconds that the work may take to stop, and still leave time to clean up and to requeue before the job's limit.
+prism_patience_s() {
+    local end left_s=$((PRISM_STOP_WITHIN_S + 20))
+    if end=$(timeout 10 squeue -h -j "$SLURM_JOB_ID" -o %e) && end=$(date -d "$end" +%s 2>/dev/null); then
+        left_s=$((end - $(date +%s)))
+    fi
+    echo $((left_s - 20 < PRISM_STOP_WITHIN_S ? left_s - 20 : PRISM_STOP_WITHIN_S))
+}
+
 prism_run() {
-    local code=0 waited=0
+    local code=0 end_s=''
     "$@" &
     PRISM_CHILD=$!
     # A trap cuts 'wait' short, so it is asked again until the work has ended or its time to stop is over.
-    while kill -0 "$PRISM_CHILD" 2>/dev/null && [ "$waited" -lt "$PRISM_STOP_WITHIN_S" ]; do
+    while kill -0 "$PRISM_CHILD" 2>/dev/null && [ "$SECONDS" -lt "${end_s:-$((SECONDS + 1))}" ]; do
         if [ -z "$PRISM_ASKED" ]; then
             wait "$PRISM_CHILD" || continue
+        elif [ -z "$end_s" ]; then
+            end_s=$((SECONDS + $(prism_patience_s)))
         else
             sleep 1
-            waited=$((waited + 1))
         fi
     done
     if kill -0 "$PRISM_CHILD" 2>/dev/null; then
-        prism_say "no checkpoint within $PRISM_STOP_WITHIN_S s; the last one that was written counts"
+        prism_say "no checkpoint before the job's time was up (PRISM_STOP_WITHIN_S is $PRISM_STOP_WITHIN_S); the last one that was written counts"
         code=75
     else
         wait "$PRISM_CHILD" || code=$?

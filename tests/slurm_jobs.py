@@ -91,6 +91,19 @@ class Job:
         """Whether it runs, waits or is being ended."""
         return self.fact("JobState") in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
 
+    def reach_time_limit(self, left_s: int = 75) -> None:
+        """Move the limit to ``left_s`` from now, or up to a minute later: Slurm counts it in whole minutes."""
+        limit = -(-(self._seconds("RunTime") + left_s) // 60)
+        self._slurm.run("scontrol", "update", f"JobId={self.id}", f"TimeLimit={limit}")
+
+    def extend(self) -> None:
+        """Give the job an hour again."""
+        self._slurm.run("scontrol", "update", f"JobId={self.id}", "TimeLimit=60")
+
+    def _seconds(self, fact: str) -> int:
+        hours, minutes, seconds = map(int, self.fact(fact).split(":"))
+        return (hours * 60 + minutes) * 60 + seconds
+
     def processes(self) -> list[int]:
         """Processes that were started by this job, wherever they are."""
         marks = (f"SLURM_JOB_ID={self.id}".encode(), f"SLURM_CONF={self._slurm.environment['SLURM_CONF']}".encode())

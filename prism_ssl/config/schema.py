@@ -79,12 +79,17 @@ class DataConfig:
     """Lenient mode restarts a dead pool actor this often before it gives up."""
     stall_timeout_s: float = 300.0
     """No chunk for this long is an error, not a wait."""
+    open_timeout_s: float = 120.0
+    """A scan that is not read after this long counts as one that cannot be read."""
+    outage_patience_s: float = 120.0
+    """While the archive as a whole is away (its volume not mounted), scans are tried again for this long."""
 
     def __post_init__(self) -> None:
         positive("data", self, "n_scans", "n_patches", "patch_mm", "workers", "visits_per_scan")
         positive("data", self, "pairs_per_turn", "max_prefetch_replacements", "chunks_in_flight", "stall_timeout_s")
+        positive("data", self, "open_timeout_s")
         not_negative("data", self, "phantom_subjects", "scratch_bytes", "holdout_min_series", "selection_seed")
-        not_negative("data", self, "max_actor_restarts", "abort_after_opens")
+        not_negative("data", self, "max_actor_restarts", "abort_after_opens", "outage_patience_s")
         require(self.warm_pool_size >= 2, "data.warm_pool_size", self.warm_pool_size, "at least 2 slots")
         require(bool(self.modality_filter), "data.modality_filter", self.modality_filter, "a modality")
         for name in ("holdout_fraction", "abort_broken_share"):

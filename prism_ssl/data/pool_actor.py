@@ -15,13 +15,14 @@ from prism_ssl.contracts import BrokenScan, PairChunk, PreparedScan, UncutChunk
 from prism_ssl.data.chunks import empty_chunk, put_lattice, put_targets, put_volume
 from prism_ssl.data.extract import extract_view
 from prism_ssl.data.nifti import OpenScan, open_scan
+from prism_ssl.data.patience import Patience, archive_root
 from prism_ssl.data.pool_counters import join_counters
 from prism_ssl.data.pool_metrics import POOL_EXPORTS
 from prism_ssl.data.scan_opener import Landing, ScanOpener
 from prism_ssl.data.scratch import ScratchStore
 from prism_ssl.data.views import View, draw_pair, pair_targets
 from prism_ssl.data.warm_pool import Draw, PoolSettings, WarmPool
-from prism_ssl.errors import PoolStalled
+from prism_ssl.errors import ArchiveUnreachable, PoolStalled
 from prism_ssl.utils.live_metrics import LiveMetrics
 from prism_ssl.utils.time import Stopwatch
 
@@ -40,6 +41,8 @@ class ActorSettings:
     stall_timeout_s: float
     extract_on: ExtractOn = "cpu"
     scratch_keep_free_bytes: int = 0
+    open_timeout_s: float = 120.0
+    outage_patience_s: float = 120.0
 
 
 class PoolActor:
@@ -62,6 +65,11 @@ class PoolActor:
         self._pool = WarmPool(list(self._scans), settings.pool, cursor)
         self._scratch = ScratchStore(
             Path(settings.scratch_folder), name, settings.scratch_bytes, settings.scratch_keep_free_bytes
+        )
+        self._patience = Patience(
+            archive_root(scan.record.nifti_path for scan in shard),
+            settings.open_timeout_s,
+            settings.outage_patience_s,
         )
         self._opener = ScanOpener(self._open, settings.pool.max_prefetch_replacements)
         self._open_scans: dict[str, OpenScan] = {}
@@ -104,7 +112,12 @@ class PoolActor:
 
     def close(self) -> list[BrokenScan]:
         """Stop the threads and remove the scratch folder; returns the failures that no chunk has reported."""
-        unread = [_broken(end.load.scan_id, end.error) for end in self._opener.close() if end.error]
+        self._patience.closing.set()
+        unread = [
+            _broken(end.load.scan_id, end.error)
+            for end in self._opener.close()
+            if end.error is not None and not isinstance(end.error, ArchiveUnreachable)
+        ]
         self._open_scans.clear()
         self._scratch.close()
         return self._broken + unread
@@ -114,12 +127,14 @@ class PoolActor:
         known = self._scratch.get(scan_id)
         if known is not None:
             return known
-        prepared = self._scans[scan_id]
-        scan = open_scan(Path(prepared.record.nifti_path), prepared.stats, self._settings.max_volume_bytes)
+        prepared, limit = self._scans[scan_id], self._settings.max_volume_bytes
+        scan = self._patience.read(lambda: open_scan(Path(prepared.record.nifti_path), prepared.stats, limit))
         return self._scratch.put(scan_id, scan)
 
     def _obey(self, landings: list[Landing]) -> None:
         for landing in landings:
+            if isinstance(landing.error, ArchiveUnreachable):
+                raise landing.error  # of no single scan, in lenient mode too
             if landing.error is not None:
                 broken = _broken(landing.load.scan_id, landing.error)
                 self._pool.failed(landing.load.slot, broken.stage, broken.cause)
@@ -189,6 +204,7 @@ class PoolActor:
             "scans_opening": self._opener.busy,
             "replacement_wait_time_ms_total": self._blocked_ms_total,
             "open_time_ms_total": self._open_ms_total,
+            "open_retries": self._patience.retries,
             "volumes_handed_over": self._volumes_handed_over,
             "scratch_hits": self._scratch.hits,
             "scratch_bytes": self._scratch.used_bytes,

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,17 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord
 from prism_ssl.data.catalog import UnresolvedRow
 from prism_ssl.data.manifest import Manifest, ManifestRow
+from prism_ssl.data.patience import within
 from prism_ssl.data.quarantine import Quarantine, QuarantinedScan
 from prism_ssl.data.reject_reason import PASSING_REASONS, RejectReason
 from prism_ssl.data.scan_check import check_scan, file_signature, verdict_key
-from prism_ssl.errors import ScanRejected
+from prism_ssl.errors import ArchiveUnreachable, ScanRejected
 from prism_ssl.utils.fs import write_atomic
 
 FILES_PER_TASK = 8
 """Most files of one Ray task: a task costs about 30 ms, a full-size CT 400 ms."""
+
+_FILES_PER_LOOK = 256
 
 ScanCheck = Callable[[ScanRecord, PrismConfig], ManifestRow]
 
@@ -107,10 +111,8 @@ def _settled(
 ) -> dict[str, ManifestRow]:
     """Verdicts that stand without reading a file: quarantined scans, and manifest rows of unchanged files."""
     verdicts: dict[str, ManifestRow] = {}
-    for record in records:
-        try:
-            signature = file_signature(record.nifti_path)
-        except ScanRejected:
+    for record, signature in zip(records, _signatures(records, config.data.open_timeout_s), strict=True):
+        if signature is None:
             continue  # check_scan gives it its reason
         identity = verdict_key(record, config)
         entry = quarantined.get(record.scan_id)
@@ -128,6 +130,30 @@ def _settled(
         ):
             verdicts[record.scan_id] = row
     return verdicts
+
+
+def _signatures(records: Sequence[ScanRecord], limit_s: float) -> Iterator[tuple[int, int] | None]:
+    """Of each record's file; None where it cannot be asked. Asked in bundles, each of which may take ``limit_s``."""
+    for start in range(0, len(records), _FILES_PER_LOOK):
+        bundle = records[start : start + _FILES_PER_LOOK]
+        try:
+            yield from within(limit_s, partial(_signatures_of, bundle))
+        except TimeoutError as error:
+            raise ArchiveUnreachable(
+                f"{len(bundle)} files of the archive could not be looked at within {limit_s:g} s "
+                "(data.open_timeout_s); does its file system hang?"
+            ) from error
+
+
+def _signatures_of(bundle: Sequence[ScanRecord]) -> list[tuple[int, int] | None]:
+    return [_signature(record) for record in bundle]
+
+
+def _signature(record: ScanRecord) -> tuple[int, int] | None:
+    try:
+        return file_signature(record.nifti_path)
+    except ScanRejected:
+        return None
 
 
 def _check_all(pending: Sequence[ScanRecord], config: PrismConfig, check: ScanCheck) -> Iterator[ManifestRow]:

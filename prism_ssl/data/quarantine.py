@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prism_ssl.contracts import BrokenScan
+from prism_ssl.data.patience import within
+
+_STAT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class Quarantine:
 def quarantine_scan(path: Path, broken: BrokenScan, nifti_path: Path) -> None:
     """Append a scan that failed at run time, with its file's present size and modification time."""
     try:
-        status = nifti_path.stat()
+        status = within(_STAT_S, nifti_path.stat)
         size, mtime_ns = status.st_size, status.st_mtime_ns
-    except OSError:
+    except OSError:  # gone, or on a file system that hangs
         size = mtime_ns = 0
     Quarantine(path).append(broken.scan_id, broken.stage, broken.cause, size, mtime_ns)

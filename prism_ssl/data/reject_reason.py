@@ -13,6 +13,7 @@ class RejectReason(StrEnum):
     NO_FILE = "no_file"
     MORE_THAN_ONE_FILE = "more_than_one_file"
     NOT_READABLE = "not_readable"
+    OPEN_TIMED_OUT = "open_timed_out"
     # The container
     NOT_A_NIFTI = "not_a_nifti"
     TRUNCATED_GZIP = "truncated_gzip"
@@ -47,5 +48,7 @@ class RejectReason(StrEnum):
     CHECK_CRASHED = "check_crashed"
 
 
-PASSING_REASONS = frozenset({RejectReason.MISSING_PATH, RejectReason.NOT_READABLE, RejectReason.CHECK_CRASHED})
+PASSING_REASONS = frozenset(
+    {RejectReason.MISSING_PATH, RejectReason.NOT_READABLE, RejectReason.OPEN_TIMED_OUT, RejectReason.CHECK_CRASHED}
+)
 """Reasons that may be gone tomorrow although the file is the same; never reused from a manifest."""

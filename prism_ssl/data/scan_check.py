@@ -10,6 +10,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import ScanRecord
 from prism_ssl.data.inspection import inspect
 from prism_ssl.data.manifest import ManifestRow
+from prism_ssl.data.patience import read_within
 from prism_ssl.data.reject_reason import RejectReason
 from prism_ssl.errors import ScanRejected
 from prism_ssl.utils.hashing import content_hash
@@ -19,16 +20,16 @@ CHECKS_VERSION = 1
 
 
 def check_scan(record: ScanRecord, config: PrismConfig) -> ManifestRow:
-    """The verdict on one file: read to its end, never raising."""
+    """The verdict on one file: read to its end within ``data.open_timeout_s``, never raising."""
     size = mtime_ns = 0
+    limit_s = config.data.open_timeout_s
     reason: str | None = None
     detail: str | None = None
     found: dict[str, Any] = {}
     try:
-        size, mtime_ns = file_signature(
-            record.nifti_path
-        )  # before reading: a file that changes meanwhile is read again
-        found = _findings(record, config)
+        # Before reading: a file that changes meanwhile is read again.
+        size, mtime_ns = read_within(limit_s, lambda: file_signature(record.nifti_path))
+        found = read_within(limit_s, lambda: _findings(record, config))
     except ScanRejected as rejected:
         reason, detail = rejected.reason, rejected.detail
     except MemoryError:

@@ -10,6 +10,9 @@ from prism_ssl.data.nifti import OpenScan
 from prism_ssl.data.warm_pool import Load
 from prism_ssl.utils.time import Stopwatch
 
+CLOSE_S = 10.0
+"""How long the end of a pool waits for scans that are being opened."""
+
 
 @dataclass(frozen=True)
 class Landing:
@@ -48,19 +51,20 @@ class ScanOpener:
         """Scans being opened."""
         return len(self._futures)
 
-    def close(self) -> list[Landing]:
-        """Stop, and return the landings that nobody has read."""
+    def close(self, limit_s: float = CLOSE_S) -> list[Landing]:
+        """Stop, and return the landings that nobody has read; what is not open after ``limit_s`` is given up."""
         for future in [future for future in self._futures if future.cancel()]:
             del self._futures[future]
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        return [self._landing(future) for future in list(self._futures)]
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        ended, _ = wait(self._futures, timeout=limit_s)
+        return [self._landing(future) for future in list(self._futures) if future in ended]
 
     def _landing(self, future: Future[tuple[OpenScan, float]]) -> Landing:
         load = self._futures.pop(future)
         error = future.exception()
         if error is not None:
             return Landing(load, None, error, 0.0)
-        scan, open_ms = future.result()
+        scan, open_ms = future.result(timeout=0)
         return Landing(load, scan, None, open_ms)
 
     def _timed(self, scan_id: str) -> tuple[OpenScan, float]:

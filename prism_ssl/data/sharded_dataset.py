@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import BrokenScan, PreparedScan, UncutChunk, VisitChunk
+from prism_ssl.data.object_store import SpillWatch
 from prism_ssl.data.pool_actor import ActorSettings, PoolActor
 from prism_ssl.data.pool_counters import join_counters
+from prism_ssl.data.scan_opener import CLOSE_S
 from prism_ssl.data.warm_pool import MIN_OPEN_SLOTS, check_broken_share
 from prism_ssl.errors import BatchDoesNotFit, PoolActorDied, PoolStalled, PrismError
 from prism_ssl.utils.fs import remove_stale_folders
@@ -72,7 +74,9 @@ def dashboard_name(name: str, number: int) -> str:
     return f"prism-pool-{number}-{short_id(name, length=6)}"
 
 
-_CLOSE_TIMEOUT_S = 60
+_CLOSE_TIMEOUT_S = CLOSE_S + 10.0  # and the time to remove its scratch files
+_DEATHS = (RayActorError, OutOfMemoryError)
+"""Of an actor; the second when Ray itself killed it because the node's memory was full."""
 
 NO_WAIT = WaitCauses(0.0, 0.0, 0.0, 0.0)
 
@@ -114,6 +118,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         self._cursors: Cursors = list(cursors) if cursors else [None] * len(shards)
         self._counters: list[dict[str, float]] = [{} for _ in shards]
         self._restarts = [0] * len(shards)
+        self._spill = SpillWatch()
         self._queues: list[deque[Any]] = [deque() for _ in shards]
         remove_stale_folders(Path(settings.scratch_folder))
         self._actors = [self._start_actor(worker) for worker in range(len(shards))]
@@ -136,7 +141,11 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
 
     def counters(self) -> dict[str, float]:
         """Sums of the actors' running totals, and what follows from them."""
-        return join_counters([*self._counters, {"actor_restarts": float(sum(self._restarts))}])
+        told = {
+            "actor_restarts": float(sum(self._restarts)),
+            "object_store_spilled_bytes": float(self._spill.most_bytes()),
+        }
+        return join_counters([*self._counters, told])
 
     def queue(self) -> dict[str, float]:
         """How many chunks are asked for, and how many of them wait to be taken."""
@@ -151,10 +160,11 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         goodbyes = [actor.close.remote() for actor in self._actors]
         for queue in self._queues:
             queue.clear()
+        ray.wait(goodbyes, num_returns=len(goodbyes), timeout=_CLOSE_TIMEOUT_S)
         for worker, goodbye in enumerate(goodbyes):
             try:
-                broken += ray.get(goodbye, timeout=_CLOSE_TIMEOUT_S)
-            except (RayActorError, RayTaskError, GetTimeoutError) as error:
+                broken += ray.get(goodbye, timeout=0)
+            except (*_DEATHS, RayTaskError, GetTimeoutError) as error:
                 died.append(f"{self._called(worker)} did not close: {type(error).__name__}")
         for actor in self._actors:
             ray.kill(actor)
@@ -167,7 +177,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
             try:
                 chunk = self._get(worker)
                 break
-            except (RayActorError, FileNotFoundError) as error:
+            except (*_DEATHS, FileNotFoundError) as error:
                 self._revive(worker, error)
         waited = WaitCauses.of(watch.ms(), chunk)
         self._queues[worker].popleft()
@@ -184,7 +194,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         if not ready:
             raise PoolStalled(f"{self._called(worker)} gave no chunk for {limit_s:.0f} s (data.stall_timeout_s)")
         try:
-            chunk: VisitChunk = ray.get(reference)
+            chunk: VisitChunk = ray.get(reference, timeout=limit_s)
         except RayTaskError as error:
             if isinstance(error.cause, PrismError):
                 raise error.cause from None
@@ -226,11 +236,11 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
                 f"{self._called(worker)} did not start within {self._config.stall_timeout_s:.0f} s; it needs 1 CPU, "
                 f"available: {ray.available_resources().get('CPU', 0):.0f}; lower data.workers or free CPUs"
             ) from None
-        except RayActorError as error:
+        except _DEATHS as error:
             raise PoolActorDied(f"{self._called(worker)} could not be started: {error}") from None
         return process_id
 
-    def _revive(self, worker: int, error: RayActorError | FileNotFoundError) -> None:
+    def _revive(self, worker: int, error: RayError | FileNotFoundError) -> None:
         """Lenient mode: a new actor continues after the last chunk that was consumed."""
         what = f"{self._called(worker)} (process {self.process_ids[worker]}) died"
         if self._config.strict:
@@ -248,11 +258,13 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         self.process_ids[worker] = self._await_ready(worker)
         self._refill(worker)
 
+    def _sum(self, name: str) -> float:
+        return sum(counters.get(name, 0.0) for counters in self._counters)
+
     def _check_broken(self) -> None:
-        counters = self.counters()
         check_broken_share(
-            counters.get("opened", 0.0),
-            counters.get("replacement_failed_count", 0.0),
+            self._sum("opened"),
+            self._sum("replacement_failed_count"),
             self._config.abort_broken_share,
             self._config.abort_after_opens,
         )

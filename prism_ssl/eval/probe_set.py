@@ -14,6 +14,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, BrokenScan, PreparedScan, PrismBatch, ScanRecord
 from prism_ssl.data.extract import extract_view
 from prism_ssl.data.nifti import open_scan
+from prism_ssl.data.patience import Patience, archive_root
 from prism_ssl.data.phantom_truth import Place, phantom_truth
 from prism_ssl.data.views import View, draw_view, pair_targets
 from prism_ssl.utils.hashing import stable_int
@@ -72,18 +73,20 @@ def build_probe_set(held_out: Sequence[PreparedScan], config: PrismConfig, catal
     """Views of at most ``eval.probe_scans`` of the held-out scans, the first in an order hashed with ``eval.seed``.
 
     View v of a scan follows from (``eval.seed``, scan id, v) and the settings of views alone. A scan that does not
-    open, or cannot be sampled, is listed in ``left_out``, and none takes its place.
+    open, or cannot be sampled, is listed in ``left_out``, and none takes its place. Raises ``ArchiveUnreachable``.
     """
     settings = config.eval
     n_views, n_patches = settings.views_per_scan, settings.n_patches or config.data.n_patches
     chosen = sorted(held_out, key=lambda scan: stable_int("probe", settings.seed, scan.record.scan_id))
     chosen = chosen[: settings.probe_scans]
+    root = archive_root(scan.record.nifti_path for scan in chosen) if chosen else ""
+    patience = Patience(root, config.data.open_timeout_s, config.data.outage_patience_s)
     patches = np.empty((len(chosen) * n_views, n_patches, PATCH_PX, PATCH_PX), np.int16)
     scans, views, left_out = list[PreparedScan](), list[View](), list[BrokenScan]()
     for scan in chosen:
         rows = patches[len(views) : len(views) + n_views]
         try:
-            views += _sampled(scan, n_patches, rows, config)
+            views += _sampled(scan, n_patches, rows, config, patience)
         except (ValueError, ArithmeticError, MemoryError) as error:  # ScanRejected is a ValueError
             left_out.append(BrokenScan(scan.record.scan_id, "probe set", f"{type(error).__name__}: {error}"))
         else:
@@ -99,9 +102,12 @@ def build_probe_set(held_out: Sequence[PreparedScan], config: PrismConfig, catal
     )
 
 
-def _sampled(scan: PreparedScan, n_patches: int, out: npt.NDArray[np.int16], config: PrismConfig) -> list[View]:
+def _sampled(
+    scan: PreparedScan, n_patches: int, out: npt.NDArray[np.int16], config: PrismConfig, patience: Patience
+) -> list[View]:
     """The views of one scan; their patches are written to ``out``."""
-    opened = open_scan(Path(scan.record.nifti_path), scan.stats, config.preflight.max_volume_bytes)
+    path, limit = Path(scan.record.nifti_path), config.preflight.max_volume_bytes
+    opened = patience.read(lambda: open_scan(path, scan.stats, limit))
     views = []
     for number, patches in enumerate(out):
         rng = generator_for(config.eval.seed, "probe", scan.record.scan_id, number)

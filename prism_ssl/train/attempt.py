@@ -5,23 +5,29 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 import torch
+from rich.filesize import decimal
 
 from prism_ssl.contracts import BrokenScan, PreparedScan, PrismBatch, RunStatus, RunSummary
 from prism_ssl.data.collate import Collator
-from prism_ssl.data.memory_plan import check_mirror_fits, require_gpu
+from prism_ssl.data.memory_plan import check_mirror_fits, object_store_bytes, require_gpu
+from prism_ssl.data.object_store import spill_note
 from prism_ssl.data.pool_counters import join_counters
 from prism_ssl.data.quarantine import quarantine_scan
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
 from prism_ssl.errors import (
+    ArchiveUnreachable,
     CheckpointError,
+    GpuOutOfMemory,
     PoolActorDied,
     PoolStalled,
     PrismError,
     ReplacementFailed,
+    RunFolderError,
     RunInterrupted,
     TooManyBrokenScans,
 )
@@ -30,6 +36,7 @@ from prism_ssl.model.export import save_encoder
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.checkpoint import Checkpoint, load_checkpoint, restore_rng, rng_state, save_checkpoint
 from prism_ssl.train.devices import prepare_torch
+from prism_ssl.train.gpu_memory import out_of_memory_named
 from prism_ssl.train.learner import Learner
 from prism_ssl.train.nonfinite import NonFiniteGuard
 from prism_ssl.train.quota_guard import QuotaGuard
@@ -40,8 +47,12 @@ from prism_ssl.train.step_counter import StepCounter
 from prism_ssl.train.stop_request import attempt_has_ended, raise_if_stop_is_requested
 from prism_ssl.train.tracking_identity import read_tracked_as
 from prism_ssl.train.work_order import WorkOrder
+from prism_ssl.utils.disk_usage import free_bytes
 
-GOOD_WEIGHTS = (ReplacementFailed, PoolActorDied, PoolStalled, TooManyBrokenScans, RunInterrupted)
+GOOD_WEIGHTS = (
+    ReplacementFailed, PoolActorDied, PoolStalled, TooManyBrokenScans, ArchiveUnreachable, GpuOutOfMemory,
+    RunInterrupted,
+)  # fmt: skip
 """Ends at which the weights are good: a checkpoint is written, so that nothing trained so far is lost."""
 
 _CUDA_FLAG_LAG = 4  # steps; by then the collator's wait for its buffer has shown that the flag is computed
@@ -78,7 +89,7 @@ class Attempt:
         )
         self._quota = QuotaGuard(config.quota, order.places)
         self._evaluator = Evaluator(order.held_out, config, order.catalog)
-        self._said_left_out = False
+        self._said_left_out = self._said_spilled = False
         pairs = config.train.batch_size // self._ranks.size
         self._collate = Collator(device, pairs, config.data.n_patches, config.data.extract_on)
         self._stream: PairStream | None = None
@@ -107,7 +118,8 @@ class Attempt:
     def learn(self, batch: PrismBatch) -> LossReport:
         """One optimisation step; raises ``NonFiniteLoss`` when too many in a row were not finite."""
         step = self._recorder.steps_done
-        report = self._learner.step(batch, step)
+        with out_of_memory_named(self._config, f"step {step + 1}"):
+            report = self._learner.step(batch, step)
         self._cursors = self._stream_cursors()
         self._guard.watch(step, self._learner.last_update_finite, batch.visits)
         return report
@@ -117,6 +129,7 @@ class Attempt:
         if self._recorder.step(report, wait):
             counters = self._counters_of_all()
             self._recorder.row(self._learner.learning_rate(self._recorder.steps_done - 1), counters)
+            self._tell_spill(counters.get("object_store_spilled_bytes", 0.0))
         for note in self._quota.poll():
             self._recorder.event("quota", note)
 
@@ -140,7 +153,8 @@ class Attempt:
         """
         if not self._ranks.is_first:
             return
-        with self._recorder.aside():
+        what = f"the evaluation after step {self._recorder.steps_done}"
+        with self._recorder.aside(), out_of_memory_named(self._config, what):
             values = self._evaluator(self._learner.network)
             self._recorder.evaluated(values)
         for scan in self._evaluator.left_out if not self._said_left_out else ():
@@ -209,17 +223,22 @@ class Attempt:
     def _fail(self, error: BaseException) -> None:
         # Only after an error that all workers know of can they still do something together.
         shared = self._ranks.size == 1 or error is self._ranks.shared
+        cause, status = describe(error), _status_after(error)
+        # First: what asked the run to stop may kill it before the actors have ended.
+        if shared and isinstance(error, GOOD_WEIGHTS) and self._recorder.steps_done > 0:
+            try:
+                self._save()
+            except RunFolderError as unsaved:
+                cause, status = f"{cause}; {unsaved}", "failed"
         self._stop_stream(quietly=True)
         if isinstance(error, ReplacementFailed) and self._ranks.is_first:
             self._quarantine(BrokenScan(error.scan_id, error.stage, error.cause))
         if not isinstance(error, PrismError):
-            file = error_file(self._order.run_dir, self._ranks.rank)
-            file.write_text("".join(traceback.format_exception(error)))
-        if shared and isinstance(error, GOOD_WEIGHTS) and self._recorder.steps_done > 0:
-            self._save()
+            with suppress(OSError):  # of a disk that is full
+                file = error_file(self._order.run_dir, self._ranks.rank)
+                file.write_text("".join(traceback.format_exception(error)))
         counters = self._counters_of_all() if shared else self._counters()
-        status: RunStatus = "interrupted" if isinstance(error, RunInterrupted) else "failed"
-        self._recorder.finish(status, describe(error), counters, None)
+        self._recorder.finish(status, cause, counters, None)
         if shared:
             self._ranks.wait_for_first()  # Ray ends all workers as soon as one of them has raised
 
@@ -282,7 +301,20 @@ class Attempt:
             config_hash=identity(self._config),
             tracked=dataclasses.asdict(tracked) if tracked else None,
         )
-        self._recorder.saved(save_checkpoint(self._order.run_dir, checkpoint))
+        try:
+            path = save_checkpoint(self._order.run_dir, checkpoint)
+        except OSError as error:
+            raise RunFolderError(
+                f"the checkpoint of step {checkpoint.step} cannot be written to {self._order.run_dir} "
+                f"({error.strerror or error}; {decimal(free_bytes(self._order.run_dir))} are free there); the one "
+                "before is as it was: make room, and the same command resumes at it"
+            ) from error
+        self._recorder.saved(path)
+
+    def _tell_spill(self, spilled_bytes: float) -> None:
+        if spilled_bytes and not self._said_spilled:
+            self._said_spilled = True
+            self._recorder.event("object_store", spill_note(spilled_bytes, object_store_bytes(self._config)))
 
     def _note_broken(self, scan: BrokenScan) -> None:
         if not self._ranks.is_first:
@@ -316,6 +348,10 @@ class Attempt:
         if self._collate.mirror is not None:
             counters["mirrored_bytes"] = float(self._collate.mirror.used_bytes)
         return counters
+
+
+def _status_after(error: BaseException) -> RunStatus:
+    return "interrupted" if isinstance(error, RunInterrupted) else "failed"
 
 
 def _check_mirror(order: WorkOrder, shards: Sequence[Sequence[PreparedScan]], device: torch.device) -> None:

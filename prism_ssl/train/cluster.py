@@ -8,16 +8,20 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from prism_ssl.errors import ClusterUnreachable
 from prism_ssl.utils.fs import owned_folder
 from prism_ssl.utils.last_rites import after_death
 from prism_ssl.utils.machine import usable_cpus
 
 _SOCKET_PATH_BYTES = 107 - 63  # the kernel's limit, less what Ray appends to its temporary folder
+
+_HEAD_ANSWERS_WITHIN_S = 10.0
 
 
 @contextmanager
@@ -59,7 +63,8 @@ def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[
     if ray.is_initialized():
         yield
     elif os.environ.get("RAY_ADDRESS"):
-        ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
+        refuse_dead_head(os.environ["RAY_ADDRESS"])
+        ray.init(address=os.environ["RAY_ADDRESS"], logging_level=logging.WARNING, log_to_driver=False)
         try:
             yield
         finally:
@@ -79,6 +84,20 @@ def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[
                 yield
             finally:
                 ray.shutdown()
+
+
+def refuse_dead_head(address: str) -> None:
+    """Raise ``ClusterUnreachable`` where nothing listens: joining a dead head takes Ray more than five minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return  # "auto" or "ray://...", which Ray looks up by itself
+    try:
+        socket.create_connection((host, int(port)), timeout=_HEAD_ANSWERS_WITHIN_S).close()
+    except OSError as error:
+        raise ClusterUnreachable(
+            f"RAY_ADDRESS is {address} and no Ray head answers there ({error.strerror or error}); start it, or unset "
+            "RAY_ADDRESS to use a local cluster"
+        ) from error
 
 
 def _short_parent(tmp_root: Path) -> Path:

@@ -19,6 +19,7 @@ from prism_ssl.train.local_record import HISTORY_FILE, PROBE_PREFIX, is_probe
 from prism_ssl.utils.time import format_duration
 
 _POLL_S = 0.3
+_LAST_ROWS_S = 30.0
 
 
 class HistoryFollower:
@@ -71,7 +72,10 @@ class LiveView:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_LAST_ROWS_S)
+        if self._thread.is_alive():
+            text = f"the last rows were not read within {_LAST_ROWS_S:.0f} s; does the run folder's file system hang?"
+            self._progress.console.print(text, style="yellow")
         self._progress.stop()
         if self._error is not None and error is None:
             raise self._error

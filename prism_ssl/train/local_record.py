@@ -79,8 +79,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_summary(summary: RunSummary) -> None:
-    """``summary.json`` in the run folder; as in the history, values that are not finite are written as null."""
-    write_json(Path(summary.run_dir) / SUMMARY_FILE, _finite(dataclasses.asdict(summary)))
+    """``summary.json`` in the run folder; as in the history, values that are not finite are written as null.
+
+    Raises:
+        RunFolderError: it cannot be written; the text says how the run ended.
+    """
+    path = Path(summary.run_dir) / SUMMARY_FILE
+    try:
+        write_json(path, _finite(dataclasses.asdict(summary)))
+    except OSError as error:
+        raise RunFolderError(
+            f"{path} cannot be written ({error.strerror or error}); make room there. Run {summary.run} is "
+            f"{summary.status} at step {summary.steps_done}" + (f": {summary.cause}" if summary.cause else "")
+        ) from error
 
 
 def _finite(value: Any) -> Any:

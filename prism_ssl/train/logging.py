@@ -238,7 +238,7 @@ class _WandbTracker(Tracker):
             # By its descriptor: the manifest that is uploaded names the path, and a path may name the user.
             open_file = f"/proc/{os.getpid()}/fd/{copy.fileno()}"
             artifact.add_file(open_file, name=CHECKPOINT_FILE, policy="immutable", skip_cache=True)
-            self._run.log_artifact(artifact, aliases=["latest"]).wait()
+            self._run.log_artifact(artifact, aliases=["latest"]).wait(timeout=_UPLOAD_S)
         shutil.rmtree(folder)  # only now: until the upload is confirmed the client may still read from it
         _prune(self._config, self._tracked)
 
@@ -250,6 +250,9 @@ class _WandbTracker(Tracker):
         except Exception as error:  # noqa: BLE001  the edge of a foreign service: counted in problems
             self.problems.append(f"{what} was not tracked ({type(error).__name__}: {error})")
 
+
+_UPLOAD_S = 3600
+"""An upload that takes longer is given up, so that the next one can begin."""
 
 _ADVICE = "pass --tracking.mode offline (or disabled) to train without it"
 

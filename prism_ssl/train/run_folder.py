@@ -18,7 +18,7 @@ MAY_CHANGE = {
     "train.max_nonfinite_steps", "train.torch_threads", "train.num_workers", "train.rank_timeout_s", "model.compile",
     "data.strict", "data.chunks_in_flight", "data.max_prefetch_replacements", "data.use_local_scratch",
     "data.scratch_bytes", "data.stall_timeout_s", "data.abort_broken_share", "data.abort_after_opens",
-    "data.max_actor_restarts", "data.extract_on",
+    "data.max_actor_restarts", "data.extract_on", "data.open_timeout_s", "data.outage_patience_s",
 }  # fmt: skip
 """Settings that a resumed run may have changed; the others fix what is learned from what."""
 _FREE_SECTIONS = ("run.", "preflight.", "eval.", "tracking.", "quota.")

@@ -62,6 +62,8 @@ class WorkOrder:
             scratch_keep_free_bytes=2 * self.config.quota.tmp_min_free_bytes,
             stall_timeout_s=data.stall_timeout_s,
             extract_on=data.extract_on,
+            open_timeout_s=data.open_timeout_s,
+            outage_patience_s=data.outage_patience_s,
         )
 
     def encoder_description(self, step: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import PIPE
 
@@ -35,7 +35,8 @@ def after_death(folder: Path) -> Iterator[None]:
     finally:
         watcher.stdin.write(_ALL_IS_WELL)
         watcher.stdin.close()
-        watcher.wait()
+        with suppress(subprocess.TimeoutExpired):  # it has nothing left to do; should it hang, it does no harm
+            watcher.wait(timeout=GRACE_S)
 
 
 def processes_using(folder: Path) -> list[int]:

@@ -21,6 +21,7 @@ import pytest
 from tests.cli_runs import SMALL
 from tests.slurm_jobs import Job, Slurm
 from tests.wandb_server import WandbServer
+from tune.core24 import design_points
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +86,10 @@ def test_a_job_trains_to_its_end_under_the_resources_of_the_guide(
     assert sorted(path.name for path in (durable / "job").glob("*.ckpt")) == ["last.ckpt"]
     assert "http://127.0.0.1:8265" in job.log
     assert re.search(r"\b[0-9a-f]{64}\b", job.log) is None, "the token is in the log"
+    assert_nothing_left(job)
+
+
+def assert_nothing_left(job: Job) -> None:
     assert not job.root.exists()
     assert job.processes() == []
 
@@ -115,10 +120,13 @@ def test_scancel_leaves_nothing_and_strangers_get_nowhere_before(
     assert commands
     assert [command for command in commands if token.read_text() in command] == []
 
+    assert_gone_after_scancel(job, shared_memory)
+
+
+def assert_gone_after_scancel(job: Job, shared_memory: set[Path]) -> None:
     job.cancel()
     assert job.finish() == "CANCELLED", job.log
-    assert job.processes() == []
-    assert not job.root.exists()
+    assert_nothing_left(job)
     assert set(Path("/dev/shm").iterdir()) <= shared_memory
 
 
@@ -174,6 +182,93 @@ def test_online_tracking_without_a_key_is_named(submit: Submit, tmp_path: Path) 
     job = submit("slurm/train_single.sbatch", "phantom-cpu", WANDB_API_KEY="", HOME=str(tmp_path))
     assert job.finish() == "FAILED"
     assert "TrackingError: no W&B key was found; set WANDB_API_KEY" in job.log
+
+
+def test_at_its_time_limit_a_job_checkpoints_requeues_and_resumes_to_its_end(
+    slurm: Slurm, submit: Submit, durable: Path, phantom_catalog: Path, tmp_path: Path, wandb_server: WandbServer
+) -> None:
+    # Slurm looks at time limits twice a minute: steps must last until then, hence 0.06 s each instead of 0.02.
+    settings = small_run(
+        phantom_catalog, train__max_steps=700, train__checkpoint_every=10**6, tracking__mode="online",
+        train__batch_size=16, data__n_patches=64,
+    )  # fmt: skip
+    job = submit(
+        "--signal=B:USR1@150", "slurm/train_single.sbatch", *settings, **wandb_server.environment(tmp_path / "wandb")
+    )  # fmt: skip
+    job.wait_for(r"\nstep +10 ")
+    job.reach_time_limit()  # less than 150 s away: the warning is due
+    job.wait_for("the job goes back into the queue")
+    interrupted, tracked = summary_of_job(durable), wandb_server.run
+    assert (interrupted["status"], tracked.state, tracked.exit_code) == ("interrupted", "failed", 143), job.log
+    assert 10 <= interrupted["steps_done"] < 700
+
+    job.extend()
+    job.wait_for(rf"(?s)start 2, .*run job resumes at step {interrupted['steps_done']} from .*last\.ckpt")
+    assert job.finish() == "COMPLETED", job.log
+    assert job.fact("Restarts") == "1"
+    summary = summary_of_job(durable)
+    assert (summary["status"], summary["steps_done"]) == ("ok", 700)
+    assert summary["resumed_from_step"] == interrupted["steps_done"]
+    assert (wandb_server.run.state, wandb_server.run.exit_code) == ("finished", 0)  # the same run: there is one
+    assert wandb_server.run.global_steps == list(range(5, 701, 5))
+    assert_nothing_left(job)
+
+
+def test_a_pre_empted_job_starts_again_at_its_checkpoint(
+    slurm: Slurm, submit: Submit, durable: Path, phantom_catalog: Path
+) -> None:
+    job = submit("slurm/train_single.sbatch", *small_run(phantom_catalog, train__max_steps=10**6))
+    job.wait_for(r"\nstep +20 ")  # a checkpoint is written every 10 steps
+    slurm.run("scontrol", "requeue", job.id)  # what pre-emption does: TERM to every process, then KILL
+    resumed = int(job.wait_for(r"(?s)start 2, .*run job resumes at step (\d+) from .*last\.ckpt")[1])
+    assert resumed >= 10
+    job.wait_for(rf"(?s)start 2, .*\nstep +{resumed // 5 * 5 + 5} ")
+    assert summary_of_job(durable)["status"] == "running"
+    job.cancel()
+    assert job.finish() == "CANCELLED"
+
+
+def test_a_sweep_goes_on_where_it_was_asked_to_stop_and_runs_to_its_end(
+    slurm: Slurm, submit: Submit, durable: Path, phantom_catalog: Path, tmp_path: Path, wandb_server: WandbServer
+) -> None:
+    job = submit(
+        "slurm/tune_core24.sbatch", *small_sweep(phantom_catalog, max_steps=400), "--tracking.mode", "online",
+        **wandb_server.environment(tmp_path / "wandb"),
+    )  # fmt: skip
+    job.wait_for(r"\nstep +20 ")
+    slurm.run("scancel", "--batch", "--signal=USR1", job.id)  # what --signal=B:USR1@300 sends
+    job.wait_for("the job goes back into the queue")
+    (first,) = summaries_of_sweep(durable)  # the second cell never began
+    assert (first["status"], first["checkpoint"] is not None) == ("interrupted", True), job.log
+    assert job.finish() == "COMPLETED", job.log
+    assert (job.fact("Restarts"), job.fact("NumCPUs"), job.fact("TresPerJob")) == ("1", "16", "gres:gpu:1")
+    summaries = summaries_of_sweep(durable)
+    assert [(summary["status"], summary["steps_done"]) for summary in summaries] == [("ok", 400)] * 2
+    assert [summary["resumed_from_step"] for summary in summaries] == [first["steps_done"], None]
+    assert sorted(run.state for run in wandb_server.runs.values()) == ["finished"] * 2
+    assert [run.global_steps for run in wandb_server.runs.values()] == [list(range(10, 401, 10))] * 2
+    assert [path.name for path in durable.glob("*/ranking.md")] == ["ranking.md"]
+    assert_nothing_left(job)
+
+
+def test_scancel_of_a_sweep_leaves_nothing(submit: Submit, phantom_catalog: Path) -> None:
+    shared_memory = set(Path("/dev/shm").iterdir())
+    job = submit("slurm/tune_core24.sbatch", *small_sweep(phantom_catalog, max_steps=10**6))
+    job.wait_for(r"\nstep +20 ")
+    assert job.processes()
+    assert_gone_after_scancel(job, shared_memory)
+
+
+def small_sweep(catalog: Path, max_steps: int) -> list[str]:
+    return [
+        "--scale", "smoke", "--only", *(point.name for point in design_points("half")[:2]), "--max-steps",
+        str(max_steps), "--data.catalog-path", str(catalog), "--train.checkpoint-every", "1000", "--train.log-every",
+        "10", "--quota.tmp-min-free-bytes", "1000000", "--preflight.concurrency", "2",
+    ]  # fmt: skip
+
+
+def summaries_of_sweep(durable: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(durable.glob("*/*/summary.json"))]
 
 
 def test_the_smoke_test_of_a_cluster_verifies_what_was_tracked_and_nothing_private_was(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -195,3 +197,30 @@ def test_a_save_that_dies_keeps_the_checkpoint_before(tmp_path: Path) -> None:
         save_checkpoint(tmp_path, unsaveable)
     assert checkpoint_step(path) == 3
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_is_ended_in_the_middle_of_a_save_keeps_the_checkpoint_before(
+    tmp_path: Path, stop: signal.Signals
+) -> None:
+    path = _small(tmp_path)
+    child = multiprocessing.get_context("fork").Process(target=_save_into_a_pipe, args=(tmp_path,))
+    child.start()
+    pipe = tmp_path / f".{path.name}.{child.pid}.tmp"
+    while not pipe.exists():
+        child.join(0.01)
+        assert child.is_alive()
+    with pipe.open("rb") as written:
+        assert len(written.read(1000)) == 1000
+        assert child.pid is not None
+        os.kill(child.pid, stop)
+        child.join(60)
+    assert child.exitcode == -stop
+    verify_checkpoint_file(path)
+    assert checkpoint_step(path) == 3
+
+
+def _save_into_a_pipe(folder: Path) -> None:
+    """In a process of its own: a pipe in place of the unfinished file stops the writer until somebody reads."""
+    os.mkfifo(folder / f".last.ckpt.{os.getpid()}.tmp")
+    save_checkpoint(folder, Checkpoint(4, {"weight": torch.zeros(10**6)}, CURSORS, rng_state(), "abc"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,10 @@ def test_a_summary_that_is_not_one_is_an_error_with_its_path(tmp_path: Path) -> 
     (tmp_path / "summary.json").write_text('{"run": "x"')
     with pytest.raises(RunFolderError, match=r"summary\.json cannot be read"):
         read_summary(tmp_path)
+
+
+def test_on_a_full_disk_the_error_tells_how_the_run_ended(tmp_path: Path) -> None:
+    (tmp_path / f".summary.json.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(RunFolderError, match=r"cannot be written \(No space left on device\).* is ok at step \d+"):
+        write_summary(_summary(tmp_path, 0.125))
+    assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,8 @@ OTHER_VALUES: dict[str, Any] = {
     "data.strict": False, "data.chunks_in_flight": 3,
     "data.max_prefetch_replacements": 1, "data.use_local_scratch": False, "data.scratch_bytes": 0,
     "data.stall_timeout_s": 9.0, "data.abort_broken_share": 0.5, "data.abort_after_opens": 7,
-    "data.max_actor_restarts": 0, "data.extract_on": "cuda", "model.compile": False, "preflight.concurrency": 2,
+    "data.max_actor_restarts": 0, "data.open_timeout_s": 9.0,
+    "data.outage_patience_s": 9.0, "data.extract_on": "cuda", "model.compile": False, "preflight.concurrency": 2,
     "run.tmp_root": "/tmp/elsewhere",
 }  # fmt: skip
 """A change of everything that may change between an interruption and its resume."""

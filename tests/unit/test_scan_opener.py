@@ -83,3 +83,12 @@ def test_closing_returns_the_errors_that_nobody_has_read() -> None:
     ends = {landing.load.slot: repr(landing.error) for landing in opener.close()}
     assert ends == {0: "EOFError('the stream ends early')", 1: "None"}
     assert opener.busy == 0
+
+
+def test_closing_gives_up_a_scan_that_hangs() -> None:
+    shelf = Shelf()
+    opener = ScanOpener(shelf.open, threads=2)
+    opener.start(Load(0, "slow"))
+    opener.start(Load(1, "broken"))
+    assert [landing.load.slot for landing in opener.close(limit_s=0.2)] == [1]
+    shelf.gate.set()
