@@ -12,11 +12,11 @@ from rich.console import Console
 
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
 from prism_ssl.data.memory_plan import object_store_bytes, require_gpu
-from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.logging import check_account
 from prism_ssl.train.trainer import check_memory, describe_archive
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.hashing import content_hash
+from prism_ssl.utils.ray_session import ray_session
 from prism_ssl.utils.time import format_duration
 from tune.core24 import DesignPoint
 from tune.interruption import sigterm_ends_sweep

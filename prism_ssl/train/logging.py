@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,8 +30,8 @@ from prism_ssl.train.tracking_identity import (
     tracking_mode,
 )
 from prism_ssl.train.tracking_orphans import let_orphans_finish
-from prism_ssl.train.tracking_paths import enter_wandb_environment
 from prism_ssl.utils.fs import private_folder, temporary_root
+from prism_ssl.utils.wandb_client import client_errors, load_client
 
 ARTIFACT_TYPE = "checkpoint"
 INTERRUPTED_EXIT_CODE = 143
@@ -92,7 +93,7 @@ def check_account(config: PrismConfig) -> None:
         TrackingError: no key, a refused key, or a server that does not answer in ``tracking.init_timeout_s``.
     """
     if tracking_mode(config.tracking) == "online":
-        wandb = _wandb(temporary_root(config.run.tmp_root))
+        wandb = load_client(temporary_root(config.run.tmp_root))
         with service_errors():
             if not wandb.login(prompt=False, verify=False):
                 raise TrackingError(f"no W&B key was found; set WANDB_API_KEY, or {_ADVICE}")
@@ -118,7 +119,7 @@ def open_api(config: PrismConfig) -> Any:
     """The client's reading side (``wandb.Api``), as patient as ``tracking.init_timeout_s``, or a ``TrackingError``."""
     overrides = {"project": config.tracking.project}
     overrides |= {"entity": config.tracking.entity} if config.tracking.entity else {}
-    wandb = _wandb(temporary_root(config.run.tmp_root))
+    wandb = load_client(temporary_root(config.run.tmp_root))
     with service_errors():
         return wandb.Api(overrides, timeout=max(1, round(config.tracking.init_timeout_s)))
 
@@ -133,7 +134,7 @@ class _WandbTracker(Tracker):
         self._tmp_root = temporary_root(config.run.tmp_root)
         self._tracked = tracked_as(run_dir, config)
         self._uploads = BackgroundWork("checkpoint-upload")
-        self._wandb = _wandb(self._tmp_root)
+        self._wandb = load_client(self._tmp_root)
         with service_errors():
             self._run = self._init(run_dir.name)
         self._tracked = dataclasses.replace(self._tracked, entity=self._run.entity or None, url=self._run.url)
@@ -256,14 +257,6 @@ class _WandbTracker(Tracker):
 _ADVICE = "pass --tracking.mode offline (or disabled) to train without it"
 
 
-def _wandb(tmp_root: Path) -> Any:
-    """The client, imported only once its environment is set."""
-    enter_wandb_environment(tmp_root)
-    import wandb
-
-    return wandb
-
-
 def _settings(wandb: Any, config: PrismConfig, tmp_root: Path) -> Any:
     return wandb.Settings(
         root_dir=str(tmp_root / "wandb" / "runs"),
@@ -290,16 +283,9 @@ def _prune(config: PrismConfig, tracked: TrackedAs) -> None:
             version.delete()
 
 
-@contextlib.contextmanager
-def service_errors() -> Iterator[None]:
+def service_errors() -> AbstractContextManager[None]:
     """What the client raises in the block becomes a ``TrackingError`` that says what to do."""
-    import wandb
-
-    try:
-        yield
-    except (wandb.Error, ValueError, OSError, TimeoutError) as error:
-        text = f"W&B cannot be used ({type(error).__name__}: {str(error).splitlines()[0]}); "
-        raise TrackingError(f"{text}look at WANDB_API_KEY and WANDB_BASE_URL, or {_ADVICE}") from error
+    return client_errors(_ADVICE)
 
 
 def _exit_code(summary: RunSummary) -> int:

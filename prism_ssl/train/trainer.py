@@ -22,7 +22,6 @@ from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
 from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory, require_gpu
 from prism_ssl.errors import TrainWorkerDied
-from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.console import LiveView
 from prism_ssl.train.leftovers import Places
 from prism_ssl.train.local_record import (
@@ -47,6 +46,7 @@ from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.fs import owned_folder, remove_stale_folders, temporary_root
 from prism_ssl.utils.machine import memory_limit_bytes
+from prism_ssl.utils.ray_session import ray_session
 
 _OTHER_CPUS = 2  # the training worker, and one for the tasks of preflight
 
