@@ -6,6 +6,7 @@ import dataclasses
 import traceback
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -25,10 +26,12 @@ from prism_ssl.errors import (
     TooManyBrokenScans,
 )
 from prism_ssl.eval.evaluate import Evaluator
-from prism_ssl.model.export import save_encoder
+from prism_ssl.model.export import save_encoder, verify_export
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.checkpoint import Checkpoint, load_checkpoint, restore_rng, rng_state, save_checkpoint
 from prism_ssl.train.learner import Learner
+from prism_ssl.train.local_record import last_probe, read_history
+from prism_ssl.train.model_card import save_model_card
 from prism_ssl.train.nonfinite import NonFiniteGuard
 from prism_ssl.train.quota_guard import QuotaGuard
 from prism_ssl.train.recorder import Recorder
@@ -138,6 +141,7 @@ class Attempt:
     # ------------------------------------------------------------------ beginning and end
     def __enter__(self) -> Attempt:
         try:
+            verify_export(self._learner.network.encoder, self._description(), self._order.places.tmp_root / "export")
             self._quota.start()
             self._stream = PairStream(
                 self._order.shards,
@@ -174,11 +178,9 @@ class Attempt:
     def _end_well(self) -> None:
         self._guard.settle()
         self._stop_stream(quietly=False)
-        encoder = save_encoder(
-            self._learner.network.encoder,
-            self._order.run_dir,
-            self._order.encoder_description(self._recorder.steps_done),
-        )
+        run_dir = self._order.run_dir
+        encoder = save_encoder(self._learner.network.encoder, run_dir, self._description())
+        save_model_card(run_dir, last_probe(read_history(run_dir)), self._recorder.alarms)
         self._recorder.finish("ok", None, self._counters(), encoder)
 
     def _fail(self, error: BaseException) -> None:
@@ -209,6 +211,9 @@ class Attempt:
             raise PoolActorDied("; ".join(died))
 
     # ------------------------------------------------------------------ parts
+    def _description(self) -> dict[str, Any]:
+        return self._order.encoder_description(self._recorder.steps_done)
+
     def _restore(self) -> tuple[int, Cursors | None]:
         if self._order.checkpoint is None:
             return 0, None

@@ -20,6 +20,7 @@ from prism_ssl.config.operations import TrackingMode
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import RunInterrupted, TrackingError
+from prism_ssl.model.encoder_source import EXPORT_FILES
 from prism_ssl.train.background import BackgroundWork
 from prism_ssl.train.local_record import CHECKPOINT_FILE, is_probe, read_history
 from prism_ssl.train.tracking_identity import (
@@ -33,7 +34,7 @@ from prism_ssl.train.tracking_orphans import let_orphans_finish
 from prism_ssl.utils.fs import private_folder, temporary_root
 from prism_ssl.utils.wandb_client import client_errors, load_client
 
-ARTIFACT_TYPE = "checkpoint"
+ARTIFACT_TYPE, ENCODER_TYPE = "checkpoint", "encoder"
 INTERRUPTED_EXIT_CODE = 143
 """What a shell reports of a process that SIGTERM ended."""
 _STEP = "global_step"
@@ -179,11 +180,13 @@ class _WandbTracker(Tracker):
         with self._noting("pictures"):
             for picture in (*self._run_dir.glob("*.png"), *self._run_dir.glob("plots/*.png")):
                 self.image(f"media/{picture.stem}", picture, summary.steps_done)
+        encoder = self._end_with_encoder(summary, patience_s)
         with self._noting("the summary"):
             self._run.summary.update(_end_of_run(summary))
         with self._noting("the end of the run"):
             self._run.finish(exit_code=_exit_code(summary))
         told = {"mode": self.mode, "run_id": self._tracked.run_id, "url": self._tracked.url}
+        told |= {"encoder": encoder} if encoder else {}
         told |= {"files": self._sync_dir} if self.mode == "offline" or self.problems else {}
         told |= {"problem": "; ".join(dict.fromkeys(self.problems))} if self.problems else {}
         return {name: value for name, value in told.items() if value}
@@ -238,12 +241,24 @@ class _WandbTracker(Tracker):
             shutil.copyfileobj(source, copy, 16 * 2**20)
             copy.flush()
             artifact = self._wandb.Artifact(self._tracked.artifact, ARTIFACT_TYPE, metadata={_STEP: global_step})
-            # By its descriptor: the manifest that is uploaded names the path, and a path may name the user.
-            open_file = f"/proc/{os.getpid()}/fd/{copy.fileno()}"
-            artifact.add_file(open_file, name=CHECKPOINT_FILE, policy="immutable", skip_cache=True)
+            _add_open_file(artifact, copy, CHECKPOINT_FILE)
             self._run.log_artifact(artifact, aliases=["latest"]).wait()
         shutil.rmtree(folder)  # only now: until the upload is confirmed the client may still read from it
         _prune(self._config, self._tracked)
+
+    def _end_with_encoder(self, summary: RunSummary, patience_s: float) -> str | None:
+        """Upload the export of a run that has one; returns its name."""
+        if summary.encoder is None or self.mode != "online" or self._config.tracking.artifact_every is None:
+            return None
+        name = self._tracked.encoder_path.split("/")[-1].removesuffix(":latest")
+        uploaded: str | None = None
+        artifact = self._wandb.Artifact(name, ENCODER_TYPE, metadata={_STEP: summary.steps_done})
+        with self._noting("the encoder"), contextlib.ExitStack() as files:
+            for path in (Path(summary.encoder).parent / file for file in EXPORT_FILES):
+                _add_open_file(artifact, files.enter_context(path.open("rb")), path.name)
+            self._run.log_artifact(artifact, aliases=["latest"]).wait(round(patience_s))
+            uploaded = self._tracked.encoder_path
+        return uploaded
 
     @contextlib.contextmanager
     def _noting(self, what: str) -> Iterator[None]:
@@ -255,6 +270,11 @@ class _WandbTracker(Tracker):
 
 
 _ADVICE = "pass --tracking.mode offline (or disabled) to train without it"
+
+
+def _add_open_file(artifact: Any, file: Any, name: str) -> None:
+    # By its descriptor: the manifest that is uploaded names the path, and a path may name the user.
+    artifact.add_file(f"/proc/{os.getpid()}/fd/{file.fileno()}", name=name, policy="immutable", skip_cache=True)
 
 
 def _settings(wandb: Any, config: PrismConfig, tmp_root: Path) -> Any:
