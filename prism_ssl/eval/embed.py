@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _embed(given: argparse.Namespace, tmp_root: Path) -> EmbedReport:
-    # Ray reads its environment when it is first imported.
+    # Ray reads its environment when it is first imported. Its core calls it an error that an actor may be restarted.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from prism_ssl.eval.embed_job import embed_catalog, embed_config
     from prism_ssl.eval.embed_scan import EmbedSettings
     from prism_ssl.model.export import read_export

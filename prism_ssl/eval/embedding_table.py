@@ -8,6 +8,7 @@ without an embedding are in ``<name>.rejected.csv`` beside it, with the reason.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections import Counter
@@ -36,7 +37,7 @@ class EmbeddingTable:
         settings: what every embedding follows from; ``checkpoint_hash`` and ``views`` become columns.
         width: D.
         flush_rows: a part is written when this many rows are new ...
-        flush_s: ... or when rows are new and this much time has passed since the last part.
+        flush_s: ... or when rows are new and this much time has passed since the last part; the first row at once.
         clock: seconds, monotonic.
 
     Raises:
@@ -70,7 +71,7 @@ class EmbeddingTable:
         except ConfigError:
             self.close()
             raise
-        self._flushed_at = clock()
+        self._flushed_at = -math.inf
 
     def settled(self, scan_id: str, file_stamp: str) -> bool:
         """Whether a scan needs no further look: it has a row, for good, and its file is the same."""

@@ -48,24 +48,25 @@ def test_good_rows_are_in_the_table_and_the_others_in_a_list_beside_it(tmp_path:
 
 def test_what_was_flushed_before_a_kill_is_settled(tmp_path: Path) -> None:
     killed = table(tmp_path, flush_rows=2)
-    for name in ("a", "b", "lost"):
+    for name in ("a", "b", "c", "lost"):
         killed.add(row(name))
     killed._lock.release()  # as the kernel does
     job = table(tmp_path)
-    assert [name for name in ("a", "b", "lost") if job.settled(name, "old")] == ["a", "b"]
+    assert [name for name in ("a", "b", "c", "lost") if job.settled(name, "old")] == ["a", "b", "c"]
     job.add(row("lost"))
-    assert job.finish()[0] == 3
+    assert job.finish()[0] == 4
 
 
-def test_rows_are_flushed_after_some_seconds_too(tmp_path: Path) -> None:
+def test_the_first_row_is_flushed_at_once_and_later_ones_after_some_seconds(tmp_path: Path) -> None:
     now = 0.0
     job = table(tmp_path, flush_s=5.0, clock=lambda: now)
-    job.add(row("a"))
     parts = tmp_path / ".e.parquet.parts"
-    assert list(parts.glob("part-*")) == []
-    now = 5.0
+    job.add(row("a"))
     job.add(row("b"))
     assert len(list(parts.glob("part-*"))) == 1
+    now = 5.0
+    job.add(row("c"))
+    assert len(list(parts.glob("part-*"))) == 2
     assert stat.S_IMODE(parts.stat().st_mode) == 0o700
 
 
