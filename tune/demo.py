@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from prism_ssl.eval.ranking_report import TABLE_FILE, TEXT_FILE
+from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.time import format_duration
 from tune import tune_core24
 
@@ -37,13 +38,13 @@ _AFTER = """\
 [bold]What you have now[/]
   the ranking          {folder}/{ranking}
   the best encoder     {best}/encoder.safetensors, with a model card beside it
-  what it was shown    {best}/plots
+  how it learned       {best}/plots
 
 [bold]Look at the runs[/] (opens in your browser)
   {marimo} run notebooks/explore_runs.py
 
-[bold]Take the encoder away[/]: one embedding a scan, for any catalogue
-  {python} -m prism_ssl.eval.embed --catalog TABLE \\
+[bold]Take the encoder away[/]: one embedding a scan (here of the phantoms)
+  {python} -m prism_ssl.eval.embed --catalog {catalog} \\
       --checkpoint {best} --out embeddings.parquet
 
 [bold]Train on your own scans[/]
@@ -61,13 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(Panel(_BEFORE, title="PRISM SSL, the whole way", title_align="left", expand=False))
     code = tune_core24.main([*_SWEEP, *more])
     if code == 0:
+        from prism_ssl.data.archive import select_scans  # brings Ray, which reads its environment when it is imported
+
+        catalog = select_scans(sweep.base, temporary_root(sweep.base.run.tmp_root)).catalog
         best = sweep.folder / pl.read_parquet(sweep.folder / TABLE_FILE)["run"][0]
         here = Path.cwd()
-        shown = {"folder": sweep.folder, "best": best, "marimo": Path(sys.prefix) / "bin" / "marimo"}
-        words = {name: _from(here, path) for name, path in shown.items()}
-        words |= {"python": _from(here, Path(sys.prefix) / "bin" / "python"), "ranking": TEXT_FILE}
-        title = f"done in {format_duration(time.monotonic() - started)}"
-        console.print(Panel(_AFTER.format(**words), title=title, title_align="left", expand=False), highlight=False)
+        programs = {name: Path(sys.prefix) / "bin" / name for name in ("python", "marimo")}
+        shown = {"folder": sweep.folder, "best": best, "catalog": catalog, **programs}
+        words = {name: _from(here, path) for name, path in shown.items()} | {"ranking": TEXT_FILE}
+        # Without a frame: these lines are there to be copied.
+        console.rule(f"done in {format_duration(time.monotonic() - started)}", align="left")
+        console.print(_AFTER.format(**words), highlight=False, soft_wrap=True)
     return code
 
 

@@ -88,7 +88,7 @@ def test_every_recipe_and_every_setting_that_is_named_exists() -> None:
     sections = "|".join({key.partition(".")[0] for key in settings if "." in key})
     for path in PAGES:
         text = path.read_text()
-        for section, name in re.findall(rf"(?:--|`)({sections})\.([a-z0-9_-]+)", text):
+        for section, name in re.findall(rf"(?:--|`)({sections})\.(?!json|py)([a-z0-9_-]+)", text):
             key = f"{section}.{name.replace('-', '_')}"
             plain = key.replace(".no_", ".")
             several = key.endswith("_") and any(known.startswith(key) for known in settings)
