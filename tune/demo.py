@@ -19,10 +19,11 @@ from tune import tune_core24
 CELLS = ("b32-p16-w0.2-*", "b64-p24-w0.2-*")
 """Four of the 24 cells: a small and a large batch and pool, each with both objectives."""
 
-_SWEEP = (
+SWEEP = (
     *("--scale", "smoke", "--only", *CELLS, "--max-steps", "200", "--run.name", "demo"),
     *("--train.log-every", "50", "--train.checkpoint-every", "100", "--tracking.mode", "disabled"),
 )
+"""The arguments of tune_core24.py."""
 
 _BEFORE = """\
 No scans, no GPU and no account are needed. This will
@@ -58,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train and rank the four cells, and say what to look at; the exit code is the sweep's."""
     console, started = Console(), time.monotonic()
     more = list(sys.argv[1:] if arguments is None else arguments)
-    sweep = tune_core24.parse([*_SWEEP, *more])
+    sweep = tune_core24.parse([*SWEEP, *more])
     console.print(Panel(_BEFORE, title="PRISM SSL, the whole way", title_align="left", expand=False))
-    code = tune_core24.main([*_SWEEP, *more])
+    code = tune_core24.main([*SWEEP, *more])
     if code == 0:
         from prism_ssl.data.archive import select_scans  # brings Ray, which reads its environment when it is imported
 

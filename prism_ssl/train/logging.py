@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -174,13 +175,14 @@ class _WandbTracker(Tracker):
 
     def finish(self, summary: RunSummary) -> dict[str, str]:
         patience_s = self._config.tracking.finish_timeout_s / 2  # the other half is the client's, see _settings
+        deadline = time.monotonic() + patience_s
         if not self._uploads.wait(patience_s):
             self.problems.append(f"a checkpoint was not uploaded within {patience_s:.0f} s")
         self.problems += [f"a checkpoint was not uploaded ({error})" for error in self._uploads.errors()]
         with self._noting("pictures"):
             for picture in (*self._run_dir.glob("*.png"), *self._run_dir.glob("plots/*.png")):
                 self.image(f"media/{picture.stem}", picture, summary.steps_done)
-        encoder = self._end_with_encoder(summary, patience_s)
+        encoder = self._end_with_encoder(summary, max(1.0, deadline - time.monotonic()))
         with self._noting("the summary"):
             self._run.summary.update(_end_of_run(summary))
         with self._noting("the end of the run"):

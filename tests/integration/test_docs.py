@@ -26,6 +26,16 @@ def blocks(path: Path, *kinds: str) -> list[tuple[str, str]]:
     return [(kind, content) for kind, content in fences if kind in kinds]
 
 
+def runnable(path: Path) -> list[tuple[str, str]]:
+    """The blocks to run, those of Python that follow each other as one: a reader has one session open."""
+    joined: list[tuple[str, str]] = []
+    for kind, content in blocks(path, "bash", "python"):
+        if joined and kind == joined[-1][0] == "python":
+            content = joined.pop()[1] + content
+        joined.append((kind, content))
+    return joined
+
+
 def commands(content: str) -> list[list[str]]:
     """The commands of a block as words, without the interpreter and assignments before it."""
     return [shlex.split(line) for line in content.replace("\\\n", " ").splitlines() if line.strip()]
@@ -40,7 +50,7 @@ def test_the_pages_run_one_after_another(phantom_catalog: Path, tmp_path: Path) 
     for name in ("RAY_AUTH_MODE", "RAY_ADDRESS"):
         environment.pop(name, None)
     for page in IN_ORDER:
-        for kind, content in blocks(DOCS / page, "bash", "python"):
+        for kind, content in runnable(DOCS / page):
             code = content.replace("/archive/", f"{phantom_catalog.parent}/")
             code = code.replace(".venv/bin/", f"{Path(sys.executable).parent}/")
             line = ["bash", "-euo", "pipefail", "-c", code] if kind == "bash" else [sys.executable, "-c", code]

@@ -159,7 +159,7 @@ def test_a_killed_command_goes_on_where_it_was(encoder_dir: Path, phantom_catalo
         "prism_ssl.eval.embed",
         *places,
         "--views",
-        "200",
+        "60",
         "--tmp-root",
         str(tmp_path / "tmp"),
     ]
