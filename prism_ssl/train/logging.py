@@ -274,6 +274,12 @@ class _WandbTracker(Tracker):
 _ADVICE = "pass --tracking.mode offline (or disabled) to train without it"
 
 
+def service_errors(otherwise: str = _ADVICE) -> AbstractContextManager[None]:
+    """What the client raises in the block becomes a ``TrackingError`` that says what to do; ``otherwise`` is the way
+    without W&B."""
+    return client_errors(otherwise)
+
+
 def _add_open_file(artifact: Any, file: Any, name: str) -> None:
     # By its descriptor: the manifest that is uploaded names the path, and a path may name the user.
     artifact.add_file(f"/proc/{os.getpid()}/fd/{file.fileno()}", name=name, policy="immutable", skip_cache=True)
@@ -303,11 +309,6 @@ def _prune(config: PrismConfig, tracked: TrackedAs) -> None:
     for version in open_api(config).artifacts(ARTIFACT_TYPE, tracked.artifact_path):
         if not version.aliases:
             version.delete()
-
-
-def service_errors() -> AbstractContextManager[None]:
-    """What the client raises in the block becomes a ``TrackingError`` that says what to do."""
-    return client_errors(_ADVICE)
 
 
 def _exit_code(summary: RunSummary) -> int:
