@@ -3,9 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help train test test-slow check bench format clean
+.PHONY: help demo train test test-slow check bench format clean
 
 help:
+	@echo "make demo       the whole way on phantoms: four tiny encoders, ranked (under five minutes)"
 	@echo "make train      train on generated phantoms on this machine's CPU (about three minutes)"
 	@echo "make test       all tests but the slow ones"
 	@echo "make test-slow  faults on whole runs: killed actors, drivers, damaged scans"
@@ -17,6 +18,9 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+demo: $(READY)
+	$(BIN)/python tune/demo.py
 
 train: $(READY)
 	$(BIN)/python tune/train_single.py phantom-cpu

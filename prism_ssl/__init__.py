@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from prism_ssl.model.backbone import PrismEncoder
 
 
-def load_encoder(path: str | Path) -> PrismEncoder:
-    """The trained encoder of a run folder or of an ``encoder.safetensors``; see ``prism_ssl.model.export``."""
+def load_encoder(path_or_artifact: str | Path) -> PrismEncoder:
+    """The trained encoder of a run folder, of an ``encoder.safetensors``, or of the W&B artifact that a run uploaded
+    (``"entity/project/encoder-<run>:latest"``); on the CPU and in evaluation mode. See ``prism_ssl.model.export``."""
     from prism_ssl.model.export import load_encoder as load  # torch only where it is asked for
 
-    return load(path)
+    return load(path_or_artifact)

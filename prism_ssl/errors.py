@@ -146,7 +146,7 @@ class PeerLost(PrismError, RuntimeError):
 
 
 class TrackingError(PrismError, RuntimeError):
-    """Tracking was asked for and cannot begin: no key, a refused key, or no server."""
+    """W&B was asked for and cannot be used: no key, a refused key, no server, or not what was asked for there."""
 
 
 class RunInterrupted(PrismError, RuntimeError):

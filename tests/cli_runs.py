@@ -92,6 +92,11 @@ class CliRun:
         self._process.send_signal(signal.SIGTERM)
 
     @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
+    @property
     def output(self) -> str:
         """All that was printed so far, without line breaks inside words."""
         return "".join(self.lines)

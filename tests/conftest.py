@@ -68,7 +68,7 @@ def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wa
     """A server on the loopback; the W&B client of this process and of those it starts talks to it and to no other."""
     import wandb
 
-    from prism_ssl.train.tracking_paths import enter_wandb_environment, wandb_environment
+    from prism_ssl.utils.wandb_paths import enter_wandb_environment, wandb_environment
 
     with WandbServer() as server:
         wandb.teardown()  # its settings are read once a process

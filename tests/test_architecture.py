@@ -25,7 +25,7 @@ LAYERS = {
 
 WRITERS_OF_SCANS = ("prism_ssl/data/phantoms.py", "prism_ssl/data/broken_files.py")
 HOMES = {
-    "wandb": ("prism_ssl/train/logging.py", "tune/*.py"),
+    "wandb": ("prism_ssl/utils/wandb_client.py",),
     "nibabel": ("prism_ssl/data/nifti.py", *WRITERS_OF_SCANS),
     "isal": ("prism_ssl/data/nifti.py", *WRITERS_OF_SCANS),
     "numba": ("prism_ssl/data/extract.py",),
@@ -156,10 +156,8 @@ def test_a_pool_actor_never_pays_for_torch() -> None:
 
 
 def test_ray_is_not_imported_before_its_environment_is_set() -> None:
-    assert (
-        _run("import sys, tune.train_single, tune.tune_core24, prism_ssl.train.cluster; print('ray' in sys.modules)")
-        == "False"
-    )
+    modules = "tune.train_single, tune.tune_core24, prism_ssl.utils.ray_session"
+    assert _run(f"import sys, {modules}; print('ray' in sys.modules)") == "False"
 
 
 # ---------------------------------------------------------------------- words and sizes

@@ -15,8 +15,8 @@ from prism_ssl.config.defaults import config_from_dict
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.errors import PrismError, RunFolderError
-from prism_ssl.train.cluster import ray_environment
 from prism_ssl.utils.fs import temporary_root
+from prism_ssl.utils.ray_session import ray_environment
 
 
 def evaluate_run(run_dir: Path, catalog: Path | None = None, trained: bool = False) -> dict[str, float]:
@@ -61,7 +61,7 @@ def _scans(config: PrismConfig, run_dir: Path, catalog: Path | None, trained: bo
     """The scans to ask about, and their catalogue."""
     from prism_ssl.data.archive import check_scans, prepare_archive, select_scans
     from prism_ssl.data.memory_plan import OBJECT_STORE_MIN_BYTES
-    from prism_ssl.train.cluster import ray_session
+    from prism_ssl.utils.ray_session import ray_session
 
     tmp_root, cache_root = temporary_root(config.run.tmp_root), run_dir.absolute().parent / ".preflight"
     if catalog is not None:

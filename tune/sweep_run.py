@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +11,13 @@ from statistics import median
 import ray
 from rich.console import Console
 
-from prism_ssl.data.archive import Archive, prepare_archive, select_scans
+from prism_ssl.data.archive import Archive, manifest_hash, prepare_archive, select_scans
 from prism_ssl.data.memory_plan import object_store_bytes
-from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.logging import check_account
 from prism_ssl.train.resources import require_resources, training_cpus
 from prism_ssl.train.trainer import check_memory, describe_archive
 from prism_ssl.utils.fs import temporary_root
-from prism_ssl.utils.hashing import content_hash
+from prism_ssl.utils.ray_session import ray_session
 from prism_ssl.utils.time import format_duration
 from tune.core24 import DesignPoint
 from tune.interruption import sigterm_ends_sweep
@@ -47,7 +47,7 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
         archive = prepare_archive(selected, sweep.base, Path(sweep.base.run.root).absolute() / ".preflight")
         describe_archive(archive, console)
         say(console, _memory_plan(sweep, pending, archive))
-        if sweep.note_archive(_fingerprint(archive), archive.counts()):
+        if sweep.note_archive(manifest_hash(itertools.chain(*archive.shards), archive.held_out), archive.counts()):
             say(console, "the scans differ from those of earlier trials; runs do not strictly compare", "yellow")
         view, tracking = TrialView(sweep, console, len(pending)), WandbTrials(sweep, console)
         setup_s = time.monotonic() - started
@@ -72,12 +72,3 @@ def _memory_plan(sweep: Sweep, pending: Sequence[DesignPoint], archive: Archive)
     plans = {point.name: check_memory(sweep.config(point), archive) for point in pending}
     name = max(plans, key=lambda name: plans[name].total_bytes)
     return f"largest {plans[name]}: trial {name}"
-
-
-def _fingerprint(archive: Archive) -> str:
-    return content_hash(
-        {
-            "training": sorted(scan.record.scan_id for shard in archive.shards for scan in shard),
-            "held_out": sorted(scan.record.scan_id for scan in archive.held_out),
-        }
-    )

@@ -11,10 +11,10 @@ from rich.console import Console
 from prism_ssl.config.defaults import RECIPES
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import PrismError
-from prism_ssl.train.cluster import ray_environment
 from prism_ssl.train.console import show_summary
 from prism_ssl.train.stop_file import EXIT_INTERRUPTED
 from prism_ssl.utils.fs import temporary_root
+from prism_ssl.utils.ray_session import ray_environment
 
 EXIT_CODES = {"ok": 0, "interrupted": EXIT_INTERRUPTED}
 """By the status of a run; everything else is 1."""

@@ -13,10 +13,10 @@ from rich.console import Console
 from prism_ssl.config.defaults import RECIPES
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import PrismError
-from prism_ssl.train.cluster import ray_environment
 from prism_ssl.train.stop_file import EXIT_INTERRUPTED, stop_file_of
 from prism_ssl.train.tracking_identity import tracking_mode
 from prism_ssl.utils.fs import temporary_root
+from prism_ssl.utils.ray_session import ray_environment
 from tune.core24 import BASE_RECIPES, Design, Scale
 from tune.sweep import Sweep, with_max_steps
 from tune.sweep_report import conclude, say

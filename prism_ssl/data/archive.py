@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
@@ -15,7 +17,7 @@ from prism_ssl.data.preflight import PreflightReport, PreflightResult, run_prefl
 from prism_ssl.data.quarantine import Quarantine
 from prism_ssl.data.sharded_dataset import make_shards
 from prism_ssl.errors import CatalogError
-from prism_ssl.utils.hashing import short_id
+from prism_ssl.utils.hashing import content_hash, short_id
 
 QUARANTINE_FILE = "quarantine.jsonl"
 
@@ -56,6 +58,16 @@ class Archive:
         }
         counts |= {f"rejected/{reason}": count for reason, count in self.preflight.reasons.items()}
         return {name: float(count) for name, count in counts.items()}
+
+
+def manifest_hash(training: Iterable[PreparedScan], held_out: Iterable[PreparedScan]) -> str:
+    """Names the data of a run: equal where the same scans, with the same shapes and intensities, are trained on and
+    held out, in whatever order and wherever they lie."""
+
+    def told(scans: Iterable[PreparedScan]) -> list[list[Any]]:
+        return sorted([scan.record.scan_id, scan.shape, dataclasses.astuple(scan.stats)] for scan in scans)
+
+    return content_hash({"training": told(training), "held_out": told(held_out)})
 
 
 def select_scans(config: PrismConfig, tmp_root: Path) -> SelectedScans:

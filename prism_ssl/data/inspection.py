@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from prism_ssl.config.schema import PreflightConfig, PrismConfig
 from prism_ssl.contracts import RobustStats
-from prism_ssl.data.nifti import ScanHeader, check_openable, load_voxels, read_header
+from prism_ssl.data.nifti import OpenScan, ScanHeader, check_openable, load_voxels, read_header
 from prism_ssl.data.reject_reason import RejectReason
 from prism_ssl.data.robust_stats import robust_stats, stats_sample
 from prism_ssl.data.views import largest_radius_mm
@@ -44,6 +44,12 @@ def inspect(path: str, modality: str, config: PrismConfig) -> tuple[ScanHeader, 
     Raises:
         ScanRejected: the first check that it fails.
     """
+    header, scan = inspect_and_open(path, modality, config)
+    return header, scan.stats
+
+
+def inspect_and_open(path: str, modality: str, config: PrismConfig) -> tuple[ScanHeader, OpenScan]:
+    """As ``inspect``, and keep what was read, ready to be sampled: for those who want it once."""
     header = read_header(path)
     for check_header in HEADER_CHECKS:
         check_header(header, config)
@@ -51,7 +57,8 @@ def inspect(path: str, modality: str, config: PrismConfig) -> tuple[ScanHeader, 
     volume = Volume(modality, header, voxels, *_finite_range(voxels, header))
     for check_volume in VOLUME_CHECKS:
         check_volume(volume, config.preflight)
-    return header, robust_stats(voxels, header.slope, header.intercept)
+    stats = robust_stats(voxels, header.slope, header.intercept)
+    return header, OpenScan(voxels, header.slope, header.intercept, header.affine, stats)
 
 
 def _shape_fits(header: ScanHeader, config: PrismConfig) -> None:

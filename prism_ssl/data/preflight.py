@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-import ray.data
-from ray.util.annotations import RayDeprecationWarning
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord
@@ -31,6 +25,7 @@ from prism_ssl.data.patience import within
 from prism_ssl.data.quarantine import Quarantine, QuarantinedScan
 from prism_ssl.data.reject_reason import PASSING_REASONS, RejectReason
 from prism_ssl.data.scan_check import check_scan, file_signature, verdict_key
+from prism_ssl.data.survey import items_per_task, map_rows, survey, with_progress
 from prism_ssl.errors import ArchiveUnreachable, ScanRejected
 from prism_ssl.utils.fs import write_atomic
 
@@ -94,7 +89,8 @@ def run_preflight(
     reused = sum(row.reason != RejectReason.QUARANTINED for row in verdicts.values())
     pending = [record for record in records if record.scan_id not in verdicts]
     try:
-        for row in _with_progress(_check_all(pending, config, check or check_scan), len(pending)):
+        found = _check_all(pending, config, check or check_scan)
+        for row in with_progress(found, len(pending), "preflight", _kept, ("kept", "rejected")):
             manifest.add(row)
             verdicts[row.scan_id] = row
     finally:
@@ -157,15 +153,18 @@ def _signature(record: ScanRecord) -> tuple[int, int] | None:
 
 
 def _check_all(pending: Sequence[ScanRecord], config: PrismConfig, check: ScanCheck) -> Iterator[ManifestRow]:
-    """Verdicts in the order in which they are found. A task that died takes its files with it: those are tried again
-    alone, one after another, and what dies alone is rejected."""
+    """Verdicts in the order in which they are found; a file that kills its process twice is rejected."""
     workers = config.preflight.concurrency or max(1, int(ray.cluster_resources().get("CPU", 1)))
     left = {record.scan_id: record for record in pending}
-    files_per_task = min(FILES_PER_TASK, max(1, len(pending) // (4 * workers)))
-    for per_task, at_once in ((files_per_task, workers), (1, 1)):
-        for row in _survey(list(left.values()), config, check, per_task, at_once):
-            left.pop(row.scan_id)
-            yield row
+
+    def check_row(item: dict[str, Any]) -> dict[str, Any]:
+        return asdict(check(ScanRecord(**item), config))
+
+    items = [asdict(record) for record in pending]
+    per_task = items_per_task(len(items), workers, FILES_PER_TASK)
+    for row in survey(items, "scan_id", lambda data, width: map_rows(data, check_row, width), per_task, workers):
+        left.pop(row["scan_id"])
+        yield ManifestRow(**row)
     for record in left.values():
         detail = "the process that checked it was killed twice; out of memory, or a file that crashes the reader"
         yield ManifestRow(
@@ -173,67 +172,8 @@ def _check_all(pending: Sequence[ScanRecord], config: PrismConfig, check: ScanCh
         )
 
 
-def _survey(
-    records: list[ScanRecord], config: PrismConfig, check: ScanCheck, per_task: int, at_once: int
-) -> Iterator[ManifestRow]:
-    """One pass over the records as a Ray Data job; records of a task that died are missing."""
-    if not records:
-        return
-
-    def check_row(item: dict[str, Any]) -> dict[str, Any]:
-        return asdict(check(ScanRecord(**item), config))
-
-    with _quiet_ray_data():
-        blocks = -(-len(records) // per_task)
-        items = ray.data.from_items([asdict(record) for record in records], override_num_blocks=blocks)
-        for row in _mapped(items, check_row, min(at_once, blocks)).iter_rows():
-            yield ManifestRow(**row)
-
-
-def _mapped(items: ray.data.Dataset, function: Callable[[dict[str, Any]], dict[str, Any]], at_once: int) -> Any:
-    with warnings.catch_warnings():
-        # Ray Data tries a task that died for ever. The parameter that says otherwise is deprecated in 2.60 without a
-        # successor; Ray is pinned.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        strategy = ray.data.TaskPoolStrategy(size=at_once)
-        return items.map(function, compute=strategy, num_cpus=1, max_retries=0)
-
-
-@contextmanager
-def _quiet_ray_data() -> Iterator[None]:
-    """Ray Data without bars and plans of its own, and with tasks that may die without ending the job."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the context warns of its own defaults
-        context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with ray.data.DataContext.current(context):
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _with_progress(rows: Iterator[ManifestRow], total: int) -> Iterator[ManifestRow]:
-    """Pass the rows on, with a bar on stderr when that is a terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("preflight"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[kept]} kept, {task.fields[rejected]} rejected"),
-        TimeRemainingColumn(),
-    )
-    counts = Counter[str]()
-    with Progress(*columns, console=console, disable=not (console.is_terminal and total)) as progress:
-        task = progress.add_task("preflight", total=total, kept=0, rejected=0)
-        for row in rows:
-            counts["kept" if row.reason is None else "rejected"] += 1
-            progress.update(task, advance=1, kept=counts["kept"], rejected=counts["rejected"])
-            yield row
+def _kept(row: ManifestRow) -> bool:
+    return row.reason is None
 
 
 def _report(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from rich.filesize import decimal
@@ -32,12 +33,14 @@ from prism_ssl.errors import (
     TooManyBrokenScans,
 )
 from prism_ssl.eval.evaluate import Evaluator
-from prism_ssl.model.export import save_encoder
+from prism_ssl.model.export import save_encoder, verify_export
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.checkpoint import Checkpoint, load_checkpoint, restore_rng, rng_state, save_checkpoint
 from prism_ssl.train.devices import prepare_torch
 from prism_ssl.train.gpu_memory import out_of_memory_named
 from prism_ssl.train.learner import Learner
+from prism_ssl.train.local_record import last_probe, read_history
+from prism_ssl.train.model_card import save_model_card
 from prism_ssl.train.nonfinite import NonFiniteGuard
 from prism_ssl.train.quota_guard import QuotaGuard
 from prism_ssl.train.ranks import Ranks, describe
@@ -172,6 +175,8 @@ class Attempt:
     def __enter__(self) -> Attempt:
         try:
             if self._ranks.is_first:
+                folder = self._order.places.tmp_root / "export"
+                verify_export(self._learner.network.encoder, self._description(), folder)
                 self._quota.start()
             with self._ranks.together():
                 self._stream = PairStream(
@@ -211,13 +216,10 @@ class Attempt:
         self._guard.settle()
         with self._ranks.together():
             self._stop_stream(quietly=False)
-        counters, encoder = self._counters_of_all(), None
+        counters, encoder, run_dir = self._counters_of_all(), None, self._order.run_dir
         if self._ranks.is_first:
-            encoder = save_encoder(
-                self._learner.network.encoder,
-                self._order.run_dir,
-                self._order.encoder_description(self._recorder.steps_done),
-            )
+            encoder = save_encoder(self._learner.network.encoder, run_dir, self._description())
+            save_model_card(run_dir, last_probe(read_history(run_dir)), self._recorder.alarms)
         self._recorder.finish("ok", None, counters, encoder)
 
     def _fail(self, error: BaseException) -> None:
@@ -259,6 +261,9 @@ class Attempt:
             raise PoolActorDied("; ".join(died))
 
     # ------------------------------------------------------------------ parts
+    def _description(self) -> dict[str, Any]:
+        return self._order.encoder_description(self._recorder.steps_done)
+
     def _restore(self) -> tuple[int, Cursors | None]:
         if self._order.checkpoint is None:
             return 0, None

@@ -150,6 +150,9 @@ def show_summary(console: Console, summary: RunSummary) -> None:
     for what, path in (("checkpoint", summary.checkpoint), ("encoder   ", summary.encoder), ("tracked in", tracked)):
         if path:
             console.print(f"{what}  {path}", markup=False, highlight=False, soft_wrap=True)
+    if "encoder" in summary.tracking:
+        text = f'load it anywhere: prism_ssl.load_encoder("{summary.tracking["encoder"]}")'
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     if "problem" in summary.tracking:
         console.print(f"[yellow]tracking[/]: {escape(summary.tracking['problem'])}", soft_wrap=True)
 

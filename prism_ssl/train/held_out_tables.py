@@ -9,6 +9,18 @@ from rich.table import Table
 
 from prism_ssl.model.pair_targets import AXES
 
+_MEASURES = (
+    ("recall@1, same series", "recall_at_1", "recall_at_1_chance"),
+    ("recall@5, same series", "recall_at_5", "recall_at_5_chance"),
+    ("mean sign skill", "skill_mean", None),
+    ("LiDAR / its ceiling", "lidar_relative", None),
+    ("modality, kNN", "knn_modality", "modality_chance"),
+    ("modality, linear", "linear_modality", "modality_chance"),
+    ("organ, kNN", "knn_organ", "organ_chance"),
+    ("organ, linear", "linear_organ", "organ_chance"),
+    ("same place, other patient", "position_recall_at_1", "position_recall_at_1_chance"),
+)
+
 
 def held_out_tables(probe: Mapping[str, float | None]) -> list[Table]:
     """Tables of the ``probe/`` scalars (without the prefix) that are there; none when none is."""
@@ -16,27 +28,25 @@ def held_out_tables(probe: Mapping[str, float | None]) -> list[Table]:
     return [table for table in (_measures(known), _axes(known)) if table.row_count]
 
 
+def measures(probe: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
+    """In words: measure, what was reached, chance, what random weights reach; for each that there is."""
+    rows = []
+    for words, name, chance in _MEASURES:
+        if name in probe:
+            chance_level = "0" if chance is None else _number(probe.get(chance))
+            rows.append((words, _number(probe[name]), chance_level, _number(probe.get(f"{name}_random_init"))))
+    if "proxy_quality" in probe:
+        rows.append(("proxy quality, 0 to 1", _number(probe["proxy_quality"]) + _interval(probe), "", ""))
+    return rows
+
+
 def _measures(probe: Mapping[str, float]) -> Table:
     table = Table(title="held-out scans (never trained on)", title_justify="left")
     table.add_column("measure")
     for column in ("reached", "chance", "random init"):
         table.add_column(column, justify="right")
-    for words, name, chance in (
-        ("recall@1, same series", "recall_at_1", "recall_at_1_chance"),
-        ("recall@5, same series", "recall_at_5", "recall_at_5_chance"),
-        ("mean sign skill", "skill_mean", None),
-        ("LiDAR / its ceiling", "lidar_relative", None),
-        ("modality, kNN", "knn_modality", "modality_chance"),
-        ("modality, linear", "linear_modality", "modality_chance"),
-        ("organ, kNN", "knn_organ", "organ_chance"),
-        ("organ, linear", "linear_organ", "organ_chance"),
-        ("same place, other patient", "position_recall_at_1", "position_recall_at_1_chance"),
-    ):
-        if name in probe:
-            chance_level = "0" if chance is None else _number(probe.get(chance))
-            table.add_row(words, _number(probe[name]), chance_level, _number(probe.get(f"{name}_random_init")))
-    if "proxy_quality" in probe:
-        table.add_row("proxy quality, 0 to 1", _number(probe["proxy_quality"]) + _interval(probe), "", "")
+    for row in measures(probe):
+        table.add_row(*row)
     return table
 
 

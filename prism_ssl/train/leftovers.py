@@ -28,7 +28,7 @@ CACHE_REST_S = 3600.0
 """A cached file that was touched more recently may be in use."""
 
 _UNFINISHED = re.compile(r"\..+\.\d+\.tmp")
-_OWNED_BY_PROCESSES = ("scratch", "r", "ray_token", "ray_train")
+_OWNED_BY_PROCESSES = ("scratch", "r", "ray_token", "ray_train", "export")
 _WANDB_CACHES = ("cache", "artifacts", "staging")
 
 

@@ -11,7 +11,9 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +21,7 @@ from prism_ssl.config.operations import TrackingMode
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import RunInterrupted, TrackingError
+from prism_ssl.model.encoder_source import EXPORT_FILES
 from prism_ssl.train.background import BackgroundWork
 from prism_ssl.train.local_record import CHECKPOINT_FILE, is_probe, read_history
 from prism_ssl.train.tracking_identity import (
@@ -29,10 +32,10 @@ from prism_ssl.train.tracking_identity import (
     tracking_mode,
 )
 from prism_ssl.train.tracking_orphans import let_orphans_finish
-from prism_ssl.train.tracking_paths import enter_wandb_environment
 from prism_ssl.utils.fs import private_folder, temporary_root
+from prism_ssl.utils.wandb_client import client_errors, load_client
 
-ARTIFACT_TYPE = "checkpoint"
+ARTIFACT_TYPE, ENCODER_TYPE = "checkpoint", "encoder"
 INTERRUPTED_EXIT_CODE = 143
 """What a shell reports of a process that SIGTERM ended."""
 _STEP = "global_step"
@@ -96,7 +99,7 @@ def check_account(config: PrismConfig) -> None:
         TrackingError: no key, a refused key, or a server that does not answer in ``tracking.init_timeout_s``.
     """
     if tracking_mode(config.tracking) == "online":
-        wandb = _wandb(temporary_root(config.run.tmp_root))
+        wandb = load_client(temporary_root(config.run.tmp_root))
         with service_errors():
             if not wandb.login(prompt=False, verify=False):
                 raise TrackingError(f"no W&B key was found; set WANDB_API_KEY, or {_ADVICE}")
@@ -122,7 +125,7 @@ def open_api(config: PrismConfig) -> Any:
     """The client's reading side (``wandb.Api``), as patient as ``tracking.init_timeout_s``, or a ``TrackingError``."""
     overrides = {"project": config.tracking.project}
     overrides |= {"entity": config.tracking.entity} if config.tracking.entity else {}
-    wandb = _wandb(temporary_root(config.run.tmp_root))
+    wandb = load_client(temporary_root(config.run.tmp_root))
     with service_errors():
         return wandb.Api(overrides, timeout=max(1, round(config.tracking.init_timeout_s)))
 
@@ -137,7 +140,7 @@ class _WandbTracker(Tracker):
         self._tmp_root = temporary_root(config.run.tmp_root)
         self._tracked = tracked_as(run_dir, config)
         self._uploads = BackgroundWork("checkpoint-upload")
-        self._wandb = _wandb(self._tmp_root)
+        self._wandb = load_client(self._tmp_root)
         with service_errors():
             self._run = self._init(run_dir.name)
         self._tracked = dataclasses.replace(self._tracked, entity=self._run.entity or None, url=self._run.url)
@@ -170,17 +173,20 @@ class _WandbTracker(Tracker):
 
     def finish(self, summary: RunSummary) -> dict[str, str]:
         patience_s = self._config.tracking.finish_timeout_s / 2  # the other half is the client's, see _settings
+        deadline = time.monotonic() + patience_s
         if not self._uploads.wait(patience_s):
             self.problems.append(f"a checkpoint was not uploaded within {patience_s:.0f} s")
         self.problems += [f"a checkpoint was not uploaded ({error})" for error in self._uploads.errors()]
         with self._noting("pictures"):
             for picture in (*self._run_dir.glob("*.png"), *self._run_dir.glob("plots/*.png")):
                 self.image(f"media/{picture.stem}", picture, summary.steps_done)
+        encoder = self._end_with_encoder(summary, max(1.0, deadline - time.monotonic()))
         with self._noting("the summary"):
             self._run.summary.update(_end_of_run(summary))
         with self._noting("the end of the run"):
             self._run.finish(exit_code=_exit_code(summary))
         told = {"mode": self.mode, "run_id": self._tracked.run_id, "url": self._tracked.url}
+        told |= {"encoder": encoder} if encoder else {}
         told |= {"files": self._sync_dir} if self.mode == "offline" or self.problems else {}
         told |= {"problem": "; ".join(dict.fromkeys(self.problems))} if self.problems else {}
         return {name: value for name, value in told.items() if value}
@@ -235,12 +241,24 @@ class _WandbTracker(Tracker):
             shutil.copyfileobj(source, copy, 16 * 2**20)
             copy.flush()
             artifact = self._wandb.Artifact(self._tracked.artifact, ARTIFACT_TYPE, metadata={_STEP: global_step})
-            # By its descriptor: the manifest that is uploaded names the path, and a path may name the user.
-            open_file = f"/proc/{os.getpid()}/fd/{copy.fileno()}"
-            artifact.add_file(open_file, name=CHECKPOINT_FILE, policy="immutable", skip_cache=True)
+            _add_open_file(artifact, copy, CHECKPOINT_FILE)
             self._run.log_artifact(artifact, aliases=["latest"]).wait(timeout=_UPLOAD_S)
         shutil.rmtree(folder)  # only now: until the upload is confirmed the client may still read from it
         _prune(self._config, self._tracked)
+
+    def _end_with_encoder(self, summary: RunSummary, patience_s: float) -> str | None:
+        """Upload the export of a run that has one; returns its name."""
+        if summary.encoder is None or self.mode != "online" or self._config.tracking.artifact_every is None:
+            return None
+        name = self._tracked.encoder_path.split("/")[-1].removesuffix(":latest")
+        uploaded: str | None = None
+        artifact = self._wandb.Artifact(name, ENCODER_TYPE, metadata={_STEP: summary.steps_done})
+        with self._noting("the encoder"), contextlib.ExitStack() as files:
+            for path in (Path(summary.encoder).parent / file for file in EXPORT_FILES):
+                _add_open_file(artifact, files.enter_context(path.open("rb")), path.name)
+            self._run.log_artifact(artifact, aliases=["latest"]).wait(round(patience_s))
+            uploaded = self._tracked.encoder_path
+        return uploaded
 
     @contextlib.contextmanager
     def _noting(self, what: str) -> Iterator[None]:
@@ -257,12 +275,15 @@ _UPLOAD_S = 3600
 _ADVICE = "pass --tracking.mode offline (or disabled) to train without it"
 
 
-def _wandb(tmp_root: Path) -> Any:
-    """The client, imported only once its environment is set."""
-    enter_wandb_environment(tmp_root)
-    import wandb
+def service_errors(otherwise: str = _ADVICE) -> AbstractContextManager[None]:
+    """What the client raises in the block becomes a ``TrackingError`` that says what to do; ``otherwise`` is the way
+    without W&B."""
+    return client_errors(otherwise)
 
-    return wandb
+
+def _add_open_file(artifact: Any, file: Any, name: str) -> None:
+    # By its descriptor: the manifest that is uploaded names the path, and a path may name the user.
+    artifact.add_file(f"/proc/{os.getpid()}/fd/{file.fileno()}", name=name, policy="immutable", skip_cache=True)
 
 
 def _settings(wandb: Any, config: PrismConfig, tmp_root: Path) -> Any:
@@ -289,18 +310,6 @@ def _prune(config: PrismConfig, tracked: TrackedAs) -> None:
     for version in open_api(config).artifacts(ARTIFACT_TYPE, tracked.artifact_path):
         if not version.aliases:
             version.delete()
-
-
-@contextlib.contextmanager
-def service_errors() -> Iterator[None]:
-    """What the client raises in the block becomes a ``TrackingError`` that says what to do."""
-    import wandb
-
-    try:
-        yield
-    except (wandb.Error, ValueError, OSError, TimeoutError) as error:
-        text = f"W&B cannot be used ({type(error).__name__}: {str(error).splitlines()[0]}); "
-        raise TrackingError(f"{text}look at WANDB_API_KEY and WANDB_BASE_URL, or {_ADVICE}") from error
 
 
 def _exit_code(summary: RunSummary) -> int:

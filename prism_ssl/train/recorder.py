@@ -42,7 +42,6 @@ class Recorder(StepCounter):
     ) -> None:
         super().__init__(config, run_dir, first_step)
         self._resumed_from = first_step or None
-        self.alarms: list[str] = []
         self.checkpoint = checkpoint
         self._tracker = start_tracker(config, run_dir, first_step)
         self._record = LocalRecord(run_dir)

@@ -26,6 +26,7 @@ class StepCounter:
         self._config, self._run_dir = config, run_dir
         self._live = LiveMetrics([*STEP_EXPORTS, *ROW_EXPORTS], ("worker", rank))
         self.steps_done = first_step
+        self.alarms: list[str] = []
         self.summary: RunSummary
 
     def step(self, report: LossReport, wait: WaitCauses) -> bool:  # noqa: ARG002  for those who write

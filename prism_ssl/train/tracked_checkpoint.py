@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.errors import CheckpointError
 from prism_ssl.train.local_record import CHECKPOINT_FILE
 from prism_ssl.train.logging import SETTINGS_HASH, open_api, service_errors
 from prism_ssl.train.run_folder import identity
 from prism_ssl.train.tracking_identity import TrackedAs, read_tracked_as, tracking_mode
+from prism_ssl.utils.wandb_client import fetch_artifact
 
 
 def find_tracked(config: PrismConfig, run_dir: Path) -> TrackedAs | None:
@@ -56,11 +56,4 @@ def fetch_checkpoint(config: PrismConfig, tracked: TrackedAs, into: Path) -> Pat
         if not api.artifact_exists(name):
             return None
         artifact = api.artifact(name)
-        folder = Path(artifact.download(root=str(into), skip_cache=True))
-    try:
-        artifact.verify(str(folder))
-    except ValueError as error:
-        raise CheckpointError(
-            f"the W&B artifact {name} is damaged ({error}); pass --run.name for a new run, which starts at step 0"
-        ) from error
-    return folder / CHECKPOINT_FILE
+    return fetch_artifact(artifact, into, "pass --run.name for a new run, which starts at step 0") / CHECKPOINT_FILE

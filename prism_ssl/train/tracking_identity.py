@@ -44,6 +44,11 @@ class TrackedAs:
         return f"checkpoint-{self.run_id}"
 
     @property
+    def encoder_path(self) -> str:
+        """The artifact of its exported encoder, as ``load_encoder`` takes it."""
+        return "/".join(part for part in (self.entity, self.project, f"encoder-{self.run_id}") if part) + ":latest"
+
+    @property
     def artifact_path(self) -> str:
         """The artifact as the API names it."""
         return "/".join(part for part in (self.entity, self.project, self.artifact) if part)

@@ -22,7 +22,6 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
 from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory
-from prism_ssl.train.cluster import ray_session
 from prism_ssl.train.console import LiveView
 from prism_ssl.train.failures import cause_of, is_about_others, root_failure
 from prism_ssl.train.leftovers import Places
@@ -49,6 +48,7 @@ from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.fs import owned_folder, remove_stale_folders, temporary_root
 from prism_ssl.utils.machine import memory_limit_bytes
+from prism_ssl.utils.ray_session import ray_session
 
 _TASK_CPUS = 1  # for the tasks of preflight
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
+from prism_ssl.data.archive import manifest_hash
 from prism_ssl.data.pool_actor import ActorSettings
 from prism_ssl.data.warm_pool import PoolSettings
 from prism_ssl.train.leftovers import Places
@@ -66,6 +70,16 @@ class WorkOrder:
             outage_patience_s=data.outage_patience_s,
         )
 
+    def data_facts(self) -> dict[str, Any]:
+        """What it is trained and judged on, in counts; no path and no id."""
+        training = list(itertools.chain(*self.shards))
+        return {
+            "manifest_hash": manifest_hash(training, self.held_out),
+            "generated_phantoms": self.config.data.catalog_path is None,
+            "training": _counts(training),
+            "held_out": _counts(self.held_out),
+        }
+
     def encoder_description(self, step: int) -> dict[str, Any]:
         """What a user of the encoder must know to feed it."""
         config = self.config
@@ -75,5 +89,16 @@ class WorkOrder:
             "patch_mm": config.data.patch_mm,
             "step": step,
             "run": self.run_dir.name,
+            "data": self.data_facts(),
             "config": config.to_dict() | {"run": {}, "data": {"n_scans": config.data.n_scans}},
         }
+
+
+def _counts(scans: Sequence[PreparedScan]) -> dict[str, Any]:
+    records = [scan.record for scan in scans]
+    return {
+        "scans": len(records),
+        "series": len({record.series_id for record in records}),
+        "patients": len({record.subject_id for record in records}),
+        "modalities": dict(sorted(Counter(record.modality for record in records).items())),
+    }

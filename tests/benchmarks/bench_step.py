@@ -28,9 +28,9 @@ from prism_ssl.contracts import PreparedScan, PrismBatch, ScanRecord
 from prism_ssl.data.collate import Collator
 from prism_ssl.data.nifti import open_scan
 from prism_ssl.data.phantoms import write_phantoms
-from prism_ssl.train.cluster import ray_environment, ray_session
 from prism_ssl.train.learner import Learner
 from prism_ssl.train.work_order import WorkOrder
+from prism_ssl.utils.ray_session import ray_environment, ray_session
 from prism_ssl.utils.time import Stopwatch
 
 SETTINGS = {"data.n_patches": 128, "data.visits_per_scan": 40, "train.batch_size": 8, "train.torch_threads": 1}

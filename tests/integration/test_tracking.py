@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import prism_ssl
 from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
-from prism_ssl.errors import TrackingError
+from prism_ssl.errors import CheckpointError, TrackingError
+from prism_ssl.model.backbone import build_encoder
+from prism_ssl.model.encoder_source import CARD_FILE
+from prism_ssl.model.export import save_encoder
 from prism_ssl.train.local_record import LocalRecord
 from prism_ssl.train.logging import Tracker, check_account, checkpoint_due, end_lost_run, start_tracker
 from prism_ssl.utils.fs import temporary_root
@@ -137,6 +142,31 @@ def test_artifacts_are_due_every_n_steps_and_at_the_end_and_online_only(tmp_path
     assert [step for step in range(1, 26) if checkpoint_due(config, step)] == [10, 20, 25]
     for elsewhere in ("offline", "disabled"):
         assert not checkpoint_due(settings(tmp_path, tracking__mode=elsewhere), 10)
+
+
+def test_an_exported_encoder_is_uploaded_and_loads_bit_for_bit_from_its_name(
+    wandb_server: WandbServer, tmp_path: Path, run_dir: Path
+) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder("tiny").eval()
+    path = save_encoder(encoder, run_dir, {"preset": "tiny", "run": "the run"})
+    (run_dir / CARD_FILE).write_text("# Card")
+    summary = RunSummary(run_dir.name, "ok", None, 20, 20, None, str(run_dir), encoder=str(path))
+    told = start_tracker(settings(tmp_path), run_dir, 0).finish(summary)
+
+    assert "problem" not in told
+    assert told["encoder"] == f"tester/prism-ssl/encoder-{told['run_id']}:latest"
+    loaded = prism_ssl.load_encoder(told["encoder"])
+    patches, positions = torch.rand(2, 5, 16, 16, 1), torch.randn(2, 5, 3)
+    with torch.no_grad():
+        assert torch.equal(loaded(patches, positions), encoder(patches, positions))
+    assert wandb_server.holding(str(tmp_path)) == []
+    with pytest.raises(TrackingError, match=r"W&B cannot be used .*give the folder of a run, or an artifact as"):
+        prism_ssl.load_encoder("tester/prism-ssl/encoder-of-nobody:latest")
+    (weights,) = (key for key in wandb_server.blobs if key.endswith("encoder.safetensors"))
+    wandb_server.blobs[weights] = wandb_server.blobs[weights][:-1] + b"x"
+    with pytest.raises(CheckpointError, match="damaged"):
+        prism_ssl.load_encoder(told["encoder"])
 
 
 # ---------------------------------------------------------------------- outages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import prepare_archive, select_scans
 from prism_ssl.errors import CheckpointError, ConfigError, ReplacementFailed, RunInterrupted
 from prism_ssl.train.attempt import Attempt
+from prism_ssl.train.checkpoint import load_checkpoint
 from prism_ssl.train.local_record import is_probe, read_history, read_summary
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.trainer import train
@@ -85,6 +87,18 @@ def ask_to_stop_after(steps: int, order: WorkOrder, stop_file: Path) -> None:
                 stop_file.touch()
 
 
+def test_no_step_is_trained_where_the_encoder_could_not_be_exported(
+    ray_local: None, phantom_catalog: Path, tmp_path: Path, one_thread: None
+) -> None:
+    order = work_order(small(phantom_catalog, tmp_path), tmp_path, "run")
+    (tmp_path / "export").touch()  # where the untrained encoder would be written
+    with pytest.raises(CheckpointError, match="training would end with weights that nobody can load"):
+        train_loop(order)
+    summary = read_summary(order.run_dir)
+    assert summary is not None
+    assert (summary.status, summary.steps_done, read_history(order.run_dir)) == ("failed", 0, [])
+
+
 def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Path, tmp_path: Path) -> None:
     config = small(phantom_catalog, tmp_path, train__max_steps=120, train__log_every=20, train__checkpoint_every=50)
     output = io.StringIO()
@@ -111,8 +125,18 @@ def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Pa
     assert evaluate_run(Path(summary.run_dir), trained=True)["scans"] == summary.data["scans_training"]
     assert rows[0]["weight/supcon"] == pytest.approx(0.2)
     assert summary.encoder is not None
-    patches, positions = torch.rand(1, 16, 16, 16, 1), torch.rand(1, 16, 3)
-    assert prism_ssl.load_encoder(summary.encoder)(patches, positions).shape == (1, 128)
+    taken_away = prism_ssl.load_encoder(summary.encoder).state_dict()
+    trained = load_checkpoint(Path(summary.run_dir) / "last.ckpt", torch.device("cpu")).learner["network"]
+    assert all(torch.equal(taken_away[name], trained[f"encoder.{name}"]) for name in taken_away)
+    card = (Path(summary.run_dir) / "model_card.md").read_text()
+    assert f"training: {summary.data['scans_training']:.0f} scans" in card
+    assert f"| recall@1, same series | {summary.probe['recall_at_1']:.2f} | " in card
+    assert all(f"- {alarm}" in card for alarm in summary.alarms)
+    scans = prepare_archive(select_scans(config, tmp_path / "tmp"), config, tmp_path / "runs" / ".preflight")
+    records = [scan.record for scan in (*itertools.chain(*scans.shards), *scans.held_out)]
+    exported = card + (Path(summary.run_dir) / "encoder.json").read_text()
+    ids = {part for r in records for part in (r.scan_id, r.series_id, r.subject_id, r.series_path, str(tmp_path))}
+    assert [part for part in ids if part in exported] == []
     assert (tmp_path / "tmp" / "prism_ssl" / "scratch").is_dir()
     assert not list((tmp_path / "tmp" / "prism_ssl" / "scratch").iterdir())
     assert "step    120" in output.getvalue()

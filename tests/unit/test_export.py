@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -9,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from prism_ssl.config.defaults import phantom_cpu
 from prism_ssl.errors import CheckpointError
 from prism_ssl.model.backbone import PrismEncoder, build_encoder
-from prism_ssl.model.export import DESCRIPTION_FILE, WEIGHTS_FILE, load_encoder, save_encoder
+from prism_ssl.model.encoder_source import DESCRIPTION_FILE, WEIGHTS_FILE
+from prism_ssl.model.export import load_encoder, save_encoder, verify_export
+from prism_ssl.train.learner import Learner
 from tests.unit.model_batches import random_batch
 
 DESCRIPTION = {"preset": "tiny", "n_patches": 5, "patch_mm": 16.0}
@@ -40,7 +45,9 @@ def test_a_loaded_encoder_gives_identical_embeddings(encoder: PrismEncoder, tmp_
 
 def test_what_feeds_the_encoder_is_written_beside_it(encoder: PrismEncoder, tmp_path: Path) -> None:
     save_encoder(encoder, tmp_path, DESCRIPTION)
-    assert json.loads((tmp_path / DESCRIPTION_FILE).read_text()) == DESCRIPTION
+    described = json.loads((tmp_path / DESCRIPTION_FILE).read_text())
+    weights = (tmp_path / WEIGHTS_FILE).read_bytes()
+    assert described == DESCRIPTION | {"weights_sha256": hashlib.sha256(weights).hexdigest()}
 
 
 @pytest.mark.parametrize(
@@ -72,5 +79,59 @@ def test_a_missing_or_damaged_file_is_an_error_that_says_what_is_needed(
 def test_weights_cut_short_are_refused(encoder: PrismEncoder, tmp_path: Path) -> None:
     path = save_encoder(encoder, tmp_path, DESCRIPTION)
     path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="sha256 of the weights is"):
+        load_encoder(path)
+    described = json.loads((tmp_path / DESCRIPTION_FILE).read_text())
+    (tmp_path / DESCRIPTION_FILE).write_text(json.dumps(described | {"weights_sha256": None}))
     with pytest.raises(CheckpointError, match="SafetensorError"):
         load_encoder(path)
+
+
+@pytest.mark.parametrize("given", ["nowhere", "entity/project", "encoder.json"])
+def test_what_is_no_encoder_is_never_replaced_by_one_nearby(encoder: PrismEncoder, tmp_path: Path, given: str) -> None:
+    save_encoder(encoder, tmp_path, DESCRIPTION)
+    with pytest.raises(CheckpointError, match=r"\(it (does not exist|is another file)\); needed: .*entity/project/"):
+        load_encoder(tmp_path / given)
+
+
+def test_loading_draws_nothing_from_the_global_generator(encoder: PrismEncoder, tmp_path: Path) -> None:
+    save_encoder(encoder, tmp_path, DESCRIPTION)
+    before = torch.get_rng_state()
+    load_encoder(tmp_path)
+    verify_export(encoder, DESCRIPTION, tmp_path / "check")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_trained_weights_give_the_embeddings_that_they_gave_while_training(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    learner = Learner(phantom_cpu(), torch.device("cpu"))
+    batch = random_batch()
+    for step in range(3):
+        learner.step(batch, step)
+    with torch.no_grad():
+        wanted = learner.network(batch.patches_a, batch.positions_a, batch.patches_b, batch.positions_b)
+    loaded = load_encoder(save_encoder(learner.network.encoder, tmp_path, DESCRIPTION))
+    patches, positions = (
+        torch.cat([batch.patches_a, batch.patches_b]),
+        torch.cat([batch.positions_a, batch.positions_b]),
+    )
+    with torch.no_grad():
+        assert torch.equal(loaded(patches, positions), torch.cat([wanted.embedding_a, wanted.embedding_b]))
+
+
+def test_an_encoder_that_survives_its_export_is_told_nothing(encoder: PrismEncoder, tmp_path: Path) -> None:
+    verify_export(encoder, DESCRIPTION, tmp_path / "check")
+    assert list((tmp_path / "check").iterdir()) == []
+
+
+def test_an_encoder_that_is_not_wholly_in_its_files_is_refused(encoder: PrismEncoder, tmp_path: Path) -> None:
+    odd = copy.deepcopy(encoder)
+    odd.rotary.frequencies *= 2  # belongs to the encoder, and to neither file
+    with pytest.raises(CheckpointError, match=r"answers differently \(by up to .*so it does not begin"):
+        verify_export(odd, DESCRIPTION, tmp_path / "check")
+
+
+def test_an_export_that_cannot_be_written_is_refused(encoder: PrismEncoder, tmp_path: Path) -> None:
+    (tmp_path / "check").touch()
+    with pytest.raises(CheckpointError, match=r"cannot be exported .*FileExistsError.*so it does not begin"):
+        verify_export(encoder, DESCRIPTION, tmp_path / "check")

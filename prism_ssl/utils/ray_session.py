@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: the one that is given, or a local one that leaves nothing behind.
+"""The Ray cluster of a process: the one that is given, or a local one that leaves nothing behind.
 
 This module does not import Ray when it is imported: Ray reads its authentication settings once, at its first import.
 """

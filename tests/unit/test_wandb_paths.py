@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prism_ssl.train.tracking_paths import enter_wandb_environment, wandb_environment
+from prism_ssl.utils.wandb_paths import enter_wandb_environment, wandb_environment
 
 
 @pytest.fixture(autouse=True)

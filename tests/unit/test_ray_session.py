@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from prism_ssl.errors import ClusterUnreachable
-from prism_ssl.train.cluster import refuse_dead_head
+from prism_ssl.utils.ray_session import refuse_dead_head
 
 
 def test_a_head_that_is_gone_is_named_at_once_and_one_that_listens_is_not() -> None:

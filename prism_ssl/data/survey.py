@@ -1,0 +1,126 @@
+"""One look at every item of a long list as a Ray Data job.
+
+Rows stream out as they are found, and the death of a process costs no item but its own. Needs a Ray session, and
+spreads over whatever cluster that is.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import ray.data
+from ray.util.annotations import RayDeprecationWarning
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Item = dict[str, Any]
+Pipeline = Callable[[ray.data.Dataset, int], ray.data.Dataset]
+"""What becomes of the items, with at most so many tasks at a time."""
+
+_RESTARTS = 3
+Row = TypeVar("Row")
+
+
+def survey(items: Sequence[Item], key: str, pipeline: Pipeline, per_task: int, at_once: int) -> Iterator[Item]:
+    """Rows, one for each item, in the order in which they are found; ``key`` says which row is of which item.
+
+    A task that died takes its items with it: those are tried again alone, one after another. Items that die alone
+    have no row.
+
+    Args:
+        items: plain values.
+        key: a field of items and rows, different for each item.
+        pipeline: made of ``map_rows`` and ``map_in_actors``.
+        per_task: items of one task.
+        at_once: tasks at the same time.
+    """
+    left = {item[key]: item for item in items}
+    for each, width in ((per_task, at_once), (1, 1)):
+        for row in _one_pass(list(left.values()), pipeline, each, width):
+            left.pop(row[key])
+            yield row
+
+
+def map_rows(dataset: ray.data.Dataset, function: Callable[[Item], Item], at_once: int) -> ray.data.Dataset:
+    """``function`` of every row, in tasks of one CPU that are not tried again when they die."""
+    return _mapped(dataset, function, compute=ray.data.TaskPoolStrategy(size=at_once), num_cpus=1, max_retries=0)
+
+
+def map_in_actors(
+    dataset: ray.data.Dataset, kind: type, arguments: tuple[Any, ...], actors: int, gpus: float, cpus: float
+) -> ray.data.Dataset:
+    """``kind(*arguments)`` called with every row, in so many actors of these resources; one that dies is restarted a
+    few times."""
+    again = {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS}
+    strategy = ray.data.ActorPoolStrategy(size=actors)
+    resources = {"num_gpus": gpus, "num_cpus": cpus}
+    return _mapped(dataset, kind, fn_constructor_args=arguments, compute=strategy, **resources, **again)
+
+
+def _mapped(dataset: ray.data.Dataset, function: Any, **options: Any) -> ray.data.Dataset:
+    with warnings.catch_warnings():
+        # Ray Data tries a task that died for ever. The parameters that say otherwise are deprecated in 2.60 without a
+        # successor; Ray is pinned.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        mapped: ray.data.Dataset = dataset.map(function, **options)
+    return mapped
+
+
+def items_per_task(n_items: int, at_once: int, most: int) -> int:
+    """As many as ``most``, and so few that every task slot gets several turns."""
+    return min(most, max(1, n_items // (4 * at_once)))
+
+
+def with_progress(
+    rows: Iterator[Row], total: int, title: str, good: Callable[[Row], bool], words: tuple[str, str]
+) -> Iterator[Row]:
+    """Pass the rows on, with a bar on stderr when that is a terminal; ``words`` are for good rows and for others."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{{task.fields[good]}} {words[0]}, {{task.fields[bad]}} {words[1]}"),
+        TimeRemainingColumn(),
+    )
+    counts = Counter[str]()
+    with Progress(*columns, console=console, disable=not (console.is_terminal and total)) as progress:
+        task = progress.add_task(title, total=total, good=0, bad=0)
+        for row in rows:
+            counts["good" if good(row) else "bad"] += 1
+            progress.update(task, advance=1, good=counts["good"], bad=counts["bad"])
+            yield row
+
+
+def _one_pass(items: list[Item], pipeline: Pipeline, per_task: int, at_once: int) -> Iterator[Item]:
+    if items:
+        blocks = -(-len(items) // per_task)
+        with _quiet_ray_data():
+            yield from pipeline(
+                ray.data.from_items(items, override_num_blocks=blocks), min(at_once, blocks)
+            ).iter_rows()
+
+
+@contextmanager
+def _quiet_ray_data() -> Iterator[None]:
+    """Ray Data without bars and plans of its own, and with tasks that may die without ending the job."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the context warns of its own defaults
+        context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with ray.data.DataContext.current(context), warnings.catch_warnings():
+            # where every task died, the actors behind them were idle
+            warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
+            yield
+    finally:
+        logger.setLevel(level)
