@@ -23,6 +23,13 @@ prism_begin() {
         [ -O "$folder" ] && [ ! -L "$folder" ] || prism_fail "$folder is not $USER's own folder; have it removed"
     done
     chmod 700 "/tmp/$USER/prism_ssl" "$PRISM_ROOT"
+    # Every process of a start holds this one to its end: after a requeue the next start must not share the folder
+    # with what the one before is still removing. Outside the folder, which is searched for processes to be ended.
+    PRISM_START_LOCK=/tmp/$USER/prism_ssl/.start-$SLURM_JOB_ID
+    exec 8>"$PRISM_START_LOCK"
+    flock -w 120 8 || prism_fail "processes of the job's start before this one are still on $(hostname)"
+    mkdir -p "$PRISM_ROOT"
+    chmod 700 "$PRISM_ROOT"
     # Held while the job lives: who finds the lock free may remove the folder.
     exec 9>"$PRISM_ROOT/.lock"
     flock -n 9 || prism_fail "$PRISM_ROOT is in use by another process"
@@ -182,4 +189,5 @@ prism_cleanup() {
     for environ in $(grep -lzxF "PRISM_ROOT=$PRISM_ROOT" /proc/[0-9]*/environ 2>/dev/null); do
         kill -KILL "${environ//[!0-9]/}" 2>/dev/null || continue
     done
+    rm -f "$PRISM_START_LOCK"
 }
