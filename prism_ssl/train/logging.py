@@ -92,11 +92,15 @@ def check_account(config: PrismConfig) -> None:
         TrackingError: no key, a refused key, or a server that does not answer in ``tracking.init_timeout_s``.
     """
     if tracking_mode(config.tracking) == "online":
-        wandb = _wandb(temporary_root(config.run.tmp_root))
         with service_errors():
-            if not wandb.login(prompt=False, verify=False):
+            if not has_key(config):
                 raise TrackingError(f"no W&B key was found; set WANDB_API_KEY, or {_ADVICE}")
             open_api(config).default_entity  # noqa: B018  asked for so that the server answers
+
+
+def has_key(config: PrismConfig) -> bool:
+    """Whether the client finds a W&B key on this machine; nobody is asked, and no server."""
+    return bool(_wandb(temporary_root(config.run.tmp_root)).login(prompt=False, verify=False))
 
 
 def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dict[str, str]:
@@ -291,15 +295,16 @@ def _prune(config: PrismConfig, tracked: TrackedAs) -> None:
 
 
 @contextlib.contextmanager
-def service_errors() -> Iterator[None]:
-    """What the client raises in the block becomes a ``TrackingError`` that says what to do."""
+def service_errors(otherwise: str = _ADVICE) -> Iterator[None]:
+    """What the client raises in the block becomes a ``TrackingError`` that says what to do; ``otherwise`` is the way
+    without W&B."""
     import wandb
 
     try:
         yield
     except (wandb.Error, ValueError, OSError, TimeoutError) as error:
         text = f"W&B cannot be used ({type(error).__name__}: {str(error).splitlines()[0]}); "
-        raise TrackingError(f"{text}look at WANDB_API_KEY and WANDB_BASE_URL, or {_ADVICE}") from error
+        raise TrackingError(f"{text}look at WANDB_API_KEY and WANDB_BASE_URL, or {otherwise}") from error
 
 
 def _exit_code(summary: RunSummary) -> int:
