@@ -15,14 +15,25 @@ def _():
     import polars as pl
 
     from prism_ssl.errors import PrismError
-    from prism_ssl.explore import alarm_view, curves, ranking_view, session, throughput_view
+    from prism_ssl.eval.catalog_scans import open_prepared
+    from prism_ssl.eval.view_panel import draw_panel
+    from prism_ssl.explore import (
+        alarm_view,
+        curves,
+        ranking_view,
+        scan_map,
+        session,
+        throughput_view,
+        trained_encoder,
+    )
     from prism_ssl.explore.local_runs import run_collections
+    from prism_ssl.explore.neighbour_picture import draw_neighbours
     from prism_ssl.explore.runs import LOCAL, matching
     from prism_ssl.explore.tracked_runs import account_found
 
     return (
-        LOCAL, PrismError, account_found, alarm_view, curves, matching, mo, pl, ranking_view, run_collections, session,
-        throughput_view,
+        LOCAL, PrismError, account_found, alarm_view, curves, draw_neighbours, draw_panel, matching, mo, open_prepared,
+        pl, ranking_view, run_collections, scan_map, session, throughput_view, trained_encoder,
     )  # fmt: skip
 
 
@@ -264,6 +275,119 @@ def _(curves, drawn, history, mo, shown, throughput_view):
                 wrapped_columns=["cause"],
             ),
             curves.counter_curves(history, drawn),
+        ]
+    )
+    return
+
+
+@app.cell
+def _(arguments, mo, shown):
+    names = dict(shown.select("run", "run_id").iter_rows())
+    wanted = arguments.get("encoder") if arguments.get("encoder") in names else next(iter(names), None)
+    encoder_of = mo.ui.dropdown(names, value=wanted, label="encoder of run")
+    catalog = mo.ui.text(
+        arguments.get("catalog") or "", label="scans of catalogue", placeholder="table, or empty: the run's own"
+    )
+    n_scans = mo.ui.slider(2, 64, value=int(arguments.get("n-scans") or 12), label="scans", show_value=True)
+    n_views = mo.ui.slider(2, 16, 2, value=4, label="views of each", show_value=True)
+    go = mo.ui.switch(value=bool(arguments.get("embed")), label="load the checkpoint and embed the scans")
+    mo.vstack(
+        [
+            mo.md("## Encoder and scans"),
+            mo.md(
+                "The checkpoint of a run (of this machine, or the artifact that W&B keeps), and what it makes of scans "
+                "of this machine."
+            ),
+            mo.hstack([encoder_of, catalog, n_scans, n_views], justify="start", wrap=True),
+            go,
+        ]
+    )
+    return catalog, encoder_of, go, n_scans, n_views
+
+
+@app.cell
+def _(PrismError, catalog, encoder_of, go, mo, n_scans, n_views, scan_map, trained_encoder):
+    mo.stop(not go.value or encoder_of.value is None, mo.md("*Turn the switch on to load a checkpoint.*"))
+    try:
+        with mo.status.spinner("loading the checkpoint, checking and embedding scans", remove_on_exit=True):
+            trained = trained_encoder.load_trained(encoder_of.value)
+            table_of_scans = scan_map.catalog_of(trained.config, catalog.value)
+            views = scan_map.embed_scans(trained.encoder, trained.config, table_of_scans, n_scans.value, n_views.value)
+        refusal = None
+    except PrismError as error:
+        trained = views = None
+        refusal = mo.callout(mo.md(str(error)), kind="danger")
+    mo.stop(views is None, refusal)
+    left_out = sum(views.rejected.values()) + len(views.probe_set.left_out)
+    mo.md(
+        f"{trained.origin}: {len(views.probe_set.views)} views of {len(views.scans)} scans"
+        + (f", {left_out} scans refused by preflight's checks" if left_out else "")
+    )
+    return trained, views
+
+
+@app.cell
+def _(mo, scan_map):
+    color = mo.ui.radio(list(scan_map.COLORS), value="modality", label="colour by", inline=True)
+    method = mo.ui.radio(["PCA", "t-SNE"], value="PCA", label="map", inline=True)
+    k = mo.ui.slider(1, 8, value=5, label="neighbours", show_value=True)
+    other_scans = mo.ui.checkbox(value=True, label="of other scans only")
+    return color, k, method, other_scans
+
+
+@app.cell
+def _(color, method, mo, scan_map, views):
+    plane = scan_map.flat_map(views.embeddings, method.value)
+    picture = mo.ui.altair_chart(scan_map.map_chart(views.table(), plane, color.value), chart_selection="point")
+    view = mo.ui.slider(0, len(views.probe_set.views) - 1, label="or view number", show_value=True, full_width=True)
+    return picture, view
+
+
+@app.cell
+def _(color, k, method, mo, other_scans, picture, view):
+    mo.vstack(
+        [
+            mo.hstack([color, method], justify="start"),
+            picture,
+            mo.md("Click on a point to see its view and its nearest neighbours."),
+            mo.hstack([view, k, other_scans], justify="start", widths=[3, 1, 1]),
+        ]
+    )
+    return
+
+
+@app.cell
+def _(draw_neighbours, k, mo, other_scans, picture, scan_map, trained, view, views):
+    clicked = picture.value["view"].to_list() if "view" in picture.value.columns else []
+    query = int(clicked[0]) if 0 < len(clicked) < len(views.probe_set.views) else view.value
+    found = scan_map.most_similar(views.embeddings, views.probe_set.scan_of_view, query, k.value, other_scans.value)
+    mo.vstack(
+        [
+            mo.md(f"### View {query} and its nearest neighbours"),
+            mo.md("Yellow: asked for. Green: of the same series. Blue: of another. Axial, coronal, sagittal."),
+            mo.image(draw_neighbours(views, query, found, trained.config), alt="nearest neighbours", width="100%"),
+        ]
+    )
+    return (query,)
+
+
+@app.cell
+def _(draw_panel, mo, open_prepared, query, trained, views):
+    asked_scan = views.scans[int(views.probe_set.scan_of_view[query])]
+    first = 2 * (query // 2)
+    mo.vstack(
+        [
+            mo.md(f"### The prisms of views {first} (a) and {first + 1} (b) in their scan"),
+            mo.image(
+                draw_panel(
+                    open_prepared(asked_scan, trained.config),
+                    asked_scan,
+                    (views.probe_set.views[first], views.probe_set.views[first + 1]),
+                    trained.config.data.patch_mm,
+                ),
+                alt="prisms",
+                width="100%",
+            ),
         ]
     )
     return

@@ -99,7 +99,7 @@ def probe_of(point: DesignPoint) -> dict[str, float]:
     quality = quality_of(point)
     skills = {f"skill/{axis}": 0.2 for axis in NAMES if axis != "distance"}
     values = {"recall_at_1": quality, "recall_at_1_chance": 0.1, "skill_mean": 0.2, "lidar_relative": 0.4, "scans": 8.0}
-    interval = {"proxy_quality_low": quality - 0.05, "proxy_quality_high": quality + 0.05}
+    interval = {"proxy_quality_low": quality - 0.04, "proxy_quality_high": quality + 0.04}
     return values | skills | {"proxy_quality": quality} | interval
 
 

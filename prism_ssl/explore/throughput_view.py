@@ -39,7 +39,8 @@ def throughput_table(scored: pl.DataFrame) -> pl.DataFrame:
 
     ``scored``: ``ranking.compute_proxy_score``'s table.
     """
-    table = with_columns_of(scored, [_EFFECTIVE, THROUGHPUT, *_TIMES.values(), *_WAITS.values(), *_STALLS.values()])
+    needed = [_EFFECTIVE, THROUGHPUT, "data_wait_share", *_TIMES.values(), *_WAITS.values(), *_STALLS.values()]
+    table = with_columns_of(scored, needed)
     waits = [pl.col(column).fill_null(0) for column in _WAITS.values()]
     cause = pl.lit("nothing")
     for name, column in _WAITS.items():
