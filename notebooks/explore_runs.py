@@ -69,7 +69,7 @@ def _(LOCAL, PrismError, entity, folder, here, mo, project, refresh, runs_root, 
             scored, said = session.load_scored(*of), ""
         except PrismError as error:
             scored, said = session.load_scored(LOCAL, "/nowhere"), str(error)
-    problem = mo.callout(mo.md(said), kind="danger") if said else None
+    problem = [mo.callout(mo.md(said), kind="danger")] if said else []
     return problem, scored
 
 
@@ -128,7 +128,7 @@ def _(mo, problem, scored, session, shown):
     mo.vstack(
         [
             mo.md("# Runs"),
-            problem,
+            *problem,
             mo.md(f"**{session.status_in_words(shown)}**" + (f" ({hidden} hidden by the filters)" if hidden else "")),
         ]
     )
@@ -153,10 +153,11 @@ def _(mo, ranking_view, shown):
 @app.cell
 def _(mo, ranking_view, shown):
     command, how_sure = ranking_view.recommendation(shown)
+    lines = command.replace(" --", " \\\n    --") if command else ""
     mo.vstack(
         [
             mo.md("## Recommended baseline"),
-            mo.md(f"```bash\n{command}\n```\n{how_sure}" if command else how_sure),
+            mo.md(f"```bash\n{lines}\n```\n{how_sure}" if command else how_sure),
         ]
     )
     return
@@ -227,9 +228,11 @@ def _(alarm_view, curves, drawn, history, mo, quantity):
             curves.diagnostic_curves(history, drawn, quantity.value),
             mo.md("### Alarms"),
             alarm_view.alarm_chart(spans, drawn),
-            mo.ui.table(spans, selection=None, show_column_summaries=False, show_data_types=False)
-            if spans.height
-            else None,
+            *(
+                [mo.ui.table(spans, selection=None, show_column_summaries=False, show_data_types=False)]
+                if spans.height
+                else []
+            ),
         ]
     )
     return
@@ -281,8 +284,8 @@ def _(curves, drawn, history, mo, shown, throughput_view):
 
 
 @app.cell
-def _(arguments, mo, shown):
-    names = dict(shown.select("run", "run_id").iter_rows())
+def _(arguments, mo, session, shown):
+    names = session.names_by_rank(shown)
     wanted = arguments.get("encoder") if arguments.get("encoder") in names else next(iter(names), None)
     encoder_of = mo.ui.dropdown(names, value=wanted, label="encoder of run")
     catalog = mo.ui.text(

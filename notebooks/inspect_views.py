@@ -40,9 +40,9 @@ def _(mo):
 @app.cell
 def _(Inspected, PrismError, arguments, catalog, checked_scans, inspected, mo, n_scans):
     try:
-        what, problem = inspected(arguments.get("run"), catalog.value, n_scans.value), None
+        what, problem = inspected(arguments.get("run"), catalog.value, n_scans.value), []
     except PrismError as error:
-        what, problem = Inspected.nothing(), mo.callout(mo.md(str(error)), kind="danger")
+        what, problem = Inspected.nothing(), [mo.callout(mo.md(str(error)), kind="danger")]
     names = checked_scans.scan_names(what.checked.usable)
     return names, problem, what
 
@@ -89,7 +89,7 @@ def _(catalog, chosen, mo, n_scans, sliders, visit):
 
 @app.cell
 def _(mo, problem, what):
-    mo.vstack([mo.md("# What the model sees"), problem, mo.md(f"{what.where}: **{what.checked.in_words()}**")])
+    mo.vstack([mo.md("# What the model sees"), *problem, mo.md(f"{what.where}: **{what.checked.in_words()}**")])
     return
 
 
@@ -120,18 +120,11 @@ def _(moved_pair, prepared, scan, sliders, visit, what):
 @app.cell
 def _(draw_panel, mo, moved_pair, pair, prepared, scan, untouched, what):
     outside = moved_pair.share_outside(scan, pair[1])
-    mo.vstack(
-        [
-            mo.md("## The pair in its scan"),
-            mo.md("As training draws it." if untouched else "**View b is moved by hand.**"),
-            mo.callout(mo.md(f"{outside:.0%} of b's patches lie outside the scan and show air."), kind="warn")
-            if outside
-            else None,
-            mo.image(
-                draw_panel(scan, prepared, pair, what.config.data.patch_mm), alt="the pair in its scan", width="100%"
-            ),
-        ]
-    )
+    told = [mo.md("As training draws it." if untouched else "**View b is moved by hand.**")]
+    if outside:
+        told.append(mo.callout(mo.md(f"{outside:.0%} of b's patches lie outside the scan and show air."), kind="warn"))
+    panel = draw_panel(scan, prepared, pair, what.config.data.patch_mm)
+    mo.vstack([mo.md("## The pair in its scan"), *told, mo.image(panel, alt="the pair in its scan", width="100%")])
     return
 
 

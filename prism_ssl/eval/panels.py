@@ -12,7 +12,7 @@ POINTS_MAX = 400
 """Most rows of a run's history that are drawn, evenly spread."""
 
 WIDTH, HEIGHT = 250, 150
-STEP_AXIS: Final = alt.X("global_step:Q", title="step")
+STEP_AXIS: Final = alt.X("global_step:Q", title="step", axis=alt.Axis(tickCount=5))
 _FEW = 40  # points are marked where lines are short, for a line of one point is nothing to see
 
 

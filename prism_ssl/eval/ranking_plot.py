@@ -8,6 +8,12 @@ import polars as pl
 from prism_ssl.eval.ranking import QUALITY, QUALITY_HIGH, QUALITY_LOW
 
 _OBJECTIVE = "model.objective"
+OBJECTIVE_COLOR = alt.Color(
+    "objective:N",
+    title="objective",
+    scale=alt.Scale(domain=["regression", "classification"], range=["#1f6fb4", "#d1641f"]),
+    legend=alt.Legend(orient="top"),
+)
 
 
 def ranking_plot(ranked: pl.DataFrame, effects: pl.DataFrame) -> alt.TopLevelMixin:
@@ -29,7 +35,7 @@ def quality_chart(ranked: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     shown = measured.select(columns).with_columns(objective.alias("objective"))
     base = alt.Chart(shown).encode(
         y=alt.Y("run:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)),
-        color=alt.Color("objective:N", title="objective"),
+        color=OBJECTIVE_COLOR,
     )
     scale = alt.Scale(zero=False)
     intervals = base.mark_rule(strokeWidth=2).encode(

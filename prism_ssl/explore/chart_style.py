@@ -11,11 +11,9 @@ import polars as pl
 RUNS_DRAWN = 8
 """Most runs whose curves are drawn at once: more colours cannot be told apart."""
 
-OBJECTIVE_COLORS = alt.Scale(domain=["regression", "classification"], range=["#1f6fb4", "#d1641f"])
-STATUS_COLORS = alt.Scale(
-    domain=["ok", "running", "interrupted", "unfinished", "failed", "crashed", "killed", "unreadable"],
-    range=["#2f9e44", "#1f6fb4", "#e8a33d", "#e8a33d", "#d62728", "#d62728", "#d62728", "#d62728"],
-)
+ROWS_DRAWN = 40
+"""Most runs that a chart with a line for each run shows; tables show all."""
+
 GREY = "#888888"
 
 

@@ -123,13 +123,19 @@ def rate_curves(history: pl.DataFrame, runs: Sequence[str]) -> alt.TopLevelMixin
 
 def counter_curves(history: pl.DataFrame, runs: Sequence[str]) -> alt.TopLevelMixin:
     """Replacements in the pools over the steps."""
-    return _curves(named_rows(history, _COUNTERS), runs, "totals of all pool actors since the attempt began")
+    title = "totals of all pool actors since the attempt began"
+    return _curves(named_rows(history, _COUNTERS), runs, title, zero=True)
 
 
 def _curves(
-    long: pl.DataFrame, runs: Sequence[str], title: str, dash: alt.StrokeDash | None = None, rule: float | None = None
+    long: pl.DataFrame,
+    runs: Sequence[str],
+    title: str,
+    dash: alt.StrokeDash | None = None,
+    rule: float | None = None,
+    zero: bool = False,
 ) -> alt.TopLevelMixin:
     if long.is_empty():
         return in_words("None of the chosen runs has logged this yet.")
-    chart = small_multiples(long, title, run_color(runs), dash=dash, followed=pointing(), rule=rule, zero=False)
+    chart = small_multiples(long, title, run_color(runs), dash=dash, followed=pointing(), rule=rule, zero=zero)
     return finished(chart)

@@ -17,8 +17,8 @@ from prism_ssl.eval.ranking import (
     rank_runs,
     recommended_command,
 )
-from prism_ssl.eval.ranking_plot import effects_chart, quality_chart
-from prism_ssl.explore.chart_style import GREY, OBJECTIVE_COLORS, finished, in_words
+from prism_ssl.eval.ranking_plot import OBJECTIVE_COLOR, effects_chart, quality_chart
+from prism_ssl.explore.chart_style import GREY, ROWS_DRAWN, finished, in_words
 
 NO_QUALITY = "No run that ended ok has a measured proxy quality yet: it is measured at the end of a run."
 
@@ -51,10 +51,11 @@ def ranking_table(scored: pl.DataFrame) -> pl.DataFrame:
 
 def quality_picture(scored: pl.DataFrame) -> alt.TopLevelMixin:
     """Proxy quality of every run with its interval, best first."""
-    ranked = rank_runs(scored)
-    if not _measured(ranked).height:
+    measured = _measured(rank_runs(scored))
+    if measured.is_empty():
         return in_words(NO_QUALITY)
-    return finished(quality_chart(ranked))
+    title = "Runs, best first" if measured.height <= ROWS_DRAWN else f"The best {ROWS_DRAWN} of {measured.height} runs"
+    return finished(quality_chart(measured.head(ROWS_DRAWN)).properties(width=560, title=title))
 
 
 def pareto_front(scored: pl.DataFrame) -> pl.DataFrame:
@@ -79,14 +80,15 @@ def pareto_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
     y = alt.Y(f"{QUALITY}:Q", title="proxy quality (0 to 1)", scale=alt.Scale(zero=False))
     tooltip: list[Any] = ["run:N", *(alt.Tooltip(f"{column}:Q", format=".3f") for column in columns[1:4])]
     base = alt.Chart(measured.select(*columns, pl.col(objective).alias("objective")))
-    color = alt.Color("objective:N", scale=OBJECTIVE_COLORS, title="objective")
-    intervals = base.mark_rule(opacity=0.35).encode(x=x, y=f"{QUALITY_LOW}:Q", y2=f"{QUALITY_HIGH}:Q", color=color)
-    points = base.mark_point(filled=True, size=70, opacity=0.9).encode(x=x, y=y, color=color, tooltip=tooltip)
+    intervals = base.mark_rule(opacity=0.35).encode(
+        x=x, y=f"{QUALITY_LOW}:Q", y2=f"{QUALITY_HIGH}:Q", color=OBJECTIVE_COLOR
+    )
+    points = base.mark_point(filled=True, size=70, opacity=0.9).encode(x=x, y=y, color=OBJECTIVE_COLOR, tooltip=tooltip)
     line = alt.Chart(front.select(columns)).mark_line(color=GREY, strokeDash=[5, 4]).encode(x=x, y=y)
     words = alt.Chart(front.select(columns)).mark_text(align="left", dx=7, dy=-7, fontSize=10, color="#333333")
     named = words.encode(x=x, y=y, text="run:N")
     title = "Quality against throughput (dashed: no run is better and faster)"
-    return finished(alt.layer(intervals, line, points, named).properties(width=760, height=320, title=title))
+    return finished(alt.layer(intervals, line, points, named).properties(width=720, height=320, title=title))
 
 
 def effects_table(scored: pl.DataFrame, response: str) -> pl.DataFrame:
@@ -101,7 +103,7 @@ def effects_picture(scored: pl.DataFrame) -> alt.TopLevelMixin:
     for response, words in ((QUALITY, "proxy quality"), (THROUGHPUT, "patches/s after stalls")):
         effects = effects_table(scored, response)
         if not effects.is_empty():
-            charts.append(effects_chart(effects, words).properties(width=300, title=f"Effect on {words}"))
+            charts.append(effects_chart(effects, words).properties(width=240, title=f"Effect on {words}"))
     if not charts:
         return in_words("Not estimable: no factor has two levels among the measured runs that ended ok.")
     return finished(alt.hconcat(*charts).resolve_scale(color="independent"))

@@ -72,6 +72,11 @@ def runs_to_draw(scored: pl.DataFrame, chosen: Sequence[str]) -> list[str]:
     return wanted[:RUNS_DRAWN]
 
 
+def names_by_rank(scored: pl.DataFrame) -> dict[str, str]:
+    """``run`` -> ``run_id``, best first."""
+    return dict(rank_runs(scored).select("run", "run_id").iter_rows())
+
+
 def curves_of(scored: pl.DataFrame, runs: Sequence[str]) -> pl.DataFrame:
     """The histories of the named runs in everything that is drawn: run, global_step, scalars and alarms."""
     of = scored.filter(pl.col("run").is_in(list(runs))).select("run_id", "run")

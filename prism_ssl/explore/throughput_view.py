@@ -7,8 +7,8 @@ from typing import Final
 import altair as alt
 import polars as pl
 
-from prism_ssl.eval.ranking import THROUGHPUT
-from prism_ssl.explore.chart_style import GREY, finished, in_words
+from prism_ssl.eval.ranking import THROUGHPUT, rank_runs
+from prism_ssl.explore.chart_style import GREY, ROWS_DRAWN, finished, in_words
 
 _EFFECTIVE = "throughput_effective_patches_per_sec"
 _TIMES: Final = {
@@ -59,7 +59,7 @@ def throughput_table(scored: pl.DataFrame) -> pl.DataFrame:
 
 def tail_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
     """Step times of every run, median to longest, on a logarithmic axis with the two stall limits."""
-    table = with_columns_of(scored, list(_TIMES.values()))
+    table = with_columns_of(_drawn(scored), list(_TIMES.values()))
     names = {column: name for name, column in _TIMES.items()}
     long = (
         table.select("run", *(pl.col(column).cast(pl.Float64) for column in names))
@@ -79,19 +79,21 @@ def tail_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
         .encode(
             x=alt.X("ms:Q", scale=_LOG, title="time of a step, ms (logarithmic)"),
             y=y,
-            color=alt.Color("quantile:N", sort=order, scale=colors, title="step time"),
+            color=alt.Color("quantile:N", sort=order, scale=colors, title="step time", legend=alt.Legend(orient="top")),
             tooltip=["run:N", "quantile:N", alt.Tooltip("ms:Q", format=",.0f")],
         )
     )
     limits = alt.Chart(pl.DataFrame({"ms": [2000.0, 10000.0], "text": ["stall: 2 s", "10 s"]}))
     rules = limits.mark_rule(strokeDash=[5, 4], color=GREY).encode(x="ms:Q")
     words = limits.mark_text(align="left", dx=4, color=GREY).encode(x="ms:Q", y=alt.value(8), text="text:N")
-    return finished(alt.layer(spans, rules, words, points).properties(width=480, title="Tail of the step times"))
+    return finished(
+        alt.layer(spans, rules, words, points).properties(width=480, title=_title("Tail of the step times", scored))
+    )
 
 
 def time_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
     """What the time of every run's steps went into, as shares of it."""
-    table = with_columns_of(scored, [*_WAITS.values(), "data_wait_share", "data_wait_ms_total"])
+    table = with_columns_of(_drawn(scored), [*_WAITS.values(), "data_wait_share", "data_wait_ms_total"])
     total = _step_time_ms()
     waits = [(pl.col(column) / total).alias(f"waiting: {name}") for name, column in _WAITS.items()]
     long = (
@@ -107,12 +109,16 @@ def time_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
         x=alt.X("share:Q", stack="zero", title="share of the steps' time", axis=alt.Axis(format="%")),
         y=alt.Y("run:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)),
         color=alt.Color(
-            "part:N", sort=list(_PARTS), title=None, scale=alt.Scale(domain=list(_PARTS), range=list(_PART_COLORS))
+            "part:N",
+            sort=list(_PARTS),
+            title=None,
+            scale=alt.Scale(domain=list(_PARTS), range=list(_PART_COLORS)),
+            legend=alt.Legend(orient="top"),
         ),
         order="order:O",
         tooltip=["run:N", "part:N", alt.Tooltip("share:Q", format=".1%")],
     )
-    return finished(chart.properties(width=480, title="What the time went into"))
+    return finished(chart.properties(width=480, title=_title("What the time went into", scored)))
 
 
 def failure_table(scored: pl.DataFrame) -> pl.DataFrame:
@@ -132,6 +138,14 @@ def with_columns_of(table: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
 
 
 _LOG = alt.Scale(type="log")
+
+
+def _drawn(scored: pl.DataFrame) -> pl.DataFrame:
+    return rank_runs(scored).head(ROWS_DRAWN)
+
+
+def _title(what: str, scored: pl.DataFrame) -> str:
+    return f"{what} (the best {ROWS_DRAWN} of {scored.height} runs)" if scored.height > ROWS_DRAWN else what
 
 
 def _step_time_ms() -> pl.Expr:
