@@ -293,7 +293,7 @@ def _(arguments, mo, session, shown):
     )
     n_scans = mo.ui.slider(2, 64, value=int(arguments.get("n-scans") or 12), label="scans", show_value=True)
     n_views = mo.ui.slider(2, 16, 2, value=4, label="views of each", show_value=True)
-    go = mo.ui.switch(value=bool(arguments.get("embed")), label="load the checkpoint and embed the scans")
+    go = mo.ui.switch(value=arguments.get("embed") is not None, label="load the checkpoint and embed the scans")
     mo.vstack(
         [
             mo.md("## Encoder and scans"),

@@ -180,9 +180,9 @@ def test_a_sweep_is_explored(browser: Browser, sweep: Path) -> None:
         shown.text("(12 hidden by the filters)")
         shown.assert_sound()
 
-        page.get_by_text("relative to chance").click()
+        page.get_by_role("radio", name="relative to chance").click()
         shown.text("below the dashed 1 something is learned")
-        page.get_by_text("Weights & Biases").first.click()
+        page.get_by_role("radio", name="Weights & Biases").first.click()
         shown.text("no W&B key was found; set WANDB_API_KEY, or read the run folders of this machine instead")
         shown.text("no runs")
         shown.assert_sound()
@@ -207,7 +207,7 @@ def test_an_encoder_is_looked_at_on_local_scans(browser: Browser, sweep: Path) -
         shown.page.get_by_role("switch").click()
         shown.text("last.ckpt, step 1,000: 12 views of 3 scans")
         shown.heading("View 0 and its nearest neighbours")
-        shown.page.get_by_text("organ", exact=True).click()
+        shown.page.get_by_role("radio", name="organ").click()
         shown.text("A point is a view")
         shown.heading("The prisms of views 0 (a) and 1 (b) in their scan")
         assert shown.page.get_by_role("img", name="nearest neighbours").bounding_box() is not None
