@@ -40,7 +40,7 @@ def _():
 @app.cell
 def _(mo, run_collections, session):
     arguments = mo.cli_args()
-    runs_root = session.default_root(arguments.get("runs"))
+    runs_root = session.default_root(str(arguments.get("runs") or ""))
     folders = {f"{found.folder.name} ({found.runs} runs)": str(found.folder) for found in run_collections(runs_root)}
     return arguments, folders, runs_root
 
@@ -51,8 +51,8 @@ def _(account_found, arguments, folders, mo):
     asked_for_wandb = bool(arguments.get("project"))
     source = mo.ui.radio([here, there], value=there if asked_for_wandb else here, label="**Runs from**", inline=True)
     folder = mo.ui.dropdown(folders, value=next(iter(folders), None), label="folder", full_width=True)
-    entity = mo.ui.text(arguments.get("entity") or "", label="entity", placeholder="your default", full_width=True)
-    project = mo.ui.text(arguments.get("project") or "prism-ssl", label="project", full_width=True)
+    entity = mo.ui.text(str(arguments.get("entity") or ""), label="entity", placeholder="your default", full_width=True)
+    project = mo.ui.text(str(arguments.get("project") or "prism-ssl"), label="project", full_width=True)
     refresh = mo.ui.refresh(label="read again", options=["30s", "1m", "5m"])
     key_words = "" if account_found() else "No W&B key on this machine (WANDB_API_KEY)."
     return entity, folder, here, key_words, project, refresh, source, there
@@ -289,7 +289,7 @@ def _(arguments, mo, session, shown):
     wanted = arguments.get("encoder") if arguments.get("encoder") in names else next(iter(names), None)
     encoder_of = mo.ui.dropdown(names, value=wanted, label="encoder of run")
     catalog = mo.ui.text(
-        arguments.get("catalog") or "", label="scans of catalogue", placeholder="table, or empty: the run's own"
+        str(arguments.get("catalog") or ""), label="scans of catalogue", placeholder="table, or empty: the run's own"
     )
     n_scans = mo.ui.slider(2, 64, value=int(arguments.get("n-scans") or 12), label="scans", show_value=True)
     n_views = mo.ui.slider(2, 16, 2, value=4, label="views of each", show_value=True)

@@ -31,7 +31,7 @@ def _():
 def _(mo):
     arguments = mo.cli_args()
     catalog = mo.ui.text(
-        arguments.get("catalog") or "", label="catalogue", placeholder="table, or empty: phantoms", full_width=True
+        str(arguments.get("catalog") or ""), label="catalogue", placeholder="table, or empty: phantoms", full_width=True
     )
     n_scans = mo.ui.number(2, 2000, value=int(arguments.get("n-scans") or 24), label="scans", full_width=True)
     return arguments, catalog, n_scans
@@ -40,7 +40,7 @@ def _(mo):
 @app.cell
 def _(Inspected, PrismError, arguments, catalog, checked_scans, inspected, mo, n_scans):
     try:
-        what, problem = inspected(arguments.get("run"), catalog.value, n_scans.value), []
+        what, problem = inspected(str(arguments.get("run") or ""), catalog.value, n_scans.value), []
     except PrismError as error:
         what, problem = Inspected.nothing(), [mo.callout(mo.md(str(error)), kind="danger")]
     names = checked_scans.scan_names(what.checked.usable)

@@ -32,8 +32,9 @@ class Inspected:
         return cls(PrismConfig(), CheckedScans([], pl.DataFrame(schema=_BAD), 0), "no scans")
 
 
-def inspected(run: str | None, catalog: str, n_scans: int) -> Inspected:
-    """The first ``n_scans`` scans: of ``catalog`` where it is given, else those of the ``run`` folder, else phantoms.
+def inspected(run: str, catalog: str, n_scans: int) -> Inspected:
+    """The first ``n_scans`` scans: of ``catalog`` where it is given, else those of the ``run`` folder, else phantoms; "" is
+    none.
 
     Raises:
         CatalogError: the table cannot be used.

@@ -92,7 +92,7 @@ def alarm_keys() -> list[str]:
     return [f"{PREFIX}{name}" for name in dict.fromkeys(names)]
 
 
-def default_root(given: str | None) -> Path:
+def default_root(given: str) -> Path:
     """The folder of runs: the given one, else ``runs`` here, else ``runs`` beside the project's code."""
     if given:
         return Path(given).expanduser().absolute()

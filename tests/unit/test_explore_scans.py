@@ -192,7 +192,7 @@ def test_refused_scans_stand_with_their_reason(tmp_path: Path) -> None:
     table = tmp_path / "catalog.csv"
     pl.DataFrame(rows, schema=["pmbb_id", "modality", "series_path"], orient="row").write_csv(table)
 
-    what = inspected(None, str(table), 100)
+    what = inspected("", str(table), 100)
     checked = what.checked
     assert checked.in_words() == "1 scans can be used, 4 are refused (read now)"
     assert list(scan_names(checked.usable).values()) == checked.usable
