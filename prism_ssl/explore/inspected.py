@@ -33,8 +33,9 @@ class Inspected:
 
 
 def inspected(run: str, catalog: str, n_scans: int) -> Inspected:
-    """The first ``n_scans`` scans: of ``catalog`` where it is given, else those of the ``run`` folder, else phantoms; "" is
-    none.
+    """The first ``n_scans`` scans of ``catalog``, else those of the ``run`` folder, else phantoms.
+
+    "" is no catalogue, and no run.
 
     Raises:
         CatalogError: the table cannot be used.
