@@ -18,7 +18,7 @@ LAYERS = {
     "prism_ssl.data": 1, "prism_ssl.model": 1,
     "prism_ssl.eval": 2,
     "prism_ssl.train": 3,
-    "tune": 4,
+    "prism_ssl.explore": 4, "tune": 4,
     "notebooks": 5,
 }  # fmt: skip
 """Height of every part; imports go downwards or stay inside a part, and the parts of layer 0 may share."""

@@ -20,23 +20,18 @@ import vl_convert
 from rich.console import Console
 
 from prism_ssl.errors import PrismError, RunFolderError
+from prism_ssl.eval.panels import HEIGHT, STEP_AXIS, WIDTH, named_rows, small_multiples
 from prism_ssl.utils.fs import write_atomic
 
 HISTORY_FILE, PLOTS_FOLDER = "history.jsonl", "plots"
 HEADS: Final = ("distance", "rotation", "window_center", "window_width", "supcon", "total")
 AXES: Final = ("dx", "dy", "dz", "rx", "ry", "rz", "wc", "ww")
-POINTS_MAX = 400
-"""Most rows of a history that are drawn, evenly spread."""
-
 _WAITS: Final = {
     "computing": None,
     "waiting: scans opening": "data_wait_opening_ms",
     "waiting: sampling": "data_wait_sampling_ms",
     "waiting: transport": "data_wait_transport_ms",
 }
-_WIDTH, _HEIGHT = 250, 150
-_FEW = 40  # points are marked where lines are short, for a line of one point is nothing to see
-_STEP: Final = alt.X("global_step:Q", title="step")
 
 
 def load_history(run_dir: Path) -> pl.DataFrame:
@@ -55,30 +50,32 @@ def load_history(run_dir: Path) -> pl.DataFrame:
 
 def loss_chart(history: pl.DataFrame) -> alt.VConcatChart:
     """Each head's loss beside its chance level, and below them the same losses raw and normalised."""
-    beside = _named(history, {f"{what}/{head}": (what, head) for head in HEADS for what in ("loss", "chance")})
-    forms = _named(
+    beside = named_rows(history, {f"{what}/{head}": (what, head) for head in HEADS for what in ("loss", "chance")})
+    forms = named_rows(
         history,
         {f"loss_{what}/{head}": (what, head) for head in HEADS for what in ("raw", "normalized")},
     )
     dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=["loss", "chance"], range=[[1, 0], [5, 4]]), legend=None)
     color = alt.Color("series:N", scale=alt.Scale(domain=["loss", "chance"], range=["#1f6fb4", "#888888"]), title=None)
-    above = _panels(beside, "what is optimised, beside its chance level", zero=False, color=color, dash=dash)
+    above = small_multiples(beside, "what is optimised, beside its chance level", zero=False, color=color, dash=dash)
     forms_color = alt.Color(
         "series:N", scale=alt.Scale(domain=["raw", "normalized"], range=["#b4501f", "#1f6fb4"]), title=None
     )
-    below = _panels(forms, "raw (mm, degrees, intensity units) and normalised", zero=False, color=forms_color, log=True)
+    below = small_multiples(
+        forms, "raw (mm, degrees, intensity units) and normalised", zero=False, color=forms_color, log=True
+    )
     return _stacked("Losses", above, below)
 
 
 def diagnostics_chart(history: pl.DataFrame) -> alt.VConcatChart:
     """Sign skill and spread of the predictions per axis, and the positives that SupCon had."""
     groups = {"displacement": AXES[:3], "rotation": AXES[3:6], "window": AXES[6:]}
-    skill = _named(history, {f"skill/{axis}": (axis, group) for group, axes in groups.items() for axis in axes})
-    ratio = _named(history, {f"std_ratio/{axis}": (axis, group) for group, axes in groups.items() for axis in axes})
-    held_out = _named(
+    skill = named_rows(history, {f"skill/{axis}": (axis, group) for group, axes in groups.items() for axis in axes})
+    ratio = named_rows(history, {f"std_ratio/{axis}": (axis, group) for group, axes in groups.items() for axis in axes})
+    held_out = named_rows(
         history, {f"probe/skill/{axis}": (axis, group) for group, axes in groups.items() for axis in axes}
     )
-    positives = _named(
+    positives = named_rows(
         history,
         {
             "supcon/positives_mean": ("mean", "positives per anchor"),
@@ -89,17 +86,17 @@ def diagnostics_chart(history: pl.DataFrame) -> alt.VConcatChart:
     axis_color = alt.Color("series:N", sort=list(AXES), scale=alt.Scale(scheme="tableau10"), title=None)
     return _stacked(
         "Diagnostics",
-        _panels(skill, "sign skill on the training pairs (0 chance, 1 perfect)", color=axis_color, rule=0.0),
-        _panels(held_out, "the same on held-out scans", color=axis_color, rule=0.0),
-        _panels(ratio, "spread of the predictions over spread of the targets", color=axis_color, rule=1.0),
-        _panels(positives, "SupCon's positives", color=alt.Color("series:N", title=None)),
+        small_multiples(skill, "sign skill on the training pairs (0 chance, 1 perfect)", color=axis_color, rule=0.0),
+        small_multiples(held_out, "the same on held-out scans", color=axis_color, rule=0.0),
+        small_multiples(ratio, "spread of the predictions over spread of the targets", color=axis_color, rule=1.0),
+        small_multiples(positives, "SupCon's positives", color=alt.Color("series:N", title=None)),
     )
 
 
 def throughput_chart(history: pl.DataFrame) -> alt.VConcatChart:
     """Patches per second, what the time of a step went into, and the replacements of the pools."""
-    rate = _named(history, {"patches_per_sec_interval": ("patches per second", "throughput")})
-    counts = _named(
+    rate = named_rows(history, {"patches_per_sec_interval": ("patches per second", "throughput")})
+    counts = named_rows(
         history,
         {
             "replacement_completed_count": ("completed", "replacements"),
@@ -107,7 +104,7 @@ def throughput_chart(history: pl.DataFrame) -> alt.VConcatChart:
         },
     )
     color = alt.Color("series:N", title=None)
-    top = alt.hconcat(_panels(rate, "", color=color), _panels(counts, "", color=color)).resolve_scale(
+    top = alt.hconcat(small_multiples(rate, "", color=color), small_multiples(counts, "", color=color)).resolve_scale(
         color="independent"
     )
     return _stacked("Throughput", top, _time_chart(history))
@@ -127,18 +124,18 @@ def comparison_chart(histories: Mapping[str, pl.DataFrame]) -> alt.VConcatChart:
     for name, history in histories.items():
         rows = history.filter(pl.any_horizontal(pl.col("^skill/.*$").is_not_null()))
         smooth = pl.col("^skill/.*$").cast(pl.Float64).rolling_mean(max(1, rows.height // 20), min_samples=1)
-        parts["skill"].append(_named(rows.with_columns(smooth), skill).with_columns(run=pl.lit(name)))
-        parts["retrieval"].append(_named(history, retrieval).with_columns(run=pl.lit(name)))
+        parts["skill"].append(named_rows(rows.with_columns(smooth), skill).with_columns(run=pl.lit(name)))
+        parts["retrieval"].append(named_rows(history, retrieval).with_columns(run=pl.lit(name)))
     color = alt.Color("run:N", sort=list(histories), scale=alt.Scale(scheme="tableau10"), title=None)
     dash = alt.StrokeDash(
         "series:N", scale=alt.Scale(domain=["recall@1", "chance"], range=[[1, 0], [2, 3]]), title=None
     )
     return _stacked(
         "Runs",
-        _panels(
+        small_multiples(
             pl.concat(parts["skill"]), "sign skill on views not seen before (0 chance, 1 perfect)", color, rule=0.0
         ),
-        _panels(pl.concat(parts["retrieval"]), "", color, dash=dash),
+        small_multiples(pl.concat(parts["retrieval"]), "", color, dash=dash),
     )
 
 
@@ -197,48 +194,6 @@ def _stacked(title: str, *rows: Any) -> alt.VConcatChart:
     return chart
 
 
-def _named(history: pl.DataFrame, columns: Mapping[str, tuple[str, str]]) -> pl.DataFrame:
-    """Long rows (global_step, series, panel, value) of the columns that are there, {column: (series, panel)}."""
-    there = [name for name in columns if name in history.columns]
-    thin = history.gather_every(max(1, -(-history.height // POINTS_MAX)))
-    long = thin.select("global_step", pl.col(there).cast(pl.Float64)).unpivot(
-        on=there, index="global_step", variable_name="column", value_name="value"
-    )
-    names = pl.DataFrame(
-        [(column, *columns[column]) for column in there],
-        schema={"column": pl.String, "series": pl.String, "panel": pl.String},
-        orient="row",
-    )
-    return (
-        long.drop_nulls("value")
-        .join(names, on="column", how="inner", maintain_order="left")
-        .drop("column", strict=False)
-    )
-
-
-def _panels(
-    long: pl.DataFrame,
-    title: str,
-    color: Any,
-    dash: Any = None,
-    rule: float | None = None,
-    zero: bool = True,
-    log: bool = False,
-) -> alt.ConcatChart:
-    """A small line chart for each panel, with a scale of its own."""
-    charts = []
-    for (panel,), rows in long.group_by("panel", maintain_order=True):
-        scale = alt.Scale(type="log") if log else alt.Scale(zero=zero)
-        shown = rows.filter(pl.col("value") > 0) if log else rows
-        encoding = {"x": _STEP, "y": alt.Y("value:Q", title=None, scale=scale), "color": color}
-        encoding |= {} if dash is None else {"strokeDash": dash}
-        lines: Any = alt.Chart(shown).mark_line(clip=True, point=rows.height < _FEW).encode(**encoding)
-        if rule is not None:
-            lines += alt.Chart(pl.DataFrame({"value": [rule]})).mark_rule(color="#888888").encode(y="value:Q")
-        charts.append(lines.properties(width=_WIDTH, height=_HEIGHT, title=str(panel).replace("_", " ")))
-    return alt.concat(*charts, columns=3, title=alt.TitleParams(title, fontWeight="normal", color="#555555"))
-
-
 def _time_chart(history: pl.DataFrame) -> alt.Chart:
     waits = [column for column in _WAITS.values() if column in history.columns]
     if "step_time_ms" not in history.columns:
@@ -249,14 +204,14 @@ def _time_chart(history: pl.DataFrame) -> alt.Chart:
     order = list(_WAITS)
     scale = alt.Scale(domain=order, range=["#9ecae1", "#d62728", "#ff9f3b", "#9467bd"])
     chart: alt.Chart = (
-        alt.Chart(_named(parts, columns))
+        alt.Chart(named_rows(parts, columns))
         .mark_area(line=False)
         .encode(
-            x=_STEP,
+            x=STEP_AXIS,
             y=alt.Y("value:Q", stack="zero", title="ms per step"),
             color=alt.Color("series:N", scale=scale, sort=order, title=None),
         )
-        .properties(width=2 * _WIDTH + 80, height=_HEIGHT, title="what the time of a step goes into")
+        .properties(width=2 * WIDTH + 80, height=HEIGHT, title="what the time of a step goes into")
     )
     return chart
 

@@ -3,8 +3,9 @@
 Loss forms, weights and batch sizes differ between the runs of an ablation, and SupCon's chance level is ln(2B - 1), so
 losses do not compare; the held-out evaluation does: same scans, same seeds, same number of patches for every run.
 
-Tables hold one row a run: ``run``, ``status``, settings as ``section.name``, held-out scalars as ``probe/...`` and the
-totals under their own names, as ``run_records`` reads them from folders and W&B stores them.
+Tables hold one row a run: ``run`` (and ``run_id``, where names repeat), ``status``, settings as ``section.name``,
+held-out scalars as ``probe/...`` and the totals under their own names, as ``run_records`` reads them from folders and
+W&B stores them.
 """
 
 from __future__ import annotations
@@ -39,19 +40,20 @@ _PRIVATE = ("run.", "tracking.", "quota.", "eval.", "data.catalog_path", "data.c
 def compute_proxy_score(df_runs: pl.DataFrame, df_hist: pl.DataFrame) -> pl.DataFrame:
     """``df_runs`` with what it is ranked by: proxy_quality, _low, _high (in [0, 1]) and throughput_after_stalls.
 
-    Quality is the summary's; where a run did not live to write one, the last that its history (``run``,
+    Quality is the summary's; where a run did not live to write one, the last that its history (``run_id`` or ``run``,
     ``global_step``, ``probe/...``) has. What nobody measured, and what is not finite, is null.
 
     throughput_after_stalls, in patches/s, is the effective throughput times the share of steps that are left when a
     step of 2 s or more counts as one lost and a step of 10 s or more as five.
     """
     scored = df_runs.with_columns(_number(df_runs, key).alias(key.removeprefix("probe/")) for key in PROBE_KEYS)
-    last = _last_of_history(df_hist)
+    key = "run_id" if {"run_id"} <= set(df_runs.columns) & set(df_hist.columns) else "run"
+    last = _last_of_history(df_hist, key)
     if last is not None:
         names = [key.removeprefix("probe/") for key in PROBE_KEYS]
         # All three from one place: an interval belongs to its value.
         filled = [pl.when(pl.col(QUALITY).is_null()).then(f"{n}_of_history").otherwise(n).alias(n) for n in names]
-        scored = scored.join(last, on="run", how="left", maintain_order="left").with_columns(filled)
+        scored = scored.join(last, on=key, how="left", maintain_order="left").with_columns(filled)
         scored = scored.drop(f"{name}_of_history" for name in names)
     lost = sum((_number(df_runs, key).fill_null(0) * weight for key, weight in _STALLS.items()), start=pl.lit(0.0))
     steps = _number(df_runs, "steps_done").clip(lower_bound=1).fill_null(1)
@@ -131,10 +133,10 @@ def _number(df: pl.DataFrame, column: str) -> pl.Expr:
     return pl.when(value.is_finite()).then(value)
 
 
-def _last_of_history(df_hist: pl.DataFrame) -> pl.DataFrame | None:
+def _last_of_history(df_hist: pl.DataFrame, of: str) -> pl.DataFrame | None:
     """Per run the three scalars of the last row that has a quality, as ``..._of_history``."""
-    if not {"run", "global_step", PROBE_KEYS[0]} <= set(df_hist.columns):
+    if not {of, "global_step", PROBE_KEYS[0]} <= set(df_hist.columns):
         return None
     numbers = [_number(df_hist, key).alias(f"{key.removeprefix('probe/')}_of_history") for key in PROBE_KEYS]
-    rows = df_hist.select("run", "global_step", *numbers).filter(pl.col(f"{QUALITY}_of_history").is_not_null())
-    return rows.sort("global_step").group_by("run").last().drop("global_step")
+    rows = df_hist.select(of, "global_step", *numbers).filter(pl.col(f"{QUALITY}_of_history").is_not_null())
+    return rows.sort("global_step").group_by(of).last().drop("global_step")

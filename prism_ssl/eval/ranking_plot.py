@@ -8,6 +8,12 @@ import polars as pl
 from prism_ssl.eval.ranking import QUALITY, QUALITY_HIGH, QUALITY_LOW
 
 _OBJECTIVE = "model.objective"
+OBJECTIVE_COLOR = alt.Color(
+    "objective:N",
+    title="objective",
+    scale=alt.Scale(domain=["regression", "classification"], range=["#1f6fb4", "#d1641f"]),
+    legend=alt.Legend(orient="top"),
+)
 
 
 def ranking_plot(ranked: pl.DataFrame, effects: pl.DataFrame) -> alt.TopLevelMixin:
@@ -15,17 +21,21 @@ def ranking_plot(ranked: pl.DataFrame, effects: pl.DataFrame) -> alt.TopLevelMix
 
     ``ranked`` is ``ranking.rank_runs``'s table, ``effects`` is ``effects.main_effects``'s.
     """
-    chart: alt.TopLevelMixin = alt.hconcat(_runs(ranked), _effects(effects)).resolve_scale(color="independent")
+    chart: alt.TopLevelMixin = alt.hconcat(
+        quality_chart(ranked), effects_chart(effects, "proxy quality")
+    ).resolve_scale(color="independent")
     return chart
 
 
-def _runs(ranked: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+def quality_chart(ranked: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    """Runs that ended ok by rank: proxy quality with its interval."""
     columns = ["run", QUALITY, QUALITY_LOW, QUALITY_HIGH]
     measured = ranked.filter(pl.col("status") == "ok", pl.col(QUALITY).is_not_null())
     objective = measured[_OBJECTIVE] if _OBJECTIVE in ranked.columns else pl.Series("objective", ["-"] * len(measured))
     shown = measured.select(columns).with_columns(objective.alias("objective"))
     base = alt.Chart(shown).encode(
-        y=alt.Y("run:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)), color=alt.Color("objective:N")
+        y=alt.Y("run:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)),
+        color=OBJECTIVE_COLOR,
     )
     scale = alt.Scale(zero=False)
     intervals = base.mark_rule(strokeWidth=2).encode(
@@ -35,14 +45,15 @@ def _runs(ranked: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     return alt.layer(intervals, points).properties(width=380, title="runs, best first")
 
 
-def _effects(effects: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+def effects_chart(effects: pl.DataFrame, response: str) -> alt.LayerChart | alt.FacetChart:
+    """``effects.main_effects`` on what ``response`` names: a dot and its interval for every level of every factor."""
     shown = effects.with_columns((pl.col("factor") + " = " + pl.col("level")).alias("level"))
     base = alt.Chart(shown).encode(
         y=alt.Y("level:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)),
         color=alt.Color("factor:N", legend=None),
     )
     intervals = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("low:Q", title="effect on proxy quality, 95 % interval"), x2="high:Q"
+        x=alt.X("low:Q", title=f"effect on {response}, 95 % interval"), x2="high:Q"
     )
     points = base.mark_point(filled=True, size=60).encode(x="effect:Q")
     zero = alt.Chart(pl.DataFrame({"zero": [0.0]})).mark_rule(strokeDash=[4, 4], color="gray").encode(x="zero:Q")

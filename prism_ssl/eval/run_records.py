@@ -3,40 +3,66 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+
+from prism_ssl.config.defaults import known_keys
+from prism_ssl.config.schema import PrismConfig
 
 UNREADABLE = "unreadable"
 """Status of a run whose summary is not JSON."""
 UNFINISHED = "unfinished"
 """Status of a run that has no summary yet."""
 
-_OF_A_RUN: dict[str, type[pl.DataType]] = {
-    "run": pl.String,
-    "run_dir": pl.String,
-    "status": pl.String,
-    "cause": pl.String,
-    "steps_done": pl.Int64,
-    "max_steps": pl.Int64,
+OF_A_RUN: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "run_id": pl.String(),
+    "run_dir": pl.String(),
+    "status": pl.String(),
+    "cause": pl.String(),
+    "steps_done": pl.Int64(),
+    "max_steps": pl.Int64(),
+    "tags": pl.List(pl.String()),
+    "group": pl.String(),
 }
+"""Columns that a table of runs always has. ``run_id`` names a run among all others: a folder, or W&B's path."""
 
 
 def read_run_records(root: Path) -> pl.DataFrame:
-    """One row for every run folder directly below ``root``, by name.
+    """One row for every run folder directly below ``root``, by name; see ``records_table``."""
+    return records_table([_record(folder) for folder in run_folders(root)])
 
-    Always there: run, run_dir, status, cause, steps_done, max_steps. Settings are columns ``section.name``, held-out
-    evaluation is ``probe/...``, throughput and counters keep their names; what a run does not say is null.
+
+def run_folders(root: Path) -> list[Path]:
+    """The run folders directly below ``root``, by name."""
+    return sorted(path.parent for path in root.glob("*/config.json") if not path.parent.name.startswith("."))
+
+
+def records_table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Records of runs as a table.
+
+    Always there: ``OF_A_RUN``. Settings are columns ``section.name``, held-out evaluation is ``probe/...``, throughput
+    and counters keep their names; what a run does not say is null.
     """
-    folders = sorted(path.parent for path in root.glob("*/config.json") if not path.parent.name.startswith("."))
-    rows = [_record(folder) for folder in folders]
+    if not rows:
+        return pl.DataFrame(schema=OF_A_RUN)
     # strict=False: one run's whole number is another's fraction.
-    table = pl.from_dicts(rows, infer_schema_length=None, strict=False) if rows else pl.DataFrame()
-    absent = [pl.lit(None).alias(name) for name in _OF_A_RUN if name not in table.columns]
-    kinds = [pl.col(name).cast(kind, strict=False) for name, kind in _OF_A_RUN.items()]
-    return table.with_columns(absent).with_columns(kinds) if rows else pl.DataFrame(schema=_OF_A_RUN)
+    table = pl.from_dicts(rows, infer_schema_length=None, strict=False)
+    absent = [pl.lit(None).alias(name) for name in OF_A_RUN if name not in table.columns]
+    table = table.with_columns(absent).with_columns(
+        pl.col(name).cast(kind, strict=False) for name, kind in OF_A_RUN.items()
+    )
+    return table.select(*OF_A_RUN, pl.exclude(*OF_A_RUN)).with_columns(_floats(table))
+
+
+def _floats(table: pl.DataFrame) -> list[pl.Expr]:
+    """W&B gives 1.0 back as 1: what is measured is a float, and so is every setting that is one by default."""
+    whole = {key for key, default in known_keys(PrismConfig()).items() if not isinstance(default, float)}
+    numbers = [name for name, kind in table.schema.items() if kind.is_integer() and name not in OF_A_RUN]
+    return [pl.col(name).cast(pl.Float64) for name in numbers if name not in whole]
 
 
 def read_run_histories(runs: pl.DataFrame, keys: Iterable[str]) -> pl.DataFrame:
@@ -44,7 +70,7 @@ def read_run_histories(runs: pl.DataFrame, keys: Iterable[str]) -> pl.DataFrame:
     keys = list(keys)
     rows: list[dict[str, Any]] = []
     for run, folder in runs.select("run", "run_dir").iter_rows():
-        scalars = (row for row in _lines(Path(folder) / "history.jsonl") if "event" not in row)
+        scalars = (row for row in history_lines(Path(folder)) if "event" not in row)
         rows += [{"run": run} | {key: row.get(key) for key in ("global_step", *keys)} for row in scalars]
     return pl.DataFrame(
         rows,
@@ -55,7 +81,15 @@ def read_run_histories(runs: pl.DataFrame, keys: Iterable[str]) -> pl.DataFrame:
 
 def _record(folder: Path) -> dict[str, Any]:
     settings = _json(folder / "config.json") or {}
-    record = {"run": folder.name, "run_dir": str(folder), "status": UNFINISHED} | _flat(settings)
+    tracking = _mapping(settings.get("tracking"))
+    record = {
+        "run": folder.name,
+        "run_id": str(folder.absolute()),
+        "run_dir": str(folder),
+        "status": UNFINISHED,
+        "tags": list(tracking.get("tags") or []),
+        "group": tracking.get("group"),
+    } | flat_settings(settings)
     if not (folder / "summary.json").exists():
         return record
     summary = _json(folder / "summary.json")
@@ -66,7 +100,7 @@ def _record(folder: Path) -> dict[str, Any]:
     return record | {f"probe/{key}": value for key, value in _mapping(summary.get("probe")).items()}
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """``{"section.name": value}``; what is no plain value becomes JSON."""
     flat: dict[str, Any] = {}
     for section, values in settings.items():
@@ -89,8 +123,16 @@ def _json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a history; the last one may be cut short by a kill."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
+def history_lines(folder: Path) -> list[dict[str, Any]]:
+    """The rows and events of a run folder's history; lines that a kill or a full disk has damaged are left out."""
+    path = folder / "history.jsonl"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return [row for line in text.split("\n")[:-1] if (row := _row(line)) is not None]
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None

@@ -59,7 +59,7 @@ PLANES = (
 
 def draw_panel(scan: OpenScan, prepared: PreparedScan, pair: tuple[View, View], patch_mm: float) -> bytes:
     """The picture of a pair as PNG."""
-    figure = Figure(figsize=(17, 9.6), dpi=100, facecolor="#111111")
+    figure = dark_figure(17, 9.6)
     parts: Any = figure.subfigures(4, 1, height_ratios=(0.55, 4, 4, 1.05))
     head, *rows, foot = parts
     for subfigure in (head, *rows, foot):
@@ -85,6 +85,17 @@ def draw_panel(scan: OpenScan, prepared: PreparedScan, pair: tuple[View, View], 
     return picture.getvalue()
 
 
+def dark_figure(width_in: float, height_in: float) -> Figure:
+    """An empty picture in the colours of a reading room, 100 pixels an inch."""
+    return Figure(figsize=(width_in, height_in), dpi=100, facecolor="#111111")
+
+
+def gray_range(scan: OpenScan) -> tuple[float, float]:
+    """Rescaled values shown as black and as white: most of the foreground lies between."""
+    stats = scan.stats
+    return max(stats.lowest, stats.median - 4 * stats.std), stats.median + 2.5 * stats.std
+
+
 def save_panel(path: Path, scan: OpenScan, prepared: PreparedScan, pair: tuple[View, View], patch_mm: float) -> Path:
     """Write the picture, whole or not at all."""
     write_atomic(path, draw_panel(scan, prepared, pair, patch_mm))
@@ -105,7 +116,7 @@ def _title(head: SubFigure, scan: OpenScan, prepared: PreparedScan) -> None:
 # ---------------------------------------------------------------------- slices
 def _draw_slices(figure: SubFigure, scan: OpenScan, views: dict[str, View], name: str) -> None:
     box = bounding_box_mm(scan)
-    low, high = max(scan.stats.lowest, scan.stats.median - 4 * scan.stats.std), scan.stats.median + 2.5 * scan.stats.std
+    low, high = gray_range(scan)
     axes: Sequence[Axes] = figure.subplots(1, 3)
     figure.subplots_adjust(left=0.03, right=0.99, top=0.9, bottom=0.05, wspace=0.08)
     for ax, plane in zip(axes, PLANES, strict=True):

@@ -99,11 +99,16 @@ def check_account(config: PrismConfig) -> None:
         TrackingError: no key, a refused key, or a server that does not answer in ``tracking.init_timeout_s``.
     """
     if tracking_mode(config.tracking) == "online":
-        wandb = load_client(temporary_root(config.run.tmp_root))
+        load_client(temporary_root(config.run.tmp_root))
         with service_errors():
-            if not wandb.login(prompt=False, verify=False):
+            if not has_key(config):
                 raise TrackingError(f"no W&B key was found; set WANDB_API_KEY, or {_ADVICE}")
             open_api(config).default_entity  # noqa: B018  asked for so that the server answers
+
+
+def has_key(config: PrismConfig) -> bool:
+    """Whether the client finds a W&B key on this machine; nobody is asked, and no server."""
+    return bool(load_client(temporary_root(config.run.tmp_root)).login(prompt=False, verify=False))
 
 
 def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dict[str, str]:

@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 
 from prism_ssl.errors import RunFolderError
+from prism_ssl.eval.panels import POINTS_MAX
 from prism_ssl.eval.plots import (
     AXES,
     CHARTS,
     HEADS,
-    POINTS_MAX,
     comparison_chart,
     load_history,
     loss_chart,

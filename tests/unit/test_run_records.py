@@ -51,7 +51,8 @@ def test_every_folder_is_a_row_whatever_it_lacks(tmp_path: Path) -> None:
 def test_no_run_is_an_empty_table_with_the_usual_columns(tmp_path: Path) -> None:
     table = read_run_records(tmp_path)
     assert table.is_empty()
-    assert table.columns == ["run", "run_dir", "status", "cause", "steps_done", "max_steps"]
+    assert table.columns == [
+        "run", "run_id", "run_dir", "status", "cause", "steps_done", "max_steps", "tags", "group"]  # fmt: skip
 
 
 def test_histories_hold_the_asked_scalars_of_every_row_but_events_and_a_torn_line(tmp_path: Path) -> None:

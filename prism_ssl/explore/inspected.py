@@ -1,0 +1,53 @@
+"""Which scans and settings a person looks at: those of a run, of a catalogue, or phantoms."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from prism_ssl.config.defaults import phantom_cpu
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.eval.catalog_scans import catalog_config
+from prism_ssl.explore.checked_scans import CheckedScans, checked_scans
+from prism_ssl.explore.scan_map import catalog_of
+from prism_ssl.explore.trained_encoder import run_settings
+
+_BAD = {"scan": pl.String, "modality": pl.String, "reason": pl.String, "detail": pl.String}
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """Settings under which views are drawn, the checked scans, and in words where they are from."""
+
+    config: PrismConfig
+    checked: CheckedScans
+    where: str
+
+    @classmethod
+    def nothing(cls) -> Inspected:
+        """No scan at all."""
+        return cls(PrismConfig(), CheckedScans([], pl.DataFrame(schema=_BAD), 0), "no scans")
+
+
+def inspected(run: str, catalog: str, n_scans: int) -> Inspected:
+    """The first ``n_scans`` scans of ``catalog``, else those of the ``run`` folder, else phantoms.
+
+    "" is no catalogue, and no run.
+
+    Raises:
+        CatalogError: the table cannot be used.
+        RunFolderError: ``run`` is no run folder.
+    """
+    folder = Path(run).expanduser().absolute() if run else None
+    if folder is not None:
+        config = run_settings(str(folder))
+    else:
+        config = catalog_config(catalog, n_scans) if catalog.strip() else phantom_cpu()
+    path = catalog_of(config, catalog)
+    data = dataclasses.replace(config.data, catalog_path=str(path), n_scans=n_scans)
+    config = dataclasses.replace(config, data=data)
+    where = f"run {folder.name}" if folder else path.name if catalog.strip() else "generated phantoms"
+    return Inspected(config, checked_scans(config, folder.parent / ".preflight" if folder else None), where)

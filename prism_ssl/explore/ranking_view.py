@@ -1,0 +1,127 @@
+"""The ranking as the notebook shows it: table, Pareto front, effects, recommendation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from prism_ssl.eval.effects import main_effects
+from prism_ssl.eval.ranking import (
+    FACTORS,
+    QUALITY,
+    QUALITY_HIGH,
+    QUALITY_LOW,
+    THROUGHPUT,
+    rank_runs,
+    recommended_command,
+)
+from prism_ssl.eval.ranking_plot import OBJECTIVE_COLOR, effects_chart, quality_chart
+from prism_ssl.explore.chart_style import GREY, ROWS_DRAWN, finished, in_words
+
+NO_QUALITY = "No run that ended ok has a measured proxy quality yet: it is measured at the end of a run."
+
+_PROBES = {
+    "recall@1": "probe/recall_at_1",
+    "mean sign skill": "probe/skill_mean",
+    "LiDAR / ceiling": "probe/lidar_relative",
+}
+
+
+def ranking_table(scored: pl.DataFrame) -> pl.DataFrame:
+    """``ranking.rank_runs`` in the columns that are read: rank, quality and its parts, throughput, factors."""
+    ranked = rank_runs(scored)
+    probes = [pl.col(key).round(3).alias(name) for name, key in _PROBES.items() if key in ranked.columns]
+    factors = [pl.col(factor).alias(factor.rpartition(".")[2]) for factor in FACTORS if factor in ranked.columns]
+    return ranked.select(
+        "rank",
+        "run",
+        "status",
+        pl.col(QUALITY).round(3).alias("proxy quality"),
+        pl.concat_str(
+            pl.col(QUALITY_LOW).round(3).cast(pl.String), pl.lit(" to "), pl.col(QUALITY_HIGH).round(3).cast(pl.String)
+        ).alias("95 % interval"),
+        pl.when(pl.col("near_best")).then(pl.lit("yes")).otherwise(pl.lit("")).alias("as good as the best"),
+        *probes,
+        pl.col(THROUGHPUT).round(0).alias("patches/s after stalls"),
+        *factors,
+    )
+
+
+def quality_picture(scored: pl.DataFrame) -> alt.TopLevelMixin:
+    """Proxy quality of every run with its interval, best first."""
+    measured = _measured(rank_runs(scored))
+    if measured.is_empty():
+        return in_words(NO_QUALITY)
+    title = "Runs, best first" if measured.height <= ROWS_DRAWN else f"The best {ROWS_DRAWN} of {measured.height} runs"
+    return finished(quality_chart(measured.head(ROWS_DRAWN)).properties(width=560, title=title))
+
+
+def pareto_front(scored: pl.DataFrame) -> pl.DataFrame:
+    """The runs that no other run beats in quality without being slower, fastest first."""
+    best, front = float("-inf"), []
+    for run in _measured(scored).sort(THROUGHPUT, QUALITY, descending=True).iter_rows(named=True):
+        if run[QUALITY] > best:
+            best = run[QUALITY]
+            front.append(run["run"])
+    chosen = _measured(scored).filter(pl.col("run").is_in(front))
+    return chosen.sort(THROUGHPUT, descending=True)
+
+
+def pareto_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
+    """Quality against throughput, and the line that no run passes."""
+    measured, front = _measured(scored), pareto_front(scored)
+    if measured.is_empty():
+        return in_words(NO_QUALITY)
+    columns = ["run", QUALITY, QUALITY_LOW, QUALITY_HIGH, THROUGHPUT]
+    objective = "model.objective" if "model.objective" in measured.columns else "run"
+    x = alt.X(f"{THROUGHPUT}:Q", title="patches/s after stalls", scale=alt.Scale(zero=False))
+    y = alt.Y(f"{QUALITY}:Q", title="proxy quality (0 to 1)", scale=alt.Scale(zero=False))
+    tooltip: list[Any] = ["run:N", *(alt.Tooltip(f"{column}:Q", format=".3f") for column in columns[1:4])]
+    base = alt.Chart(measured.select(*columns, pl.col(objective).alias("objective")))
+    intervals = base.mark_rule(opacity=0.35).encode(
+        x=x, y=f"{QUALITY_LOW}:Q", y2=f"{QUALITY_HIGH}:Q", color=OBJECTIVE_COLOR
+    )
+    points = base.mark_point(filled=True, size=70, opacity=0.9).encode(x=x, y=y, color=OBJECTIVE_COLOR, tooltip=tooltip)
+    line = alt.Chart(front.select(columns)).mark_line(color=GREY, strokeDash=[5, 4]).encode(x=x, y=y)
+    words = alt.Chart(front.select(columns)).mark_text(align="left", dx=7, dy=-7, fontSize=10, color="#333333")
+    named = words.encode(x=x, y=y, text="run:N")
+    title = "Quality against throughput (dashed: no run is better and faster)"
+    return finished(alt.layer(intervals, line, points, named).properties(width=720, height=320, title=title))
+
+
+def effects_table(scored: pl.DataFrame, response: str) -> pl.DataFrame:
+    """``effects.main_effects`` of the five factors over the runs that ended ok."""
+    present = [factor for factor in FACTORS if factor in scored.columns]
+    return main_effects(scored.filter(pl.col("status") == "ok"), response, present)
+
+
+def effects_picture(scored: pl.DataFrame) -> alt.TopLevelMixin:
+    """Main effects of the factors on quality and on throughput, side by side."""
+    charts = []
+    for response, words in ((QUALITY, "proxy quality"), (THROUGHPUT, "patches/s after stalls")):
+        effects = effects_table(scored, response)
+        if not effects.is_empty():
+            charts.append(effects_chart(effects, words).properties(width=240, title=f"Effect on {words}"))
+    if not charts:
+        return in_words("Not estimable: no factor has two levels among the measured runs that ended ok.")
+    return finished(alt.hconcat(*charts).resolve_scale(color="independent"))
+
+
+def recommendation(scored: pl.DataFrame) -> tuple[str | None, str]:
+    """The recommended command (None when there is none), and in words how sure it is."""
+    command = recommended_command(scored)
+    if command is None:
+        return None, NO_QUALITY
+    near = rank_runs(scored).filter("near_best").height - 1
+    sure = (
+        f"The intervals of {near} other runs reach into the best one's: among them the order is weak evidence."
+        if near > 0
+        else "No other run's interval reaches into the best one's."
+    )
+    return command, f"The best configuration by proxy quality, then by throughput. {sure}"
+
+
+def _measured(scored: pl.DataFrame) -> pl.DataFrame:
+    return scored.filter(pl.col("status") == "ok", pl.col(QUALITY).is_not_null())

@@ -1,0 +1,100 @@
+"""What the notebook asks first: which runs there are, what they can be filtered by, and their curves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from prism_ssl.config.defaults import apply_overrides
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.eval.ranking import PROBE_KEYS, QUALITY, rank_runs
+from prism_ssl.explore.alarm_view import PREFIX
+from prism_ssl.explore.chart_style import RUNS_DRAWN
+from prism_ssl.explore.curves import curve_keys
+from prism_ssl.explore.runs import compute_proxy_score, fetch_history, fetch_runs
+from prism_ssl.train.alarm_rules import alarm_rules
+
+DEFAULT_CURVES = 4
+"""Runs whose curves are drawn before anybody chooses."""
+
+
+def load_scored(entity: str, project: str) -> pl.DataFrame:
+    """``fetch_runs``, scored; histories are read only of runs whose summary has no quality.
+
+    Raises:
+        TrackingError: as ``fetch_runs``.
+    """
+    runs = fetch_runs(entity, project, {})
+    nothing = compute_proxy_score(runs, pl.DataFrame())
+    open_ended = nothing.filter(pl.col(QUALITY).is_null())["run_id"].to_list()
+    return compute_proxy_score(runs, fetch_history(open_ended, list(PROBE_KEYS)))
+
+
+def options(table: pl.DataFrame, column: str) -> list[Any]:
+    """What a column holds, sorted; the members where it holds lists."""
+    if column not in table.columns:
+        return []
+    values = table[column].explode(empty_as_null=False) if table.schema[column] == pl.List else table[column]
+    return sorted(
+        {value for value in values.to_list() if value is not None}, key=lambda value: (str(type(value)), value)
+    )
+
+
+def setting_keys(table: pl.DataFrame) -> list[str]:
+    """The settings of the runs, those in which they differ first."""
+    keys = [name for name in table.columns if "." in name and "/" not in name] + [
+        name for name in table.columns if name.startswith("design/")
+    ]
+    return sorted(keys, key=lambda key: (len(options(table, key)) < 2, key))
+
+
+def chosen_filters(values: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """The filters that were set; a control with nothing chosen lets everything through."""
+    return {column: list(wanted) for column, wanted in values.items() if wanted}
+
+
+def status_in_words(table: pl.DataFrame) -> str:
+    """Such as "24 runs: 22 ok, 1 failed, 1 running"."""
+    if table.is_empty():
+        return "no runs"
+    counts = Counter(table["status"].to_list()).most_common()
+    return f"{table.height} runs: " + ", ".join(f"{count} {status}" for status, count in counts)
+
+
+def runs_to_draw(scored: pl.DataFrame, chosen: Sequence[str]) -> list[str]:
+    """The chosen runs in the order of the ranking, at most ``RUNS_DRAWN``; the best few when none is chosen."""
+    ranked = rank_runs(scored)["run"].to_list()
+    wanted = [run for run in ranked if run in set(chosen)] or ranked[:DEFAULT_CURVES]
+    return wanted[:RUNS_DRAWN]
+
+
+def names_by_rank(scored: pl.DataFrame) -> dict[str, str]:
+    """``run`` -> ``run_id``, best first."""
+    return dict(rank_runs(scored).select("run", "run_id").iter_rows())
+
+
+def curves_of(scored: pl.DataFrame, runs: Sequence[str]) -> pl.DataFrame:
+    """The histories of the named runs in everything that is drawn: run, global_step, scalars and alarms."""
+    of = scored.filter(pl.col("run").is_in(list(runs))).select("run_id", "run")
+    history = fetch_history(of["run_id"].to_list(), [*curve_keys(), *alarm_keys()])
+    return of.join(history, on="run_id", how="inner", maintain_order="left").drop("run_id")
+
+
+def alarm_keys() -> list[str]:
+    """The scalars of every alarm that a run of any settings can raise."""
+    settings: list[dict[str, Any]] = [{"model.objective": "regression"}, {"model.objective": "classification"}]
+    settings.append({"loss.simclr_baseline": True})
+    names = [rule.name for each in settings for rule in alarm_rules(apply_overrides(PrismConfig(), each))]
+    return [f"{PREFIX}{name}" for name in dict.fromkeys(names)]
+
+
+def default_root(given: str) -> Path:
+    """The folder of runs: the given one, else ``runs`` here, else ``runs`` beside the project's code."""
+    if given:
+        return Path(given).expanduser().absolute()
+    here = Path("runs").absolute()
+    return here if here.is_dir() else Path(__file__).parents[2] / "runs"

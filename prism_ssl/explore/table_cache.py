@@ -1,0 +1,84 @@
+"""Tables that were expensive to read, kept for a while on local disk.
+
+A table is kept under a name and the version of its source (its size, its number of rows, the state of its run). Asked
+for under another version it is not there, so a run that has gone on is never shown as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+from prism_ssl.utils.fs import private_folder, temporary_root
+from prism_ssl.utils.hashing import short_id
+
+TTL_S = 24 * 3600.0
+BYTES_MAX = 2 * 2**30
+
+
+class TableCache:
+    """Parquet files (in a folder of mode 0700), each dropped ``ttl_s`` after it was written.
+
+    Args:
+        kind: tables of different kinds lie in different folders.
+        root: None: the temporary root.
+        bytes_max: the oldest tables go when there are more bytes than this.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        root: Path | None = None,
+        ttl_s: float = TTL_S,
+        bytes_max: int = BYTES_MAX,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder = private_folder((root or temporary_root()) / "explore" / kind)
+        self._ttl_s, self._bytes_max, self._clock = ttl_s, bytes_max, clock
+
+    def find(self, name: str, version: str) -> Path | None:
+        """The parquet file of a table; None when this version is not there, or too old."""
+        path = self._path(name, version)
+        try:
+            age_s = self._clock() - path.stat().st_mtime
+        except FileNotFoundError:
+            return None
+        if age_s > self._ttl_s:
+            path.unlink(missing_ok=True)
+            return None
+        return path
+
+    def keep(self, name: str, version: str, table: pl.DataFrame) -> Path:
+        """Write a table in place of every other version of it."""
+        path = self._path(name, version)
+        staged = path.with_suffix(f".{os.getpid()}-{id(table)}.tmp")
+        table.write_parquet(staged, compression="lz4")
+        now = self._clock()
+        os.utime(staged, (now, now))
+        for other in self._folder.glob(f"{short_id(name)}-*.parquet"):
+            other.unlink(missing_ok=True)
+        staged.replace(path)
+        self._prune(path)
+        return path
+
+    def _path(self, name: str, version: str) -> Path:
+        return self._folder / f"{short_id(name)}-{short_id(version)}.parquet"
+
+    def _prune(self, newest: Path) -> None:
+        found = []
+        for path in self._folder.iterdir():
+            try:
+                found.append((path.stat().st_mtime, path.stat().st_size, path))
+            except FileNotFoundError:  # another process has pruned it
+                continue
+        total = 0
+        for written, size, path in sorted(found, reverse=True):
+            total += size
+            too_old = self._clock() - written > self._ttl_s
+            if path != newest and (too_old or total > self._bytes_max):
+                path.unlink(missing_ok=True)

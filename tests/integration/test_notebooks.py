@@ -1,0 +1,261 @@
+"""The notebooks in a real browser, as scripts, and as static pages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from prism_ssl.config.defaults import apply_overrides
+from prism_ssl.data.broken_files import BrokenKind, write_broken
+from prism_ssl.train.checkpoint import Checkpoint, rng_state, save_checkpoint
+from prism_ssl.train.learner import Learner
+from prism_ssl.train.local_record import write_json
+from tests.conftest import REPOSITORY
+from tests.sweep_records import settings_of, write_sweep
+from tune.core24 import design_points
+
+pytestmark = pytest.mark.slow
+
+EXPLORE, INSPECT = (REPOSITORY / "notebooks" / name for name in ("explore_runs.py", "inspect_views.py"))
+CHROMIUM_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+PATIENCE_MS = 120_000
+HEADINGS = (
+    "Recommended baseline", "Quality", "Main effects of the factors", "Losses over time", "Diagnostics and alarms",
+    "Throughput and stalls", "Replacements and failures", "Encoder and scans",
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------------- what is looked at
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory, phantom_catalog: Path) -> Path:
+    """A folder of runs with one sweep of 24; the first that ended ok has a checkpoint of a tiny encoder."""
+    runs = tmp_path_factory.mktemp("runs")
+    write_sweep(runs / "sweep")
+    point = design_points("half")[4]
+    small = {"model.preset": "tiny", "data.n_patches": 16, "data.catalog_path": str(phantom_catalog)}
+    config = apply_overrides(settings_of(point, runs / "sweep"), small)
+    folder = runs / "sweep" / point.name
+    write_json(folder / "config.json", config.to_dict())
+    save_checkpoint(folder, Checkpoint(1000, Learner(config, torch.device("cpu")).state(), [], rng_state(), "x"))
+    return runs
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory, phantom_catalog: Path) -> Path:
+    """A catalogue of phantoms and one broken file."""
+    root = tmp_path_factory.mktemp("archive")
+    write_broken(root / "broken", BrokenKind.TRUNCATED_GZIP)
+    sound = pl.read_csv(phantom_catalog).head(4)
+    absolute = str(phantom_catalog.parent) + "/" + pl.col("series_path")
+    broken = pl.DataFrame({"pmbb_id": ["PX"], "modality": ["CT"], "series_path": ["broken"]})
+    table = pl.concat([sound.with_columns(absolute).select(broken.columns), broken])
+    table.write_csv(root / "catalog.csv")
+    return root / "catalog.csv"
+
+
+# ---------------------------------------------------------------------- the browser
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: the notebooks are not tried in a browser")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield running
+        running.close()
+
+
+@dataclass
+class Notebook:
+    """A page that shows a served notebook; ``outside`` are the addresses beyond this machine that it asked for."""
+
+    page: Page
+    outside: list[str] = field(default_factory=list)
+
+    def keep_in(self, route: Route) -> None:
+        if "//127.0.0.1:" in route.request.url or route.request.url.startswith(("data:", "blob:")):
+            route.continue_()
+        else:
+            self.outside.append(route.request.url)
+            route.abort()
+
+    def heading(self, text: str) -> None:
+        """Wait for it."""
+        expect(self.page.get_by_role("heading", name=text, exact=True)).to_be_visible(timeout=PATIENCE_MS)
+
+    def text(self, text: str) -> None:
+        """Wait for it, anywhere."""
+        expect(self.page.get_by_text(text).first).to_be_visible(timeout=PATIENCE_MS)
+
+    def choose(self, control: str, option: str) -> None:
+        """Tick an option of a multiple choice."""
+        self.page.get_by_role("button", name=control, exact=True).first.click()
+        self.page.get_by_role("option", name=option, exact=True).first.click()
+        self.page.keyboard.press("Escape")
+
+    def assert_sound(self) -> None:
+        """No cell has failed, no chart neither, and nothing was asked of the internet."""
+        expect(self.page.get_by_text("Traceback")).to_have_count(0)
+        expect(self.page.locator(".marimo-error")).to_have_count(0)
+        expect(self.page.get_by_text("An internal error occurred")).to_have_count(0)
+        assert self.outside == []
+
+
+@contextmanager
+def served(browser: Browser, notebook: Path, *arguments: object, ready: str) -> Iterator[Notebook]:
+    """The notebook as ``marimo run`` serves it, once the last heading is there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "marimo", "run", "--headless", "--no-token", "--port", str(port), str(notebook)]
+    command += ["--", *map(str, arguments)]
+    server = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", server)
+        shown = Notebook(page)
+        page.route("**/*", shown.keep_in)
+        page.goto(f"http://127.0.0.1:{port}")
+        shown.heading(ready)
+        yield shown
+    finally:
+        if folder := os.environ.get("PRISM_SCREENSHOTS"):
+            page.screenshot(path=Path(folder) / f"{notebook.stem}.png")
+        page.close()
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def environment() -> dict[str, str]:
+    """Without an account, whatever the machine has."""
+    keep = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    return keep | {"PYTHONPATH": str(REPOSITORY), "NETRC": "/nonexistent"}
+
+
+def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
+    give_up = time.monotonic() + 180
+    while True:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+        except OSError:
+            assert server.poll() is None, "the notebook's server has ended"
+            assert time.monotonic() < give_up, f"{address} does not answer"
+            time.sleep(0.1)
+        else:
+            return
+
+
+def test_a_sweep_is_explored(browser: Browser, sweep: Path) -> None:
+    with served(browser, EXPLORE, "--runs", sweep, ready=HEADINGS[-1]) as shown:
+        page = shown.page
+        for heading in HEADINGS:
+            shown.heading(heading)
+        shown.text("24 runs: 21 ok, 1 failed, 1 running, 1 unfinished")
+        shown.text("python tune/train_single.py core24-base")
+        shown.text("truncated_gzip")
+        expect(page.locator("canvas, .vega-embed svg").first).to_be_visible(timeout=PATIENCE_MS)
+        shown.assert_sound()
+
+        shown.choose("objective", "classification")
+        shown.text("12 runs: 11 ok, 1 running")
+        shown.text("(12 hidden by the filters)")
+        shown.assert_sound()
+
+        page.get_by_role("radio", name="relative to chance").click()
+        shown.text("below the dashed 1 something is learned")
+        page.get_by_role("radio", name="Weights & Biases").first.click()
+        shown.text("no W&B key was found; set WANDB_API_KEY, or read the run folders of this machine instead")
+        shown.text("no runs")
+        shown.assert_sound()
+
+
+def test_more_settings_filter_too(browser: Browser, sweep: Path) -> None:
+    with served(browser, EXPLORE, "--runs", sweep, ready=HEADINGS[-1]) as shown:
+        shown.choose("more settings to filter by", "train.batch_size")
+        shown.choose("train.batch_size", "64")
+        shown.text("12 runs: 12 ok")
+        shown.choose("status", "failed")
+        shown.text("no runs")
+        shown.text("No run that ended ok has a measured proxy quality yet")
+        shown.assert_sound()
+
+
+def test_an_encoder_is_looked_at_on_local_scans(browser: Browser, sweep: Path) -> None:
+    run = design_points("half")[4].name
+    arguments = ("--runs", sweep, "--encoder", run, "--n-scans", 3)
+    with served(browser, EXPLORE, *arguments, ready=HEADINGS[-1]) as shown:
+        shown.page.get_by_text("load the checkpoint and embed the scans").scroll_into_view_if_needed()
+        shown.page.get_by_role("switch").click()
+        shown.text("last.ckpt, step 1,000: 12 views of 3 scans")
+        shown.heading("View 0 and its nearest neighbours")
+        shown.page.get_by_role("radio", name="organ").click()
+        shown.text("A point is a view")
+        shown.heading("The prisms of views 0 (a) and 1 (b) in their scan")
+        assert shown.page.get_by_role("img", name="nearest neighbours").bounding_box() is not None
+        shown.assert_sound()
+
+
+def test_views_are_inspected_and_moved(browser: Browser, archive: Path) -> None:
+    with served(browser, INSPECT, "--catalog", archive, ready="Refused scans, and why") as shown:
+        page = shown.page
+        shown.text("4 scans can be used, 1 are refused")
+        shown.text("truncated_gzip")
+        shown.heading("What is asked about it")
+        shown.text("As training draws it.")
+        picture = page.get_by_role("img", name="the pair in its scan")
+        before = picture.get_attribute("src")
+        slider = page.get_by_role("slider").nth(1)
+        slider.focus()
+        for _ in range(5):
+            page.keyboard.press("ArrowRight")
+        shown.text("View b is moved by hand.")
+        expect(picture).not_to_have_attribute("src", before or "", timeout=PATIENCE_MS)
+        shown.assert_sound()
+
+
+@pytest.mark.parametrize("form", ["script", "html"])
+def test_explore_runs_without_a_browser(form: str, sweep: Path, tmp_path: Path) -> None:
+    arguments = ["--runs", str(sweep), "--embed", "--encoder", design_points("half")[4].name, "--n-scans", "2"]
+    page = without_a_browser(form, EXPLORE, arguments, tmp_path)
+    assert form == "script" or all(heading in page for heading in HEADINGS)
+    assert form == "script" or "View 0 and its nearest neighbours" in page
+
+
+@pytest.mark.parametrize("form", ["script", "html"])
+def test_inspect_views_without_a_browser(form: str, archive: Path, tmp_path: Path) -> None:
+    page = without_a_browser(form, INSPECT, ["--catalog", str(archive)], tmp_path)
+    assert form == "script" or ("truncated_gzip" in page and "As training draws it." in page)
+
+
+def without_a_browser(form: str, notebook: Path, arguments: list[str], folder: Path) -> str:
+    """The notebook as a script, or exported; the exported page."""
+    page = folder / "page.html"
+    if form == "script":
+        command = [sys.executable, str(notebook), *arguments]
+    else:
+        command = [sys.executable, "-m", "marimo", "export", "html", str(notebook), "-o", str(page), "--", *arguments]
+    ended = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Warning" not in ended.stderr
+    return page.read_text() if page.exists() else ""
