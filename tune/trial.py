@@ -14,12 +14,13 @@ from ray.tune.experiment import Trial
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from rich.console import Console
 
-from prism_ssl.config.operations import TrackingConfig
+from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.data.archive import Archive
-from prism_ssl.errors import TrialFailed
+from prism_ssl.errors import TrackingError, TrialFailed
 from prism_ssl.train.local_record import write_summary
 from prism_ssl.train.stop_file import stop_file_of
+from prism_ssl.train.tracked_checkpoint import uploaded_step
 from prism_ssl.train.trainer import train_on
 from prism_ssl.utils.fs import owned_folder, temporary_root
 from tune.core24 import DERIVED, LEVELS, OBJECTIVES, DesignPoint, objective_rule
@@ -43,20 +44,24 @@ def run_trial(levels: dict[str, Any], sweep: Sweep, archive: Archive) -> dict[st
     # The controller polls its worker at this pace, and by default notices its end up to 2 s late.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     point = sweep.point(levels)
-    summary = train_on(archive, sweep.config(point), Console(quiet=True))
+    config = sweep.config(point)
+    summary = train_on(archive, config, Console(quiet=True))
     if summary.status != "ok":
         raise TrialFailed(point.name, summary.cause or "no cause was recorded")
-    _drop_uploaded_checkpoint(summary, sweep.base.tracking)
+    drop_uploaded_checkpoint(summary, config)
     return {"steps_done": summary.steps_done, **summary.totals, **summary.probe}
 
 
-def _drop_uploaded_checkpoint(summary: RunSummary, tracking: TrackingConfig) -> None:
+def drop_uploaded_checkpoint(summary: RunSummary, config: PrismConfig) -> None:
     """A finished trial whose last checkpoint W&B has keeps none here: 24 of a ViT-L do not fit a home of 50 GB.
 
     Its encoder stays. Asked for more steps, it goes on from the artifact.
     """
-    uploaded = tracking.artifact_every is not None and summary.tracking.get("mode") == "online"
-    if summary.checkpoint and uploaded and not summary.tracking.get("problem"):
+    try:
+        uploaded = uploaded_step(config, Path(summary.run_dir))
+    except TrackingError:  # then it stays
+        return
+    if summary.checkpoint and uploaded == summary.steps_done:
         Path(summary.checkpoint).unlink()
         write_summary(dataclasses.replace(summary, checkpoint=None))
 

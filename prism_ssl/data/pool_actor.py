@@ -143,11 +143,15 @@ class PoolActor:
                 self._open_ms_total += landing.open_ms
                 self._open_scans[landing.load.scan_id] = landing.scan
                 self._pool.landed(landing.load.slot)
+        self._order_scans()
+
+    def _order_scans(self) -> None:
         for load in self._pool.to_open():
             self._opener.start(load)
 
     def _wait_for_a_scan(self) -> float:
         watch = Stopwatch()
+        self._order_scans()  # a draw that found nothing may have chosen another scan
         limit_s = self._settings.stall_timeout_s
         landings = self._opener.finished(block_s=limit_s)
         if not landings:

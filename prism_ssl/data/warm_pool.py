@@ -56,6 +56,7 @@ class Slot:
     pending: Tenure | None = None
     pending_open: bool = False
     opening: bool = False
+    owed: bool = False  # a scan, in the deterministic mode, in place of one that could not be opened
 
     def tenure_to_open(self) -> Tenure | None:
         """The tenure whose scan must be opened before this slot can go on."""
@@ -138,7 +139,10 @@ class WarmPool:
         return loads
 
     def draw(self) -> Draw | None:
-        """The next pair, slots taking turns of ``pairs_per_turn``; None when it must wait for a scan to land."""
+        """The next pair, slots taking turns of ``pairs_per_turn``; None when it must wait for a scan to land.
+
+        Then ``to_open`` may have something new to name.
+        """
         number = self._deterministic_turn() if self.settings.deterministic else self._next_open_slot()
         if number is None:
             return None
@@ -160,6 +164,7 @@ class WarmPool:
                 {
                     "current": asdict(slot.current) if slot.current else None,
                     "pending": asdict(slot.pending) if slot.pending else None,
+                    "owed": slot.owed,
                 }
                 for slot in self.slots
             ],
@@ -204,6 +209,9 @@ class WarmPool:
     def failed(self, number: int, stage: str, cause: str) -> None:
         """The scan that this slot was opening is broken.
 
+        Which scan comes instead must not depend on when that became known: the deterministic mode chooses it at the
+        slot's turn.
+
         Raises:
             ReplacementFailed: in strict mode.
             TooManyBrokenScans: no scan is left to serve from.
@@ -213,6 +221,10 @@ class WarmPool:
         assert tenure is not None, "failed() answers a Load of to_open()"
         slot.opening = False
         self._drop(slot, tenure, stage, cause)
+        if self.settings.deterministic:
+            slot.owed = True
+        else:
+            self._choose_another(slot)
 
     def broke(self, number: int, stage: str, cause: str) -> None:
         """The scan that this slot serves turned out to be broken. Raises as ``failed``."""
@@ -221,6 +233,7 @@ class WarmPool:
         tenure, slot.current, slot.current_open = slot.current, None, False
         if slot.pending is None:
             self._drop(slot, tenure, stage, cause)
+            self._choose_another(slot)
             return
         if slot.pending_open:
             slot.take_over()
@@ -237,7 +250,8 @@ class WarmPool:
     def _fill_empty_slots(self, staggered: bool) -> None:
         """Staggered: slots opened together must not all expire together."""
         for number, slot in enumerate(self.slots):
-            choice = self._order.next(self._unavailable()) if slot.current is None and slot.pending is None else None
+            empty = slot.current is None and slot.pending is None and not slot.owed
+            choice = self._order.next(self._unavailable()) if empty else None
             if choice is not None:
                 share = (number + 1) / len(self.slots) if staggered else 1.0
                 slot.current = Tenure(*choice, math.ceil(self.settings.visits_per_scan * share))
@@ -249,12 +263,18 @@ class WarmPool:
         def tenure(values: dict[str, Any] | None) -> Tenure | None:
             return Tenure(**values) if values and values["scan_id"] in shard else None
 
-        return [Slot(current=tenure(one["current"]), pending=tenure(one["pending"])) for one in saved]
+        return [
+            Slot(current=tenure(one["current"]), pending=tenure(one["pending"]), owed=one.get("owed", False))
+            for one in saved
+        ]
 
     def _deterministic_turn(self) -> int | None:
         for step in range(len(self.slots)):
             number = (self._turn + step) % len(self.slots)
             slot = self.slots[number]
+            if slot.owed:
+                slot.owed = False
+                self._choose_another(slot)
             if slot.pending is not None and slot.pending_open:
                 slot.take_over()
             if slot.pending is not None or (slot.current is not None and not slot.current_open):
@@ -284,21 +304,24 @@ class WarmPool:
         return self.broken | {tenure.scan_id for tenure in tenures}
 
     def _drop(self, slot: Slot, tenure: Tenure, stage: str, cause: str) -> None:
-        """Forget a tenure that never opened (or broke) and ask for another scan in its place."""
+        """Forget a tenure that never opened, or broke."""
         self._count_broken(tenure, stage, cause)
         if slot.pending is tenure:
             slot.pending = None
         else:
             slot.current = None
+        if len(self.broken) == len(self._order):
+            raise TooManyBrokenScans(
+                f"all {len(self._order)} scans of the shard are broken, the last one {tenure.scan_id}: {cause}"
+            )
+
+    def _choose_another(self, slot: Slot) -> None:
+        """Ask for another scan in place of a broken one; where none is left, what serves there serves on."""
         choice = self._order.next(self._unavailable())
         if choice is not None:
             slot.pending = Tenure(*choice, self.settings.visits_per_scan)
         elif slot.current is not None:
             slot.current.budget += self.settings.visits_per_scan
-        elif all(other.current is None and other.pending is None for other in self.slots):
-            raise TooManyBrokenScans(
-                f"all {len(self._order)} scans of the shard are broken, the last one {tenure.scan_id}: {cause}"
-            )
 
     def _count_broken(self, tenure: Tenure, stage: str, cause: str) -> None:
         self.broken.add(tenure.scan_id)

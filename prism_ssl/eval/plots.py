@@ -122,8 +122,11 @@ def comparison_chart(histories: Mapping[str, pl.DataFrame]) -> alt.VConcatChart:
     }
     parts: dict[str, list[pl.DataFrame]] = {"skill": [], "retrieval": []}
     for name, history in histories.items():
-        rows = history.filter(pl.any_horizontal(pl.col("^skill/.*$").is_not_null()))
-        smooth = pl.col("^skill/.*$").cast(pl.Float64).rolling_mean(max(1, rows.height // 20), min_samples=1)
+        if history.is_empty():
+            continue
+        there = [column for column in skill if column in history.columns]
+        rows = history.filter(pl.any_horizontal(pl.lit(value=False), *(pl.col(name).is_not_null() for name in there)))
+        smooth = pl.col(there).cast(pl.Float64).rolling_mean(max(1, rows.height // 20), min_samples=1)
         parts["skill"].append(named_rows(rows.with_columns(smooth), skill).with_columns(run=pl.lit(name)))
         parts["retrieval"].append(named_rows(history, retrieval).with_columns(run=pl.lit(name)))
     color = alt.Color("run:N", sort=list(histories), scale=alt.Scale(scheme="tableau10"), title=None)
@@ -171,6 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if len(given.run_dirs) > 1 and given.out is None:
         parser.error("several runs are drawn into one picture: name it with --out")
+    if given.out is not None and given.out.suffix not in (".png", ".svg"):
+        parser.error(f"--out is {given.out}; needed: a name that ends in .png or .svg")
     try:
         paths = (
             [_save_comparison(given.run_dirs, given.out)] if given.out else save_plots(given.run_dirs[0], given.format)

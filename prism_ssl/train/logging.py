@@ -38,7 +38,7 @@ from prism_ssl.utils.wandb_client import client_errors, load_client
 ARTIFACT_TYPE, ENCODER_TYPE = "checkpoint", "encoder"
 INTERRUPTED_EXIT_CODE = 143
 """What a shell reports of a process that SIGTERM ended."""
-_STEP = "global_step"
+GLOBAL_STEP = "global_step"
 _ORPHAN_PATIENCE_S = 15.0
 SETTINGS_HASH = "settings_hash"
 """Key of the hash under which runs of equal settings are found again."""
@@ -158,12 +158,12 @@ class _WandbTracker(Tracker):
         if (global_step, is_probe(values)) > self._sent:
             with self._noting(f"the row of step {global_step}"):
                 finite = {name: value for name, value in values.items() if math.isfinite(value)}
-                self._run.log({_STEP: global_step, **finite})
+                self._run.log({GLOBAL_STEP: global_step, **finite})
         self.problems += [f"a checkpoint was not uploaded ({error})" for error in self._uploads.errors()]
 
     def image(self, name: str, path: Path, global_step: int) -> None:
         with self._noting(f"the image {name}"):
-            self._run.log({_STEP: global_step, name: self._wandb.Image(str(path))})
+            self._run.log({GLOBAL_STEP: global_step, name: self._wandb.Image(str(path))})
 
     def checkpoint(self, path: Path, global_step: int) -> None:
         source = path.open("rb")  # the file of this moment, also when a newer one takes its name meanwhile
@@ -211,8 +211,8 @@ class _WandbTracker(Tracker):
             resume="allow" if self.mode == "online" else None,
             settings=_settings(self._wandb, self._config, self._tmp_root),
         )
-        run.define_metric(_STEP)
-        run.define_metric("*", step_metric=_STEP)
+        run.define_metric(GLOBAL_STEP)
+        run.define_metric("*", step_metric=GLOBAL_STEP)
         self._sync_dir = str(Path(run.dir).parent)
         return run
 
@@ -227,16 +227,16 @@ class _WandbTracker(Tracker):
         with self._noting("what was missing before"):
             tracked = open_api(self._config).run(self._tracked.path)
             rows = tracked.scan_history(min_step=self._run.starting_step - 1, use_cache=False)
-            last = max((int(row[_STEP]), is_probe(row)) for row in rows if _STEP in row)
+            last = max((int(row[GLOBAL_STEP]), is_probe(row)) for row in rows if GLOBAL_STEP in row)
         return last
 
     def _catch_up(self, first_step: int) -> None:
         """Send what the local record has and the server, because the run was killed, has not."""
         if self._run.resumed:
             for row in read_history(self._run_dir):
-                if "event" not in row and row[_STEP] <= first_step:
-                    values = {name: value for name, value in row.items() if name != _STEP and value is not None}
-                    self.row(row[_STEP], values)
+                if "event" not in row and row[GLOBAL_STEP] <= first_step:
+                    values = {name: value for name, value in row.items() if name != GLOBAL_STEP and value is not None}
+                    self.row(row[GLOBAL_STEP], values)
 
     def _upload(self, source: IO[bytes], global_step: int) -> None:
         folder = self._tmp_root / "wandb" / "upload" / self._tracked.run_id
@@ -245,7 +245,7 @@ class _WandbTracker(Tracker):
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{global_step}-", delete=False) as copy:
             shutil.copyfileobj(source, copy, 16 * 2**20)
             copy.flush()
-            artifact = self._wandb.Artifact(self._tracked.artifact, ARTIFACT_TYPE, metadata={_STEP: global_step})
+            artifact = self._wandb.Artifact(self._tracked.artifact, ARTIFACT_TYPE, metadata={GLOBAL_STEP: global_step})
             _add_open_file(artifact, copy, CHECKPOINT_FILE)
             self._run.log_artifact(artifact, aliases=["latest"]).wait(timeout=_UPLOAD_S)
         shutil.rmtree(folder)  # only now: until the upload is confirmed the client may still read from it
@@ -257,7 +257,7 @@ class _WandbTracker(Tracker):
             return None
         name = self._tracked.encoder_path.split("/")[-1].removesuffix(":latest")
         uploaded: str | None = None
-        artifact = self._wandb.Artifact(name, ENCODER_TYPE, metadata={_STEP: summary.steps_done})
+        artifact = self._wandb.Artifact(name, ENCODER_TYPE, metadata={GLOBAL_STEP: summary.steps_done})
         with self._noting("the encoder"), contextlib.ExitStack() as files:
             for path in (Path(summary.encoder).parent / file for file in EXPORT_FILES):
                 _add_open_file(artifact, files.enter_context(path.open("rb")), path.name)

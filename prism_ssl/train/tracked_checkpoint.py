@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.train.local_record import CHECKPOINT_FILE
-from prism_ssl.train.logging import SETTINGS_HASH, open_api, service_errors
+from prism_ssl.train.logging import GLOBAL_STEP, SETTINGS_HASH, open_api, service_errors
 from prism_ssl.train.run_folder import identity
 from prism_ssl.train.tracking_identity import TrackedAs, read_tracked_as, tracking_mode
 from prism_ssl.utils.wandb_client import fetch_artifact
@@ -41,6 +41,21 @@ def find_tracked(config: PrismConfig, run_dir: Path) -> TrackedAs | None:
         if not mine:
             return None
         return TrackedAs(mine[0].id, mine[0].project, identity(config), mine[0].entity, mine[0].url)
+
+
+def uploaded_step(config: PrismConfig, run_dir: Path) -> int | None:
+    """The step of the checkpoint that the server holds as ``latest`` for this folder's tracked run; None: of none.
+
+    Raises:
+        TrackingError: the server does not answer.
+    """
+    tracked = read_tracked_as(run_dir)
+    if tracking_mode(config.tracking) != "online" or tracked is None:
+        return None
+    api, name = open_api(config), f"{tracked.artifact_path}:latest"
+    with service_errors():
+        step = api.artifact(name).metadata.get(GLOBAL_STEP) if api.artifact_exists(name) else None
+    return None if step is None else int(step)
 
 
 def fetch_checkpoint(config: PrismConfig, tracked: TrackedAs, into: Path) -> Path | None:

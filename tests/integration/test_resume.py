@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from prism_ssl.config.schema import PrismConfig
+from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import CheckpointError, TrackingError
 from prism_ssl.train.checkpoint import Checkpoint, checkpoint_step, rng_state, save_checkpoint
 from prism_ssl.train.logging import start_tracker
@@ -19,6 +20,7 @@ from prism_ssl.train.run_folder import RunFolder, claim_run_folder, identity
 from prism_ssl.train.tracking_identity import read_tracked_as
 from tests.integration.test_tracking import end, settings
 from tests.wandb_server import WandbServer
+from tune.trial import drop_uploaded_checkpoint
 
 
 def claimed(config: PrismConfig) -> RunFolder:
@@ -69,6 +71,19 @@ def test_a_checkpoint_knows_its_tracked_run_when_the_folder_does_not(wandb_serve
     (folder.path / "tracking.json").unlink()
     assert starting_point(claimed(config), config).step == 12
     assert read_tracked_as(folder.path) == tracked
+
+
+@pytest.mark.parametrize(("done", "stays"), [(10, False), (12, True)])
+def test_a_finished_trial_drops_its_checkpoint_only_when_the_server_has_that_very_one(
+    wandb_server: WandbServer, tmp_path: Path, done: int, stays: bool
+) -> None:
+    config = settings(tmp_path)
+    folder = uploaded(config)
+    path = save(folder, config, done)
+    drop_uploaded_checkpoint(
+        RunSummary("mine", "ok", None, done, done, None, str(folder.path), checkpoint=str(path)), config
+    )
+    assert path.exists() == stays
 
 
 def test_without_it_the_artifact_is_fetched_and_verified(wandb_server: WandbServer, tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ def test_runs_are_compared_by_the_mean_of_their_last_rows(tmp_path: Path) -> Non
     assert last == pytest.approx({"rising": 0.395, "flat": 0.5})
     assert main([*(str(tmp_path / name) for name in rows), "--out", str(tmp_path / "both.png")]) == 0
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "flat"), "--out", str(tmp_path / "both.pdf")])
 
 
 def test_a_history_that_lacks_scalars_still_draws(tmp_path: Path) -> None:

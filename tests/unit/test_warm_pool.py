@@ -37,11 +37,12 @@ def land_all(pool: WarmPool) -> None:
 
 
 def draw_key(pool: WarmPool) -> VisitKey:
-    """The next visit of a pool whose scans open at once."""
-    land_all(pool)
-    draw = pool.draw()
-    assert draw is not None
-    return draw.key
+    """The next visit of a pool whose scans open at once; a draw that finds nothing may have chosen another scan."""
+    for _ in range(len(pool.slots) + 1):
+        land_all(pool)
+        if draw := pool.draw():
+            return draw.key
+    raise AssertionError("the pool has nothing to serve")
 
 
 def keys(pool: WarmPool, n: int) -> list[VisitKey]:
@@ -176,7 +177,7 @@ class PoolWalk(RuleBasedStateMachine):
     @rule()
     def open(self) -> None:
         self.opening += self.pool.to_open()
-        if not all(slot.current or slot.pending for slot in self.pool.slots):
+        if not all(slot.current or slot.pending or slot.owed for slot in self.pool.slots):
             assert self.held() | self.pool.broken == set(self.shard), "a slot is empty while a scan is free"
 
     @precondition(lambda self: self.exhausted)
@@ -301,6 +302,37 @@ def test_the_order_in_which_scans_land_does_not_change_a_deterministic_sequence(
     assert keys_with_delays(WarmPool(ids(scans), given_settings), 120, random.Random(delays)) == at_once
 
 
+@unhurried
+@given(
+    scans=st.integers(3, 12),
+    visits=st.integers(1, 4),
+    bad=st.sets(st.integers(0, 11), max_size=4),
+    seed=SEEDS,
+    delays=SEEDS,
+)
+def test_nor_does_the_moment_at_which_broken_scans_are_found(
+    scans: int, visits: int, bad: set[int], seed: int, delays: int
+) -> None:
+    given_settings = PoolSettings(3, visits, 3, False, True, seed)
+    broken = {scan_id for number, scan_id in enumerate(ids(scans)) if number in bad and number < scans - 1}
+
+    def sequence(rng: random.Random | None) -> list[VisitKey]:
+        pool, under_way, drawn = WarmPool(ids(scans), given_settings), list[Load](), list[VisitKey]()
+        while len(drawn) < 60:
+            under_way += pool.to_open()
+            for load in [load for load in under_way if rng is None or rng.random() < 0.5]:
+                under_way.remove(load)
+                if load.scan_id in broken:
+                    pool.failed(load.slot, "open", "EOFError: cut")
+                else:
+                    pool.landed(load.slot)
+            draw = pool.draw()
+            drawn += [draw.key] if draw else []
+        return drawn
+
+    assert sequence(random.Random(delays)) == sequence(None)
+
+
 def test_seed_and_shard_fix_the_sequence() -> None:
     def sequence(shard: list[str], seed: int) -> list[VisitKey]:
         return keys(WarmPool(shard, pool_settings(slots=3, seed=seed)), 100)
@@ -413,6 +445,7 @@ def test_lenient_ends_when_every_scan_is_broken() -> None:
     first, second = pool.to_open()
     pool.failed(first.slot, "open", "EOFError: cut")
     pool.failed(second.slot, "open", "EOFError: cut")
+    assert pool.draw() is None  # at whose turn another scan is chosen
     (last,) = pool.to_open()
     with pytest.raises(TooManyBrokenScans, match=f"all 3 scans of the shard are broken, the last one {last.scan_id}"):
         pool.failed(last.slot, "open", "EOFError: cut")
