@@ -25,6 +25,7 @@ from prism_ssl.utils.seeds import generator_for
 
 EMBEDDING_FAILED = "embedding_failed"
 """Reason for a scan that could be read, and whose embedding is not finite or could not be computed."""
+_WEIGHTS_S = 600.0  # the object store of a busy cluster included
 
 Row = dict[str, Any]
 
@@ -77,7 +78,7 @@ class ViewEncoder:
     def __init__(self, exported: ray.ObjectRef[ExportedEncoder], settings: EmbedSettings) -> None:
         self._settings = settings
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._encoder = ray.get(exported).build().to(self._device)
+        self._encoder = ray.get(exported, timeout=_WEIGHTS_S).build().to(self._device)
 
     def __call__(self, row: Row) -> Row:
         """The row with ``embedding`` and ``spread`` in place of the pixels, or with a reason; never raises."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
@@ -45,7 +46,7 @@ def random_chunk(seed: int, n: int) -> PairChunk:
 
 
 def tensors(batch: PrismBatch) -> dict[str, torch.Tensor]:
-    values = {name: getattr(batch, name) for name in PrismBatch.__slots__}
+    values = {field.name: getattr(batch, field.name) for field in fields(PrismBatch)}
     return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
