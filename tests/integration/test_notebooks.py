@@ -36,6 +36,11 @@ CHROMIUM_FLAGS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 PATIENCE_MS = 120_000
+_FIRST_BELOW = """(canvases, top) => {
+    const below = canvases.filter(each => each.getBoundingClientRect().top > top);
+    below.sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top);
+    return below.length ? below[0].toDataURL() : "";
+}"""
 HEADINGS = (
     "Recommended baseline", "Quality", "Main effects of the factors", "Losses over time", "Diagnostics and alarms",
     "Throughput and stalls", "Replacements and failures", "Encoder and scans",
@@ -63,7 +68,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, phantom_catalog: Path) -> 
     root = tmp_path_factory.mktemp("archive")
     write_broken(root / "broken", BrokenKind.TRUNCATED_GZIP)
     sound = pl.read_csv(phantom_catalog).head(4)
-    absolute = str(phantom_catalog.parent) + "/" + pl.col("series_path")
+    absolute = pl.format(f"{phantom_catalog.parent}/{{}}", "series_path").alias("series_path")
     broken = pl.DataFrame({"pmbb_id": ["PX"], "modality": ["CT"], "series_path": ["broken"]})
     table = pl.concat([sound.with_columns(absolute).select(broken.columns), broken])
     table.write_csv(root / "catalog.csv")
@@ -109,6 +114,26 @@ class Notebook:
         self.page.get_by_role("button", name=control, exact=True).first.click()
         self.page.get_by_role("option", name=option, exact=True).first.click()
         self.page.keyboard.press("Escape")
+
+    def chart(self, heading: str) -> str:
+        """The first chart below a heading, as an image, once it no longer changes."""
+        image, before, give_up = "", "-", time.monotonic() + PATIENCE_MS / 1000
+        while not image or image != before:
+            assert time.monotonic() < give_up, f"no chart below {heading!r}"
+            self.page.wait_for_timeout(300)
+            below = self.page.get_by_role("heading", name=heading, exact=True).bounding_box()
+            assert below is not None
+            before, image = image, self.page.locator("canvas").evaluate_all(_FIRST_BELOW, below["y"])
+        return image
+
+    @contextmanager
+    def redrawing(self, heading: str) -> Iterator[None]:
+        """What is done within changes the first chart below the heading."""
+        before = self.chart(heading)
+        yield
+        give_up = time.monotonic() + PATIENCE_MS / 1000
+        while self.chart(heading) == before:
+            assert time.monotonic() < give_up, f"the chart below {heading!r} is as before"
 
     def assert_sound(self) -> None:
         """No cell has failed, no chart neither, and nothing was asked of the internet."""
@@ -175,13 +200,14 @@ def test_a_sweep_is_explored(browser: Browser, sweep: Path) -> None:
         expect(page.locator("canvas, .vega-embed svg").first).to_be_visible(timeout=PATIENCE_MS)
         shown.assert_sound()
 
-        shown.choose("objective", "classification")
+        with shown.redrawing("Quality"):
+            shown.choose("objective", "classification")
         shown.text("12 runs: 11 ok, 1 running")
         shown.text("(12 hidden by the filters)")
         shown.assert_sound()
 
-        page.get_by_role("radio", name="relative to chance").click()
-        shown.text("below the dashed 1 something is learned")
+        with shown.redrawing("Losses over time"):
+            page.get_by_role("radio", name="relative to chance").click()
         page.get_by_role("radio", name="Weights & Biases").first.click()
         shown.text("no W&B key was found; set WANDB_API_KEY, or read the run folders of this machine instead")
         shown.text("no runs")
@@ -207,8 +233,8 @@ def test_an_encoder_is_looked_at_on_local_scans(browser: Browser, sweep: Path) -
         shown.page.get_by_role("switch").click()
         shown.text("last.ckpt, step 1,000: 12 views of 3 scans")
         shown.heading("View 0 and its nearest neighbours")
-        shown.page.get_by_role("radio", name="organ").click()
-        shown.text("A point is a view")
+        with shown.redrawing("Encoder and scans"):
+            shown.page.get_by_role("radio", name="organ").click()
         shown.heading("The prisms of views 0 (a) and 1 (b) in their scan")
         assert shown.page.get_by_role("img", name="nearest neighbours").bounding_box() is not None
         shown.assert_sound()
