@@ -117,6 +117,7 @@ def window_chart(scan: OpenScan, pair: tuple[View, View], unit: str) -> alt.TopL
                 scale=alt.Scale(type="sqrt"),
                 axis=alt.Axis(format="%"),
             ),
+            y2=alt.datum(0),
         )
         .properties(width=640, height=170, title="Windows: what each view shows between black and white")
     )
