@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import REPOSITORY
@@ -76,9 +78,9 @@ class Job:
         assert found is not None, f"no {pattern!r} in:\n{self.log}"
         return found
 
-    def wait_for_file(self, path: Path, limit_s: float = 300) -> Path:
+    def wait_for_file(self, path: Path, limit_s: float = 300, min_bytes: int = 1) -> Path:
         """A file that the job makes, once it has something in it."""
-        self._until(lambda: (path.exists() and path.stat().st_size > 0) or not self.lives, limit_s)
+        self._until(lambda: (path.exists() and path.stat().st_size >= min_bytes) or not self.lives, limit_s)
         return path
 
     def finish(self, limit_s: float = 300) -> str:
@@ -108,6 +110,16 @@ class Job:
         """Processes that were started by this job, wherever they are."""
         marks = (f"SLURM_JOB_ID={self.id}".encode(), f"SLURM_CONF={self._slurm.environment['SLURM_CONF']}".encode())
         return [int(each.parent.name) for each in Path("/proc").glob("[0-9]*/environ") if _has(each, marks)]
+
+    @contextmanager
+    def standing_still(self, title: str) -> Iterator[None]:
+        """The job's process with ``title`` takes no step meanwhile, however fast the machine is."""
+        (process,) = [each for each in map(psutil.Process, self.processes()) if title in " ".join(each.cmdline())]
+        process.suspend()
+        try:
+            yield
+        finally:
+            process.resume()
 
     def cancel(self) -> None:
         """As the user does."""

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from prism_ssl.config.schema import ExtractOn, ViewConfig
 from prism_ssl.contracts import BrokenScan, PairChunk, PreparedScan, UncutChunk
 from prism_ssl.data.chunks import empty_chunk, put_lattice, put_targets, put_volume
-from prism_ssl.data.extract import extract_view
+from prism_ssl.data.extract import extract_view, warm_up
 from prism_ssl.data.nifti import OpenScan, open_scan
 from prism_ssl.data.patience import Patience, archive_root
 from prism_ssl.data.pool_counters import join_counters
@@ -81,8 +82,10 @@ class PoolActor:
         self._live = LiveMetrics(POOL_EXPORTS, ("pool", number), pause_s=1.0)  # Ray looks every 10 s
 
     def ready(self) -> int:
-        """Start filling the pool; returns the process id."""
+        """Start filling the pool, and have the kernel loaded while the first scans open; returns the process id."""
         self._obey(self._opener.finished())
+        if self._settings.extract_on == "cpu":
+            warm_up(np.int16)  # what CT and most MR is stored as
         return os.getpid()
 
     def next_chunk(self, n_pairs: int) -> PairChunk | UncutChunk:
