@@ -15,7 +15,8 @@ from prism_ssl.config.defaults import apply_overrides, core24_base
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.model.pair_targets import AXES
-from prism_ssl.train.local_record import LocalRecord, write_json, write_summary
+from prism_ssl.train.local_record import LocalRecord, read_summary, write_json, write_summary
+from prism_ssl.train.logging import start_tracker
 from tune.core24 import DesignPoint, design_points
 
 HEADS = ("distance", "rotation", "window_center", "window_width", "supcon")
@@ -154,6 +155,21 @@ def write_sweep(root: Path) -> list[DesignPoint]:
         status, cause = ends.get(number, ("ok", None))
         write_run(root, point, range(100, 601 if number in ends else 1001, 100), status, cause)
     return points
+
+
+def track_run(root: Path, point: DesignPoint, status: RunStatus = "ok", cause: str | None = None) -> None:
+    """A run of 300 steps in a folder, and on the W&B server of the environment as training sends it."""
+    steps = range(100, 301, 100)
+    folder = write_run(root, point, steps, status, cause)
+    config = settings_of(point, root, **{"tracking.mode": "online", "run.tmp_root": str(root.parent)})
+    tracker = start_tracker(config, folder, 0)
+    for step, row in rows_of(point, steps):
+        tracker.row(step, row)
+    summary = read_summary(folder)
+    assert summary is not None
+    if summary.probe:
+        tracker.row(steps[-1], {f"probe/{name}": value for name, value in summary.probe.items()})
+    tracker.finish(summary)
 
 
 def append_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:

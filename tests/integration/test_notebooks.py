@@ -25,7 +25,8 @@ from prism_ssl.train.checkpoint import Checkpoint, rng_state, save_checkpoint
 from prism_ssl.train.learner import Learner
 from prism_ssl.train.local_record import write_json
 from tests.conftest import REPOSITORY
-from tests.sweep_records import settings_of, write_sweep
+from tests.sweep_records import settings_of, track_run, write_sweep
+from tests.wandb_server import WandbServer
 from tune.core24 import design_points
 
 pytestmark = pytest.mark.slow
@@ -144,16 +145,17 @@ class Notebook:
 
 
 @contextmanager
-def served(browser: Browser, notebook: Path, *arguments: object, ready: str) -> Iterator[Notebook]:
+def served(
+    browser: Browser, notebook: Path, *arguments: object, ready: str, account: bool = False
+) -> Iterator[Notebook]:
     """The notebook as ``marimo run`` serves it, once the last heading is there."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "marimo", "run", "--headless", "--no-token", "--port", str(port), str(notebook)]
     command += ["--", *map(str, arguments)]
-    server = subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    env = dict(os.environ) if account else environment()
+    server = subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     page = browser.new_page(viewport={"width": 1500, "height": 1000})
     try:
         wait_for(f"http://127.0.0.1:{port}/health", server)
@@ -211,6 +213,22 @@ def test_a_sweep_is_explored(browser: Browser, sweep: Path) -> None:
         page.get_by_role("radio", name="Weights & Biases").first.click()
         shown.text("no W&B key was found; set WANDB_API_KEY, or read the run folders of this machine instead")
         shown.text("no runs")
+        shown.assert_sound()
+
+
+def test_a_tracked_sweep_is_explored(browser: Browser, wandb_server: WandbServer, tmp_path: Path) -> None:
+    for number, point in enumerate(design_points("half")):
+        track_run(tmp_path / "sweep", point, *(("failed", "PoolActorDied: killed") if number == 5 else ("ok",)))
+    with served(browser, EXPLORE, "--project", "prism-ssl", ready=HEADINGS[-1], account=True) as shown:
+        for heading in HEADINGS:
+            shown.heading(heading)
+        shown.text("24 runs: 23 ok, 1 failed")
+        shown.text("python tune/train_single.py core24-base")
+        with shown.redrawing("Quality"):
+            shown.choose("objective", "regression")
+        shown.text("(12 hidden by the filters)")
+        with shown.redrawing("Losses over time"):
+            shown.page.get_by_role("radio", name="relative to chance").click()
         shown.assert_sound()
 
 

@@ -187,9 +187,7 @@ def test_online_tracking_without_a_key_is_named(submit: Submit, tmp_path: Path) 
 def test_at_its_time_limit_a_job_checkpoints_requeues_and_resumes_to_its_end(
     slurm: Slurm, submit: Submit, durable: Path, phantom_catalog: Path, tmp_path: Path, wandb_server: WandbServer
 ) -> None:
-    settings = small_run(
-        phantom_catalog, train__max_steps=400, train__checkpoint_every=10**6, tracking__mode="online"
-    )
+    settings = small_run(phantom_catalog, train__max_steps=400, train__checkpoint_every=10**6, tracking__mode="online")
     job = submit(
         "--signal=B:USR1@150", "slurm/train_single.sbatch", *settings, **wandb_server.environment(tmp_path / "wandb")
     )  # fmt: skip

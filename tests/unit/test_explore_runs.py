@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -15,15 +14,12 @@ from prism_ssl.errors import ConfigError, TrackingError
 from prism_ssl.explore.local_runs import run_collections
 from prism_ssl.explore.runs import LOCAL, compute_proxy_score, fetch_history, fetch_runs, summarize_best_configs
 from prism_ssl.explore.table_cache import TableCache
-from prism_ssl.train.local_record import read_summary
-from prism_ssl.train.logging import start_tracker
 from tests.sweep_records import (
     append_rows,
     probe_of,
     quality_of,
-    rows_of,
-    settings_of,
     throughput_of,
+    track_run,
     write_run,
     write_sweep,
 )
@@ -142,23 +138,10 @@ def test_the_oldest_tables_go_when_there_is_too_much(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------- W&B
-def track(folder: Path, point: Any, root: Path) -> None:
-    """The rows and the summary of a run folder, sent as training sends them."""
-    config = settings_of(point, root, **{"tracking.mode": "online", "run.tmp_root": str(root.parent)})
-    tracker = start_tracker(config, folder, 0)
-    for step, row in rows_of(point, range(100, 301, 100)):
-        tracker.row(step, row)
-    summary = read_summary(folder)
-    assert summary is not None
-    if summary.probe:
-        tracker.row(300, {f"probe/{name}": value for name, value in summary.probe.items()})
-    tracker.finish(summary)
-
-
 def test_wandb_and_local_records_are_one_table(wandb_server: WandbServer, tmp_path: Path) -> None:
     root = tmp_path / "sweep"
-    track(write_run(root, POINTS[3], range(100, 301, 100)), POINTS[3], root)
-    track(write_run(root, POINTS[9], range(100, 301, 100), "failed", "Boom: x"), POINTS[9], root)
+    track_run(root, POINTS[3])
+    track_run(root, POINTS[9], "failed", "Boom: x")
     local, tracked = fetch_runs(LOCAL, str(root), {}), fetch_runs("", "prism-ssl", {}).sort("run")
     stays_here = {"run_id", "run_dir", "cause", "tracking.mode"}
     shared = [name for name in local.columns if name in tracked.columns and name not in stays_here]
@@ -175,7 +158,7 @@ def test_wandb_and_local_records_are_one_table(wandb_server: WandbServer, tmp_pa
 
 def test_a_resumed_tracked_run_is_never_stale(wandb_server: WandbServer, tmp_path: Path) -> None:
     root = tmp_path / "sweep"
-    track(write_run(root, POINTS[3], range(100, 301, 100)), POINTS[3], root)
+    track_run(root, POINTS[3])
     (run_id,) = fetch_runs("", "prism-ssl", {})["run_id"]
     assert fetch_history([run_id], ["loss/total"])["global_step"].to_list() == [100, 200, 300]
     run = wandb_server.run
