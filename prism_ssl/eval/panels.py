@@ -11,7 +11,7 @@ import polars as pl
 POINTS_MAX = 400
 """Most rows of a run's history that are drawn, evenly spread."""
 
-WIDTH, HEIGHT = 250, 150
+WIDTH, HEIGHT = 232, 150
 STEP_AXIS: Final = alt.X("global_step:Q", title="step", axis=alt.Axis(tickCount=5))
 _FEW = 40  # points are marked where lines are short, for a line of one point is nothing to see
 
