@@ -47,7 +47,7 @@ class TrialView(LoggerCallback):
         run_dir, config = private_folder(self._sweep.run_dir(point)), self._sweep.config(point)
         step = _rewind(run_dir)
         write_json(run_dir / CONFIG_FILE, config.to_dict())
-        record_unfinished(run_dir, config, "running")
+        record_unfinished(run_dir, config, "running", resumed_from=step or None)
         beginning = f"resumes at step {step}" if step else "starts"
         self._say(f"trial {self._number} of {self._trials}: {point.name} {beginning}", style="bold")
         self._live = LiveView(self._console, run_dir, step, config.train.max_steps)
@@ -77,7 +77,9 @@ class TrialView(LoggerCallback):
         self.close()
         summary = self._sweep.summary(point)
         if summary is None or summary.status == "running" or self._running != point:
-            summary = record_unfinished(self._sweep.run_dir(point), self._sweep.config(point), status, unsaid)
+            resumed_from = summary.resumed_from_step if summary else None
+            run_dir, config = self._sweep.run_dir(point), self._sweep.config(point)
+            summary = record_unfinished(run_dir, config, status, unsaid, resumed_from)
         self._running = None
         now = time.monotonic()
         wall_s, self._since = now - self._since, now

@@ -22,13 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prism_ssl.utils.disk_usage import DiskUsage, disk_usage
-from prism_ssl.utils.fs import FolderLock
+from prism_ssl.utils.fs import OWNED_BY_PROCESSES, FolderLock
 
 CACHE_REST_S = 3600.0
 """A cached file that was touched more recently may be in use."""
 
 _UNFINISHED = re.compile(r"\..+\.\d+\.tmp")
-_OWNED_BY_PROCESSES = ("scratch", "r", "ray_token", "ray_train", "export")
 _WANDB_CACHES = ("cache", "artifacts", "staging")
 
 
@@ -53,7 +52,7 @@ class Leftover:
 def leftovers(places: Places) -> Iterator[Leftover]:
     """All of them, in the order in which they go."""
     yield from _unfinished_writes(places.runs)
-    for name in _OWNED_BY_PROCESSES:
+    for name in OWNED_BY_PROCESSES:
         yield from _locked_folders(places.tmp_root / name, "folder of a dead process")
     beside_it = places.tmp_root.parent if places.tmp_root.name.isdigit() else places.tmp_root
     yield from (job for job in _locked_folders(beside_it, "folder of a dead job") if job.path.name.isdigit())

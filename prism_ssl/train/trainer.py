@@ -128,7 +128,7 @@ def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -
         text = f"run {folder.name} resumes at step {start.step} from {start.source}"
         console.print(text, style="bold", markup=False, soft_wrap=True)
     truncate_history(folder.path, start.step)
-    record_unfinished(folder.path, config, "running")
+    record_unfinished(folder.path, config, "running", resumed_from=start.step or None)
     return start
 
 
@@ -193,7 +193,8 @@ def _final_summary(order: WorkOrder, failure: BaseException | None, archive: Arc
     """The worker's summary; where the worker could not write one, what its history still tells."""
     summary = read_summary(order.run_dir)
     if summary is None or summary.status == "running" or (failure is not None and summary.status == "ok"):
-        summary = _unfinished(order.run_dir, order.config, "failed", cause_of(failure))
+        resumed_from = summary.resumed_from_step if summary else None
+        summary = _unfinished(order.run_dir, order.config, "failed", cause_of(failure), resumed_from)
     elif is_about_others(summary.cause):
         summary = dataclasses.replace(summary, cause=cause_of(failure))
     tracking = summary.tracking or end_lost_run(order.config, order.run_dir, summary)
@@ -202,7 +203,9 @@ def _final_summary(order: WorkOrder, failure: BaseException | None, archive: Arc
     return summary
 
 
-def _unfinished(run_dir: Path, config: PrismConfig, status: Any, cause: str | None) -> RunSummary:
+def _unfinished(
+    run_dir: Path, config: PrismConfig, status: Any, cause: str | None, resumed_from: int | None
+) -> RunSummary:
     history = read_history(run_dir)
     rows = [row for row in history if "event" not in row and not is_probe(row)]
     last = rows[-1] if rows else {}
@@ -213,7 +216,7 @@ def _unfinished(run_dir: Path, config: PrismConfig, status: Any, cause: str | No
         cause=cause,
         steps_done=last.get("global_step", 0),
         max_steps=config.train.max_steps,
-        resumed_from_step=None,
+        resumed_from_step=resumed_from,
         run_dir=str(run_dir),
         checkpoint=str(checkpoint) if checkpoint.exists() else None,
         losses=last_losses(last),
@@ -221,9 +224,11 @@ def _unfinished(run_dir: Path, config: PrismConfig, status: Any, cause: str | No
     )
 
 
-def record_unfinished(run_dir: Path, config: PrismConfig, status: RunStatus, cause: str | None = None) -> RunSummary:
+def record_unfinished(
+    run_dir: Path, config: PrismConfig, status: RunStatus, cause: str | None = None, resumed_from: int | None = None
+) -> RunSummary:
     """The summary of a run that has not written its own, for its folder; from what its history tells."""
-    summary = _unfinished(run_dir, config, status, cause)
+    summary = _unfinished(run_dir, config, status, cause, resumed_from)
     write_summary(summary)
     return summary
 

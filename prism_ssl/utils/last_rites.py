@@ -1,8 +1,8 @@
 """Cleans up after a driver that was killed: a process of its own that outlives it by a few seconds.
 
 Ray's own processes end with their driver, all but its two agents, which stay for ever when the cluster's head is
-gone (Ray 2.60). Started by ``after_death``; run as a script with nothing but the standard library, so that it
-costs a few MB. It does nothing where there is no /proc.
+gone (Ray 2.60). Started by ``after_death``; run as a script with nothing but the standard library and the module
+``fs`` beside it, so that it costs a few MB. It does nothing where there is no /proc.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ _ALL_IS_WELL = b"all is well"
 
 
 @contextmanager
-def after_death(folder: Path) -> Iterator[None]:
-    """While the block lasts: should this process die, end every process with a file open below ``folder``,
-    and remove the folder."""
-    watcher = subprocess.Popen([sys.executable, "-I", "-S", __file__, str(folder)], stdin=PIPE, start_new_session=True)
+def after_death(folder: Path, tmp_root: Path) -> Iterator[None]:
+    """While the block lasts: should this process die, end every process with a file open below ``folder``, and
+    remove the folder and what dead processes have left below ``tmp_root``."""
+    command = [sys.executable, "-I", "-S", __file__, str(folder), str(GRACE_S), str(tmp_root)]
+    watcher = subprocess.Popen(command, stdin=PIPE, start_new_session=True)
     assert watcher.stdin is not None
     try:
         yield
@@ -52,7 +53,7 @@ def _has_open(descriptors: Path, below: str) -> bool:
         return False
 
 
-def main(folder: Path, grace_s: float = GRACE_S) -> None:
+def main(folder: Path, grace_s: float, tmp_root: Path | None) -> None:
     """Wait until the starter closes the pipe; when it did so without a word, it was killed: clean up."""
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(stop, signal.SIG_IGN)  # a terminal's Ctrl-C is for the run, not for its cleaner
@@ -67,7 +68,17 @@ def main(folder: Path, grace_s: float = GRACE_S) -> None:
         except ProcessLookupError:
             continue
     shutil.rmtree(folder, ignore_errors=True)
+    if tmp_root is not None:
+        _remove_folders_of_the_dead(tmp_root)
+
+
+def _remove_folders_of_the_dead(tmp_root: Path) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from prism_ssl.utils.fs import OWNED_BY_PROCESSES, remove_stale_folders
+
+    for name in OWNED_BY_PROCESSES:
+        remove_stale_folders(tmp_root / name)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(float, sys.argv[2:3]))
+    main(Path(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None)

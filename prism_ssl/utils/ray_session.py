@@ -70,7 +70,7 @@ def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[
         finally:
             ray.shutdown()
     else:
-        with owned_folder(_short_parent(tmp_root)) as folder, after_death(folder):
+        with owned_folder(_short_parent(tmp_root)) as folder, after_death(folder, tmp_root):
             ray.init(
                 address="local",
                 num_cpus=max(cpus, usable_cpus()),

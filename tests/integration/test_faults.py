@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from prism_ssl.train.stop_file import EXIT_INTERRUPTED
+from prism_ssl.utils.fs import OWNED_BY_PROCESSES
 from tests.cli_runs import CliRun, command, history_of, only_run, run_to_end, summary_of
 
 pytestmark = pytest.mark.slow
@@ -112,6 +113,8 @@ def test_a_killed_driver_leaves_no_process_and_the_same_command_resumes(tmp_path
     first.kill()
     first.finish()
     assert summary_of(tmp_path)["status"] == "running"
+    transient = tmp_path / "tmp" / "prism_ssl"
+    assert [path for name in OWNED_BY_PROCESSES for path in transient.glob(f"{name}/*")] == []
 
     code, output = run_to_end(arguments)
     assert code == 0, output

@@ -54,14 +54,16 @@ def test_two_workers_learn_what_one_does_also_over_a_killed_pool_and_a_killed_wo
     assert summary["cause"].startswith("PoolActorDied: pool actor 1 ")
 
     run = CliRun(arguments)
-    run.wait_for(rf"resumes at step {summary['steps_done']} ")  # with what both had learned until then
+    resumed = summary["steps_done"]
+    run.wait_for(rf"resumes at step {resumed} ")  # with what both had learned until then
     run.wait_for(r"^step +\d+ ")
     second_worker(run).kill()
     assert run.finish() == 1, run.output
     summary = summary_of(two)
     assert summary["status"] == "failed"
     assert summary["cause"].startswith("TrainWorkerDied: training worker 1 of 2 ended without a word")
-    assert summary["steps_done"] < STEPS
+    assert resumed <= summary["steps_done"] < STEPS
+    assert summary["resumed_from_step"] == resumed
 
     code, output = run_to_end(arguments)
     assert code == 0, output
