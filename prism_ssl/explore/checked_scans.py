@@ -33,10 +33,10 @@ class CheckedScans:
     known: int
 
     def in_words(self) -> str:
-        """Such as "14 scans can be used, 2 are refused"."""
+        """Such as "14 scans can be used, 2 refused"."""
         read = len(self.usable) + self.bad.height - self.known
         source = f"{self.known} verdicts are preflight's, {read} files were read now" if self.known else "read now"
-        return f"{len(self.usable)} scans can be used, {self.bad.height} are refused ({source})"
+        return f"{len(self.usable)} scans can be used, {self.bad.height} refused ({source})"
 
 
 def checked_scans(config: PrismConfig, preflight_root: Path | None = None) -> CheckedScans:

@@ -261,7 +261,7 @@ def test_an_encoder_is_looked_at_on_local_scans(browser: Browser, sweep: Path) -
 def test_views_are_inspected_and_moved(browser: Browser, archive: Path) -> None:
     with served(browser, INSPECT, "--catalog", archive, ready="Refused scans, and why") as shown:
         page = shown.page
-        shown.text("4 scans can be used, 1 are refused")
+        shown.text("4 scans can be used, 1 refused")
         shown.text("truncated_gzip")
         shown.heading("What is asked about it")
         shown.text("As training draws it.")

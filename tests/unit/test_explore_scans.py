@@ -194,7 +194,7 @@ def test_refused_scans_stand_with_their_reason(tmp_path: Path) -> None:
 
     what = inspected("", str(table), 100)
     checked = what.checked
-    assert checked.in_words() == "1 scans can be used, 4 are refused (read now)"
+    assert checked.in_words() == "1 scans can be used, 4 refused (read now)"
     assert list(scan_names(checked.usable).values()) == checked.usable
     told = dict(checked.bad.select("reason", "detail").iter_rows())
     assert {"truncated_gzip", "constant_intensity", "too_few_slices"} < set(told)
