@@ -243,7 +243,7 @@ class _WandbTracker(Tracker):
         shutil.rmtree(folder, ignore_errors=True)  # what an upload that failed has left: one of them, never more
         private_folder(folder)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{global_step}-", delete=False) as copy:
-            shutil.copyfileobj(source, copy, 16 * 2**20)
+            shutil.copyfileobj(source, copy)
             copy.flush()
             artifact = self._wandb.Artifact(self._tracked.artifact, ARTIFACT_TYPE, metadata={GLOBAL_STEP: global_step})
             _add_open_file(artifact, copy, CHECKPOINT_FILE)

@@ -56,7 +56,7 @@ def _from_artifact(run_dir: Path, config: PrismConfig) -> StartingPoint:
             return StartingPoint()
         step = _verified_step(fetched, tracked.artifact)
         with fetched.open("rb") as source, atomic_file(run_dir / CHECKPOINT_FILE) as target:
-            shutil.copyfileobj(source, target, 16 * 2**20)
+            shutil.copyfileobj(source, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     keep_tracked_as(run_dir, tracked)
