@@ -1,6 +1,6 @@
 """Is the notebook usable on a large project? 500 generated runs of 10,000 rows: seconds and memory of what it asks.
 
-    python tests/benchmarks/bench_explore.py [--runs 500] [--rows 10000]
+    python tests/benchmarks/bench_explore.py --json
 
 Every run has settings and a summary of its own; histories are hard links to a few files (500 of their own would fill a
 disk), so each is parsed and kept like any other.
@@ -8,20 +8,22 @@ disk), so each is parsed and kept like any other.
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import altair as alt
+from harness import Timing, at_most, circumstances, parser, report
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from prism_ssl.explore import alarm_view, curves, ranking_view, session, throughput_view
 from prism_ssl.explore.runs import LOCAL, fetch_history, fetch_runs
+from prism_ssl.utils.time import Stopwatch
 from tests.sweep_records import write_run
 from tune.core24 import design_points
 
@@ -29,27 +31,56 @@ _DISTINCT = 4
 _STEP = 10
 
 
-def main() -> None:
-    """Print a row for each question."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--runs", type=int, default=500)
-    parser.add_argument("--rows", type=int, default=10_000)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+class Asked:
+    """Questions, how long each took, and the memory at its peak so far; all caches are empty at the start."""
+
+    def __init__(self) -> None:
+        self.timings: dict[str, Timing] = {}
+        self.peak_bytes = 0
+
+    def __call__(self, what: str, ask: Callable[[], Any]) -> Any:
+        """Ask, once: what a person waits for is the first time."""
+        watch = Stopwatch()
+        answer = ask()
+        self.timings[what] = Timing.of([watch.ms()])
+        self.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return answer
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Generates, asks, prints."""
+    options = parser(__doc__)
+    options.add_argument("--runs", type=int, help="runs of the project (default 500; 50 with --quick)")
+    options.add_argument("--rows", type=int, help="rows of each (default 10,000; 1,000 with --quick)")
+    chosen = options.parse_args(arguments)
+    runs, rows = chosen.runs or (50 if chosen.quick else 500), chosen.rows or (1_000 if chosen.quick else 10_000)
+    where, asked = circumstances(), Asked()
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, alt.data_transformers.enable("default", max_rows=None):
+        os.environ["LOGNAME"] = f"{Path(folder).name}/user"  # puts the temporary root, and so the cache, below it
         root = Path(folder) / "runs"
-        size = _generate(root, given.runs, given.rows)
-        print(f"{given.runs} runs of {given.rows} rows, {size / 2**20:.0f} MiB a history")
-        scored = _timed("fetch_runs and score", lambda: session.load_scored(LOCAL, str(root)))
-        _timed("filter to one objective", lambda: fetch_runs(LOCAL, str(root), {"model.objective": "regression"}))
-        _timed("ranking: table, chart, Pareto, effects", lambda: _ranking(scored))
-        _timed("throughput and failures", lambda: _throughput(scored))
+        size = _generate(root, runs, rows)
+        scored = asked("runs and their scores", lambda: session.load_scored(LOCAL, str(root)))
+        asked("filter to one objective", lambda: fetch_runs(LOCAL, str(root), {"model.objective": "regression"}))
+        asked("ranking: table, chart, Pareto, effects", lambda: _ranking(scored))
+        asked("throughput and failures", lambda: _throughput(scored))
         drawn = session.runs_to_draw(scored, scored["run"].to_list())
-        history = _timed(f"curves of {len(drawn)} runs, first time", lambda: session.curves_of(scored, drawn))
-        _timed(f"curves of {len(drawn)} runs, again", lambda: session.curves_of(scored, drawn))
-        _timed("their charts", lambda: _charts(history, drawn))
+        history = asked(f"curves of {len(drawn)} runs, first time", lambda: session.curves_of(scored, drawn))
+        asked(f"curves of {len(drawn)} runs, again", lambda: session.curves_of(scored, drawn))
+        asked("their charts", lambda: _charts(history, drawn))
+        page_s, page_bytes = sum(timing.median_ms for timing in asked.timings.values()) / 1e3, asked.peak_bytes
         ids, keys = scored["run_id"].to_list(), ["loss/total", "probe/proxy_quality"]
-        _timed(f"fetch_history of all {len(ids)} runs, 2 keys, first time", lambda: fetch_history(ids, keys))
-        _timed("the same again", lambda: fetch_history(ids, keys))
+        asked(f"two scalars of all {len(ids)} histories, first time", lambda: fetch_history(ids, keys))
+        asked("the same again", lambda: fetch_history(ids, keys))
+    what = f"notebook, {runs} runs of {rows:,} rows"
+    targets = [
+        at_most(f"{what}: all that its page asks", "-", 20, page_s, "s"),
+        at_most(f"{what}: peak memory of it", "-", 2, page_bytes / 1e9, "GB"),
+    ]
+    facts = {
+        "a history": f"{size / 2**20:.0f} MiB",
+        "peak memory after all histories": f"{asked.peak_bytes / 1e9:.2f} GB",
+    }
+    return report("bench_explore", where, asked.timings, targets, chosen.json, facts)
 
 
 def _generate(root: Path, runs: int, rows: int) -> int:
@@ -66,15 +97,6 @@ def _generate(root: Path, runs: int, rows: int) -> int:
             (renamed / "history.jsonl").unlink()
             os.link(originals[number % _DISTINCT], renamed / "history.jsonl")
     return originals[0].stat().st_size
-
-
-def _timed(what: str, ask: Callable[[], Any]) -> Any:
-    begin = time.perf_counter()
-    answer = ask()
-    seconds = time.perf_counter() - begin
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{what:60} {seconds:7.2f} s   peak memory so far {peak_mib:5.0f} MiB", flush=True)
-    return answer
 
 
 def _ranking(scored: Any) -> None:
