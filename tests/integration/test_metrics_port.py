@@ -22,8 +22,12 @@ EXPORTS = {export.source: export for export in (*POOL_EXPORTS, *STEP_EXPORTS, *R
 LABELS = {"pool", "worker", "cause", "at_least_ms", "objective", "kind", "le"}
 OF_RAY = {"Component", "NodeAddress", "SessionName", "Version", "WorkerId", "JobId"}
 NOT_WITHOUT_A_GPU = {source for source in EXPORTS if source.startswith("gpu_")}
-NOT_YET = {"replacement_failed_count", "nonfinite_skipped_steps", "actor_restarts", "stall_steps_ge_10000ms"}
-"""Counters of what has not happened: they are shown when it does. A busy machine may have had short stalls."""
+NOT_YET = {
+    "replacement_failed_count", "nonfinite_skipped_steps", "actor_restarts", "stall_steps_ge_10000ms",
+    "replacement_wait_time_ms_total", "data_wait_opening_ms_total",
+}  # fmt: skip
+"""Counters of what has not happened, or need not: they are shown when it does. A busy machine may have had short
+stalls, and a quick one may never have waited for a scan."""
 
 
 def scrape(run: CliRun) -> str:

@@ -84,7 +84,7 @@ def test_a_killed_run_resumes_from_the_artifact_as_the_same_tracked_run(
         assert (server.run.state, server.run.exit_code) == ("finished", 0)
         kept = {a.type: a.metadata["global_step"] for a in server.artifacts.values() if a.state == "COMMITTED"}
         assert kept == {"checkpoint": 800, "encoder": 800}
-        for secret in (str(tmp_path), str(phantom_catalog.parent), API_KEY, "patient"):
+        for secret in (str(tmp_path), str(phantom_catalog.parent), API_KEY, "PH000"):  # the last: every patient's id
             assert server.holding(secret) == []
         assert left_behind(tmp_path) == []
         assert "wandb:" not in output
