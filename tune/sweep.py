@@ -50,6 +50,10 @@ class Sweep:
 
     def __post_init__(self) -> None:
         refuse_changed_factors(self.base)
+        # Here, once: Ray Tune gives every trial's process a working directory of its own.
+        places = {"run.root": self.base.run.root, "run.tmp_root": self.base.run.tmp_root}
+        absolute = {key: str(Path(path).absolute()) for key, path in places.items() if path is not None}
+        object.__setattr__(self, "base", apply_overrides(self.base, absolute))
 
     @property
     def folder(self) -> Path:

@@ -62,13 +62,14 @@ def nights(tmp_path_factory: pytest.TempPathFactory, phantom_catalog: Path) -> I
     archive = Path(shutil.copytree(phantom_catalog.parent, root / "archive"))
     arguments = [
         sys.executable, str(REPOSITORY / "tune" / "tune_core24.py"), "--scale", "smoke", "--only", *CELLS,
-        "--max-steps", str(STEPS), "--data.catalog-path", str(archive / phantom_catalog.name), "--run.name", "nights",
-        "--run.root", str(root / "runs"), "--run.tmp-root", str(root / "tmp"), "--tracking.mode", "online",
+        "--max-steps", str(STEPS), "--data.catalog-path", f"archive/{phantom_catalog.name}", "--run.name", "nights",
+        "--run.root", "runs", "--run.tmp-root", "tmp", "--tracking.mode", "online",
         "--tracking.artifact-every", str(STEPS), "--data.outage-patience-s", "1",
     ]  # fmt: skip
     with WandbServer() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment(root / "wandb").items():
             patch.setenv(name, value)
+        patch.chdir(root)  # paths are given as a user at work there gives them
         patch.setenv(
             "TUNE_FORCE_TRIAL_CLEANUP_S", "1"
         )  # an interrupted trial is not to end well while it is waited for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 
@@ -68,6 +69,19 @@ def test_a_trials_run_is_below_the_sweep_and_tracked_as_a_part_of_it(tmp_path: P
     assert Path(config.run.root, str(config.run.name)) == some.run_dir(some.points[0])
     assert config.tracking.group == some.name
     assert config.tracking.tags == ("mine", "core24", "smoke", "regression")
+
+
+def test_a_trials_run_is_at_the_same_place_wherever_its_process_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    some = pickle.dumps(sweep(Path("runs"), run__name="mine", run__tmp_root="tmp"))
+    (tmp_path / "trial").mkdir()
+    monkeypatch.chdir(tmp_path / "trial")  # as Ray Tune does
+    there: Sweep = pickle.loads(some)
+    assert there.folder == tmp_path / "runs" / "mine"
+    config = there.config(there.points[0])
+    assert (config.run.root, config.run.tmp_root) == (str(there.folder), str(tmp_path / "tmp"))
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
