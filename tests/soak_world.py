@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from prism_ssl.data.phantoms import write_phantoms
+from prism_ssl.utils.fs import OWNED_BY_PROCESSES
 from tests.cli_runs import command
 from tests.wandb_server import WandbServer
 
@@ -76,7 +77,7 @@ class World:
         told = [f"process {process.pid} {' '.join(process.cmdline())[:80]}" for process in processes]
         told += [f"shared memory {path}" for path in set(Path("/dev/shm").iterdir()) - self.shared_memory]
         transient = self.root / "tmp" / "prism_ssl"
-        told += [f"folder {path}" for name in ("scratch", "r", "ray_train") for path in transient.glob(f"{name}/*")]
+        told += [f"folder {path}" for name in OWNED_BY_PROCESSES for path in transient.glob(f"{name}/*")]
         return told
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-OWNED_BY_PROCESSES = ("scratch", "r", "ray_token", "ray_train", "export")
+OWNED_BY_PROCESSES = ("scratch", "r", "ray_token", "ray_train", "ray_tune", "export")
 """Places below the temporary root where each process has a folder of its own, with a ``.lock`` that it holds."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from prism_ssl.utils.fs import OWNED_BY_PROCESSES
 from tests.cli_runs import REPOSITORY, CliRun
 from tests.wandb_server import WandbServer
 
@@ -35,6 +36,7 @@ class Nights:
     codes: list[int] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     pool_actors: list[int] = field(default_factory=list)
+    left_by_the_killed: list[Path] = field(default_factory=list)
     seen: dict[str, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
 
     def summary(self, cell: str) -> dict[str, Any]:
@@ -91,6 +93,8 @@ def _scans_lost_then_driver_killed(run: CliRun, nights: Nights, archive: Path) -
     nights.pool_actors.append(len(run.descendants("PoolActor")))
     run.kill()
     nights.ended(run)
+    transient = nights.folder.parents[1] / "tmp" / "prism_ssl"
+    nights.left_by_the_killed = [path for name in OWNED_BY_PROCESSES for path in transient.glob(f"{name}/*")]
 
 
 def _trial_process_dies_then_time_limit(run: CliRun, nights: Nights) -> None:
@@ -167,6 +171,10 @@ def test_a_finished_trial_leaves_its_checkpoint_to_the_server_and_keeps_its_enco
 def test_a_trials_actors_and_scratch_are_gone_when_the_next_one_trains(nights: Nights) -> None:
     assert nights.pool_actors == [2, 2]
     assert not list((nights.folder.parents[1] / "tmp" / "prism_ssl" / "scratch").iterdir())
+
+
+def test_a_killed_driver_leaves_no_folder(nights: Nights) -> None:
+    assert nights.left_by_the_killed == []
 
 
 def test_attempts_are_listed_with_what_they_cost_beside_training(nights: Nights) -> None:

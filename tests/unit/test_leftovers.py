@@ -16,6 +16,7 @@ PAGE = bytes(4096)
 IN_ORDER = [
     "runs/old/.last.ckpt.41.tmp", "runs/sweep/trial/.last.ckpt.42.tmp",
     "tmp/77/scratch/pool-0-43", "tmp/77/r/44", "tmp/77/ray_token/45", "tmp/77/ray_train/46",
+    "tmp/77/ray_tune/47",
     "tmp/12",
     "tmp/77/wandb/runs/wandb/offline-run-1",
     "tmp/77/wandb/cache/obj/aa/old", "tmp/77/wandb/artifacts/old", "tmp/77/wandb/staging/inner/old",
@@ -52,11 +53,11 @@ def places(tmp_path: Path) -> Iterator[Places]:
         _file(tmp_path / "runs" / run / ".lock")
     for name in IN_ORDER[:2]:
         _file(tmp_path / name)
-    for name in IN_ORDER[2:7]:
+    for name in IN_ORDER[2:8]:
         _file(tmp_path / name / ".lock")
         _file(tmp_path / name / "inner" / "file")
     _file(tmp_path / "tmp/77/wandb/runs/wandb/offline-run-1/run-1.wandb.synced")
-    for name in IN_ORDER[8:]:
+    for name in IN_ORDER[9:]:
         _file(tmp_path / name, age_s=CACHE_REST_S + 60)
     living = [FolderLock(tmp_path / name) for name in ("runs/live", "tmp/77/scratch/pool-1-49", "tmp/13", "tmp/77")]
     assert all(lock.acquire() for lock in living)
