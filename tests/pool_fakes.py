@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from mmap import mmap
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 
 from prism_ssl.config.schema import ExtractOn, ViewConfig
 from prism_ssl.contracts import Float64, PairChunk, PreparedScan, RobustStats, ScanRecord, VisitChunk, VisitKey
+from prism_ssl.data import volume_memory
 from prism_ssl.data.nifti import OpenScan, open_scan
 from prism_ssl.data.phantoms import nifti_bytes
 from prism_ssl.data.pool_actor import ActorSettings
@@ -105,6 +108,19 @@ def actor_settings(
         stall_timeout_s=stall_timeout_s,
         extract_on=extract_on,
     )
+
+
+def count_new_blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes for which ``VolumeMemory`` asks the system from now on, as they are asked for."""
+    asked: list[int] = []
+    ask = volume_memory._new_block
+
+    def counted(size: int) -> mmap:
+        asked.append(size)
+        return ask(size)
+
+    monkeypatch.setattr(volume_memory, "_new_block", counted)
+    return asked
 
 
 def visits(chunks: Sequence[VisitChunk]) -> list[VisitKey]:

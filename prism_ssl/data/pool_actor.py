@@ -22,6 +22,7 @@ from prism_ssl.data.pool_metrics import POOL_EXPORTS
 from prism_ssl.data.scan_opener import Landing, ScanOpener
 from prism_ssl.data.scratch import ScratchStore
 from prism_ssl.data.views import View, draw_pair, pair_targets
+from prism_ssl.data.volume_memory import VolumeMemory
 from prism_ssl.data.warm_pool import Draw, PoolSettings, WarmPool
 from prism_ssl.errors import ArchiveUnreachable, PoolStalled
 from prism_ssl.utils.live_metrics import LiveMetrics
@@ -72,6 +73,7 @@ class PoolActor:
             settings.open_timeout_s,
             settings.outage_patience_s,
         )
+        self._memory = VolumeMemory(keep=settings.pool.max_prefetch_replacements)
         self._opener = ScanOpener(self._open, settings.pool.max_prefetch_replacements)
         self._open_scans: dict[str, OpenScan] = {}
         self._mirrored: set[str] = set()  # scans whose volume the consumer has, for as long as they stay in the pool
@@ -131,7 +133,8 @@ class PoolActor:
         if known is not None:
             return known
         prepared, limit = self._scans[scan_id], self._settings.max_volume_bytes
-        scan = self._patience.read(lambda: open_scan(Path(prepared.record.nifti_path), prepared.stats, limit))
+        path = Path(prepared.record.nifti_path)
+        scan = self._patience.read(lambda: open_scan(path, prepared.stats, limit, self._memory))
         return self._scratch.put(scan_id, scan)
 
     def _obey(self, landings: list[Landing]) -> None:

@@ -48,6 +48,7 @@ from prism_ssl.data.pool_actor import ActorSettings
 from prism_ssl.data.scratch import ScratchStore
 from prism_ssl.data.sharded_dataset import NO_WAIT, PairStream, WaitCauses
 from prism_ssl.data.views import draw_pair, pair_targets
+from prism_ssl.data.volume_memory import VolumeMemory
 from prism_ssl.data.warm_pool import PoolSettings
 from prism_ssl.utils.time import Stopwatch
 
@@ -249,6 +250,7 @@ class Parts:
 
     def __init__(self, scan: PreparedScan, folder: Path) -> None:
         self._path, self._stats, self._folder = Path(scan.record.nifti_path), scan.stats, folder / "parts"
+        self._memory = VolumeMemory(keep=1)  # as an actor has it
         self._scan, self._chunk, self._buffer = self._open(), _full_chunk(), HostBuffer()
         self._visits = itertools.count()
         self._samples_ms: dict[str, list[float]] = {}
@@ -278,7 +280,7 @@ class Parts:
         return WORKERS * visits / (median[opening] + visits * (median["pair"] + copies_ms)) * 1e3
 
     def _open(self) -> OpenScan:
-        return open_scan(self._path, self._stats)
+        return open_scan(self._path, self._stats, memory=self._memory)
 
     def _pair(self) -> None:
         key = VisitKey("scan", 0, next(self._visits))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.pool_fakes import (
     N_PATCHES,
     actor_settings,
     assert_equal_chunks,
+    count_new_blocks,
     flattened,
     let_fail,
     make_hang,
@@ -291,3 +293,18 @@ def test_counters_tell_what_the_chunks_tell(start: StartActor, tmp_path: Path) -
     assert counters["scans_seen"] == len(scan_ids(chunks)) == 5
     assert counters["replacement_failed_count"] == 0
     assert counters["replacement_wait_time_ms_total"] == pytest.approx(sum(chunk.blocked_ms for chunk in chunks))
+
+
+# ---------------------------------------------------------------------- memory
+def test_replacements_live_in_the_memory_of_those_they_replace(
+    start: StartActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_blocks = count_new_blocks(monkeypatch)
+    scans = write_scans(tmp_path, 8)
+    for scan in scans:
+        path = Path(scan.record.nifti_path)
+        path.write_bytes(gzip.compress(path.read_bytes(), 1))
+    pool = pool_settings(slots=2, visits_per_scan=3)
+    chunks = chunks_of(start(scans, pool), n_chunks=20)
+    assert chunks[-1].counters["opened"] > 15
+    assert len(new_blocks) <= pool.slots + pool.max_prefetch_replacements
