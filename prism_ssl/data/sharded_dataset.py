@@ -190,11 +190,11 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
 
     def _get(self, worker: int) -> VisitChunk:
         reference, limit_s = self._queues[worker][0], self._config.stall_timeout_s
-        ready, _ = ray.wait([reference], timeout=limit_s)
-        if not ready:
-            raise PoolStalled(f"{self._called(worker)} gave no chunk for {limit_s:.0f} s (data.stall_timeout_s)")
         try:
             chunk: VisitChunk = ray.get(reference, timeout=limit_s)
+        except GetTimeoutError:
+            message = f"{self._called(worker)} gave no chunk for {limit_s:.0f} s (data.stall_timeout_s)"
+            raise PoolStalled(message) from None
         except RayTaskError as error:
             if isinstance(error.cause, PrismError):
                 raise error.cause from None
