@@ -150,7 +150,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         )
         with ray_session(config.data.workers + 1, OBJECT_STORE_BYTES, folder):
             trainer = Trainer(config, order)
-            fed, cached, ratios = compare(trainer, *((1, 3) if options.quick else (5, 15)))
+            fed, cached, ratios = compare(trainer, *((1, 3) if options.quick else (10, 15)))
             counters = trainer.stream.counters()
             trainer.stream.stop()
     waited, collated, spent = sum(fed.wait_ms), sum(fed.collate_ms), sum(fed.step_ms)

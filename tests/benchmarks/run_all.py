@@ -97,6 +97,8 @@ def main() -> int:
             continue
         print(script.stem, file=sys.stderr, flush=True)
         reports.append(run(script, arguments.quick))
+        if "failed" in reports[-1]:
+            print(f"{script.stem} failed: {reports[-1]['failed']}", file=sys.stderr, flush=True)
     page = as_markdown(reports, "python " + " ".join(["tests/benchmarks/run_all.py", *sys.argv[1:]]))
     if arguments.quick or arguments.only:
         print(page)
