@@ -13,7 +13,7 @@ from prism_ssl.errors import ConfigError, MemoryPlanTooBig
 T = TypeVar("T")
 GIB = 2**30
 OBJECT_STORE_MIN_BYTES = 128 * 2**20
-_ACTOR_BASE_BYTES = 145 * 2**20  # measured: a pool actor without scans, its share of common pages (rss says twice that)
+_ACTOR_BASE_BYTES = 170 * 2**20  # measured: a pool actor less its scans, its share of common pages (rss: twice that)
 _TRAINER_BASE_BYTES = 1200 * 2**20  # measured: Ray worker with torch imported, tiny preset on CPU
 _DRIVER_BASE_BYTES = 500 * 2**20  # driver, GCS, raylet
 _VOLUME_UNDER_WAY_BYTES = 512 * 512 * 512 * 2  # a large CT; the store is made before the scans are known

@@ -73,7 +73,7 @@ class PoolActor:
             settings.open_timeout_s,
             settings.outage_patience_s,
         )
-        self._memory = VolumeMemory(keep=settings.pool.max_prefetch_replacements)
+        self._memory = VolumeMemory(keep=settings.pool.slots)  # no more are opened at once
         self._opener = ScanOpener(self._open, settings.pool.max_prefetch_replacements)
         self._open_scans: dict[str, OpenScan] = {}
         self._mirrored: set[str] = set()  # scans whose volume the consumer has, for as long as they stay in the pool
@@ -152,6 +152,7 @@ class PoolActor:
         self._order_scans()
 
     def _order_scans(self) -> None:
+        self._let_go_of_retired_scans()  # those that are ordered now may have their memory
         for load in self._pool.to_open():
             self._opener.start(load)
 
