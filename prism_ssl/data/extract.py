@@ -82,7 +82,7 @@ def extract_view(scan: OpenScan, view: View, patch_mm: float, out: Int16) -> Non
     voxels = np.asarray(scan.voxels).reshape(-1)
     voxels.flags.writeable = False  # one compiled version serves arrays and read-only maps
     matrix, positions_mm = pixel_to_voxel(scan, view, patch_mm), np.ascontiguousarray(view.positions_mm, np.float32)
-    by_plane = np.argsort(positions_mm @ matrix[2, :3])  # its cache lines are near those before: 0.95x the time
+    by_plane = np.argsort(positions_mm @ matrix[2, :3])  # near the patch before in memory: 0.95x the time
     scratch, bands = _scratch(voxels.dtype), out.reshape(-1, _LANES)
     _fill_patches(voxels, scan.shape, matrix, positions_mm, by_plane, in_float32, scratch, bands)
 

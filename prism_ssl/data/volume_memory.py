@@ -1,7 +1,7 @@
 """Memory for decoded volumes: what a scan leaves behind when it goes is used for the next one.
 
 Memory that is new to a process is cleared by the kernel first; on a virtual machine that hands its idle memory back to
-the host, each megabyte then takes longer than inflating half of one does.
+the host, getting a megabyte takes as long as inflating one.
 """
 
 from __future__ import annotations
