@@ -305,7 +305,7 @@ def test_replacements_live_in_the_memory_of_those_they_replace(
     for scan in scans:
         path = Path(scan.record.nifti_path)
         path.write_bytes(gzip.compress(path.read_bytes(), 1))
-    pool = pool_settings(slots=3, visits_per_scan=3, max_prefetch_replacements=1, deterministic=deterministic)
+    pool = pool_settings(slots=3, visits_per_scan=20, max_prefetch_replacements=1, deterministic=deterministic)
     chunks = chunks_of(start(scans, pool), n_chunks=6, n_pairs=400)  # many replacements within one chunk
     assert chunks[-1].counters["opened"] > 30
     beside_the_slots = pool.slots if deterministic else pool.max_prefetch_replacements
