@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,30 +11,20 @@ from typing import Any
 import torch
 from rich.filesize import decimal
 
-from prism_ssl.contracts import BrokenScan, PreparedScan, PrismBatch, RunStatus, RunSummary
+from prism_ssl.contracts import BrokenScan, PreparedScan, PrismBatch, RunSummary
 from prism_ssl.data.collate import Collator
 from prism_ssl.data.memory_plan import check_mirror_fits, object_store_bytes, require_gpu
 from prism_ssl.data.object_store import spill_note
 from prism_ssl.data.pool_counters import join_counters
 from prism_ssl.data.quarantine import quarantine_scan
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
-from prism_ssl.errors import (
-    ArchiveUnreachable,
-    CheckpointError,
-    GpuOutOfMemory,
-    PoolActorDied,
-    PoolStalled,
-    PrismError,
-    ReplacementFailed,
-    RunFolderError,
-    RunInterrupted,
-    TooManyBrokenScans,
-)
+from prism_ssl.errors import CheckpointError, PoolActorDied, ReplacementFailed, RunFolderError
 from prism_ssl.eval.evaluate import Evaluator
 from prism_ssl.model.export import save_encoder, verify_export
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.checkpoint import Checkpoint, load_checkpoint, restore_rng, rng_state, save_checkpoint
 from prism_ssl.train.devices import prepare_torch
+from prism_ssl.train.endings import leaves_good_weights, status_after, write_traceback
 from prism_ssl.train.gpu_memory import out_of_memory_named
 from prism_ssl.train.learner import Learner
 from prism_ssl.train.local_record import last_probe, read_history
@@ -52,18 +40,7 @@ from prism_ssl.train.tracking_identity import read_tracked_as
 from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.disk_usage import free_bytes
 
-GOOD_WEIGHTS = (
-    ReplacementFailed, PoolActorDied, PoolStalled, TooManyBrokenScans, ArchiveUnreachable, GpuOutOfMemory,
-    RunInterrupted,
-)  # fmt: skip
-"""Ends at which the weights are good: a checkpoint is written, so that nothing trained so far is lost."""
-
 _CUDA_FLAG_LAG = 4  # steps; by then the collator's wait for its buffer has shown that the flag is computed
-
-
-def error_file(run_dir: Path, rank: int) -> Path:
-    """Where a training worker writes the traceback of an error that nobody foresaw."""
-    return run_dir / (f"error-worker-{rank}.txt" if rank else "error.txt")
 
 
 class Attempt:
@@ -225,9 +202,9 @@ class Attempt:
     def _fail(self, error: BaseException) -> None:
         # Only after an error that all workers know of can they still do something together.
         shared = self._ranks.size == 1 or error is self._ranks.shared
-        cause, status = describe(error), _status_after(error)
+        cause, status = describe(error), status_after(error)
         # First: what asked the run to stop may kill it before the actors have ended.
-        if shared and isinstance(error, GOOD_WEIGHTS) and self._recorder.steps_done > 0:
+        if shared and leaves_good_weights(error) and self._recorder.steps_done > 0:
             try:
                 self._save()
             except RunFolderError as unsaved:
@@ -235,10 +212,7 @@ class Attempt:
         self._stop_stream(quietly=True)
         if isinstance(error, ReplacementFailed) and self._ranks.is_first:
             self._quarantine(BrokenScan(error.scan_id, error.stage, error.cause))
-        if not isinstance(error, PrismError):
-            with suppress(OSError):  # of a disk that is full
-                file = error_file(self._order.run_dir, self._ranks.rank)
-                file.write_text("".join(traceback.format_exception(error)))
+        write_traceback(error, self._order.run_dir, self._ranks.rank)
         counters = self._counters_of_all() if shared else self._counters()
         self._recorder.finish(status, cause, counters, None)
         if shared:
@@ -353,10 +327,6 @@ class Attempt:
         if self._collate.mirror is not None:
             counters["mirrored_bytes"] = float(self._collate.mirror.used_bytes)
         return counters
-
-
-def _status_after(error: BaseException) -> RunStatus:
-    return "interrupted" if isinstance(error, RunInterrupted) else "failed"
 
 
 def _check_mirror(order: WorkOrder, shards: Sequence[Sequence[PreparedScan]], device: torch.device) -> None:
