@@ -119,7 +119,7 @@ def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dic
     mode = tracking_mode(config.tracking)
     if mode != "online":
         return {"mode": mode}
-    let_orphans_finish(_ORPHAN_PATIENCE_S)
+    let_orphans_finish(temporary_root(config.run.tmp_root), _ORPHAN_PATIENCE_S)
     try:
         return start_tracker(config, run_dir, summary.steps_done).finish(summary)
     except TrackingError as error:
