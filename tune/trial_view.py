@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from prism_ssl.train.console import LiveView
 from prism_ssl.train.local_record import CHECKPOINT_FILE, CONFIG_FILE, truncate_history, write_json
 from prism_ssl.train.trainer import record_unfinished
 from prism_ssl.utils.fs import private_folder
+from prism_ssl.utils.json_lines import LineWriter
 from prism_ssl.utils.time import format_duration
 from tune.core24 import DesignPoint
 from tune.sweep import Sweep
@@ -98,8 +98,9 @@ class TrialView(LoggerCallback):
             "training_s": round(training_s, 2),
             "overhead_s": round(wall_s - training_s, 2),
         }
-        with (self._sweep.folder / ATTEMPTS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(attempt) + "\n")
+        attempts = LineWriter(self._sweep.folder / ATTEMPTS_FILE)
+        attempts.append(attempt)
+        attempts.close()
         said = (
             f"trial {self._number} of {self._trials}: {point.name} {summary.status} at step {summary.steps_done} "
             f"after {format_duration(wall_s)} ({wall_s - training_s:.1f} s of it beside training)"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from prism_ssl.contracts import BrokenScan
 from prism_ssl.data.patience import within
+from prism_ssl.utils.json_lines import LineWriter, read_lines
 
 _STAT_S = 10.0
 
@@ -24,6 +24,9 @@ class QuarantinedScan:
     mtime_ns: int
 
 
+_FIELDS = tuple(field.name for field in fields(QuarantinedScan))
+
+
 class Quarantine:
     """A file of JSON lines (mode 0600) that several processes may append to.
 
@@ -36,21 +39,28 @@ class Quarantine:
 
     def append(self, scan_id: str, stage: str, cause: str, size: int, mtime_ns: int) -> None:
         """Remember a scan; returns once the line is on disk."""
-        line = json.dumps(asdict(QuarantinedScan(scan_id, stage, cause, size, mtime_ns))) + "\n"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        file = LineWriter(self._path, sync=True)
         try:
-            os.write(file, line.encode())  # one write: O_APPEND keeps lines of several processes apart
-            os.fsync(file)
+            file.append(asdict(QuarantinedScan(scan_id, stage, cause, size, mtime_ns)))
         finally:
-            os.close(file)
+            file.close()
 
     def load(self) -> dict[str, QuarantinedScan]:
         """The latest entry of each scan; a last line torn by a crash counts as not written."""
-        text = self._path.read_text() if self._path.is_file() else ""
-        whole = text[: text.rfind("\n") + 1]
-        entries = (QuarantinedScan(**json.loads(line)) for line in whole.splitlines())
-        return {entry.scan_id: entry for entry in entries}
+        entries = map(_entry, read_lines(self._path).rows)
+        return {entry.scan_id: entry for entry in entries if entry is not None}
+
+    def damaged_lines(self) -> int:
+        """How many lines of the file are no entries, so that their scans are not known."""
+        lines = read_lines(self._path)
+        return lines.damaged + sum(_entry(row) is None for row in lines.rows)
+
+
+def _entry(row: dict[str, Any]) -> QuarantinedScan | None:
+    try:
+        return QuarantinedScan(**{name: row[name] for name in _FIELDS})
+    except KeyError:
+        return None
 
 
 def quarantine_scan(path: Path, broken: BrokenScan, nifti_path: Path) -> None:

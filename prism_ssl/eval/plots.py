@@ -8,7 +8,6 @@ them too. A scalar that the history lacks is left out of its chart.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from rich.console import Console
 from prism_ssl.errors import PrismError, RunFolderError
 from prism_ssl.eval.panels import HEIGHT, STEP_AXIS, WIDTH, named_rows, small_multiples
 from prism_ssl.utils.fs import write_atomic
+from prism_ssl.utils.json_lines import read_lines
 
 HISTORY_FILE, PLOTS_FOLDER = "history.jsonl", "plots"
 HEADS: Final = ("distance", "rotation", "window_center", "window_width", "supcon", "total")
@@ -43,8 +43,7 @@ def load_history(run_dir: Path) -> pl.DataFrame:
     path = run_dir / HISTORY_FILE
     if not path.is_file():
         raise RunFolderError(f"{run_dir} has no {HISTORY_FILE}; give the folder of a run, such as runs/NAME")
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a line cut short by a kill is left out
-    rows = [row for row in map(json.loads, lines) if "event" not in row]
+    rows = [row for row in read_lines(path, "global_step").rows if "event" not in row]
     return pl.DataFrame(rows, infer_schema_length=None)
 
 

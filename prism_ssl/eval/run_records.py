@@ -11,6 +11,7 @@ import polars as pl
 
 from prism_ssl.config.defaults import known_keys
 from prism_ssl.config.schema import PrismConfig
+from prism_ssl.utils.json_lines import read_lines
 
 UNREADABLE = "unreadable"
 """Status of a run whose summary is not JSON."""
@@ -70,7 +71,7 @@ def read_run_histories(runs: pl.DataFrame, keys: Iterable[str]) -> pl.DataFrame:
     keys = list(keys)
     rows: list[dict[str, Any]] = []
     for run, folder in runs.select("run", "run_dir").iter_rows():
-        scalars = (row for row in history_lines(Path(folder)) if "event" not in row)
+        scalars = (row for row in read_lines(Path(folder, "history.jsonl"), "global_step").rows if "event" not in row)
         rows += [{"run": run} | {key: row.get(key) for key in ("global_step", *keys)} for row in scalars]
     return pl.DataFrame(
         rows,
@@ -121,18 +122,3 @@ def _json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def history_lines(folder: Path) -> list[dict[str, Any]]:
-    """The rows and events of a run folder's history; lines that a kill or a full disk has damaged are left out."""
-    path = folder / "history.jsonl"
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    return [row for line in text.split("\n")[:-1] if (row := _row(line)) is not None]
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import polars as pl
 
-from prism_ssl.eval.run_records import UNFINISHED, history_lines, read_run_records, run_folders
+from prism_ssl.eval.run_records import UNFINISHED, read_run_records, run_folders
 from prism_ssl.explore.history_rows import as_numbers
 from prism_ssl.explore.table_cache import TableCache
+from prism_ssl.utils.json_lines import read_lines
 
 _TAIL_BYTES = 2**16
 
@@ -81,7 +82,8 @@ def _parsed(folder: Path) -> pl.DataFrame:
         # 60 MB of rows in 0.3 s; json.loads and columns from lists take five times as long.
         rows = pl.read_ndjson(io.BytesIO(whole), infer_schema_length=None) if whole else pl.DataFrame()
     except pl.exceptions.PolarsError:  # a damaged line, or a key that is a number here and a text there
-        rows = pl.DataFrame(history_lines(folder), infer_schema_length=None, strict=False)
+        lines = read_lines(folder / "history.jsonl", "global_step")
+        rows = pl.DataFrame(lines.rows, infer_schema_length=None, strict=False)
     if "event" in rows.columns:
         rows = rows.filter(pl.col("event").is_null()).drop("event", "text", strict=False)
     return as_numbers(rows)

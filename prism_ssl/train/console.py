@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
@@ -16,6 +15,7 @@ from rich.table import Table
 from prism_ssl.contracts import RunSummary
 from prism_ssl.train.held_out_tables import held_out_tables
 from prism_ssl.train.local_record import HISTORY_FILE, PROBE_PREFIX, is_probe
+from prism_ssl.utils.json_lines import parse_lines
 from prism_ssl.utils.time import format_duration
 
 _POLL_S = 0.3
@@ -40,7 +40,7 @@ class HistoryFollower:
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return parse_lines(whole, "global_step").rows
 
 
 class LiveView:

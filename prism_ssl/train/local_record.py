@@ -12,6 +12,7 @@ from typing import Any
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import RunFolderError
 from prism_ssl.utils.fs import write_atomic
+from prism_ssl.utils.json_lines import LineWriter, read_lines
 
 CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE = "config.json", "history.jsonl", "summary.json"
 CHECKPOINT_FILE = "last.ckpt"
@@ -26,30 +27,25 @@ class LocalRecord:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._history = (run_dir / HISTORY_FILE).open("a", encoding="utf-8", buffering=1)
+        self._history = LineWriter(run_dir / HISTORY_FILE)
 
     def row(self, global_step: int, values: dict[str, float]) -> None:
         """One row of scalars; values that are not finite are written as null."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._write({"global_step": global_step, **finite})
+        self._history.append({"global_step": global_step, **finite})
 
     def event(self, global_step: int, kind: str, text: str) -> None:
         """Something worth telling a person: an alarm, a restart, a quarantined scan."""
-        self._write({"event": kind, "global_step": global_step, "text": text})
+        self._history.append({"event": kind, "global_step": global_step, "text": text})
 
     def close(self) -> None:
-        """Flush and close; harmless when repeated."""
+        """Harmless when repeated."""
         self._history.close()
-
-    def _write(self, row: dict[str, Any]) -> None:
-        self._history.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def read_history(run_dir: Path) -> list[dict[str, Any]]:
-    """All whole lines of history.jsonl in order; a line cut short by a kill is left out."""
-    path = run_dir / HISTORY_FILE
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines if line]
+    """All whole lines of history.jsonl in order; what a kill or a full disk has torn is left out."""
+    return read_lines(run_dir / HISTORY_FILE, "global_step").rows
 
 
 def is_probe(row: Mapping[str, Any]) -> bool:
@@ -67,10 +63,12 @@ def last_probe(history: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def truncate_history(run_dir: Path, last_step: int) -> None:
-    """Drop the rows after ``last_step``: a resumed run writes them again."""
-    kept = [row for row in read_history(run_dir) if row["global_step"] <= last_step]
+def truncate_history(run_dir: Path, last_step: int) -> int:
+    """Drop the rows after ``last_step``, which a resumed run writes again, and damaged lines; how many of these."""
+    history = read_lines(run_dir / HISTORY_FILE, "global_step")
+    kept = [row for row in history.rows if row["global_step"] <= last_step]
     write_atomic(run_dir / HISTORY_FILE, "".join(json.dumps(row) + "\n" for row in kept).encode())
+    return history.damaged
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -27,6 +27,7 @@ from prism_ssl.train.failures import cause_of, is_about_others, root_failure
 from prism_ssl.train.leftovers import Places
 from prism_ssl.train.local_record import (
     CHECKPOINT_FILE,
+    HISTORY_FILE,
     is_probe,
     last_probe,
     read_history,
@@ -96,7 +97,7 @@ def _claimed_run(config: PrismConfig, console: Console) -> Iterator[tuple[RunFol
         with _refusals_in_summary(folder, config):
             places = Places(Path.home(), temporary_root(config.run.tmp_root), folder.path.parent)
             for note in admit(config.quota, places):
-                console.print(note, style="yellow", highlight=False, soft_wrap=True)
+                console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
             yield folder, config
     finally:
         remove_stale_folders(temporary_root(config.run.tmp_root) / "scratch")
@@ -123,11 +124,14 @@ def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -
     """Find out which of the two it is, and say so."""
     start = starting_point(folder, config)
     if start.checkpoint is None:
-        console.print(f"run {folder.name} starts at step 0 in {folder.path}", highlight=False, soft_wrap=True)
+        text = f"run {folder.name} starts at step 0 in {folder.path}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     else:
         text = f"run {folder.name} resumes at step {start.step} from {start.source}"
         console.print(text, style="bold", markup=False, soft_wrap=True)
-    truncate_history(folder.path, start.step)
+    if damaged := truncate_history(folder.path, start.step):
+        text = f"{damaged} lines of {folder.path / HISTORY_FILE} could not be read and were taken out"
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     record_unfinished(folder.path, config, "running", resumed_from=start.step or None)
     return start
 

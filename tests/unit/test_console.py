@@ -158,5 +158,6 @@ def test_an_evaluation_is_a_line_of_its_own(tmp_path: Path) -> None:
 
 
 def test_an_error_in_showing_is_raised_at_the_end(tmp_path: Path) -> None:
-    with pytest.raises(json.JSONDecodeError, match="Expecting"):
-        _live(tmp_path, "no json\n")
+    text = json.dumps({"event": "alarm", "global_step": "nine"}) + "\n"  # no text to show
+    with pytest.raises(KeyError, match="text"):
+        _live(tmp_path, text)

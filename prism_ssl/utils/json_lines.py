@@ -1,0 +1,93 @@
+"""Files of JSON lines that are appended to: a line that a crash or a full disk has torn costs itself and no other."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """``rows`` are the whole lines in order; ``damaged`` counts the lines that are none of ours.
+
+    ``torn``: whether something follows the last line end; the next ``append`` ends that line, and it then counts as
+    damaged.
+    """
+
+    rows: list[dict[str, Any]]
+    damaged: int
+    torn: bool
+
+
+def parse_lines(data: bytes, key: str | None = None) -> JsonLines:
+    """The JSON objects of ``data``, one a line; with ``key``, those that have it."""
+    *lines, rest = data.split(b"\n")
+    rows = [_row(line, key) for line in lines if line]
+    return JsonLines([row for row in rows if row is not None], sum(row is None for row in rows), bool(rest))
+
+
+def read_lines(path: Path, key: str | None = None) -> JsonLines:
+    """As ``parse_lines``, of a file, which may be absent; warns once of each number of damaged lines in it."""
+    lines = parse_lines(path.read_bytes() if path.is_file() else b"", key)
+    if lines.damaged:
+        _warn(str(path), lines.damaged, len(lines.rows) + lines.damaged)
+    return lines
+
+
+class LineWriter:
+    """Appends rows to a file of JSON lines (mode 0600); several processes may do so.
+
+    Args:
+        path: made if needed, its folder as well.
+        sync: whether ``append`` returns only once the line is on disk.
+    """
+
+    def __init__(self, path: Path, sync: bool = False) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: int | None = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        self._sync = sync
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """One more line. A torn line before it is ended first, so that it takes no other with it.
+
+        Raises:
+            OSError: it cannot be written, or not as a whole.
+            ValueError: the row holds what JSON does not know, or the file is closed.
+        """
+        if self._file is None:
+            raise ValueError("the file of JSON lines is closed")
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        while line:  # one write, which O_APPEND keeps apart from those of others; more only where the disk is full
+            line = line[os.write(self._file, line) :]
+        if self._sync:
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        """Harmless when repeated."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _row(line: bytes, key: str | None) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:  # no JSON, or no UTF-8
+        return None
+    return row if isinstance(row, dict) and (key is None or key in row) else None
+
+
+@cache
+def _warn(path: str, damaged: int, lines: int) -> None:
+    _log.warning("%s: %d of %d lines cannot be read and were left out", path, damaged, lines)
