@@ -77,8 +77,8 @@ class LossBundle:
     With ``loss.simclr_baseline`` it is NT-Xent (Chen et al. 2020, eq. 1) alone: weight 1 from the first step, every
     other view of the batch a negative, the same series included, and pair heads of weight 0.
 
-    A term of weight 0 is computed for the record and stays outside the graph: its parameters get no gradient
-    at all (``grad is None``), so AdamW neither decays them nor builds up moments for them.
+    A term of weight 0 is computed for the record and stays outside the graph. ``Learner`` sees to it that its
+    parameters get no gradient at all, compiled or not, so AdamW neither decays them nor builds up moments for them.
     """
 
     def __init__(self, loss: LossConfig, view: ViewConfig, objective: Objective) -> None:

@@ -52,12 +52,20 @@ class Learner:
             report = self._losses(*joint_batch(output, batch, self._ranks), step)
         self._optimizer.zero_grad(set_to_none=True)
         report.total.backward()
+        self._forget_gradients_without_weight(report)
         sum_gradients(self.network.parameters(), self._ranks)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._config.train.grad_clip)
         self.last_update_finite = (torch.isfinite(report.total) & torch.isfinite(norm)).float()
         self._optimizer.found_inf = 1.0 - self.last_update_finite
         self._optimizer.step()
         return report
+
+    def _forget_gradients_without_weight(self, report: LossReport) -> None:
+        """A head whose loss has weight 0 at this step has no gradient: AdamW neither decays it nor counts the step."""
+        # torch.compile hands zeros to whatever the loss does not reach, where eager mode hands nothing
+        for name, head in self.network.heads.by_loss().items():
+            if report.terms[name].weight == 0:
+                head.zero_grad(set_to_none=True)
 
     def learning_rate(self, step: int) -> float:
         """Learning rate at 0-based ``step``."""

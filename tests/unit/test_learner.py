@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 
@@ -108,3 +109,53 @@ def test_equal_seeds_train_equal_weights() -> None:
     for learner in (one, other):
         learner.step(random_batch(), 0)
     assert_same(one.state(), other.state())
+
+
+@pytest.fixture
+def shapes_unchecked() -> Iterator[None]:
+    """The checker of shapes that stands around every function in tests cannot be compiled."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def _compiled(**overrides: Any) -> Learner:
+    """As on a GPU, but with the backend that needs no compiler of C: its gradients are those of AOTAutograd too."""
+    learner = _learner(**overrides)
+    learner._forward = torch.compile(learner.network, backend="aot_eager")
+    return learner
+
+
+PROJECTION = "heads.projection."
+WITHOUT_DISTANCE = {"loss__w_distance": 0.0, "train__weight_decay": 0.5, "train__lr_warmup_steps": 0}
+
+
+def _states_of(learner: Learner, prefix: str) -> list[dict[str, Any]]:
+    named = learner.network.named_parameters()
+    return [learner._optimizer.state[weight] for name, weight in named if name.startswith(prefix)]
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.parametrize("build", [_learner, _compiled], ids=["eager", "compiled"])
+def test_a_head_without_weight_neither_decays_nor_counts_steps(build: Any) -> None:
+    learner = build(**WITHOUT_DISTANCE)
+    before = copy.deepcopy(learner.network.state_dict())
+    for step in range(2):
+        learner.step(random_batch(seed=step), step)
+    after = learner.network.state_dict()
+    unused = [name for name in before if name.startswith(("heads.distance.", PROJECTION))]
+    assert [name for name in unused if not torch.equal(before[name], after[name])] == []
+    assert not any(_states_of(learner, "heads.distance.") + _states_of(learner, PROJECTION))
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+def test_on_its_ramp_a_compiled_projection_begins_where_its_weight_does() -> None:
+    ramp = {"loss__supcon_warmup_steps": 2, "loss__supcon_ramp_steps": 4}
+    one, other = _learner(**ramp), _compiled(**ramp)
+    for step in range(5):  # weights 0, 0, 0, 1/4, 1/2 of the target
+        for learner in (one, other):
+            learner.step(random_batch(seed=step), step)
+    counts = {float(state["step"]) for learner in (one, other) for state in _states_of(learner, PROJECTION)}
+    assert counts == {2.0}
+    for name, weight in one.network.state_dict().items():
+        torch.testing.assert_close(other.network.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
