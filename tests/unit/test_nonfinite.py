@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,35 @@ def test_a_series_is_counted_across_a_settling(tmp_path: Path) -> None:
     _watch(guard, "x", first_step=2)
     with pytest.raises(NonFiniteLoss, match=r"steps \(0, 1, 2\)"):
         guard.settle()
+
+
+class SlowDevice:
+    """A device whose copies hold something else until they are waited for, and which counts the waits."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+
+    def fetch(self, number: torch.Tensor) -> Callable[[], float]:
+        copy = torch.ones(())  # what happened to be in that memory
+
+        def read() -> float:
+            self.waits += 1
+            return copy.copy_(number).item()
+
+        return read
+
+
+def test_a_flag_is_waited_for_before_it_is_read_and_not_earlier(tmp_path: Path) -> None:
+    device = SlowDevice()
+    guard = NonFiniteGuard(tmp_path, seed=17, limit=LIMIT, lag=4, fetch=device.fetch)
+    _watch(guard, "xx..")
+    assert device.waits == 0
+    guard.settle()
+    assert (device.waits, guard.skipped_steps) == (4, 2)
+
+
+def test_a_folder_that_cannot_be_written_does_not_hide_what_was_found(tmp_path: Path) -> None:
+    guard = _guard(tmp_path / "gone")
+    match = r"not finite in 3 consecutive steps \(0, 1, 2\); their scan ids could not be written to .*gone"
+    with pytest.raises(NonFiniteLoss, match=match):
+        _watch(guard, "xxx")
