@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prism_ssl.contracts import VisitKey
-from prism_ssl.data.scan_order import ScanOrder
+from prism_ssl.data.scan_order import Position, ScanOrder, position_by_index
 from prism_ssl.errors import ReplacementFailed, TooManyBrokenScans
 
 MIN_OPEN_SLOTS = 2
@@ -109,16 +109,14 @@ class WarmPool:
         self.settings = settings
         self.counters = PoolCounters(**cursor["counters"]) if cursor else PoolCounters()
         self.broken: set[str] = set(cursor["broken"]) & set(scan_ids) if cursor else set()
-        epoch, index = cursor["order"] if cursor else (0, 0)
-        self._order = ScanOrder(scan_ids, settings.seed, epoch, index)
+        position = _position(scan_ids, settings.seed, cursor) if cursor else None
+        self._order = ScanOrder(scan_ids, settings.seed, position)
         self._turn: int = cursor["turn"] if cursor else 0
         self._drawn_in_turn: int = cursor["drawn_in_turn"] if cursor else 0
         self._first_to_open = 0
         self._started = False
         count = min(settings.slots, len(scan_ids))
-        self.slots = (
-            self._restored(cursor["slots"], set(scan_ids))[:count] if cursor else [Slot() for _ in range(count)]
-        )
+        self.slots = _restored(cursor["slots"] if cursor else [], set(scan_ids), count)
         self._fill_empty_slots(staggered=cursor is None)
 
     # ------------------------------------------------------------------ questions
@@ -168,7 +166,7 @@ class WarmPool:
                 }
                 for slot in self.slots
             ],
-            "order": [self._order.epoch, self._order.index],
+            "order": {**asdict(self._order.position), "done": list(self._order.position.done)},
             "turn": self._turn,
             "drawn_in_turn": self._drawn_in_turn,
             "broken": sorted(self.broken),
@@ -256,18 +254,6 @@ class WarmPool:
                 share = (number + 1) / len(self.slots) if staggered else 1.0
                 slot.current = Tenure(*choice, math.ceil(self.settings.visits_per_scan * share))
 
-    @staticmethod
-    def _restored(saved: list[dict[str, Any]], shard: set[str]) -> list[Slot]:
-        """The slots of a cursor; a scan that has left the shard since (quarantined, say) leaves its slot."""
-
-        def tenure(values: dict[str, Any] | None) -> Tenure | None:
-            return Tenure(**values) if values and values["scan_id"] in shard else None
-
-        return [
-            Slot(current=tenure(one["current"]), pending=tenure(one["pending"]), owed=one.get("owed", False))
-            for one in saved
-        ]
-
     def _deterministic_turn(self) -> int | None:
         for step in range(len(self.slots)):
             number = (self._turn + step) % len(self.slots)
@@ -328,6 +314,36 @@ class WarmPool:
         self.counters.replacement_failed_count += 1
         if self.settings.strict:
             raise ReplacementFailed(tenure.scan_id, stage, cause)
+
+
+def _restored(saved: list[dict[str, Any]], shard: set[str], count: int) -> list[Slot]:
+    """The slots of a cursor, ``count`` in all; a scan that has left the shard since (quarantined, say) leaves its slot.
+
+    Where the shard has become too small for all slots, empty ones go: no scan is in two, so there are enough of them.
+    """
+
+    def tenure(values: dict[str, Any] | None) -> Tenure | None:
+        return Tenure(**values) if values and values["scan_id"] in shard else None
+
+    slots = [
+        Slot(current=tenure(one["current"]), pending=tenure(one["pending"]), owed=one.get("owed", False))
+        for one in saved
+    ]
+    empty = [slot for slot in slots if slot.current is None and slot.pending is None]
+    for slot in empty[: max(0, len(slots) - count)]:
+        slots.remove(slot)
+    return slots + [Slot() for _ in range(count - len(slots))]
+
+
+def _position(scan_ids: Sequence[str], seed: int, cursor: dict[str, Any]) -> Position:
+    """Where the order of a cursor goes on."""
+    order = cursor["order"]
+    if isinstance(order, dict):
+        return Position(order["epoch"], order["after"], tuple(order["done"]))
+    epoch, index = order
+    tenures = [one[place] for one in cursor["slots"] for place in ("current", "pending") if one[place]]
+    held = [(tenure["scan_id"], tenure["epoch"]) for tenure in tenures]
+    return position_by_index(scan_ids, seed, epoch, index, held)
 
 
 def check_broken_share(opened: float, failed: float, share: float, after: int) -> None:

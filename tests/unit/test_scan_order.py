@@ -3,7 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism_ssl.data.scan_order import ScanOrder
+from prism_ssl.data.scan_order import Position, ScanOrder, position_by_index
+from prism_ssl.utils.seeds import generator_for
 from tests.pool_fakes import unhurried
 
 IDS = [f"scan-{number}" for number in range(7)]
@@ -34,7 +35,7 @@ def test_the_order_follows_from_the_seed_and_the_set_of_scans_alone() -> None:
 def test_restored_from_its_position_an_order_goes_on_with_the_same_scans(seed: int, drawn: int) -> None:
     order = ScanOrder(IDS, seed)
     take(order, drawn)
-    restored = ScanOrder(IDS, seed, order.epoch, order.index)
+    restored = ScanOrder(IDS, seed, order.position)
     assert take(restored, 20) == take(order, 20)
 
 
@@ -63,12 +64,36 @@ def test_asking_while_every_scan_is_unavailable_changes_nothing() -> None:
 
 
 @unhurried
-@given(SEEDS, st.integers(0, 7), st.sets(st.sampled_from(IDS), min_size=2))
-def test_a_position_in_a_larger_shard_still_leads_to_every_scan_that_is_left(
-    seed: int, index: int, left: set[str]
-) -> None:
-    restored = ScanOrder(sorted(left), seed, epoch=1, index=index)
-    assert {scan_id for scan_id, _ in take(restored, 2 * len(left))} == left
+@given(
+    SEEDS, st.integers(0, 20), st.sets(st.sampled_from(IDS), min_size=1), st.sets(st.sampled_from(["new-1", "new-2"]))
+)
+def test_scans_that_come_or_go_move_no_other_one(seed: int, drawn: int, left: set[str], new: set[str]) -> None:
+    order = ScanOrder(IDS, seed)
+    before = take(order, drawn)
+    changed = ScanOrder(sorted(left | new), seed, order.position)
+    after = take(changed, 3 * len(left | new))
+    assert len(set(before + after)) == len(before) + len(after)
+    unbroken = take(ScanOrder(IDS, seed), 50)[drawn:]
+    staying = [choice for choice in after if choice[0] in left]
+    assert staying == [choice for choice in unbroken if choice[0] in left][: len(staying)]
+    assert {scan_id for scan_id, epoch in after if epoch == order.position.epoch + 1} == left | new
+
+
+@unhurried
+@given(SEEDS, st.integers(0, 3), st.integers(0, 7))
+def test_a_position_by_index_goes_on_with_the_rest_of_its_pass(seed: int, epoch: int, index: int) -> None:
+    old_pass = [IDS[i] for i in generator_for(seed, "scan-order", epoch).permutation(len(IDS))]
+    held = [(scan_id, epoch) for scan_id in old_pass[max(0, index - 2) : index]]
+    order = ScanOrder(IDS, seed, position_by_index(IDS, seed, epoch, index, held))
+    rest = take(order, 7 - index)
+    assert sorted(rest) == sorted((scan_id, epoch) for scan_id in old_pass[index:])
+    assert sorted(take(order, 7)) == [(scan_id, epoch + 1) for scan_id in IDS]
+
+
+def test_a_position_by_index_in_another_shard_begins_the_next_pass() -> None:
+    assert position_by_index(IDS, 3, 1, 4, [("scan-that-left", 0)]) == Position(2)
+    last = IDS[generator_for(3, "scan-order", 1).permutation(len(IDS))[-1]]
+    assert position_by_index(IDS, 3, 1, 4, [(last, 1)]) == Position(2)
 
 
 def test_scans_count_as_handed_out_until_the_first_pass_has_ended() -> None:

@@ -385,6 +385,58 @@ def test_a_resume_onto_a_shard_that_lost_scans_keeps_the_others_and_fills_the_sl
     assert all(slot.current for slot in restored.slots)
 
 
+@unhurried
+@given(
+    gone=st.sets(st.sampled_from(ids(10)), max_size=8),
+    came=st.sets(st.sampled_from(["scan-20", "scan-21", "scan-22"])),
+    slots=st.integers(2, 6),
+    visits=st.integers(1, 4),
+    drawn=st.integers(0, 60),
+    seed=SEEDS,
+    deterministic=st.booleans(),
+)
+def test_no_draw_repeats_and_none_is_missed_but_for_scans_that_came_or_went(
+    gone: set[str], came: set[str], slots: int, visits: int, drawn: int, seed: int, deterministic: bool
+) -> None:
+    given_settings = pool_settings(slots, visits, seed=seed, deterministic=deterministic)
+    pool = WarmPool(ids(10), given_settings)
+    budgets = {slot.current.scan_id: slot.current.budget for slot in pool.slots if slot.current}
+    before = keys_with_delays(pool, drawn, random.Random(seed))
+    shard = sorted({*ids(10), *came} - gone)
+    resumed = WarmPool(shard, given_settings, saved(pool))
+    assert len(resumed.slots) == min(slots, len(shard))
+    after = keys_with_delays(resumed, 400, random.Random(seed))
+    assert len(set(before + after)) == drawn + 400
+    visited = {(key.scan_id, key.visit) for key in before + after if key.epoch == 0}
+    for scan_id in set(ids(10)) - gone:
+        assert {(scan_id, visit) for visit in range(budgets.get(scan_id, visits))} <= visited
+    assert {key.scan_id for key in after} == set(shard)
+
+
+OLD_DRAWS = "3.0 0.0 3.1 0.1 6.0 0.2 6.1 7.0 6.2 7.1 4.0"
+"""Scan and visit of the draws before OLD_CURSOR was saved, all of the first pass."""
+OLD_CURSOR: dict[str, Any] = {
+    "slots": [
+        {"current": {"scan_id": "scan-04", "epoch": 0, "budget": 3, "visits": 1}, "pending": None, "owed": False},
+        {"current": {"scan_id": "scan-07", "epoch": 0, "budget": 3, "visits": 2}, "pending": None, "owed": False},
+    ],
+    "order": [0, 5], "turn": 1, "drawn_in_turn": 0, "broken": [],
+    "counters": {"opened": 5, "replacement_completed_count": 3, "replacement_failed_count": 0, "pairs": 11},
+}  # fmt: skip
+"""Of a version that counted the scans of a pass by index."""
+
+
+@pytest.mark.parametrize("gone", [set(), {"scan-07"}])
+def test_a_cursor_of_an_earlier_version_is_continued(gone: set[str]) -> None:
+    before = [VisitKey(f"scan-0{one[0]}", 0, int(one[2])) for one in OLD_DRAWS.split()]
+    resumed = WarmPool(sorted({*ids(8)} - gone), pool_settings(slots=2, visits_per_scan=3, seed=5), OLD_CURSOR)
+    after = keys(resumed, 60)
+    assert len(set(before + after)) == 71
+    if not gone:  # then the pass is the one that the index was counted in
+        pairs_of = Counter(key.scan_id for key in before + after if key.epoch == 0)
+        assert pairs_of == {scan_id: 2 if scan_id == "scan-03" else 3 for scan_id in ids(8)}
+
+
 def test_a_resume_forgets_broken_scans_that_have_left_the_shard() -> None:
     lenient = pool_settings(slots=2, strict=False)
     pool = WarmPool(ids(4), lenient)
