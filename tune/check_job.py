@@ -14,12 +14,12 @@ from pathlib import Path
 from rich.console import Console
 
 from prism_ssl.config.schema import PrismConfig
+from prism_ssl.config.tracking_environment import tracking_words
 from prism_ssl.data.catalog import load_records
 from prism_ssl.errors import ConfigError, PrismError, RunFolderError
 from prism_ssl.train.leftovers import Places
 from prism_ssl.train.logging import check_account
 from prism_ssl.train.quota_guard import admit
-from prism_ssl.train.tracking_identity import tracking_mode
 from prism_ssl.utils.fs import private_folder, temporary_root
 from tune.train_single import parse
 
@@ -63,8 +63,9 @@ def check_catalog(config: PrismConfig) -> str:
 
 def check_tracking(config: PrismConfig) -> str:
     """Online tracking has a key that its server accepts."""
+    words = tracking_words(config.tracking)
     check_account(config)
-    return f"W&B {tracking_mode(config.tracking)}"
+    return words
 
 
 CHECKS: tuple[Callable[[PrismConfig], str], ...] = (

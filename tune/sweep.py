@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prism_ssl.config.defaults import apply_overrides
-from prism_ssl.config.operations import TrackingMode
+from prism_ssl.config.operations import TrackingConfig, TrackingMode
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import RunFolderError
@@ -45,8 +45,8 @@ class Sweep:
     scale: Scale
     design: Design
     only: tuple[str, ...] = ()
-    mode: TrackingMode = "disabled"
-    """How the trials are tracked, as the driver's environment decides it."""
+    tracking: TrackingConfig | None = None
+    """How the trials are tracked, as the driver's environment decides it; None: not at all."""
 
     def __post_init__(self) -> None:
         refuse_changed_factors(self.base)
@@ -60,6 +60,11 @@ class Sweep:
         """Where the trials' run folders, the list of attempts and the ranking are."""
         name = self.base.run.name or f"{self.base.recipe}-{identity_of_command(self.base)}"
         return Path(self.base.run.root).absolute() / name
+
+    @property
+    def mode(self) -> TrackingMode:
+        """Whether and where the trials are tracked."""
+        return (self.tracking and self.tracking.mode) or "disabled"
 
     @property
     def name(self) -> str:
@@ -82,13 +87,15 @@ class Sweep:
 
     def config(self, point: DesignPoint) -> PrismConfig:
         """Settings of a cell's run."""
-        config = point.config(self.base, self.scale)
-        tags = (*config.tracking.tags, "core24", self.scale, point.objective)
+        tracking = self.tracking or self.base.tracking
+        config = dataclasses.replace(point.config(self.base, self.scale), tracking=tracking)
+        tags = (*tracking.tags, "core24", self.scale, point.objective)
         placed = {
             "run.root": str(self.folder),
             "run.name": point.name,
-            "tracking.group": config.tracking.group or self.name,
+            "tracking.group": tracking.group or self.name,
             "tracking.mode": self.mode,
+            "tracking.name": None,  # the cell's
             "tracking.tags": tuple(dict.fromkeys(tags)),
         }
         return apply_overrides(config, placed)

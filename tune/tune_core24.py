@@ -12,9 +12,9 @@ from rich.console import Console
 
 from prism_ssl.config.defaults import RECIPES
 from prism_ssl.config.schema import PrismConfig
+from prism_ssl.config.tracking_environment import settled, tracking_words
 from prism_ssl.errors import PrismError
 from prism_ssl.train.stop_file import EXIT_INTERRUPTED, stop_file_of
-from prism_ssl.train.tracking_identity import tracking_mode
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_session import ray_environment
 from tune.core24 import BASE_RECIPES, Design, Scale
@@ -54,7 +54,7 @@ def parse(arguments: Sequence[str] | None = None) -> Sweep:
     default = Command(base=RECIPES[BASE_RECIPES[first.scale]](), scale=first.scale)
     command = tyro.cli(Command, args=arguments, default=default)
     base = with_max_steps(command.base, command.max_steps)
-    return Sweep(base, command.scale, command.design, command.only, tracking_mode(base.tracking))
+    return Sweep(base, command.scale, command.design, command.only, settled(base.tracking))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sweep = parse(arguments)
         with sweep.claimed():
             pending = sweep.pending()
+            say(console, tracking_words(sweep.base.tracking))
             say(console, f"sweep {sweep.name}: {len(sweep.points)} trials, {len(pending)} to run, in {sweep.folder}")
             if pending:
                 with ray_environment(temporary_root(sweep.base.run.tmp_root)):

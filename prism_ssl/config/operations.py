@@ -55,15 +55,19 @@ class TrackingConfig:
     """Weights & Biases. The local record is always written beside it."""
 
     mode: TrackingMode | None = None
-    """online, offline or disabled; None: online in a SLURM job, offline otherwise."""
-    project: str = "prism-ssl"
-    """Project of the runs."""
+    """online, offline or disabled; None: WANDB_MODE, else online in a SLURM job and offline otherwise."""
+    project: str | None = None
+    """Project of the runs; None: WANDB_PROJECT, else prism-ssl."""
     entity: str | None = None
-    """User or team; None: the account's default."""
+    """User or team; None: WANDB_ENTITY, else the account's default."""
     group: str | None = None
-    """Group of the runs, such as a sweep."""
+    """Group of the runs, such as a sweep; None: WANDB_RUN_GROUP."""
+    name: str | None = None
+    """Name that W&B shows; None: WANDB_NAME, else the run folder's. A sweep's runs have their cells' names."""
+    notes: str | None = None
+    """Notes on the run; None: WANDB_NOTES."""
     tags: tuple[str, ...] = ()
-    """Tags of the run."""
+    """Tags of the run; none: WANDB_TAGS."""
     artifact_every: int | None = 1000
     """Steps between two checkpoint artifacts (online only); None: none."""
     init_timeout_s: float = 90.0

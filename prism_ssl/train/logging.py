@@ -19,18 +19,13 @@ from typing import IO, Any
 
 from prism_ssl.config.operations import TrackingMode
 from prism_ssl.config.schema import PrismConfig
+from prism_ssl.config.tracking_environment import settled, tracking_mode
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import RunInterrupted, TrackingError
 from prism_ssl.model.encoder_source import EXPORT_FILES
 from prism_ssl.train.background import BackgroundWork
 from prism_ssl.train.local_record import CHECKPOINT_FILE, is_probe, read_history
-from prism_ssl.train.tracking_identity import (
-    TrackedAs,
-    keep_tracked_as,
-    public_settings,
-    tracked_as,
-    tracking_mode,
-)
+from prism_ssl.train.tracking_identity import TrackedAs, keep_tracked_as, public_settings, tracked_as
 from prism_ssl.train.tracking_orphans import let_orphans_finish
 from prism_ssl.utils.fs import private_folder, temporary_root
 from prism_ssl.utils.wandb_client import client_errors, load_client
@@ -128,8 +123,8 @@ def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dic
 
 def open_api(config: PrismConfig) -> Any:
     """The client's reading side (``wandb.Api``), as patient as ``tracking.init_timeout_s``, or a ``TrackingError``."""
-    overrides = {"project": config.tracking.project}
-    overrides |= {"entity": config.tracking.entity} if config.tracking.entity else {}
+    tracking = settled(config.tracking)
+    overrides = {"project": tracking.project} | ({"entity": tracking.entity} if tracking.entity else {})
     wandb = load_client(temporary_root(config.run.tmp_root))
     with service_errors():
         return wandb.Api(overrides, timeout=max(1, round(config.tracking.init_timeout_s)))
@@ -148,7 +143,7 @@ class _WandbTracker(Tracker):
         self._wandb = load_client(self._tmp_root)
         with service_errors():
             self._run = self._init(run_dir.name)
-        self._tracked = dataclasses.replace(self._tracked, entity=self._run.entity or None, url=self._run.url)
+        self._tracked = self._as_it_is()
         keep_tracked_as(run_dir, self._tracked)
         self._run_dir = run_dir
         self._sent = self._last_sent(first_step)
@@ -198,14 +193,15 @@ class _WandbTracker(Tracker):
 
     # ------------------------------------------------------------------ parts
     def _init(self, name: str) -> Any:
-        tracking = self._config.tracking
+        tracking = settled(self._config.tracking)
         run = self._wandb.init(
             project=tracking.project,
             entity=tracking.entity,
             group=tracking.group,
             tags=list(tracking.tags) or None,
             id=self._tracked.run_id,
-            name=name,
+            name=tracking.name or name,
+            notes=tracking.notes,
             config=public_settings(self._config) | {SETTINGS_HASH: self._tracked.settings},
             mode=self.mode,
             resume="allow" if self.mode == "online" else None,
@@ -215,6 +211,15 @@ class _WandbTracker(Tracker):
         run.define_metric("*", step_metric=GLOBAL_STEP)
         self._sync_dir = str(Path(run.dir).parent)
         return run
+
+    def _as_it_is(self) -> TrackedAs:
+        """The run that the client tracks, which is to be the one that was asked for; a problem is noted if not."""
+        run = self._run
+        real = {"run_id": run.id, "project": run.project, "entity": run.entity or None, "url": run.url}
+        tracked = dataclasses.replace(self._tracked, **real)
+        if (tracked.project, tracked.run_id) != (self._tracked.project, self._tracked.run_id):
+            self.problems.append(f"W&B tracks this run as {tracked.path}, not as {self._tracked.path} as was asked")
+        return tracked
 
     def _last_sent(self, first_step: int) -> tuple[int, bool]:
         """Step and kind of the last row that the server has (an evaluation follows the row of its step).
@@ -306,6 +311,7 @@ def _settings(wandb: Any, config: PrismConfig, tmp_root: Path) -> Any:
         disable_git=True,
         disable_job_creation=True,
         host="",
+        sagemaker_disable=True,  # there the client would take a run id of its own
         program="",
     )
 

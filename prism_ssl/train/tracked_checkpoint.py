@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from prism_ssl.config.schema import PrismConfig
+from prism_ssl.config.tracking_environment import settled, tracking_mode
 from prism_ssl.train.local_record import CHECKPOINT_FILE
 from prism_ssl.train.logging import GLOBAL_STEP, SETTINGS_HASH, open_api, service_errors
 from prism_ssl.train.run_folder import identity
-from prism_ssl.train.tracking_identity import TrackedAs, read_tracked_as, tracking_mode
+from prism_ssl.train.tracking_identity import TrackedAs, read_tracked_as
 from prism_ssl.utils.wandb_client import fetch_artifact
 
 
@@ -31,7 +32,8 @@ def find_tracked(config: PrismConfig, run_dir: Path) -> TrackedAs | None:
         f"config.{SETTINGS_HASH}.value": identity(config),
         "state": {"$in": ["failed", "crashed", "killed", "preempted"]},
     }
-    project = "/".join(part for part in (config.tracking.entity, config.tracking.project) if part)
+    tracking = settled(config.tracking)
+    project = "/".join(part for part in (tracking.entity, tracking.project) if part)
     with service_errors():
         try:
             runs = list(api.runs(project, filters=wanted, order="-created_at"))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 from prism_ssl.config.defaults import known_keys
-from prism_ssl.config.operations import TrackingConfig, TrackingMode
 from prism_ssl.config.schema import PrismConfig
+from prism_ssl.config.tracking_environment import tracking_project
 from prism_ssl.errors import RunFolderError
 from prism_ssl.train.local_record import write_json
 from prism_ssl.train.run_folder import identity
@@ -54,18 +53,13 @@ class TrackedAs:
         return "/".join(part for part in (self.entity, self.project, self.artifact) if part)
 
 
-def tracking_mode(config: TrackingConfig) -> TrackingMode:
-    """The mode that is set; otherwise online in a SLURM job and offline elsewhere."""
-    return config.mode or ("online" if os.environ.get("SLURM_JOB_ID") else "offline")
-
-
 def tracked_as(run_dir: Path, config: PrismConfig) -> TrackedAs:
     """The tracked run that this folder's training belongs to: the one it had under equal settings, or a new one."""
-    known = read_tracked_as(run_dir)
-    if known is not None and known.settings == identity(config) and known.project == config.tracking.project:
+    known, project = read_tracked_as(run_dir), tracking_project(config.tracking)
+    if known is not None and known.settings == identity(config) and known.project == project:
         return known
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", run_dir.name)[:48]  # W&B allows 64 plain characters
-    tracked = TrackedAs(f"{name}-{secrets.token_hex(4)}", config.tracking.project, identity(config))
+    tracked = TrackedAs(f"{name}-{secrets.token_hex(4)}", project, identity(config))
     keep_tracked_as(run_dir, tracked)
     return tracked
 

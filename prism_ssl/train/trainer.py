@@ -17,8 +17,8 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from rich.console import Console
 
-from prism_ssl.config.defaults import apply_overrides
 from prism_ssl.config.schema import PrismConfig
+from prism_ssl.config.tracking_environment import settled, tracking_words
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
 from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory
@@ -44,7 +44,6 @@ from prism_ssl.train.resume import StartingPoint, starting_point
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder
 from prism_ssl.train.stop_file import sigusr1_asks_to_stop, stop_file_of
 from prism_ssl.train.stop_request import StopBetweenSteps, sigterm_as_ctrl_c
-from prism_ssl.train.tracking_identity import tracking_mode
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.fs import owned_folder, remove_stale_folders, temporary_root
@@ -89,10 +88,12 @@ def train_on(archive: Archive, config: PrismConfig, console: Console) -> RunSumm
 
 @contextmanager
 def _claimed_run(config: PrismConfig, console: Console) -> Iterator[tuple[RunFolder, PrismConfig]]:
-    """The folder of a run, and its settings with the tracking mode decided."""
+    """The folder of a run, and its settings with its tracking decided."""
+    # Here, once: a worker's environment may tell another story than the driver's.
+    tracking, words = settled(config.tracking), tracking_words(config.tracking)
     folder = claim_run_folder(config)
-    # Here, once: a worker's environment may tell another story about SLURM than the driver's.
-    config = apply_overrides(config, {"tracking.mode": tracking_mode(config.tracking)})
+    config = dataclasses.replace(config, tracking=tracking)
+    console.print(words, markup=False, highlight=False, soft_wrap=True)
     try:
         with _refusals_in_summary(folder, config):
             places = Places(Path.home(), temporary_root(config.run.tmp_root), folder.path.parent)

@@ -1,4 +1,4 @@
-"""Where Weights & Biases may write: below the temporary root, and nowhere else."""
+"""Where Weights & Biases may write: below the temporary root, and nowhere else; and to no other run than ours."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from prism_ssl.config.tracking_environment import REDIRECTING
 from prism_ssl.utils.fs import private_folder
 
 _FOLDERS = {
@@ -27,11 +28,13 @@ def wandb_environment(tmp_root: Path) -> dict[str, str]:
 def enter_wandb_environment(tmp_root: Path) -> None:
     """Make the folders and set the variables; to be called before ``wandb`` is imported, in every process.
 
-    What the user's environment says about these places is overruled: a forgotten WANDB_DIR would fill the home.
+    What the user's environment says about these places is overruled: a forgotten WANDB_DIR would fill the home. What
+    would make the client write to another run than the one that is asked for is removed.
     """
     environment = wandb_environment(tmp_root)
     for variable in _FOLDERS:
         private_folder(Path(environment[variable]))
     os.environ.update(environment)
-    os.environ.pop("WANDB_SERVICE", None)  # of a parent: a run of this process must not live in the parent's client
+    for variable in (*REDIRECTING, "WANDB_SERVICE"):  # the latter: a run here must not live in a parent's client
+        os.environ.pop(variable, None)
     tempfile.tempdir = None  # Python remembers the folder from before

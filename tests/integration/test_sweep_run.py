@@ -47,7 +47,7 @@ def test_two_trials_leave_no_actor_no_object_and_no_scratch(
         "run.tmp_root": str(tmp_path / "tmp"),
     }
     base = apply_overrides(core24_smoke(), settings)
-    sweep = Sweep(base, "smoke", "half", ("b32-p16-w0.1-r2000-*", "b64-p16-w0.1-r2000-*"), mode="disabled")
+    sweep = Sweep(base, "smoke", "half", ("b32-p16-w0.1-r2000-*", "b64-p16-w0.1-r2000-*"))
     actors_before, stored_before = actors(), stored_mib()
     output = io.StringIO()
     with sweep.claimed():

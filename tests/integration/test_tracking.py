@@ -24,6 +24,7 @@ from prism_ssl.model.encoder_source import CARD_FILE
 from prism_ssl.model.export import save_encoder
 from prism_ssl.train.local_record import LocalRecord
 from prism_ssl.train.logging import Tracker, check_account, checkpoint_due, end_lost_run, start_tracker
+from prism_ssl.train.tracking_identity import read_tracked_as
 from prism_ssl.utils.fs import temporary_root
 from tests.conftest import REPOSITORY
 from tests.wandb_server import API_KEY, WandbServer
@@ -395,3 +396,55 @@ end(tracker, run_dir)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert {name: list(place.rglob("*")) for name, place in places.items()} == {"home": [], "here": []}
     assert wandb_server.run.state == "finished"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "agentrun1", "WANDB_PROJECT": "other", "WANDB_SWEEP_PARAM_PATH": "/x"},
+        {"WANDB_LAUNCH": "true", "WANDB_CONFIG": "{}", "WANDB_RUN_ID": "agentrun1", "WANDB_PROJECT": "other"},
+        {"WANDB_RUN_ID": "agentrun1", "WANDB_RESUME": "must"},
+        {"WANDB_RESUME_FROM": "agentrun1?_step=1"},
+        {"WANDB_FORK_FROM": "agentrun1?_step=1"},
+    ],
+    ids=lambda variables: next(iter(variables)),
+)
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_no_variable_makes_the_client_track_another_run_than_the_folder_names(
+    wandb_server: WandbServer,
+    tmp_path: Path,
+    run_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    mode: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = settings(tmp_path, tracking__project="mine", tracking__mode=mode)
+    told = end(start_tracker(config, run_dir, 0), run_dir)
+    tracked = read_tracked_as(run_dir)
+    assert tracked is not None
+    assert (told["run_id"], tracked.project, told.get("problem")) == (tracked.run_id, "mine", None)
+    assert tracked.run_id.startswith("patient-4711-run-")
+    seen = [(run.project, run.name) for run in wandb_server.runs.values()]
+    assert seen == ([("mine", tracked.run_id)] if mode == "online" else [])
+    if mode == "offline":
+        assert tracked.run_id in Path(told["files"]).name
+
+
+def test_the_record_names_the_run_that_is_tracked_even_if_it_is_not_the_one_asked_for(
+    wandb_server: WandbServer, tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    monkeypatch.setenv("WANDB_RUN_ID", "agentrun1")
+    monkeypatch.setenv("WANDB_PROJECT", "other")
+    wandb.setup()  # a client that is in use in this process already has read its variables
+    told = end(start_tracker(settings(tmp_path, tracking__project="mine"), run_dir, 0), run_dir)
+    (run,) = wandb_server.runs.values()
+    tracked = read_tracked_as(run_dir)
+    assert tracked is not None
+    assert (tracked.project, tracked.run_id, told["run_id"]) == (run.project, run.name, run.name)
+    assert (run.project, run.name) == ("other", "agentrun1")
+    assert "W&B tracks this run as tester/other/agentrun1, not as mine/patient-4711-run-" in told["problem"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -23,7 +24,8 @@ CAUSE = "ActorDiedError: the process of the trial died; see /tmp/logs/worker 1.e
 def dead_trial(root: Path, mode: TrackingMode, timeout_s: float = 90.0) -> Sweep:
     """A sweep whose first trial died before its worker was there."""
     places = {"run.root": str(root / "runs"), "run.tmp_root": str(root / "tmp"), "tracking.init_timeout_s": timeout_s}
-    sweep = Sweep(apply_overrides(core24_smoke(), places), "smoke", "half", mode=mode)
+    base = apply_overrides(core24_smoke(), places)
+    sweep = Sweep(base, "smoke", "half", tracking=dataclasses.replace(base.tracking, mode=mode))
     record_unfinished(private_folder(sweep.run_dir(sweep.points[0])), sweep.config(sweep.points[0]), "failed", CAUSE)
     return sweep
 

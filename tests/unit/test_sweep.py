@@ -107,7 +107,7 @@ def test_a_command_line_becomes_a_sweep() -> None:
     wanted = {"train.max_steps": 6, "data.catalog_path": "t.csv", "data.strict": False}
     parsed = parse(said.split())
     assert parsed == Sweep(
-        apply_overrides(core24_smoke(), wanted), "smoke", "full", ("b64-*", "*-cla"), mode=parsed.mode
+        apply_overrides(core24_smoke(), wanted), "smoke", "full", ("b64-*", "*-cla"), tracking=parsed.tracking
     )
     assert parse([]).points == design_points("half")
     assert parse([]).base.recipe == "core24-base"
@@ -144,3 +144,17 @@ def test_a_sweep_that_has_finished_is_only_ranked_again(tmp_path: Path, capsys: 
 )
 def test_no_path_leaves_the_machine_in_an_error_text(text: str | None, left: str | None) -> None:
     assert without_paths(text) == left
+
+
+def test_wandb_variables_decide_how_trials_are_tracked_and_not_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MODE", "PROJECT", "RUN_GROUP", "NAME", "TAGS"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    plain = parse(["--scale", "smoke"])
+    for name, value in {"MODE": "online", "PROJECT": "p", "RUN_GROUP": "night", "NAME": "n", "TAGS": "a"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    told = parse(["--scale", "smoke"])
+    assert told.folder == plain.folder
+    tracking = told.config(told.points[0]).tracking
+    assert (tracking.mode, tracking.project, tracking.group) == ("online", "p", "night")
+    assert tracking.name is None  # 24 runs of one name are of no use
+    assert tracking.tags[:2] == ("a", "core24")

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from prism_ssl.config.defaults import apply_overrides, known_keys, phantom_cpu
-from prism_ssl.config.operations import TrackingConfig
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import RunFolderError
 from prism_ssl.train.tracking_identity import (
@@ -20,7 +19,6 @@ from prism_ssl.train.tracking_identity import (
     public_settings,
     read_tracked_as,
     tracked_as,
-    tracking_mode,
 )
 
 
@@ -63,15 +61,6 @@ def test_a_file_that_cannot_be_read_is_an_error_with_its_path(tmp_path: Path) ->
     (tmp_path / TRACKING_FILE).write_text('{"run_id": ')
     with pytest.raises(RunFolderError, match=r"tracking\.json cannot be read .*; remove it to track as a new run"):
         read_tracked_as(tmp_path)
-
-
-@pytest.mark.parametrize(("job", "expected"), [(None, "offline"), ("4711", "online")])
-def test_a_slurm_job_is_tracked_online(monkeypatch: pytest.MonkeyPatch, job: str | None, expected: str) -> None:
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    if job:
-        monkeypatch.setenv("SLURM_JOB_ID", job)
-    assert tracking_mode(TrackingConfig()) == expected
-    assert tracking_mode(TrackingConfig(mode="disabled")) == "disabled"
 
 
 def test_settings_are_flat_and_whole_but_for_what_stays_here() -> None:

@@ -1,0 +1,97 @@
+"""What W&B's own environment variables decide of a run's tracking: below a flag, above what is built in."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from prism_ssl.config.operations import TrackingConfig, TrackingMode
+from prism_ssl.errors import ConfigError
+
+DEFAULT_PROJECT = "prism-ssl"
+
+_MODES: dict[str, TrackingMode] = {
+    "online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled",
+}  # fmt: skip
+"""The values of WANDB_MODE that W&B documents, old names included."""
+_NO = ("", "0", "false", "no", "off", "n", "f")
+
+_VARIABLES = {
+    "project": "WANDB_PROJECT",
+    "entity": "WANDB_ENTITY",
+    "group": "WANDB_RUN_GROUP",
+    "name": "WANDB_NAME",
+    "notes": "WANDB_NOTES",
+    "tags": "WANDB_TAGS",
+}
+"""Field of ``TrackingConfig`` -> variable that decides it where no flag does; an empty variable decides nothing."""
+
+REDIRECTING = (
+    "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_LAUNCH", "WANDB_LAUNCH_CONFIG_PATH", "WANDB_CONFIG",
+    "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM", "WANDB_RUN_STORAGE_ID",
+)  # fmt: skip
+"""Variables by which the client would write to another run than the run folder's own; they are not followed."""
+
+
+def settled(tracking: TrackingConfig, environment: Mapping[str, str] = os.environ) -> TrackingConfig:
+    """``tracking`` with all that no flag has set decided by the environment, else built in. Settling twice is once.
+
+    Raises:
+        ConfigError: WANDB_MODE is none of W&B's modes.
+    """
+    found: dict[str, Any] = {field: environment[name] for field, name in _deciding(tracking, environment).items()}
+    if "tags" in found:
+        found["tags"] = tuple(tag.strip() for tag in found["tags"].split(",") if tag.strip())
+    decided = {"mode": tracking_mode(tracking, environment), "project": tracking_project(tracking, environment)}
+    return dataclasses.replace(tracking, **(found | decided))
+
+
+def tracking_mode(tracking: TrackingConfig, environment: Mapping[str, str] = os.environ) -> TrackingMode:
+    """The mode that is set; otherwise what the environment says, or the place."""
+    return tracking.mode or _mode(environment)[0]
+
+
+def tracking_project(tracking: TrackingConfig, environment: Mapping[str, str] = os.environ) -> str:
+    """The project that is set; otherwise what the environment says, or this project's own."""
+    return tracking.project or environment.get("WANDB_PROJECT") or DEFAULT_PROJECT
+
+
+def tracking_words(tracking: TrackingConfig, environment: Mapping[str, str] = os.environ) -> str:
+    """How a run with these settings, not settled yet, is tracked, what decided so, and what is not followed."""
+    run = settled(tracking, environment)
+    by = "tracking.mode" if tracking.mode else _mode(environment)[1]
+    if run.mode == "disabled":
+        return f"W&B disabled ({by})"
+    deciding = _deciding(tracking, environment).items()
+    decided = "".join(f", {field} {getattr(run, field)!r} ({variable})" for field, variable in deciding)
+    ignored = [variable for variable in REDIRECTING if environment.get(variable)]
+    return f"W&B {run.mode} ({by}){decided}" + (
+        f"; not followed: {', '.join(ignored)}, for a run's folder decides its W&B run" if ignored else ""
+    )
+
+
+def _mode(environment: Mapping[str, str]) -> tuple[TrackingMode, str]:
+    """The mode where no flag sets one, and what decided it."""
+    said = environment.get("WANDB_MODE", "")
+    if said:
+        if said.lower() not in _MODES:
+            raise ConfigError(
+                f"WANDB_MODE is {said!r}; needed: online, offline or disabled; unset it, or pass --tracking.mode"
+            )
+        return _MODES[said.lower()], "WANDB_MODE"
+    if environment.get("WANDB_DISABLED", "").lower() not in _NO:
+        return "disabled", "WANDB_DISABLED"
+    if environment.get("SLURM_JOB_ID"):
+        return "online", "in a SLURM job"
+    return "offline", "outside a SLURM job"
+
+
+def _deciding(tracking: TrackingConfig, environment: Mapping[str, str]) -> dict[str, str]:
+    """Fields that the environment decides, each with its variable."""
+    return {
+        field: variable
+        for field, variable in _VARIABLES.items()
+        if not getattr(tracking, field) and environment.get(variable)
+    }
