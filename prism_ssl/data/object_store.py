@@ -37,5 +37,5 @@ def spill_note(spilled_bytes: float, store_bytes: int) -> str:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:  # deleted meanwhile
+    except OSError:  # deleted meanwhile, or not told
         return 0

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def remove(leftover: Leftover) -> DiskUsage:
         if not lock.acquire():
             return DiskUsage()
         return _delete(leftover.path)
-    except FileNotFoundError:  # somebody else removed it
+    except OSError:  # somebody else removed it, or its disk does not answer
         return DiskUsage()
     finally:
         lock.release()
@@ -93,7 +94,7 @@ def _unfinished_writes(runs: Path) -> Iterator[Leftover]:
     for config in sorted((*runs.glob("*/config.json"), *runs.glob("*/*/config.json"))):
         folder = config.parent
         if (folder / ".lock").is_file() and _ours(folder):
-            names = sorted(entry for entry in folder.iterdir() if _UNFINISHED.fullmatch(entry.name) and _ours(entry))
+            names = sorted(entry for entry in _entries(folder) if _UNFINISHED.fullmatch(entry.name) and _ours(entry))
             yield from (Leftover("unfinished write", path, lock=folder) for path in names)
 
 
@@ -114,19 +115,36 @@ def _rested_files(cache: Path) -> Iterator[Leftover]:
         return
     for folder, _, names in os.walk(cache):
         for path in sorted(Path(folder) / name for name in names):
-            if _ours(path) and time.time() - max(path.stat().st_mtime, path.stat().st_atime) > CACHE_REST_S:
+            if _ours(path) and _untouched_s(path) > CACHE_REST_S:
                 yield Leftover("W&B cache", path)
 
 
 def _children(parent: Path) -> list[Path]:
     if not parent.is_dir() or not _ours(parent):
         return []
-    return sorted(path for path in parent.iterdir() if path.is_dir() and _ours(path))
+    return sorted(path for path in _entries(parent) if path.is_dir() and _ours(path))
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies there; nothing where the folder has vanished or does not answer."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _untouched_s(path: Path) -> float:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0.0
+    return time.time() - max(status.st_mtime, status.st_atime)
 
 
 def _ours(path: Path) -> bool:
     """It is this user's own and no symbolic link."""
     try:
-        return not path.is_symlink() and path.lstat().st_uid == os.geteuid()
-    except FileNotFoundError:
+        status = path.lstat()
+    except OSError:  # it has vanished, or does not answer
         return False
+    return not stat.S_ISLNK(status.st_mode) and status.st_uid == os.geteuid()

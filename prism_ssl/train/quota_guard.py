@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from queue import SimpleQueue
 
 from rich.filesize import decimal
@@ -34,6 +33,7 @@ def admit(config: QuotaConfig, places: Places, measure: Measure = disk_usage) ->
         raise QuotaExceeded(_refusal("the run does not start", finding))
     note, home = finding.note(), finding.reading.home
     notes = [note] if note is not None else []
+    notes += [f"{text}; the run starts without that" for text in finding.unknown]
     if home is not None and not home.complete:
         notes.append(f"the home directory was not measured whole within {ADMISSION_S:.0f} s; that goes on in training")
     return notes
@@ -42,7 +42,8 @@ def admit(config: QuotaConfig, places: Places, measure: Measure = disk_usage) ->
 class QuotaGuard:
     """Looks at the disks again and again in a thread of its own, from ``start`` to ``close``.
 
-    No method waits for a disk; while a measurement hangs, the last finding stands.
+    No method waits for a disk; while a measurement hangs, the last finding stands. What fails in looking is counted
+    (``quota/failed_looks``) and told, once a text, and never ends a run: the next look may go well.
     """
 
     def __init__(self, config: QuotaConfig, places: Places, measure: Measure = disk_usage) -> None:
@@ -51,7 +52,8 @@ class QuotaGuard:
         self._finding: Finding | None = None
         self._notes: SimpleQueue[str] = SimpleQueue()
         self._told: set[str] = set()
-        self._error: Exception | None = None
+        self._told_failures: set[str] = set()
+        self._failed_looks = 0
         self._counters: dict[str, float] = {}
         # A daemon: a file server that never answers must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="quota-guard", daemon=True)
@@ -61,20 +63,18 @@ class QuotaGuard:
         self._thread.start()
 
     def poll(self) -> list[str]:
-        """What a person should be told since the last call; also raises what ended the thread.
+        """What a person should be told since the last call.
 
         Raises:
             QuotaExceeded: a hard limit is crossed, and what may be pruned did not help.
         """
-        if self._error is not None:
-            raise self._error
         notes = [self._notes.get() for _ in range(self._notes.qsize())]
         if self._finding is not None and self._finding.excess and not notes:
             raise QuotaExceeded(_refusal("the run was stopped", self._finding))
         return notes
 
     def counters(self) -> dict[str, float]:
-        """The last reading, and what was removed so far; empty before the first."""
+        """The last reading, what was removed so far and how often looking failed; empty before the first look."""
         return self._counters
 
     def close(self) -> None:
@@ -82,27 +82,36 @@ class QuotaGuard:
         self._closed.set()
 
     def _run(self) -> None:
-        try:
-            for pause_s in self._looks():
-                if self._closed.wait(pause_s):
-                    return
-        except Exception as error:  # noqa: BLE001  the edge of a thread: kept, and raised by poll
-            self._error = error
-
-    def _looks(self) -> Iterator[float]:
         removed = DiskUsage()
-        while True:
+        while not self._closed.is_set():
             watch = Stopwatch()
-            finding = look(self._config, self._places, lambda: not self._closed.is_set(), self._measure)
-            took_s = watch.ms() / 1e3
-            removed = removed + finding.removed_usage
-            self._counters = _counters(finding.reading, removed, took_s)
-            note = finding.note()
-            if note is not None and (finding.removed or set(finding.reasons) != self._told):
-                self._notes.put(note)
-            self._told = set(finding.reasons)
-            self._finding = finding
-            yield max(self._config.check_every_s, _REST_SHARE * took_s)
+            try:
+                finding = look(self._config, self._places, lambda: not self._closed.is_set(), self._measure)
+            except Exception as error:  # noqa: BLE001  the edge of a thread: counted and told
+                self._tell_failures(f"looking at the disks failed ({type(error).__name__}: {error})")
+                self._counters = self._counters | {"quota/failed_looks": float(self._failed_looks)}
+            else:
+                removed = removed + finding.removed_usage
+                self._tell_failures(*finding.unknown)
+                self._note(finding, removed, watch.ms() / 1e3)
+            self._closed.wait(max(self._config.check_every_s, _REST_SHARE * watch.ms() / 1e3))
+
+    def _note(self, finding: Finding, removed: DiskUsage, took_s: float) -> None:
+        self._counters = _counters(finding.reading, removed, took_s)
+        if self._failed_looks:
+            self._counters["quota/failed_looks"] = float(self._failed_looks)
+        note = finding.note()
+        if note is not None and (finding.removed or set(finding.reasons) != self._told):
+            self._notes.put(note)
+        self._told = set(finding.reasons)
+        self._finding = finding
+
+    def _tell_failures(self, *texts: str) -> None:
+        self._failed_looks += bool(texts)
+        for text in texts:
+            if text not in self._told_failures:
+                self._told_failures.add(text)
+                self._notes.put(f"{text}; its limits wait for the next look")
 
 
 def _refusal(what: str, finding: Finding) -> str:

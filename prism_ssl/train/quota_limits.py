@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from rich.filesize import decimal
 
@@ -13,6 +14,7 @@ from prism_ssl.config.operations import QuotaConfig
 from prism_ssl.train.leftovers import Leftover, Places, leftovers, remove
 from prism_ssl.utils.disk_usage import DiskUsage, disk_usage, free_bytes
 
+T = TypeVar("T")
 Measure = Callable[..., DiskUsage]
 """``disk_usage``, or what a test arranges."""
 
@@ -55,12 +57,16 @@ def _limit(config: QuotaConfig, which: str, what: str) -> tuple[str, int | None]
 
 @dataclass(frozen=True)
 class Finding:
-    """One look: what is there after pruning, what was removed and why, and the hard limits that are still crossed."""
+    """One look: what is there after pruning, what was removed and why, and the hard limits that are still crossed.
+
+    ``unknown``: what could not be asked, in words; its limits were not judged.
+    """
 
     reading: Reading
     reasons: Mapping[str, str]
     removed: tuple[tuple[Leftover, DiskUsage], ...]
     excess: Mapping[str, str]
+    unknown: tuple[str, ...] = ()
 
     @property
     def removed_usage(self) -> DiskUsage:
@@ -86,14 +92,21 @@ class Finding:
 
 
 def look(config: QuotaConfig, places: Places, keep_going: Callable[[], bool], measure: Measure = disk_usage) -> Finding:
-    """Measure; where a soft limit is crossed, remove leftovers that lie there, one by one, until it no longer is."""
+    """Measure; where a soft limit is crossed, remove leftovers that lie there, one by one, until it no longer is.
+
+    A disk that does not answer is no limit crossed: it is named in ``Finding.unknown``, and the other is judged.
+    """
     limits = (config.home_soft_bytes, config.home_hard_bytes, config.home_soft_inodes, config.home_hard_inodes)
     watched = any(limit is not None for limit in limits)
-    home = measure(places.home, keep_going) if watched else None
-    reading = Reading(home, free_bytes(places.tmp_root) if config.tmp_min_free_bytes else None)
+    unknown: list[str] = []
+    home = _asked("the home directory", lambda: measure(places.home, keep_going), unknown) if watched else None
+    free = None
+    if config.tmp_min_free_bytes:
+        free = _asked("the temporary root", lambda: free_bytes(places.tmp_root), unknown)
+    reading = Reading(home, free)
     reasons = limits_crossed(config, reading, "soft")
     removed = []
-    for leftover in leftovers(places) if reasons else ():
+    for leftover in _found(places, unknown) if reasons else ():
         if not keep_going() or not limits_crossed(config, reading, "soft"):
             break
         in_home = leftover.path.resolve().is_relative_to(places.home.resolve())
@@ -103,7 +116,22 @@ def look(config: QuotaConfig, places: Places, keep_going: Callable[[], bool], me
         if usage.inodes:
             removed.append((leftover, usage))
             reading = _without(reading, usage if in_home else DiskUsage(), places)
-    return Finding(reading, reasons, tuple(removed), limits_crossed(config, reading, "hard"))
+    return Finding(reading, reasons, tuple(removed), limits_crossed(config, reading, "hard"), tuple(unknown))
+
+
+def _asked(what: str, ask: Callable[[], T], unknown: list[str]) -> T | None:
+    try:
+        return ask()
+    except OSError as error:
+        unknown.append(f"{what} could not be measured ({error.strerror or error})")
+        return None
+
+
+def _found(places: Places, unknown: list[str]) -> Iterator[Leftover]:
+    try:
+        yield from leftovers(places)
+    except OSError as error:
+        unknown.append(f"not all leftovers could be found ({error.strerror or error})")
 
 
 def _helps(config: QuotaConfig, reading: Reading, in_home: bool, on_tmp: bool) -> bool:
@@ -113,10 +141,16 @@ def _helps(config: QuotaConfig, reading: Reading, in_home: bool, on_tmp: bool) -
 
 
 def _same_disk(leftover: Leftover, places: Places) -> bool:
-    return leftover.path.parent.stat().st_dev == places.tmp_root.stat().st_dev
+    try:
+        return leftover.path.parent.stat().st_dev == places.tmp_root.stat().st_dev
+    except OSError:  # one of them is gone: nothing to remove there
+        return False
 
 
 def _without(reading: Reading, gone_from_home: DiskUsage, places: Places) -> Reading:
     home = reading.home - gone_from_home if reading.home is not None else None
-    free = free_bytes(places.tmp_root) if reading.tmp_free_bytes is not None else None
+    free = reading.tmp_free_bytes
+    if free is not None:
+        with suppress(OSError):  # the last answer stands
+            free = free_bytes(places.tmp_root)
     return replace(reading, home=home, tmp_free_bytes=free)

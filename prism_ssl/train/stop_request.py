@@ -23,8 +23,15 @@ _requested, _ended = Event(), Event()
 
 def raise_if_stop_is_requested(stop_file: Path | None) -> None:
     """To be called between two steps; raises ``RunInterrupted`` when asked by a signal or by a file that is there."""
-    if _requested.is_set() or (stop_file is not None and stop_file.exists()):
+    if _requested.is_set() or (stop_file is not None and _is_there(stop_file)):
         raise RunInterrupted("the run was asked to stop; the same command goes on from the checkpoint just written")
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:  # a disk that does not answer asks for nothing
+        return False
 
 
 def attempt_has_ended() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,8 @@ def disk_usage(folder: Path, keep_going: Callable[[], bool] = lambda: True) -> D
     """What lies in ``folder`` (a file: what it holds itself), without other mounts; a hard-linked file counts once.
 
     Symbolic links count as themselves. ``keep_going`` is asked before every entry; once it says no, what was
-    counted so far is returned as not complete. Entries that vanish meanwhile are left out.
+    counted so far is returned as not complete. Entries that vanish meanwhile are left out; those whose facts the file
+    system does not tell (ESTALE, EIO, EACCES) count as unreadable.
 
     Raises:
         OSError: ``folder`` itself cannot be read.
@@ -55,9 +57,12 @@ def disk_usage(folder: Path, keep_going: Callable[[], bool] = lambda: True) -> D
                         status = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         continue
+                    except OSError:  # of this entry alone: the others are still counted
+                        unreadable += 1
+                        continue
                     if status.st_dev != top.st_dev or status.st_ino in linked:
                         continue
-                    if entry.is_dir(follow_symlinks=False):
+                    if stat.S_ISDIR(status.st_mode):
                         waiting.append(entry.path)
                     elif status.st_nlink > 1:
                         linked.add(status.st_ino)

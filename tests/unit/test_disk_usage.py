@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -86,3 +90,42 @@ def test_a_folder_that_may_not_be_read_is_counted_and_named_as_such(tree: Path) 
     finally:
         (tree / "a" / "b").chmod(0o700)
     assert usage.unreadable == 1
+
+
+class Vanishing:
+    """``os.scandir`` of a busy or ailing disk: what becomes of an entry is decided by its name when it is asked."""
+
+    def __init__(self, folder: str) -> None:
+        self._entries = list(REAL_SCANDIR(folder))
+
+    def __enter__(self) -> Iterator[Any]:
+        return (self._asked(entry) for entry in self._entries)
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def close(self) -> None: ...
+
+    @staticmethod
+    def _asked(entry: os.DirEntry[str]) -> Any:
+        def stat(follow_symlinks: bool = True) -> os.stat_result:
+            if entry.name in ERRORS:
+                raise OSError(ERRORS[entry.name], "arranged")
+            return entry.stat(follow_symlinks=follow_symlinks)
+
+        return SimpleNamespace(name=entry.name, path=entry.path, stat=stat)
+
+
+REAL_SCANDIR = os.scandir
+ERRORS = {"gone": errno.ENOENT, "stale": errno.ESTALE, "sick": errno.EIO}
+
+
+def test_an_entry_that_vanishes_or_goes_stale_costs_none_of_its_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (tmp_path, tmp_path / "inner"):
+        folder.mkdir(exist_ok=True)
+        for name in ("a", "gone", "sick", "stale", "z"):
+            (folder / name).write_bytes(bytes(4096))
+    monkeypatch.setattr(os, "scandir", Vanishing)
+    usage = disk_usage(tmp_path)
+    assert (usage.inodes, usage.unreadable, usage.complete) == (2 + 4, 4, True)

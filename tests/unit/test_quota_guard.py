@@ -28,23 +28,22 @@ class Disk:
     """A home whose next readings a test hands in; measuring it waits for them."""
 
     def __init__(self) -> None:
-        self.readings: Queue[DiskUsage | OSError] = Queue()
+        self.readings: Queue[DiskUsage | Exception] = Queue()
         self.asked: Queue[None] = Queue()
 
     def __call__(self, folder: Path, keep_going: Callable[[], bool]) -> DiskUsage:
         self.asked.put(None)
         reading = self.readings.get()
-        if isinstance(reading, OSError):
+        if isinstance(reading, Exception):
             raise reading
         return reading
 
-    def holds(self, reading: DiskUsage | OSError) -> None:
-        """Serve a reading, and return once the guard has judged it and asks for the next (or has ended)."""
+    def holds(self, reading: DiskUsage | Exception) -> None:
+        """Serve a reading, and return once the guard has judged it and asks for the next."""
         self.asked.get(timeout=30)
         self.readings.put(reading)
-        if not isinstance(reading, OSError):
-            self.asked.get(timeout=30)
-            self.asked.put(None)
+        self.asked.get(timeout=30)
+        self.asked.put(None)
 
 
 def await_the_thread() -> None:
@@ -104,13 +103,35 @@ def test_a_crossed_hard_limit_ends_the_run_with_the_numbers_and_what_to_do(place
             guard.poll()
 
 
-def test_what_kills_the_thread_is_raised_in_the_loop(places: Places) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(116, "Stale file handle"), "the home directory could not be measured (Stale file handle); its limits"),
+        (ValueError("a defect"), "looking at the disks failed (ValueError: a defect); its limits"),
+    ],
+)
+def test_an_error_in_looking_is_told_once_counted_and_no_end_of_the_run(
+    places: Places, error: Exception, told: str
+) -> None:
     disk = Disk()
     with guarded(places, disk) as guard:
-        disk.holds(OSError("stale file handle"))
-        await_the_thread()
-        with pytest.raises(OSError, match="stale file handle"):
+        for reading in (error, error, DiskUsage(900, 1)):
+            disk.holds(reading)
+        (note,) = guard.poll()
+        assert note.startswith(told)
+        assert (guard.counters()["quota/failed_looks"], guard.counters()["quota/home_bytes"]) == (2, 900)
+        disk.holds(DiskUsage(2500, 1))
+        assert len(guard.poll()) == 1
+        with pytest.raises(QuotaExceeded, match=r"holds 2\.5 kB"):
             guard.poll()
+
+
+def test_a_home_that_does_not_answer_keeps_no_run_from_starting(places: Places) -> None:
+    def stale(*_: object) -> DiskUsage:
+        raise OSError(116, "Stale file handle")
+
+    (note,) = admit(LIMITS, places, stale)
+    assert note == "the home directory could not be measured (Stale file handle); the run starts without that"
 
 
 def test_closing_ends_a_walk_in_its_middle(places: Places) -> None:
