@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from rich.filesize import decimal
 
-from prism_ssl.contracts import BrokenScan, PreparedScan, PrismBatch, RunSummary
+from prism_ssl.contracts import BrokenScan, PreparedScan, PrismBatch, RunSummary, VisitKey
 from prism_ssl.data.collate import Collator
 from prism_ssl.data.memory_plan import check_mirror_fits, object_store_bytes, require_gpu
 from prism_ssl.data.object_store import spill_note
 from prism_ssl.data.pool_counters import join_counters
 from prism_ssl.data.quarantine import quarantine_scan
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
-from prism_ssl.errors import CheckpointError, PoolActorDied, ReplacementFailed, RunFolderError
+from prism_ssl.errors import CheckpointError, PoolActorDied, QuotaExceeded, ReplacementFailed, RunFolderError
 from prism_ssl.eval.evaluate import Evaluator
 from prism_ssl.model.export import save_encoder, verify_export
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.checkpoint import Checkpoint, load_checkpoint, restore_rng, rng_state, save_checkpoint
 from prism_ssl.train.devices import prepare_torch
-from prism_ssl.train.endings import leaves_good_weights, status_after, write_traceback
+from prism_ssl.train.endings import leaves_good_weights, status_after, whatever_happens, write_traceback
 from prism_ssl.train.gpu_memory import out_of_memory_named
 from prism_ssl.train.learner import Learner
 from prism_ssl.train.local_record import last_probe, read_history
@@ -59,6 +59,7 @@ class Attempt:
         _check_mirror(order, self._shards, device)
         self._learner = Learner(config, device, self._ranks)
         first_step, self._cursors = self._restore()
+        self._saved_step, self._visits = first_step, list[VisitKey]()
         self._recorder = self._start_recorder(first_step)
         self._guard = NonFiniteGuard(
             order.run_dir,
@@ -96,28 +97,38 @@ class Attempt:
         return self._collate(chunks), WaitCauses(*max(waits))
 
     def learn(self, batch: PrismBatch) -> LossReport:
-        """One optimisation step; raises ``NonFiniteLoss`` when too many in a row were not finite."""
+        """One optimisation step; an update that is not finite is skipped."""
         step = self._recorder.steps_done
         with out_of_memory_named(self._config, f"step {step + 1}"):
             report = self._learner.step(batch, step)
-        self._cursors = self._stream_cursors()
-        self._guard.watch(step, self._learner.last_update_finite, batch.visits)
+        self._cursors, self._visits = self._stream_cursors(), batch.visits
         return report
 
     def record(self, report: LossReport, wait: WaitCauses) -> None:
-        """Note the step; on log steps write a row of the history. Raises ``QuotaExceeded`` when a disk is too full."""
-        if self._recorder.step(report, wait):
+        """Note the step; on log steps write a row of the history.
+
+        Raises:
+            NonFiniteLoss: too many steps in a row were not finite.
+            QuotaExceeded: a disk is too full.
+        """
+        row_is_due = self._recorder.step(report, wait)
+        with self._ranks.alike():  # after the step was counted: what is saved then has the weights of that many steps
+            self._guard.watch(self._recorder.steps_done - 1, self._learner.last_update_finite, self._visits)
+        if row_is_due:
             counters = self._counters_of_all()
-            self._recorder.row(self._learner.learning_rate(self._recorder.steps_done - 1), counters)
-            self._tell_spill(counters.get("object_store_spilled_bytes", 0.0))
-        for note in self._quota.poll():
-            self._recorder.event("quota", note)
+            with self._ranks.alone():
+                self._recorder.row(self._learner.learning_rate(self._recorder.steps_done - 1), counters)
+                self._tell_spill(counters.get("object_store_spilled_bytes", 0.0))
+        with self._ranks.alone():
+            for note in self._quota.poll():
+                self._recorder.event("quota", note)
 
     def checkpoint_if_due(self) -> None:
         """Write last.ckpt every ``train.checkpoint_every`` steps, where an artifact is due, and at the end."""
         due = self._recorder.steps_done % self._config.train.checkpoint_every == 0
         if due or self._recorder.artifact_due or self.finished:
-            self._guard.settle()
+            with self._ranks.alike():
+                self._guard.settle()
             self._save()
 
     def evaluate_if_due(self) -> None:
@@ -134,14 +145,15 @@ class Attempt:
         if not self._ranks.is_first:
             return
         what = f"the evaluation after step {self._recorder.steps_done}"
-        with self._recorder.aside(), out_of_memory_named(self._config, what):
-            values = self._evaluator(self._learner.network)
-            self._recorder.evaluated(values)
-        for scan in self._evaluator.left_out if not self._said_left_out else ():
-            self._recorder.event(
-                "broken_scan", f"held-out scan {scan.scan_id} is left out of the probe set: {scan.cause}"
-            )
-        self._said_left_out = True
+        with self._ranks.alone():
+            with self._recorder.aside(), out_of_memory_named(self._config, what):
+                values = self._evaluator(self._learner.network)
+                self._recorder.evaluated(values)
+            for scan in self._evaluator.left_out if not self._said_left_out else ():
+                self._recorder.event(
+                    "broken_scan", f"held-out scan {scan.scan_id} is left out of the probe set: {scan.cause}"
+                )
+            self._said_left_out = True
 
     @property
     def summary(self) -> RunSummary:
@@ -152,9 +164,10 @@ class Attempt:
     def __enter__(self) -> Attempt:
         try:
             if self._ranks.is_first:
-                folder = self._order.places.tmp_root / "export"
-                verify_export(self._learner.network.encoder, self._description(), folder)
-                self._quota.start()
+                with self._ranks.alone():
+                    folder = self._order.places.tmp_root / "export"
+                    verify_export(self._learner.network.encoder, self._description(), folder)
+                    self._quota.start()
             with self._ranks.together():
                 self._stream = PairStream(
                     self._shards,
@@ -190,7 +203,8 @@ class Attempt:
             raise
 
     def _end_well(self) -> None:
-        self._guard.settle()
+        with self._ranks.alike():
+            self._guard.settle()
         with self._ranks.together():
             self._stop_stream(quietly=False)
         counters, encoder, run_dir = self._counters_of_all(), None, self._order.run_dir
@@ -202,21 +216,29 @@ class Attempt:
     def _fail(self, error: BaseException) -> None:
         # Only after an error that all workers know of can they still do something together.
         shared = self._ranks.size == 1 or error is self._ranks.shared
-        cause, status = describe(error), status_after(error)
+        status, unsaved, late = status_after(error), list[str](), list[str]()
         # First: what asked the run to stop may kill it before the actors have ended.
-        if shared and leaves_good_weights(error) and self._recorder.steps_done > 0:
-            try:
+        if shared and self._is_worth_saving(error):
+            with whatever_happens(unsaved):
                 self._save()
-            except RunFolderError as unsaved:
-                cause, status = f"{cause}; {unsaved}", "failed"
-        self._stop_stream(quietly=True)
+        status = "failed" if unsaved else status
+        with whatever_happens(late):
+            self._stop_stream(quietly=True)
         if isinstance(error, ReplacementFailed) and self._ranks.is_first:
-            self._quarantine(BrokenScan(error.scan_id, error.stage, error.cause))
+            with whatever_happens(late):
+                self._quarantine(BrokenScan(error.scan_id, error.stage, error.cause))
         write_traceback(error, self._order.run_dir, self._ranks.rank)
         counters = self._counters_of_all() if shared else self._counters()
-        self._recorder.finish(status, cause, counters, None)
+        self._recorder.finish(status, "; ".join([describe(error), *unsaved, *late]), counters, None)
         if shared:
             self._ranks.wait_for_first()  # Ray ends all workers as soon as one of them has raised
+
+    def _is_worth_saving(self, error: BaseException) -> bool:
+        """Whether the weights are good and newer than the last checkpoint."""
+        new = self._recorder.steps_done > self._saved_step
+        # On a disk that is too full a checkpoint may take the place of another; a first one would add to it.
+        may = self._saved_step > 0 or not isinstance(error, QuotaExceeded)
+        return new and may and leaves_good_weights(error, self._learner.update_is_whole)
 
     def _stop_stream(self, quietly: bool) -> None:
         """End the actors, once; what they had not reported yet counts like any other failure."""
@@ -269,8 +291,12 @@ class Attempt:
 
     def _save(self) -> None:
         cursors = [cursor for part in self._ranks.exchange(self._cursors or []) for cursor in part]
-        if not self._ranks.is_first:
-            return
+        self._saved_step = self._recorder.steps_done
+        if self._ranks.is_first:
+            with self._ranks.alone():
+                self._write_checkpoint(cursors)
+
+    def _write_checkpoint(self, cursors: Cursors) -> None:
         tracked = read_tracked_as(self._order.run_dir)
         checkpoint = Checkpoint(
             step=self._recorder.steps_done,

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prism_ssl.contracts import RunStatus
-from prism_ssl.errors import (
-    ArchiveUnreachable,
-    GpuOutOfMemory,
-    PoolActorDied,
-    PoolStalled,
-    PrismError,
-    ReplacementFailed,
-    RunInterrupted,
-    TooManyBrokenScans,
-)
-
-_GOOD_WEIGHTS = (
-    ReplacementFailed, PoolActorDied, PoolStalled, TooManyBrokenScans, ArchiveUnreachable, GpuOutOfMemory,
-    RunInterrupted,
-)  # fmt: skip
+from prism_ssl.errors import GpuOutOfMemory, PeerLost, PrismError, RunFolderError, RunInterrupted
+from prism_ssl.train.ranks import describe
 
 
-def leaves_good_weights(error: BaseException) -> bool:
-    """Whether the weights are good after ``error``: a checkpoint is then written, so that nothing trained is lost."""
-    return isinstance(error, _GOOD_WEIGHTS)
+def leaves_good_weights(error: BaseException, update_is_whole: bool) -> bool:
+    """Whether a checkpoint is to be written after ``error``, so that nothing trained so far is lost.
+
+    Every error does, foreseen or not: the state between two steps is good whatever happens beside it. But for these:
+
+    - ``update_is_whole`` is False: it came while the optimiser was changing weights. ``GpuOutOfMemory`` does no harm
+      even there, since memory is asked for before a weight is touched;
+    - ``RunFolderError``: a checkpoint is what could not be written;
+    - ``PeerLost``: a checkpoint needs the words of all workers;
+    - what is no ``Exception``, such as a second SIGTERM: it asks to end at once.
+    """
+    if not isinstance(error, Exception) or isinstance(error, (RunFolderError, PeerLost)):
+        return False
+    return update_is_whole or isinstance(error, GpuOutOfMemory)
+
+
+@contextmanager
+def whatever_happens(notes: list[str]) -> Iterator[None]:
+    """A part of an end that must not keep the next part from happening: its error is added to ``notes``, in words."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  the edge of a run: said beside what ended it
+        text = str(error) if isinstance(error, PrismError) else describe(error)
+        notes.append(text.partition("\n")[0])
 
 
 def status_after(error: BaseException) -> RunStatus:

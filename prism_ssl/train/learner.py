@@ -30,7 +30,7 @@ class Learner:
     """Network, objective and optimiser of a run on one device; with several ``ranks``, the same on each of them.
 
     ``last_update_finite`` is a device tensor: 1 when the last step updated the weights, 0 when its loss or
-    gradient was not finite and the update was skipped.
+    gradient was not finite and the update was skipped. ``update_is_whole`` is False while weights are being changed.
     """
 
     def __init__(self, config: PrismConfig, device: torch.device, ranks: Ranks | None = None) -> None:
@@ -42,6 +42,7 @@ class Learner:
         self._losses = LossBundle(config.loss, config.view, config.model.objective)
         self._optimizer = _optimizer(self.network, config)
         self.last_update_finite = torch.ones((), device=device)
+        self.update_is_whole = True
 
     def step(self, batch: PrismBatch, step: int) -> LossReport:
         """Train on one batch, or this rank's part of it, at 0-based ``step``; no device sync. Reports on all of it."""
@@ -57,7 +58,9 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._config.train.grad_clip)
         self.last_update_finite = (torch.isfinite(report.total) & torch.isfinite(norm)).float()
         self._optimizer.found_inf = 1.0 - self.last_update_finite
+        self.update_is_whole = False
         self._optimizer.step()
+        self.update_is_whole = True
         return report
 
     def _forget_gradients_without_weight(self, report: LossReport) -> None:

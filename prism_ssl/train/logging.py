@@ -161,7 +161,11 @@ class _WandbTracker(Tracker):
             self._run.log({GLOBAL_STEP: global_step, name: self._wandb.Image(str(path))})
 
     def checkpoint(self, path: Path, global_step: int) -> None:
-        source = path.open("rb")  # the file of this moment, also when a newer one takes its name meanwhile
+        try:
+            source = path.open("rb")  # the file of this moment, also when a newer one takes its name meanwhile
+        except OSError as error:
+            self.problems.append(f"the checkpoint of step {global_step} was not uploaded ({error.strerror or error})")
+            return
 
         def upload() -> None:
             with source:

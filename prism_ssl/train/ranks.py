@@ -21,12 +21,14 @@ class Ranks:
     All workers call the same methods in the same order; each waits until the others have come, and raises
     ``PeerLost`` when one is gone or does not come in time. A worker that is alone waits for nobody.
 
-    ``shared`` is the last error that all workers know of: after it they can still speak with each other.
+    ``shared`` is the last error that all workers know of: after it they can still speak with each other. An error of
+    one worker alone is ``held`` until they all hear of it in the next block of ``together``.
     """
 
     def __init__(self, rank: int, size: int, control: dist.ProcessGroup | None = None) -> None:
         self.rank, self.size, self._control = rank, size, control
         self.shared: BaseException | None = None
+        self._held: Exception | None = None
 
     @classmethod
     def here(cls, timeout_s: float) -> Ranks:
@@ -66,6 +68,28 @@ class Ranks:
             dist.all_gather_object(everyone, word, group=self._control)
         return everyone
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A block in which this worker does something that the others do not, and speaks with none of them.
+
+        Where there are others, its error waits for the next block of ``together``, so that all end at the same step.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.size == 1:
+                raise
+            self._held = self._held or error
+
+    @contextmanager
+    def alike(self) -> Iterator[None]:
+        """A block that ends the same way for all workers by itself, because all know the same."""
+        try:
+            yield
+        except Exception as error:
+            self.shared = error
+            raise
+
     def wait_for_first(self) -> None:
         """Until the first worker has come to this point too, or is gone."""
         with suppress(PeerLost):
@@ -80,6 +104,8 @@ class Ranks:
         """
         error: Exception | None = None
         try:
+            if self._held is not None:
+                raise self._held
             yield
         except Exception as raised:  # noqa: BLE001  every worker must come to the comparison; raised again below
             error = raised

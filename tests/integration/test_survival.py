@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -172,8 +173,26 @@ def test_a_run_whose_steps_stay_not_finite_ends_at_good_weights(tmp_path: Path, 
         order, NonFiniteLoss, r"not finite in 3 consecutive steps \(7, 8, 9\)",
         lambda step, batch: step >= 7 and batch.patches_a.fill_(math.nan),
     )  # fmt: skip
-    assert checkpoint_step(order.run_dir / "last.ckpt") == 6
+    assert checkpoint_step(order.run_dir / "last.ckpt") == 10
     assert _finite(order.run_dir / "last.ckpt")
+
+
+def test_an_error_that_nobody_foresaw_between_two_steps_costs_no_step(tmp_path: Path, catalog: Path) -> None:
+    order = order_of(tmp_path, catalog, train__checkpoint_every=100)
+
+    def between(step: int, _batch: PrismBatch) -> None:
+        if step == 7:
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+    with pytest.raises(OSError, match="Stale file handle"):
+        train(order, between)
+    summary = read_summary(order.run_dir)
+    assert summary is not None
+    assert (summary.status, summary.cause, summary.steps_done) == (
+        "failed", "OSError: [Errno 116] Stale file handle", 7,
+    )  # fmt: skip
+    assert checkpoint_step(order.run_dir / "last.ckpt") == 7
+    assert resumed(order).status == "ok"
 
 
 def _finite(path: Path) -> bool:

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from prism_ssl.errors import PeerLost, PrismError, ReplacementFailed, RunInterrupted, TrainWorkerDied, TrainWorkerFailed
+from prism_ssl.errors import (
+    PeerLost,
+    PrismError,
+    QuotaExceeded,
+    ReplacementFailed,
+    RunInterrupted,
+    TrainWorkerDied,
+    TrainWorkerFailed,
+)
 from prism_ssl.train.failures import cause_of, is_about_others, root_failure
 from prism_ssl.train.ranks import Ranks
 from tests.gloo_ranks import ask_ranks
@@ -44,8 +52,16 @@ def what_happens(ranks: Ranks) -> dict[str, Any]:
             raise RunInterrupted("asked to stop")
         broken_scan()
 
+    def alone() -> None:
+        with ranks.alone():
+            if first:
+                raise QuotaExceeded("the disk is full")
+
+    alone()  # no error yet: the others would not hear of it
+    held = raised_by(good, ranks)
+    ranks = Ranks(ranks.rank, ranks.size, ranks._control)
     told = {block.__name__: raised_by(block, ranks) for block in (good, broken_scan, unforeseen, stop_and_broken_scan)}
-    return told | {"shares": shares, "loss": lost_peer(ranks)}
+    return told | {"held": held, "shares": shares, "loss": lost_peer(ranks)}
 
 
 def lost_peer(ranks: Ranks) -> str:
@@ -72,6 +88,15 @@ def test_a_block_that_ends_well_for_all_raises_nothing(of_two: Any) -> None:
 def test_what_one_worker_raised_all_raise_whole(of_two: Any) -> None:
     error = ReplacementFailed("ct-7", "open", "OSError: gone")
     assert [each["broken_scan"] for each in of_two] == [["ReplacementFailed", str(error), True]] * 2
+
+
+def test_what_befell_one_worker_alone_waits_until_all_hear_of_it(of_two: Any) -> None:
+    assert [each["held"] for each in of_two] == [["QuotaExceeded", "the disk is full", True]] * 2
+
+
+def test_a_worker_without_others_raises_at_once() -> None:
+    with pytest.raises(QuotaExceeded, match="the disk is full"), Ranks(0, 1).alone():
+        raise QuotaExceeded("the disk is full")
 
 
 def test_an_unforeseen_error_stays_what_it_is_where_it_was_raised_and_names_its_worker_elsewhere(of_two: Any) -> None:
