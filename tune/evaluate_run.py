@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 from rich.console import Console
@@ -18,14 +19,17 @@ from prism_ssl.errors import PrismError, RunFolderError
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_session import ray_environment
 
+if TYPE_CHECKING:
+    from prism_ssl.data.holdout import Split
+
 
 def evaluate_run(run_dir: Path, catalog: Path | None = None, trained: bool = False) -> dict[str, float]:
     """The ``probe/`` scalars, without their prefix, of the last checkpoint of a run.
 
     Args:
         run_dir: a run folder with config.json and last.ckpt.
-        catalog: asked about all scans of this table, none of whose patients the run should have seen; None: about
-            scans of its own catalogue.
+        catalog: asked about the scans of this table, but for those of patients that the run was trained on; None:
+            about scans of its own catalogue.
         trained: of its own scans, those that it was trained on, in views that it has not seen; else those held out.
 
     Raises:
@@ -36,6 +40,7 @@ def evaluate_run(run_dir: Path, catalog: Path | None = None, trained: bool = Fal
     # Ray reads its environment when it is first imported.
     import torch
 
+    from prism_ssl.data.holdout import Split
     from prism_ssl.eval.evaluate import Evaluator
     from prism_ssl.model.network import build_network
     from prism_ssl.train.checkpoint import load_checkpoint
@@ -44,8 +49,10 @@ def evaluate_run(run_dir: Path, catalog: Path | None = None, trained: bool = Fal
     config = _config(run_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build_network(config.model).to(device)
-    network.load_state_dict(load_checkpoint(run_dir / CHECKPOINT_FILE, device).learner["network"])
-    scans, table = _scans(config, run_dir, catalog, trained)
+    checkpoint = load_checkpoint(run_dir / CHECKPOINT_FILE, device)
+    network.load_state_dict(checkpoint.learner["network"])
+    split = Split.from_plain(checkpoint.split) if checkpoint.split else None
+    scans, table = _scans(config, run_dir, catalog, trained, split)
     return Evaluator(scans, config, table)(network)
 
 
@@ -57,7 +64,9 @@ def _config(run_dir: Path) -> PrismConfig:
         raise RunFolderError(f"{path} cannot be read ({error}); needed: the folder of a run") from error
 
 
-def _scans(config: PrismConfig, run_dir: Path, catalog: Path | None, trained: bool) -> tuple[list[PreparedScan], Path]:
+def _scans(
+    config: PrismConfig, run_dir: Path, catalog: Path | None, trained: bool, split: Split | None
+) -> tuple[list[PreparedScan], Path]:
     """The scans to ask about, and their catalogue."""
     from prism_ssl.data.archive import check_scans, prepare_archive, select_scans
     from prism_ssl.data.memory_plan import OBJECT_STORE_MIN_BYTES
@@ -69,8 +78,9 @@ def _scans(config: PrismConfig, run_dir: Path, catalog: Path | None, trained: bo
     selected = select_scans(config, tmp_root)
     with ray_session(1, OBJECT_STORE_MIN_BYTES, tmp_root):
         if catalog is not None:
-            return check_scans(selected, config, cache_root).kept, selected.catalog
-        archive = prepare_archive(selected, config, cache_root)
+            kept, known = check_scans(selected, config, cache_root).kept, split.training if split else {}
+            return [scan for scan in kept if scan.record.subject_id not in known], selected.catalog
+        archive = prepare_archive(selected, config, cache_root, split)
         scans = [scan for shard in archive.shards for scan in shard] if trained else archive.held_out
         return scans, selected.catalog
 
@@ -85,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         Args:
             run_dir: the run folder.
-            catalog: instead, all scans of this table, which the run has not been trained on.
+            catalog: instead, scans of this table, but for those of patients that the run was trained on.
             trained: instead, unseen views of the scans that it was trained on.
         """
         return run_dir, catalog, trained

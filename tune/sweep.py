@@ -14,9 +14,10 @@ from prism_ssl.config.defaults import apply_overrides
 from prism_ssl.config.operations import TrackingConfig, TrackingMode
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
+from prism_ssl.data.holdout import Split
 from prism_ssl.errors import RunFolderError
-from prism_ssl.train.local_record import read_summary, write_json
-from prism_ssl.train.run_folder import identity_of_command, refuse_other_settings
+from prism_ssl.train.local_record import CHECKPOINT_FILE, read_summary, write_json
+from prism_ssl.train.run_folder import folder_of_command, refuse_other_settings, with_absolute_catalog
 from prism_ssl.utils.fs import FolderLock, private_folder
 from tune.core24 import (
     DERIVED,
@@ -30,7 +31,7 @@ from tune.core24 import (
     select,
 )
 
-_ARCHIVES_FILE = "archives.json"
+_ARCHIVES_FILE, _SPLIT_FILE = "archives.json", "split.json"
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,14 @@ class Sweep:
         refuse_changed_factors(self.base)
         # Here, once: Ray Tune gives every trial's process a working directory of its own.
         places = {"run.root": self.base.run.root, "run.tmp_root": self.base.run.tmp_root}
-        absolute = {key: str(Path(path).absolute()) for key, path in places.items() if path is not None}
-        object.__setattr__(self, "base", apply_overrides(self.base, absolute))
+        placed = {key: str(Path(path).absolute()) for key, path in places.items() if path is not None}
+        placed["run.name"] = self.base.run.name or folder_of_command(Path(self.base.run.root), self.base).name
+        object.__setattr__(self, "base", with_absolute_catalog(apply_overrides(self.base, placed)))
 
     @property
     def folder(self) -> Path:
         """Where the trials' run folders, the list of attempts and the ranking are."""
-        name = self.base.run.name or f"{self.base.recipe}-{identity_of_command(self.base)}"
-        return Path(self.base.run.root).absolute() / name
+        return Path(self.base.run.root) / str(self.base.run.name)
 
     @property
     def mode(self) -> TrackingMode:
@@ -119,6 +120,23 @@ class Sweep:
         path = self.folder / _ARCHIVES_FILE
         found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
         return found
+
+    def split(self) -> Split | None:
+        """Who was trained on and who was held out by the trials so far; None before the first has trained."""
+        path = self.folder / _SPLIT_FILE
+        trained = any(
+            (self.run_dir(point) / CHECKPOINT_FILE).exists() or self._steps_done(point)
+            for point in design_points(self.design)
+        )
+        return Split.from_plain(json.loads(path.read_text())) if trained and path.exists() else None
+
+    def _steps_done(self, point: DesignPoint) -> int:
+        summary = self.summary(point)
+        return summary.steps_done if summary is not None else 0
+
+    def note_split(self, split: Split) -> None:
+        """Remember it, so that trials that are begun later hold out the same patients."""
+        write_json(self.folder / _SPLIT_FILE, dataclasses.asdict(split.joined(self.split())))
 
     def note_archive(self, fingerprint: str, counts: Mapping[str, float]) -> bool:
         """Remember what this attempt trains on; True when an earlier one trained on other scans."""

@@ -15,6 +15,7 @@ from prism_ssl.data.archive import Archive, manifest_hash, prepare_archive, sele
 from prism_ssl.data.memory_plan import object_store_bytes
 from prism_ssl.train.logging import check_account
 from prism_ssl.train.resources import require_resources, training_cpus
+from prism_ssl.train.resume import under_earlier
 from prism_ssl.train.trainer import check_memory, describe_archive
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_session import ray_session
@@ -44,7 +45,9 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
     cpus = training_cpus(sweep.base) + TRIAL_CPUS
     with ray_session(cpus, object_store_bytes(largest_config), tmp_root), sigterm_ends_sweep():
         require_resources(sweep.base, ray.cluster_resources())
-        archive = prepare_archive(selected, sweep.base, Path(sweep.base.run.root).absolute() / ".preflight")
+        cache_root = Path(sweep.base.run.root).absolute() / ".preflight"
+        archive = prepare_archive(selected, sweep.base, cache_root, sweep.split())
+        archive = _with_its_patients(sweep, archive, console)
         describe_archive(archive, console)
         say(console, _memory_plan(sweep, pending, archive))
         if sweep.note_archive(manifest_hash(itertools.chain(*archive.shards), archive.held_out), archive.counts()):
@@ -65,6 +68,19 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
             f"the first one, then {median(view.overheads_s):.1f} s (median; at most {max(view.overheads_s):.1f} s) a "
             "trial beside its training",
         )
+
+
+def _with_its_patients(sweep: Sweep, archive: Archive, console: Console) -> Archive:
+    """The archive with every patient on the side where earlier trials of the sweep had them, for all that are left.
+
+    Raises:
+        RunFolderError: the earlier trials were trained on another table.
+    """
+    archive, changes = under_earlier(archive, sweep.split(), f"sweep {sweep.name!r}", sweep.base)
+    if changes is not None:
+        say(console, changes, "yellow")
+    sweep.note_split(archive.split)
+    return archive
 
 
 def _memory_plan(sweep: Sweep, pending: Sequence[DesignPoint], archive: Archive) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.catalog import CatalogReport, Selection, load_records
-from prism_ssl.data.holdout import split_by_patient
+from prism_ssl.data.holdout import Split, split_by_patient
 from prism_ssl.data.phantoms import write_phantoms
 from prism_ssl.data.preflight import PreflightReport, PreflightResult, run_preflight
 from prism_ssl.data.quarantine import Quarantine
@@ -40,6 +41,22 @@ class Archive:
     held_out: list[PreparedScan]
     selection: CatalogReport
     preflight: PreflightReport
+
+    @property
+    def split(self) -> Split:
+        """Who is trained on and who is held out."""
+        return Split.of(
+            (scan.record for scan in itertools.chain(*self.shards)), (scan.record for scan in self.held_out)
+        )
+
+    def under(self, earlier: Split, config: PrismConfig) -> Archive:
+        """The same scans, each patient on the side where an ``earlier`` split has them.
+
+        Raises:
+            BatchDoesNotFit: too few scans to train on are left for the workers.
+        """
+        train, held_out = _divided([*itertools.chain(*self.shards), *self.held_out], config, earlier)
+        return dataclasses.replace(self, shards=make_shards(train, config.data.workers), held_out=held_out)
 
     @property
     def quarantine_file(self) -> Path:
@@ -76,7 +93,8 @@ def select_scans(config: PrismConfig, tmp_root: Path) -> SelectedScans:
     Raises:
         CatalogError: the catalogue cannot be used, or leaves no scan.
     """
-    path = Path(config.data.catalog_path) if config.data.catalog_path else _phantoms(config, tmp_root)
+    given = config.data.catalog_path
+    path = Path(given).expanduser().absolute() if given else _phantoms(config, tmp_root)
     return SelectedScans(
         path, load_records(dataclasses.replace(config.data, catalog_path=str(path)), config.data.selection_seed)
     )
@@ -91,37 +109,35 @@ def check_scans(selected: SelectedScans, config: PrismConfig, cache_root: Path) 
     Raises:
         CatalogError: no scan passes.
     """
-    selection, preflight_dir = selected.selection, _preflight_dir(selected, cache_root)
-    quarantine = Quarantine(preflight_dir / QUARANTINE_FILE)
-    preflight = run_preflight(selection.records, selection.unresolved, config, preflight_dir, quarantine)
+    selection, folder = selected.selection, preflight_dir(selected.catalog, cache_root)
+    quarantine = Quarantine(folder / QUARANTINE_FILE)
+    preflight = run_preflight(selection.records, selection.unresolved, config, folder, quarantine)
     if not preflight.kept:
         reasons = ", ".join(f"{reason} {count}" for reason, count in preflight.report.reasons.items())
         raise CatalogError(
             f"none of the {preflight.report.rejected} selected scans of {selected.catalog} passed preflight "
-            f"({reasons}); details are in {preflight_dir}"
+            f"({reasons}); details are in {folder}"
         )
     return preflight
 
 
-def prepare_archive(selected: SelectedScans, config: PrismConfig, cache_root: Path) -> Archive:
+def prepare_archive(
+    selected: SelectedScans, config: PrismConfig, cache_root: Path, earlier: Split | None = None
+) -> Archive:
     """Check and divide the selected scans, see ``check_scans``. Needs Ray.
+
+    Patients of an ``earlier`` split stay on their side.
 
     Raises:
         CatalogError: no scan passes preflight.
         BatchDoesNotFit: too few scans for the workers.
     """
     preflight = check_scans(selected, config, cache_root)
-    train, held_out = split_by_patient(
-        preflight.kept,
-        config.data.holdout_fraction,
-        config.data.holdout_min_series,
-        config.data.selection_seed,
-        subject_of=lambda scan: scan.record.subject_id,
-    )
+    train, held_out = _divided(preflight.kept, config, earlier)
     shards = make_shards(train, config.data.workers)
     return Archive(
         catalog=selected.catalog,
-        preflight_dir=_preflight_dir(selected, cache_root),
+        preflight_dir=preflight_dir(selected.catalog, cache_root),
         shards=shards,
         held_out=held_out,
         selection=selected.selection.report,
@@ -129,8 +145,24 @@ def prepare_archive(selected: SelectedScans, config: PrismConfig, cache_root: Pa
     )
 
 
-def _preflight_dir(selected: SelectedScans, cache_root: Path) -> Path:
-    return cache_root / short_id(str(selected.catalog.absolute()))
+def _divided(
+    scans: list[PreparedScan], config: PrismConfig, earlier: Split | None = None
+) -> tuple[list[PreparedScan], list[PreparedScan]]:
+    return split_by_patient(
+        scans,
+        config.data.holdout_fraction,
+        config.data.holdout_min_series,
+        config.data.selection_seed,
+        subject_of=lambda scan: scan.record.subject_id,
+        earlier=earlier,
+    )
+
+
+def preflight_dir(catalog: Path, cache_root: Path) -> Path:
+    """Where preflight keeps what it learned about a catalogue, by whatever path that is named."""
+    spelt, one = (cache_root / short_id(str(path)) for path in (catalog.absolute(), catalog.resolve()))
+    # Earlier versions went by the spelling; what they learned of 10^5 files, and quarantined, is not thrown away.
+    return spelt if spelt.exists() and not one.exists() else one
 
 
 def _phantoms(config: PrismConfig, tmp_root: Path) -> Path:

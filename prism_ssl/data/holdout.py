@@ -1,15 +1,71 @@
-"""Which patients are never trained on."""
+"""Which patients are never trained on, and how they stay so when the table changes."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
+from prism_ssl.contracts import ScanRecord
 from prism_ssl.utils.hashing import stable_int
 
 T = TypeVar("T")
+
+Patients = dict[str, list[str]]
+"""Subject id -> ids of the patient's scans, both hashes."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The patients that a run trains on, and those that it holds out.
+
+    ``proven``: every step so far was trained under it. Not so for a run that an earlier version began, which kept no
+    split: then it says what was trained on since.
+    """
+
+    training: Patients
+    held_out: Patients
+    proven: bool = True
+
+    @classmethod
+    def of(cls, training: Iterable[ScanRecord], held_out: Iterable[ScanRecord], proven: bool = True) -> Self:
+        """The split of these scans."""
+        return cls(_by_patient(training), _by_patient(held_out), proven)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """The inverse of ``dataclasses.asdict``."""
+        return cls(**plain)
+
+    def joined(self, earlier: Split | None) -> Split:
+        """With what was trained on and held out before, also where the table has it no more: it may come back."""
+        if earlier is None:
+            return self
+        return Split(_union(earlier.training, self.training), _union(earlier.held_out, self.held_out), earlier.proven)
+
+    def changes_since(self, earlier: Split) -> str | None:
+        """In words what has become of the scans of an ``earlier`` split; None when nothing has."""
+        said = []
+        for words, before, now in (
+            ("to train on", earlier.training, self.training),
+            ("held out", earlier.held_out, self.held_out),
+        ):
+            gone, new = _scans(before) - _scans(now), _scans(now) - _scans(before)
+            if gone or new:
+                left, came = before.keys() - now.keys(), now.keys() - before.keys()
+                said.append(
+                    f"{words}: {len(gone)} scans are gone and {len(new)} are new "
+                    f"({len(left)} patients are gone, {len(came)} are new)"
+                )
+        if said and earlier.held_out and not self.held_out:
+            said.append("nobody is left who is held out, so nothing can be evaluated")
+        return "; ".join(said) or None
+
+    def shares_training_with(self, scans: Iterable[ScanRecord]) -> bool:
+        """Whether a patient that was trained on is among those of ``scans``."""
+        return any(scan.subject_id in self.training for scan in scans)
 
 
 def split_by_patient(
@@ -18,15 +74,28 @@ def split_by_patient(
     min_series: int,
     seed: int,
     subject_of: Callable[[T], str] = attrgetter("subject_id"),
+    earlier: Split | None = None,
 ) -> tuple[list[T], list[T]]:
     """``(train, held_out)``: whole patients, each side in the order of ``scans``.
 
     Every patient has a fixed place in [0, 1) that follows from ``seed`` and the subject id alone. Those below
     ``fraction`` are held out, then the next ones until ``min_series`` scans are, and never the last patient. So a
     patient below ``fraction`` stays held out whatever scans come and go.
+
+    Patients of an ``earlier`` split stay on their side; of the others those below ``fraction`` are held out. What has
+    gone is not made up for: whoever could take its place was trained on.
     """
     place = {subject: stable_int("holdout", seed, subject) / 2**63 for subject in map(subject_of, scans)}
-    series = Counter(map(subject_of, scans))
+    if earlier is not None:
+        below = {subject for subject in place if place[subject] < fraction}
+        held = (below | earlier.held_out.keys()) - earlier.training.keys()
+    else:
+        held = _held_out_at_first(place, Counter(map(subject_of, scans)), fraction, min_series)
+    train = [scan for scan in scans if subject_of(scan) not in held]
+    return train, [scan for scan in scans if subject_of(scan) in held]
+
+
+def _held_out_at_first(place: dict[str, float], series: Counter[str], fraction: float, min_series: int) -> set[str]:
     held: set[str] = set()
     held_series = 0
     for subject in sorted(place, key=lambda subject: (place[subject], subject))[:-1]:
@@ -34,5 +103,19 @@ def split_by_patient(
             break
         held.add(subject)
         held_series += series[subject]
-    train = [scan for scan in scans if subject_of(scan) not in held]
-    return train, [scan for scan in scans if subject_of(scan) in held]
+    return held
+
+
+def _by_patient(records: Iterable[ScanRecord]) -> Patients:
+    patients: Patients = {}
+    for record in records:
+        patients.setdefault(record.subject_id, []).append(record.scan_id)
+    return {subject: sorted(patients[subject]) for subject in sorted(patients)}
+
+
+def _union(one: Patients, other: Patients) -> Patients:
+    return {subject: sorted({*one.get(subject, ()), *other.get(subject, ())}) for subject in sorted({*one, *other})}
+
+
+def _scans(patients: Patients) -> set[str]:
+    return {scan for scans in patients.values() for scan in scans}

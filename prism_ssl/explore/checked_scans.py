@@ -11,11 +11,11 @@ import polars as pl
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord
+from prism_ssl.data.archive import preflight_dir
 from prism_ssl.data.catalog import load_records
 from prism_ssl.data.manifest import Manifest, ManifestRow
 from prism_ssl.data.scan_check import check_scan, file_signature, verdict_key
 from prism_ssl.errors import ScanRejected
-from prism_ssl.utils.hashing import short_id
 from prism_ssl.utils.machine import usable_cpus
 
 _BAD = {"scan": pl.String, "modality": pl.String, "reason": pl.String, "detail": pl.String}
@@ -72,7 +72,7 @@ def reasons_of(bad: pl.DataFrame) -> pl.DataFrame:
 def _manifest(config: PrismConfig, preflight_root: Path | None) -> Manifest | None:
     if preflight_root is None or config.data.catalog_path is None:
         return None
-    folder = preflight_root / short_id(str(Path(config.data.catalog_path).absolute()))
+    folder = preflight_dir(Path(config.data.catalog_path), preflight_root)
     return Manifest(folder) if (folder / "manifest.parquet").exists() else None
 
 

@@ -33,7 +33,7 @@ from prism_ssl.train.nonfinite import NonFiniteGuard
 from prism_ssl.train.quota_guard import QuotaGuard
 from prism_ssl.train.ranks import Ranks, describe
 from prism_ssl.train.recorder import Recorder
-from prism_ssl.train.run_folder import identity
+from prism_ssl.train.run_folder import identities, identity
 from prism_ssl.train.step_counter import StepCounter
 from prism_ssl.train.stop_request import attempt_has_ended, raise_if_stop_is_requested
 from prism_ssl.train.tracking_identity import read_tracked_as
@@ -264,7 +264,7 @@ class Attempt:
         if self._order.checkpoint is None:
             return 0, None
         checkpoint = load_checkpoint(self._order.checkpoint, self._learner.device)
-        if checkpoint.config_hash != identity(self._config):
+        if checkpoint.config_hash not in identities(self._config, self._order.run_dir):
             raise CheckpointError(
                 f"{self._order.checkpoint} was written under other settings; give the same ones to resume it, "
                 "or choose another --run.name"
@@ -305,6 +305,7 @@ class Attempt:
             rng=rng_state(),
             config_hash=identity(self._config),
             tracked=dataclasses.asdict(tracked) if tracked else None,
+            split=dataclasses.asdict(self._order.split),
         )
         try:
             path = save_checkpoint(self._order.run_dir, checkpoint)

@@ -23,7 +23,9 @@ class Checkpoint:
     """State after ``step`` steps. ``learner`` is ``Learner.state``; ``cursors`` has one entry per pool actor.
 
     ``config_hash`` covers the settings that must not change between an interruption and its resume. ``tracked`` is the
-    tracked run that the training belongs to, as ``tracking.json`` has it; None where there was none.
+    tracked run that the training belongs to, as ``tracking.json`` has it; None where there was none. ``split`` is
+    ``holdout.Split`` in plain values: who was trained on so far, and who was held out; None where an earlier version
+    wrote it, which kept none.
     """
 
     step: int
@@ -32,6 +34,7 @@ class Checkpoint:
     rng: dict[str, Any]
     config_hash: str
     tracked: dict[str, Any] | None = None
+    split: dict[str, Any] | None = None
 
 
 def rng_state() -> dict[str, Any]:

@@ -139,7 +139,7 @@ def show_summary(console: Console, summary: RunSummary) -> None:
         console.print(summary.cause, style=colour, markup=False, highlight=False)
     if summary.losses:
         console.print(_loss_table(summary))
-    for table in held_out_tables(summary.probe):
+    for table in held_out_tables(summary.probe, proven=not summary.data.get("held_out_unproven")):
         console.print(table)
     if summary.totals:
         console.print(_facts_table(summary))

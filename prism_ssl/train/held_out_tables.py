@@ -22,10 +22,13 @@ _MEASURES = (
 )
 
 
-def held_out_tables(probe: Mapping[str, float | None]) -> list[Table]:
-    """Tables of the ``probe/`` scalars (without the prefix) that are there; none when none is."""
+def held_out_tables(probe: Mapping[str, float | None], proven: bool = True) -> list[Table]:
+    """Tables of the ``probe/`` scalars (without the prefix) that are there; none when none is.
+
+    ``proven``: whether it is known that the run was never trained on these scans.
+    """
     known = {name: value for name, value in probe.items() if value is not None and math.isfinite(value)}
-    return [table for table in (_measures(known), _axes(known)) if table.row_count]
+    return [table for table in (_measures(known, proven), _axes(known)) if table.row_count]
 
 
 def measures(probe: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
@@ -40,8 +43,9 @@ def measures(probe: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def _measures(probe: Mapping[str, float]) -> Table:
-    table = Table(title="held-out scans (never trained on)", title_justify="left")
+def _measures(probe: Mapping[str, float], proven: bool) -> Table:
+    sure = "never trained on" if proven else "held out now; an earlier version may have trained on some"
+    table = Table(title=f"held-out scans ({sure})", title_justify="left")
     table.add_column("measure")
     for column in ("reached", "chance", "random init"):
         table.add_column(column, justify="right")

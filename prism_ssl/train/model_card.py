@@ -37,7 +37,7 @@ def _card(description: Mapping[str, Any], probe: Mapping[str, float], alarms: Se
         "## Trained on",
         _data(description["data"]),
         "## Held-out evaluation",
-        _evaluation(probe, description["data"]["held_out"]),
+        _evaluation(probe, description["data"]),
         "## Alarms of the run",
         "\n".join(f"- {alarm}" for alarm in alarms) or "None.",
         "## Intended use",
@@ -59,6 +59,10 @@ _LIMITS = (
     "modality, spacing and protocol apart: check that a probe does not read those instead of anatomy.\n"
     "- Weights can keep traces of the scans they were trained on; treat them as the archive's rules ask.\n"
     "- Bit for bit equal embeddings are promised on the CPU, for the same batch of views; not between devices."
+)
+_UNPROVEN = (
+    "that are held out now. An earlier version began the run and kept no split: if the table of scans has changed "
+    "since, it may have been trained on some of them."
 )
 _PHANTOMS = "\n- **It was trained on generated phantoms alone. It has never seen a patient and knows nothing of one.**"
 
@@ -94,10 +98,11 @@ def _data(data: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"- hash of the data manifest: `{data['manifest_hash']}`"])
 
 
-def _evaluation(probe: Mapping[str, float], held_out: Mapping[str, Any]) -> str:
+def _evaluation(probe: Mapping[str, float], data: Mapping[str, Any]) -> str:
     rows = measures(probe)
     if not rows:
         return "None: no held-out scan could be asked. Nothing says how good this encoder is."
-    said = f"Fixed views of {probe.get('scans', held_out['scans']):.0f} scans of patients that it was not trained on."
+    said = f"Fixed views of {probe.get('scans', data['held_out']['scans']):.0f} scans of patients "
+    said += "that it was not trained on." if data.get("held_out_proven", True) else _UNPROVEN
     table = ["| measure | reached | chance | random weights |", "|---|---|---|---|"]
     return "\n".join([said, "", *table, *(f"| {' | '.join(row)} |" for row in rows)])

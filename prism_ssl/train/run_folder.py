@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from prism_ssl.config.defaults import config_from_dict, known_keys
+from prism_ssl.config.defaults import apply_overrides, config_from_dict, known_keys
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import ConfigError, RunFolderError
 from prism_ssl.train.local_record import CHECKPOINT_FILE, CONFIG_FILE, read_summary, write_json
@@ -24,14 +27,40 @@ MAY_CHANGE = {
 _FREE_SECTIONS = ("run.", "preflight.", "eval.", "tracking.", "quota.")
 
 
+WHERE = "data.catalog_path", "data.columns"
+"""Where the scans are told of. Which scans these are is a matter of the split in the checkpoint, not of a spelling."""
+FORMER_FILE = "former_spellings.json"
+"""Spellings of the catalogue's path under which a run was known before; kept where they differ from the present."""
+
+
 def identity(config: PrismConfig) -> str:
     """Hash of the settings that must be equal for a run to be continued."""
+    return content_hash(_fixed(config))
+
+
+def identities(config: PrismConfig, run_dir: Path) -> tuple[str, ...]:
+    """``identity``, and the hashes of the same settings by earlier versions, in which the catalogue's path entered."""
+    given = config.data.catalog_path
+    spellings = [given, given and os.path.relpath(given), *_former_spellings(run_dir)]
+    fixed = {key: value for key, value in known_keys(config).items() if _is_fixed(key) or key in WHERE}
+    return identity(config), *(content_hash(fixed | {"data.catalog_path": path}) for path in dict.fromkeys(spellings))
+
+
+def _fixed(config: PrismConfig) -> dict[str, Any]:
     fixed = {key: value for key, value in known_keys(config).items() if _is_fixed(key)}
-    return content_hash(fixed)
+    return fixed | {"generated phantoms": config.data.catalog_path is None}
 
 
 def _is_fixed(key: str) -> bool:
-    return key not in MAY_CHANGE and not key.startswith(_FREE_SECTIONS)
+    return key not in MAY_CHANGE and key not in WHERE and not key.startswith(_FREE_SECTIONS)
+
+
+def with_absolute_catalog(config: PrismConfig) -> PrismConfig:
+    """``config`` with a path of the catalogue that means the same wherever it is read."""
+    given = config.data.catalog_path
+    if given is None:
+        return config
+    return apply_overrides(config, {"data.catalog_path": str(Path(given).expanduser().absolute())})
 
 
 @dataclass
@@ -41,6 +70,8 @@ class RunFolder:
     path: Path
     checkpoint: Path | None
     lock: FolderLock
+    before: PrismConfig | None = None
+    """The settings of the attempt before; None where there was none, or one of other settings."""
 
     @property
     def name(self) -> str:
@@ -67,13 +98,26 @@ def claim_run_folder(config: PrismConfig) -> RunFolder:
         refuse_other_settings(path, config)
         _refuse_finished(path, config)
     else:
-        path = _first_unfinished(root / f"{config.recipe}-{identity_of_command(config)}")
-    return _claim(path, config)
+        path = folder_of_command(root, config, _first_unfinished)
+    return _claim(path, with_absolute_catalog(config))
 
 
-def identity_of_command(config: PrismConfig) -> str:
+def folder_of_command(root: Path, config: PrismConfig, of: Callable[[Path], Path] = Path) -> Path:
+    """The folder below ``root`` of a command without a name; ``of`` maps the folder of its settings to the one to use.
+
+    The catalogue counts as the file that its path leads to. Where only the folder is there that an earlier version
+    named by the spelling of the path, it is that one.
+    """
+    given = config.data.catalog_path
+    file = given and str(Path(given).expanduser().resolve())
+    now, before = (of(root / f"{config.recipe}-{_hash_of_command(config, path)}") for path in (file, given))
+    return before if before.exists() and not now.exists() else now
+
+
+def _hash_of_command(config: PrismConfig, catalog_path: str | None) -> str:
     """Eight characters that differ whenever any setting but those of ``run`` does."""
-    return content_hash({key: value for key, value in known_keys(config).items() if not key.startswith("run.")})[:8]
+    settings = {key: value for key, value in known_keys(config).items() if not key.startswith("run.")}
+    return content_hash(settings | {"data.catalog_path": catalog_path})[:8]
 
 
 def _first_unfinished(base: Path) -> Path:
@@ -100,23 +144,54 @@ def _refuse_finished(path: Path, config: PrismConfig) -> None:
 
 def refuse_other_settings(path: Path, config: PrismConfig) -> None:
     """Raise ``RunFolderError`` when the folder holds a run that was trained with other settings."""
-    saved = path / CONFIG_FILE
-    if not (saved.exists() and (path / CHECKPOINT_FILE).exists()):
+    if not (path / CHECKPOINT_FILE).exists():
         return
+    before = saved_settings(path)
+    if before is None:
+        return
+    old, new = _fixed(before), _fixed(config)
+    changed = [f"{key}: {old[key]!r} -> {new[key]!r}" for key in new if old[key] != new[key]]
+    if changed:
+        raise _other_settings(path, changed)
+
+
+def refuse_unknown_table(path: Path, before: PrismConfig | None, catalog: Path) -> None:
+    """Raise ``RunFolderError`` when a run whose checkpoint does not tell its scans is to go on with another table.
+
+    ``before``: the settings under which it ran last. A relative path counts as equal when ``catalog`` ends with it: an
+    earlier version did not note the folder that it was relative to.
+    """
+    spelt = before.data.catalog_path if before else None
+    if spelt is None:
+        return
+    known = Path(os.path.normpath(Path(spelt).expanduser()))
+    ends_so = not known.is_absolute() and catalog.parts[-len(known.parts) :] == known.parts
+    if not ends_so and known.resolve() != catalog.resolve():
+        raise _other_settings(path, [f"data.catalog_path: {spelt!r} -> {str(catalog)!r}"])
+
+
+def _other_settings(path: Path, changed: Sequence[str]) -> RunFolderError:
+    return RunFolderError(
+        f"run {path.name!r} was trained with other settings ({'; '.join(changed)}); "
+        "give the same ones to resume it, or choose another --run.name"
+    )
+
+
+def saved_settings(path: Path) -> PrismConfig | None:
+    """The settings that a run folder tells; None where it tells none.
+
+    Raises:
+        RunFolderError: they cannot be read.
+    """
+    saved = path / CONFIG_FILE
     try:
-        before = known_keys(config_from_dict(json.loads(saved.read_text())))
+        return config_from_dict(json.loads(saved.read_text())) if saved.exists() else None
     except (ConfigError, ValueError) as error:
         raise RunFolderError(f"{saved} cannot be read ({error}); choose another --run.name") from error
-    now = known_keys(config)
-    changed = [f"{key}: {before[key]!r} -> {now[key]!r}" for key in now if _is_fixed(key) and before[key] != now[key]]
-    if changed:
-        raise RunFolderError(
-            f"run {path.name!r} was trained with other settings ({'; '.join(changed)}); "
-            "give the same ones to resume it, or choose another --run.name"
-        )
 
 
 def _claim(path: Path, config: PrismConfig) -> RunFolder:
+    checkpoint = path / CHECKPOINT_FILE
     try:
         private_folder(path)
         lock = FolderLock(path)
@@ -124,6 +199,8 @@ def _claim(path: Path, config: PrismConfig) -> RunFolder:
             raise RunFolderError(
                 f"run folder {path} is in use by another process; wait for it, or pass --run.name for a second run"
             )
+        before = _settings_before(path, config)
+        _keep_spelling(path, before, config)
         write_json(path / CONFIG_FILE, config.to_dict())
     except OSError as error:
         if isinstance(error, RunFolderError):
@@ -131,5 +208,26 @@ def _claim(path: Path, config: PrismConfig) -> RunFolder:
         raise RunFolderError(
             f"run folder {path} cannot be written ({error.strerror or error}); set --run.root to a folder that can"
         ) from error
-    checkpoint = path / CHECKPOINT_FILE
-    return RunFolder(path, checkpoint if checkpoint.exists() else None, lock)
+    return RunFolder(path, checkpoint if checkpoint.exists() else None, lock, before)
+
+
+def _settings_before(path: Path, config: PrismConfig) -> PrismConfig | None:
+    try:
+        before = saved_settings(path)
+    except RunFolderError:
+        return None
+    return before if before is not None and identity(before) == identity(config) else None
+
+
+def _keep_spelling(path: Path, before: PrismConfig | None, config: PrismConfig) -> None:
+    """An earlier version's checkpoint and tracked run are known under the spelling of their time."""
+    former = before.data.catalog_path if before else None
+    if former is not None and former != config.data.catalog_path:
+        write_json(path / FORMER_FILE, list(dict.fromkeys([*_former_spellings(path), former])))
+
+
+def _former_spellings(run_dir: Path) -> list[str]:
+    try:
+        return [str(path) for path in json.loads((run_dir / FORMER_FILE).read_text())]
+    except (OSError, ValueError, TypeError):
+        return []

@@ -8,7 +8,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.config.tracking_environment import settled, tracking_mode
 from prism_ssl.train.local_record import CHECKPOINT_FILE
 from prism_ssl.train.logging import GLOBAL_STEP, SETTINGS_HASH, open_api, service_errors
-from prism_ssl.train.run_folder import identity
+from prism_ssl.train.run_folder import identities, identity
 from prism_ssl.train.tracking_identity import TrackedAs, read_tracked_as
 from prism_ssl.utils.wandb_client import fetch_artifact
 
@@ -25,11 +25,11 @@ def find_tracked(config: PrismConfig, run_dir: Path) -> TrackedAs | None:
         return None
     known = read_tracked_as(run_dir)
     if known is not None:
-        return known if known.settings == identity(config) else None
+        return known if known.settings in identities(config, run_dir) else None
     api = open_api(config)
     wanted = {
         "display_name": run_dir.name,
-        f"config.{SETTINGS_HASH}.value": identity(config),
+        f"config.{SETTINGS_HASH}.value": {"$in": list(identities(config, run_dir))},
         "state": {"$in": ["failed", "crashed", "killed", "preempted"]},
     }
     tracking = settled(config.tracking)

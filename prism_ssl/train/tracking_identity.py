@@ -14,7 +14,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.config.tracking_environment import tracking_project
 from prism_ssl.errors import RunFolderError
 from prism_ssl.train.local_record import write_json
-from prism_ssl.train.run_folder import identity
+from prism_ssl.train.run_folder import identities, identity
 
 TRACKING_FILE = "tracking.json"
 
@@ -56,7 +56,7 @@ class TrackedAs:
 def tracked_as(run_dir: Path, config: PrismConfig) -> TrackedAs:
     """The tracked run that this folder's training belongs to: the one it had under equal settings, or a new one."""
     known, project = read_tracked_as(run_dir), tracking_project(config.tracking)
-    if known is not None and known.settings == identity(config) and known.project == project:
+    if known is not None and known.settings in identities(config, run_dir) and known.project == project:
         return known
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", run_dir.name)[:48]  # W&B allows 64 plain characters
     tracked = TrackedAs(f"{name}-{secrets.token_hex(4)}", project, identity(config))

@@ -21,6 +21,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.config.tracking_environment import settled, tracking_words
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
+from prism_ssl.data.holdout import Split
 from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory
 from prism_ssl.train.console import LiveView
 from prism_ssl.train.failures import cause_of, is_about_others, root_failure
@@ -28,6 +29,7 @@ from prism_ssl.train.leftovers import Places
 from prism_ssl.train.local_record import (
     CHECKPOINT_FILE,
     HISTORY_FILE,
+    LocalRecord,
     is_probe,
     last_probe,
     read_history,
@@ -40,8 +42,8 @@ from prism_ssl.train.pictures import Pictures
 from prism_ssl.train.quota_guard import admit
 from prism_ssl.train.recorder import last_losses
 from prism_ssl.train.resources import require_resources, training_cpus, workers_on_a_node
-from prism_ssl.train.resume import StartingPoint, starting_point
-from prism_ssl.train.run_folder import RunFolder, claim_run_folder
+from prism_ssl.train.resume import StartingPoint, continued, starting_point
+from prism_ssl.train.run_folder import RunFolder, claim_run_folder, with_absolute_catalog
 from prism_ssl.train.stop_file import sigusr1_asks_to_stop, stop_file_of
 from prism_ssl.train.stop_request import StopBetweenSteps, sigterm_as_ctrl_c
 from prism_ssl.train.train_loop import train_loop
@@ -63,27 +65,32 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
             The summary in the run folder then says so as well.
     """
     tmp_root = temporary_root(config.run.tmp_root)
+    # Before there is a folder: a table that cannot be used leaves no run behind.
+    selected = select_scans(config, tmp_root) if config.data.catalog_path is not None else None
     with _claimed_run(config, console) as (folder, config):
         check_account(config)
         start = _begin_or_resume(folder, config, console)
-        selected = select_scans(config, tmp_root)
+        selected = selected or select_scans(config, tmp_root)
         session = ray_session(training_cpus(config) + _TASK_CPUS, object_store_bytes(config), tmp_root)
         with session, sigusr1_asks_to_stop(stop_file_of(tmp_root)):
             require_resources(config, ray.cluster_resources())
-            archive = prepare_archive(selected, config, folder.path.parent / ".preflight")
+            archive = prepare_archive(selected, config, folder.path.parent / ".preflight", start.split)
+            archive, earlier = _with_its_patients(archive, start, folder, config, console)
             describe_archive(archive, console)
             console.print(str(check_memory(config, archive)), highlight=False, soft_wrap=True)
             with (
                 LiveView(console, folder.path, start.step, config.train.max_steps),
                 Pictures(folder.path, config, min(archive.shards[0], key=lambda scan: scan.volume_bytes)),
             ):
-                return _attempt(folder, config, archive, start)
+                return _attempt(folder, config, archive, start, earlier)
 
 
 def train_on(archive: Archive, config: PrismConfig, console: Console) -> RunSummary:
     """As ``train``, with an archive prepared and an account checked before, in the Ray session that is there."""
     with _claimed_run(config, console) as (folder, config):
-        return _attempt(folder, config, archive, _begin_or_resume(folder, config, console))
+        start = _begin_or_resume(folder, config, console)
+        archive, earlier = _with_its_patients(archive, start, folder, config, console)
+        return _attempt(folder, config, archive, start, earlier)
 
 
 @contextmanager
@@ -92,7 +99,7 @@ def _claimed_run(config: PrismConfig, console: Console) -> Iterator[tuple[RunFol
     # Here, once: a worker's environment may tell another story than the driver's.
     tracking, words = settled(config.tracking), tracking_words(config.tracking)
     folder = claim_run_folder(config)
-    config = dataclasses.replace(config, tracking=tracking)
+    config = dataclasses.replace(with_absolute_catalog(config), tracking=tracking)
     console.print(words, markup=False, highlight=False, soft_wrap=True)
     try:
         with _refusals_in_summary(folder, config):
@@ -105,7 +112,9 @@ def _claimed_run(config: PrismConfig, console: Console) -> Iterator[tuple[RunFol
         folder.release()
 
 
-def _attempt(folder: RunFolder, config: PrismConfig, archive: Archive, start: StartingPoint) -> RunSummary:
+def _attempt(
+    folder: RunFolder, config: PrismConfig, archive: Archive, start: StartingPoint, earlier: Split | None
+) -> RunSummary:
     tmp_root = temporary_root(config.run.tmp_root)
     order = WorkOrder(
         config=config,
@@ -117,6 +126,7 @@ def _attempt(folder: RunFolder, config: PrismConfig, archive: Archive, start: St
         quarantine_file=archive.quarantine_file,
         checkpoint=start.checkpoint,
         stop_file=stop_file_of(tmp_root),
+        earlier=earlier,
     )
     return _final_summary(order, _fit(order, tmp_root), archive)
 
@@ -135,6 +145,19 @@ def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -
         console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     record_unfinished(folder.path, config, "running", resumed_from=start.step or None)
     return start
+
+
+def _with_its_patients(
+    archive: Archive, start: StartingPoint, folder: RunFolder, config: PrismConfig, console: Console
+) -> tuple[Archive, Split | None]:
+    """``continued``; what has changed is told, and kept in the run's history."""
+    archive, earlier, told = continued(archive, start, folder, config)
+    if told is not None:
+        console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        record = LocalRecord(folder.path)
+        record.event(start.step, "archive", told)
+        record.close()
+    return archive, earlier
 
 
 def describe_archive(archive: Archive, console: Console) -> None:
@@ -203,7 +226,8 @@ def _final_summary(order: WorkOrder, failure: BaseException | None, archive: Arc
     elif is_about_others(summary.cause):
         summary = dataclasses.replace(summary, cause=cause_of(failure))
     tracking = summary.tracking or end_lost_run(order.config, order.run_dir, summary)
-    summary = dataclasses.replace(summary, data=archive.counts(), tracking=tracking)
+    unproven = {} if order.split.proven else {"held_out_unproven": 1.0}
+    summary = dataclasses.replace(summary, data=archive.counts() | unproven, tracking=tracking)
     write_summary(summary)
     return summary
 

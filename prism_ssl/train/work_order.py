@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.archive import manifest_hash
+from prism_ssl.data.holdout import Split
 from prism_ssl.data.pool_actor import ActorSettings
 from prism_ssl.data.warm_pool import PoolSettings
 from prism_ssl.train.leftovers import Places
@@ -21,7 +23,7 @@ from prism_ssl.train.leftovers import Places
 class WorkOrder:
     """One attempt at a run. ``checkpoint`` is None for a run that begins; ``held_out`` is never trained on.
 
-    A file at ``stop_file`` asks it to end early.
+    A file at ``stop_file`` asks it to end early. ``earlier`` is the split under which the checkpoint was trained.
     """
 
     config: PrismConfig
@@ -35,6 +37,13 @@ class WorkOrder:
     extract_without_gpu: bool = False
     """Where there is no GPU, let data.extract_on: cuda mirror volumes in memory and run the same code (for tests)."""
     stop_file: Path | None = None
+    earlier: Split | None = None
+
+    @functools.cached_property
+    def split(self) -> Split:
+        """Who is trained on and who is held out, here and in the attempts before."""
+        training = (scan.record for scan in itertools.chain(*self.shards))
+        return Split.of(training, (scan.record for scan in self.held_out)).joined(self.earlier)
 
     @property
     def places(self) -> Places:
@@ -78,6 +87,7 @@ class WorkOrder:
             "generated_phantoms": self.config.data.catalog_path is None,
             "training": _counts(training),
             "held_out": _counts(self.held_out),
+            "held_out_proven": self.split.proven,
         }
 
     def encoder_description(self, step: int) -> dict[str, Any]:

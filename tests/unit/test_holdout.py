@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from prism_ssl.data.holdout import split_by_patient
+from prism_ssl.contracts import ScanRecord
+from prism_ssl.data.holdout import Split, split_by_patient
 from tests.unit.catalog_tables import archive_rows, chosen, load, write
 
 
@@ -68,3 +70,60 @@ def test_records_split_by_their_subject(tmp_path: Path) -> None:
     train, held = split_by_patient(records, 0.1, 8, seed=0)
     assert {record.subject_id for record in train}.isdisjoint(record.subject_id for record in held)
     assert len(held) >= 8
+
+
+def record(patient: str, number: int = 0) -> ScanRecord:
+    return ScanRecord(f"{patient}/{number}", f"series {patient}/{number}", "CT", "", "", patient)
+
+
+def test_when_a_held_out_scan_disappears_nobody_who_was_trained_on_takes_its_place() -> None:
+    before = [record(f"p{number}") for number in range(20)]
+    split = Split.of(*split_by_patient(before, 0.05, 8, seed=0))
+    assert len(split.held_out) == 8
+    left = [scan for scan in before if scan.subject_id != min(split.held_out)]
+    again = split_by_patient(left, 0.05, 8, seed=0)[1]
+    assert {scan.subject_id for scan in again} & split.training.keys()  # what a split made anew would do
+    train, held = split_by_patient(left, 0.05, 8, seed=0, earlier=split)
+    assert {scan.subject_id for scan in train} == set(split.training)
+    assert {scan.subject_id for scan in held} == split.held_out.keys() - {min(split.held_out)}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_comes_and_goes_nobody_changes_sides(seed: int) -> None:
+    rng = random.Random(seed)
+    everyone = [record(f"p{number}", each) for number in range(60) for each in range(2)]
+    so_far, trained, held_out = Split({}, {}), set[str](), set[str]()
+    for _ in range(6):
+        table = rng.sample(everyone, rng.randint(40, 120))
+        train, held = split_by_patient(table, 0.1, 8, seed=0, earlier=so_far if trained else None)
+        so_far = Split.of(train, held).joined(so_far)
+        trained |= {scan.subject_id for scan in train}
+        held_out |= {scan.subject_id for scan in held}
+        assert len(train) + len(held) == len(table)
+        assert trained.isdisjoint(held_out)
+    assert (set(so_far.training), set(so_far.held_out)) == (trained, held_out)
+
+
+def test_what_has_changed_is_told_and_nothing_else() -> None:
+    scans = [record(f"p{number}", each) for number in range(10) for each in range(2)]
+    before = Split.of(*split_by_patient(scans, 0.2, 4, seed=0))
+    assert before.changes_since(before) is None
+    patient = min(before.training)
+    fewer = [scan for scan in scans if scan.subject_id != patient and scan.scan_id != f"{max(before.training)}/1"]
+    after = Split.of(*split_by_patient([*fewer, record("p1", 7)], 0.2, 4, seed=0, earlier=before))
+    side, untouched = ("held out", "to train on") if "p1" in before.held_out else ("to train on", "held out")
+    told = after.changes_since(before)
+    assert told is not None
+    assert "to train on: 3 scans are gone" in told
+    assert "(1 patients are gone, 0 are new)" in told
+    assert "1 are new" in told.split(side)[1]
+    assert (untouched in told) == (untouched == "to train on")
+    gone = Split.of([scan for scan in scans if scan.subject_id in before.training], [])
+    assert "nobody is left who is held out" in str(gone.changes_since(before))
+
+
+def test_a_split_survives_as_plain_values() -> None:
+    split = Split.of([record("a", 1), record("a", 0), record("b")], [record("c")], proven=False)
+    assert split.training == {"a": ["a/0", "a/1"], "b": ["b/0"]}
+    assert Split.from_plain(dataclasses.asdict(split)) == split
+    assert not Split.of([record("d")], []).joined(split).proven

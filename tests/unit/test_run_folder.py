@@ -13,8 +13,9 @@ from prism_ssl.config.defaults import apply_overrides, known_keys, phantom_cpu
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.errors import RunFolderError
-from prism_ssl.train.local_record import CHECKPOINT_FILE, CONFIG_FILE, write_summary
-from prism_ssl.train.run_folder import MAY_CHANGE, claim_run_folder, identity
+from prism_ssl.train.local_record import CHECKPOINT_FILE, CONFIG_FILE, write_json, write_summary
+from prism_ssl.train.run_folder import MAY_CHANGE, claim_run_folder, identities, identity
+from prism_ssl.utils.hashing import content_hash
 
 OTHER_VALUES: dict[str, Any] = {
     "train.max_steps": 900, "train.log_every": 7, "train.checkpoint_every": 9, "train.stall_warmup_steps": 3,
@@ -140,3 +141,73 @@ def test_a_folder_that_cannot_be_written_is_refused_with_its_path(tmp_path: Path
     match = rf"run folder {tmp_path}/file/runs/.* cannot be written \(Not a directory\); set --run.root to a folder"
     with pytest.raises(RunFolderError, match=match):
         claim_run_folder(_config(tmp_path / "file" / "runs", run__name=name))
+
+
+def _table(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return str(path)
+
+
+def test_the_same_table_by_another_spelling_finds_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = _table(tmp_path / "here" / "catalog.csv")
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    before = _leave(_config(tmp_path, data__catalog_path="catalog.csv"))
+    for spelt in (table, "../here/catalog.csv", str(tmp_path / "link" / "catalog.csv")):
+        folder = claim_run_folder(_config(tmp_path, data__catalog_path=spelt))
+        folder.release()
+        assert (folder.path, folder.checkpoint) == (before, before / CHECKPOINT_FILE)
+        assert Path(json.loads((before / CONFIG_FILE).read_text())["data"]["catalog_path"]).is_absolute()
+
+
+def test_another_table_by_the_same_spelling_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("here", "elsewhere"):
+        _table(tmp_path / place / "catalog.csv")
+    monkeypatch.chdir(tmp_path / "here")
+    before = _leave(_config(tmp_path, data__catalog_path="catalog.csv"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert claim_run_folder(_config(tmp_path, data__catalog_path="catalog.csv")).path != before
+
+
+def test_a_named_run_does_not_ask_how_its_table_or_its_columns_are_called(tmp_path: Path) -> None:
+    before = _leave(_config(tmp_path, run__name="mine", data__catalog_path="/a/catalog.csv"))
+    other = _config(tmp_path, run__name="mine", data__catalog_path="/b/t.parquet", data__columns={"pmbb_id": "mrn"})
+    folder = claim_run_folder(other)
+    assert folder.checkpoint == before / CHECKPOINT_FILE
+    assert folder.before is not None
+    assert folder.before.data.catalog_path == "/a/catalog.csv"
+    folder.release()
+    with pytest.raises(RunFolderError, match="generated phantoms: False -> True"):
+        claim_run_folder(_config(tmp_path, run__name="mine"))
+
+
+def _of_an_earlier_version(config: PrismConfig) -> str:
+    """Hash of the settings as versions made it in which the path of the catalogue was one of them."""
+    free = ("run.", "preflight.", "eval.", "tracking.", "quota.")
+    return content_hash({k: v for k, v in known_keys(config).items() if k not in MAY_CHANGE and not k.startswith(free)})
+
+
+@pytest.mark.parametrize("spelt", ["catalog.csv", "../here/catalog.csv"])
+def test_a_run_of_an_earlier_version_is_found_and_known_however_often_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelt: str
+) -> None:
+    table = _table(tmp_path / "here" / "catalog.csv")
+    monkeypatch.chdir(tmp_path / "here")
+    old = _config(tmp_path, data__catalog_path=spelt)
+    command = {key: value for key, value in known_keys(old).items() if not key.startswith("run.")}
+    path = tmp_path / f"phantom-cpu-{content_hash(command)[:8]}"
+    path.mkdir()
+    write_json(path / CONFIG_FILE, old.to_dict())
+    (path / CHECKPOINT_FILE).write_bytes(b"")
+    hashed = _of_an_earlier_version(old)
+    first = claim_run_folder(old)
+    assert first.path == path
+    first.release()
+    monkeypatch.chdir(tmp_path)  # a trial of a sweep works elsewhere, and is told the absolute path
+    for _ in range(2):
+        now = _config(tmp_path, run__name=path.name, data__catalog_path=table)
+        claim_run_folder(now).release()
+        assert hashed in identities(now, path)
+        assert hashed != identity(now)
+    assert hashed not in identities(apply_overrides(now, {"train.lr": 0.5}), path)

@@ -10,6 +10,7 @@ import pytest
 
 from prism_ssl.config.defaults import apply_overrides, core24_smoke
 from prism_ssl.contracts import RunStatus, RunSummary
+from prism_ssl.data.holdout import Split
 from prism_ssl.errors import ConfigError, RunFolderError
 from prism_ssl.train.local_record import write_json, write_summary
 from tune.core24 import design_points
@@ -158,3 +159,30 @@ def test_wandb_variables_decide_how_trials_are_tracked_and_not_where_they_are(mo
     assert (tracking.mode, tracking.project, tracking.group) == ("online", "p", "night")
     assert tracking.name is None  # 24 runs of one name are of no use
     assert tracking.tags[:2] == ("a", "core24")
+
+
+def test_trials_that_are_begun_later_hold_out_the_same_patients(tmp_path: Path) -> None:
+    some = sweep(tmp_path)
+    some.folder.mkdir()
+    first, second = Split({"a": ["1"]}, {"b": ["2"]}), Split({"c": ["3"]}, {"b": ["2"]})
+    some.note_split(first)
+    assert some.split() is None  # nobody was trained on yet: another table may still take its place
+    some.note_split(first)
+    leave(some, 0, "failed", steps=3)
+    assert some.split() == first
+    some.note_split(second)
+    assert some.split() == Split({"a": ["1"], "c": ["3"]}, {"b": ["2"]})
+
+
+def test_a_sweeps_table_is_at_the_same_place_wherever_a_trial_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    some = sweep(tmp_path, data__catalog_path="catalog.csv")
+    assert sweep(tmp_path, data__catalog_path=str(tmp_path / "here" / "catalog.csv")).folder == some.folder
+    there = pickle.dumps(some)
+    monkeypatch.chdir(tmp_path)
+    again: Sweep = pickle.loads(there)
+    assert again.folder == some.folder
+    assert again.config(again.points[0]).data.catalog_path == str(tmp_path / "here" / "catalog.csv")
