@@ -27,7 +27,7 @@ WRITERS_OF_SCANS = ("prism_ssl/data/phantoms.py", "prism_ssl/data/broken_files.p
 HOMES = {
     "wandb": ("prism_ssl/utils/wandb_client.py",),
     "nibabel": ("prism_ssl/data/nifti.py", *WRITERS_OF_SCANS),
-    "isal": ("prism_ssl/data/nifti.py", *WRITERS_OF_SCANS),
+    "isal": ("prism_ssl/data/file_stream.py", *WRITERS_OF_SCANS),
     "numba": ("prism_ssl/data/extract.py",),
     "llvmlite": ("prism_ssl/data/extract.py",),
     "tyro": ("tune/*.py",),

@@ -8,24 +8,22 @@ Every failure is a ``ScanRejected`` whose detail holds numbers and never a path.
 from __future__ import annotations
 
 import math
-import mmap
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from isal import igzip, isal_zlib
-from isal.igzip import BadGzipFile
 from nibabel.spatialimages import HeaderDataError
 
 from prism_ssl.contracts import Float64, RobustStats
 from prism_ssl.data import geometry
+from prism_ssl.data.file_stream import FileStream
 from prism_ssl.data.reject_reason import RejectReason
 from prism_ssl.data.robust_stats import robust_stats
 from prism_ssl.data.volume_memory import VolumeMemory
@@ -35,17 +33,12 @@ GZIP_RATIO_MAX = 1100
 """Deflate packs at most 1032 bytes into one; a header that declares more than this describes another file."""
 
 TRAILING_BYTES_MAX = 2**20
-"""Bytes after the last voxel that are read to reach the end of a gzip stream and its checksum."""
+"""Bytes after the last voxel that are read, to reach the checksum of a gzip stream; as many mean another volume."""
 
 SINGULAR_SHARE = 1e-3
 """Volume of a voxel over the product of its edges at which its axes count as dependent (a tilt of 89.9 degrees)."""
 
-_nib: Any = nib  # nibabel and isal publish types for a part of what they offer
-_igzip: Any = igzip
-_IsalError: Any = isal_zlib.IsalError
-
-# 1 MiB: the intermediate copy stays in the cache; 2 % slower than inflating into place, which has no public call.
-_CHUNK_BYTES = 2**20
+_nib: Any = nib  # nibabel publishes types for a part of what it offers
 _HEADER_BYTES = 540  # NIfTI-2; a NIfTI-1 header is 348
 _PARSE_ERRORS = (HeaderDataError, ValueError, KeyError, TypeError, OverflowError)
 
@@ -95,8 +88,9 @@ class ScanHeader:
 class OpenScan:
     """A scan ready to be sampled: the raw voxels as they lie on disk, and what gives them meaning.
 
-    ``voxels`` is [nz, ny, nx], C-contiguous, native byte order, possibly a read-only memory map: voxel (i, j, k)
-    is ``voxels[k, j, i]``. ``affine`` [4, 4] maps (i, j, k) to RAS mm. Rescaled value = slope * raw + intercept.
+    ``voxels`` is [nz, ny, nx], C-contiguous, native byte order, possibly a read-only map of a scratch file: voxel
+    (i, j, k) is ``voxels[k, j, i]``. ``affine`` [4, 4] maps (i, j, k) to RAS mm. Rescaled value = slope * raw +
+    intercept.
     """
 
     voxels: npt.NDArray[Any]
@@ -145,13 +139,14 @@ def open_scan(
 ) -> OpenScan:
     """Open a scan for sampling.
 
-    A gzip stream is inflated to its end, so that a wrong checksum is noticed; an uncompressed file is mapped.
+    The file is read into memory and to its end, so that a wrong checksum is noticed. It is never mapped: a file that is
+    cut while it is mapped kills the process that looks at it.
 
     Args:
         path: a ``.nii`` or ``.nii.gz`` file; its content decides which.
         stats: what preflight found; ``None``: computed here, see ``robust_stats``.
         max_volume_bytes: a file that declares more is refused before anything is inflated.
-        memory: where the voxels of a gzip stream are put; ``None``: memory of their own.
+        memory: where the voxels are put; ``None``: memory of their own.
 
     Raises:
         ScanRejected: the file cannot be read, is damaged, or is no 3-D volume of real numbers.
@@ -174,15 +169,13 @@ def read_header(path: str | Path) -> ScanHeader:
     Raises:
         ScanRejected: not readable, not a NIfTI, or a header without a meaning.
     """
-    with _failures_named(), Path(path).open("rb") as file:
-        file_bytes = file.seek(0, 2)
-        file.seek(0)
-        gz = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        head = _igzip.open(file).read(_HEADER_BYTES) if gz else file.read(_HEADER_BYTES)
-    parsed, offset_min = _parse(head)
+    head = bytearray(_HEADER_BYTES)
+    with _failures_named(), Path(path).open("rb", buffering=0) as file:
+        stream = FileStream(file)
+        held = stream.fill(memoryview(head))
+    parsed, offset_min = _parse(bytes(head[:held]))
     try:
-        return _scan_header(parsed, offset_min, gz, file_bytes)
+        return _scan_header(parsed, offset_min, stream.gz, stream.file_bytes)
     except ScanRejected:
         raise
     except _PARSE_ERRORS as error:
@@ -225,22 +218,20 @@ def check_affine(affine: Float64) -> None:
 
 def load_voxels(path: str | Path, header: ScanHeader, memory: VolumeMemory | None = None) -> npt.NDArray[Any]:
     """The raw voxels [nz, ny, nx] of a file that passed ``check_openable``, in native byte order."""
-    with _failures_named():
-        flat = _inflate(path, header, memory or VolumeMemory()) if header.gz else _map(path, header)
+    with _failures_named(), Path(path).open("rb", buffering=0) as file:
+        raw_bytes = (memory or VolumeMemory()).take(header.volume_bytes)
+        _fill(raw_bytes, FileStream(file), header.vox_offset)
+    flat = raw_bytes.view(header.dtype)
     if not header.dtype.isnative:
-        flat = flat.byteswap(inplace=flat.flags.writeable).view(header.dtype.newbyteorder("="))
+        flat = flat.byteswap(inplace=True).view(header.dtype.newbyteorder("="))
     return flat.reshape(header.volume_shape[::-1])
 
 
 @contextmanager
 def _failures_named() -> Iterator[None]:
-    """Give what the file system and the inflater raise the name under which preflight counts it."""
+    """Give what the file system raises the name under which preflight counts it."""
     try:
         yield
-    except EOFError as error:
-        raise ScanRejected(RejectReason.TRUNCATED_GZIP, "the gzip stream ends early; copy the file again") from error
-    except (BadGzipFile, _IsalError) as error:
-        raise ScanRejected(RejectReason.CORRUPT_GZIP, f"the gzip stream is damaged: {error}") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ScanRejected(RejectReason.MISSING_PATH, "the file does not exist") from error
     except OSError as error:
@@ -298,35 +289,19 @@ def _affine(parsed: Any) -> Float64:
     return np.asarray(parsed.get_best_affine(), dtype=np.float64)
 
 
-def _inflate(path: str | Path, header: ScanHeader, memory: VolumeMemory) -> npt.NDArray[Any]:
-    flat = memory.take(header.volume_bytes)
-    with _igzip.open(path) as stream:
-        _read_into(stream, memoryview(bytearray(header.vox_offset)))
-        held = _read_into(stream, flat.data)
-        if held < flat.size:
-            detail = f"the file holds {held} bytes of voxels; the header declares {flat.size}"
-            raise ScanRejected(RejectReason.TRUNCATED_DATA, detail)
-        if _read_into(stream, memoryview(bytearray(TRAILING_BYTES_MAX))) == TRAILING_BYTES_MAX:
-            detail = f"{TRAILING_BYTES_MAX} bytes or more follow the last voxel; needed: a header that declares them"
-            raise ScanRejected(RejectReason.TRAILING_DATA, detail)
-    return flat.view(header.dtype)
-
-
-def _read_into(stream: IO[bytes], buffer: memoryview) -> int:
-    """Fill ``buffer``; fewer bytes than its length mean that the stream has ended (its checksum was right)."""
-    filled = 0
-    while chunk := stream.read(min(_CHUNK_BYTES, len(buffer) - filled)):
-        buffer[filled : filled + len(chunk)] = chunk
-        filled += len(chunk)
-    return filled
-
-
-def _map(path: str | Path, header: ScanHeader) -> npt.NDArray[Any]:
-    with Path(path).open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    count = header.volume_bytes // header.dtype.itemsize
-    flat = np.frombuffer(mapped, dtype=header.dtype, count=count, offset=header.vox_offset)
-    return flat if flat.flags.aligned else flat.copy()
+def _fill(voxels: npt.NDArray[np.uint8], stream: FileStream, vox_offset: int) -> None:
+    """Read the bytes of all voxels, and on to the end of a gzip stream, where its checksum is compared."""
+    stream.skip(vox_offset)
+    held = stream.fill(voxels.data)
+    if held < voxels.size and stream.foreign_tail:
+        detail = f"bytes that are no gzip stream follow the first {held} of {voxels.size} bytes of voxels"
+        raise ScanRejected(RejectReason.CORRUPT_GZIP, detail)
+    if held < voxels.size:
+        detail = f"the file holds {held} bytes of voxels; the header declares {voxels.size}"
+        raise ScanRejected(RejectReason.TRUNCATED_DATA, detail)
+    if stream.skip(TRAILING_BYTES_MAX) == TRAILING_BYTES_MAX:
+        detail = f"{TRAILING_BYTES_MAX} bytes or more follow the last voxel; needed: a header that declares them"
+        raise ScanRejected(RejectReason.TRAILING_DATA, detail)
 
 
 def _times(values: Any) -> str:

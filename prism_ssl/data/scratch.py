@@ -59,7 +59,7 @@ class ScratchStore:
         path = self._folder / scan_id
         try:
             path.write_bytes(scan.voxels.data)  # ndarray.tofile loses the last bytes in silence when they do not fit
-        except OSError:  # the disk is full before the budget is
+        except OSError:  # the disk is full before the budget is, or fails: what is here stays, nothing more is put here
             path.unlink(missing_ok=True)
             with self._lock:
                 self.used_bytes -= size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import mmap
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +99,9 @@ def _last_step(run: Path) -> int | None:
     path = run / "history.jsonl"
     if not path.exists() or path.stat().st_size == 0:
         return None
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        tail = text[max(0, len(text) - _TAIL_BYTES) :]
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        tail = file.read()
     steps = []
     for line in tail[: tail.rfind(b"\n") + 1].split(b"\n"):
         try:

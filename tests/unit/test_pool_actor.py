@@ -185,7 +185,7 @@ def test_closing_returns_the_failure_that_no_chunk_has_reported(tmp_path: Path) 
     actor = PoolActor(scans, actor_settings(tmp_path / "scratch", pool), "pool-0")
     assert chunks_of(actor, 2)[-1].broken == []
     let_fail(hanging)
-    cause = "ScanRejected: not_readable: the file cannot be read: None"
+    cause = "ScanRejected: not_readable: the file cannot be read: Illegal seek"
     assert actor.close() == [BrokenScan(hanging.record.scan_id, "open", cause)]
     assert list((tmp_path / "scratch").iterdir()) == []
 
