@@ -9,7 +9,6 @@ Two rows with the same four fields are one scan: one row is kept, the others are
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +22,13 @@ import pyarrow.parquet as pq
 
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import ScanRecord
+from prism_ssl.data.catalog_columns import OPTIONAL, REQUIRED, column_names
 from prism_ssl.data.filters import has_modality, is_derived, is_localizer, is_time_series, modality_name, series_text
 from prism_ssl.data.hash_order import BATCH_ROWS, IDENTITY, HashOrder
 from prism_ssl.data.series_file import resolve_nifti
 from prism_ssl.errors import CatalogError, ScanRejected
 from prism_ssl.utils.hashing import short_id
 
-REQUIRED = ("pmbb_id", "modality", "series_path")
-OPTIONAL = ("series_description", "exam_type", "nifti_path", "series_id")
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 MODALITIES_REMEMBERED = 100
@@ -109,7 +107,7 @@ def _batches(path: Path, config: DataConfig) -> Iterator[pl.DataFrame]:
     """IDENTITY, modality and series_text of the table: trimmed strings, "" for null and for columns it lacks."""
     _check_path(path)
     try:
-        names = _column_names(_header(path), path, config)
+        names = column_names(_header(path), path, config)
         columns = [_text(names.get(ours)).alias(ours) for ours in REQUIRED + OPTIONAL]
         for frame in _frames(path, sorted(set(names.values()))):
             ours = frame.select(columns)
@@ -162,29 +160,6 @@ def _text(column: str | None) -> pl.Expr:
     if column is None:
         return pl.lit("")
     return pl.col(column).cast(pl.String).str.strip_chars().fill_null("")
-
-
-def _column_names(found: list[str], path: Path, config: DataConfig) -> dict[str, str]:
-    """Our name -> the table's, for every column to be read."""
-    if unknown := sorted(set(config.columns) - {*REQUIRED, *OPTIONAL}):
-        raise CatalogError(f"data.columns names {', '.join(unknown)}; known: {', '.join(REQUIRED + OPTIONAL)}")
-    names = {ours: config.columns.get(ours, ours) for ours in REQUIRED + OPTIONAL}
-    reads_text = config.drop_time_series or config.drop_localizers or config.drop_derived
-    needed = [*REQUIRED, *config.columns, *(["series_description"] if reads_text else [])]
-    if missing := [ours for ours in dict.fromkeys(needed) if names[ours] not in found]:
-        nearest = {ours: _nearest(names[ours], found) for ours in missing}
-        raise CatalogError(
-            f"catalogue {path} has no column {', '.join(names[ours] for ours in missing)}; "
-            f"found: {', '.join(found)}; needed: {', '.join(dict.fromkeys(needed))}; "
-            f"map them with data.columns, e.g. data.columns={nearest}"
-        )
-    unread = () if reads_text else ("series_description", "exam_type")
-    return {ours: theirs for ours, theirs in names.items() if theirs in found and ours not in unread}
-
-
-def _nearest(name: str, found: list[str]) -> str:
-    by_lower = {theirs.lower(): theirs for theirs in found}
-    return by_lower[difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)[0]] if found else "?"
 
 
 def _reasons_to_drop(config: DataConfig) -> dict[str, pl.Expr]:

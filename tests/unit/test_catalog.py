@@ -195,7 +195,38 @@ def test_a_missing_column_is_named_with_its_nearest_candidate_and_the_knob(tmp_p
     told = r"has no column pmbb_id, modality, series_path; found: PMBB_ID, modalty; needed: pmbb_id, .*data\.columns"
     with pytest.raises(CatalogError, match=told) as caught:
         load(write(tmp_path / "a.csv", rows))
-    assert "'pmbb_id': 'PMBB_ID', 'modality': 'modalty'" in str(caught.value)
+    assert "say --data.columns pmbb_id PMBB_ID modality modalty series_path COLUMN" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ("modality,series_path", "no column is left that it could be"),
+        ("modality,series_path,weight", r"--data.columns pmbb_id COLUMN \(COLUMN: one of weight\)"),
+        ("PatientID,modality,series_path,age", "--data.columns pmbb_id PatientID$"),
+        ("Patient ID,modality,series_path,age", "--data.columns pmbb_id 'Patient ID'$"),
+        ("mrn,modality,series_path,series_id", "--data.columns pmbb_id mrn$"),
+    ],
+)
+def test_no_column_is_proposed_that_means_something_already(tmp_path: Path, found: str, told: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{found}\n")
+    with pytest.raises(CatalogError, match=told):
+        load(tmp_path / "a.csv")
+
+
+def test_the_proposal_keeps_what_was_said_before(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("who,modalty,series_path\n")
+    with pytest.raises(CatalogError, match=r"--data.columns pmbb_id who modality modalty$"):
+        load(tmp_path / "a.csv", columns={"pmbb_id": "who"})
+
+
+def test_one_column_has_one_meaning(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", archive_rows(2))
+    with pytest.raises(CatalogError, match=r"column 'modality' of catalogue .* is to be pmbb_id and modality at once"):
+        load(path, columns={"pmbb_id": "modality"})
+    with pytest.raises(CatalogError, match="is to be pmbb_id and series_id at once"):
+        load(path, columns={"series_id": "pmbb_id"})
+    assert load(path, columns={"nifti_path": "series_path"}).report.distinct == 6  # both say where it lies
 
 
 @pytest.mark.parametrize("switch", ["drop_time_series", "drop_localizers", "drop_derived"])

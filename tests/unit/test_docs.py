@@ -11,7 +11,7 @@ import pytest
 from prism_ssl import errors
 from prism_ssl.config.defaults import RECIPES, known_keys
 from prism_ssl.config.defaults import phantom_cpu as phantoms
-from prism_ssl.data.catalog import OPTIONAL, REQUIRED
+from prism_ssl.data.catalog_columns import OPTIONAL, REQUIRED
 from prism_ssl.data.reject_reason import RejectReason
 from prism_ssl.eval.embed_scan import EMBEDDING_FAILED
 from prism_ssl.train.alarm_rules import alarm_rules

@@ -1,0 +1,88 @@
+"""Which column of a catalogue means what, and what to type when one is called otherwise."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from prism_ssl.config.schema import DataConfig
+from prism_ssl.errors import CatalogError
+
+REQUIRED = ("pmbb_id", "modality", "series_path")
+OPTIONAL = ("series_description", "exam_type", "nifti_path", "series_id")
+
+_PLACES = {"series_path", "nifti_path"}
+"""Both say where a file lies, so one column may be both; any other column means one thing."""
+_OTHER_WORDS = {
+    "pmbb_id": ("patient_id", "patientid", "patient", "subject_id", "subject", "participant_id", "mrn", "person_id"),
+    "modality": ("modality", "mod"),
+    "series_path": ("path", "folder", "dir", "directory", "series_dir", "file", "filename", "nifti"),
+    "series_description": ("description", "seriesdescription", "protocol_name"),
+    "nifti_path": ("file", "filename", "path", "nifti"),
+    "series_id": ("series_uid", "seriesinstanceuid", "series_instance_uid"),
+    "exam_type": ("exam", "study_description", "studydescription"),
+}
+"""What archives call these columns."""
+_NEAR = 0.6
+
+
+def column_names(found: Sequence[str], path: Path, config: DataConfig) -> dict[str, str]:
+    """Our name -> the table's, for every column to be read.
+
+    Raises:
+        CatalogError: a column is missing, or one is to mean two things.
+    """
+    if unknown := sorted(set(config.columns) - {*REQUIRED, *OPTIONAL}):
+        raise CatalogError(f"data.columns names {', '.join(unknown)}; known: {', '.join(REQUIRED + OPTIONAL)}")
+    names = {ours: config.columns.get(ours, ours) for ours in REQUIRED + OPTIONAL}
+    reads_text = config.drop_time_series or config.drop_localizers or config.drop_derived
+    needed = [*REQUIRED, *config.columns, *(["series_description"] if reads_text else [])]
+    if missing := [ours for ours in dict.fromkeys(needed) if names[ours] not in found]:
+        raise CatalogError(
+            f"catalogue {path} has no column {', '.join(names[ours] for ours in missing)}; "
+            f"found: {', '.join(found)}; needed: {', '.join(dict.fromkeys(needed))}; {_hint(missing, names, found)}"
+        )
+    unread = () if reads_text else ("series_description", "exam_type")
+    read = {ours: theirs for ours, theirs in names.items() if theirs in found and ours not in unread}
+    _refuse_two_meanings(read, path)
+    return read
+
+
+def _refuse_two_meanings(read: Mapping[str, str], path: Path) -> None:
+    meanings: dict[str, list[str]] = {}
+    for ours, theirs in read.items():
+        meanings.setdefault(theirs, []).append(ours)
+    for theirs, ours_of in meanings.items():
+        if len(ours_of) > 1 and not _PLACES.issuperset(ours_of):
+            raise CatalogError(
+                f"column {theirs!r} of catalogue {path} is to be {' and '.join(ours_of)} at once; needed: a column of "
+                "its own for each of them; correct --data.columns"
+            )
+
+
+def _hint(missing: Sequence[str], names: Mapping[str, str], found: Sequence[str]) -> str:
+    """The option to type, with the columns that are likely meant; none is proposed that means something already."""
+    known = {ours: theirs for ours, theirs in names.items() if theirs in found}
+    free = [column for column in found if column not in known.values()]
+    if not free:
+        return "no column is left that it could be"
+    mapping = {ours: theirs for ours, theirs in known.items() if theirs != ours}
+    for ours in missing:
+        near = _nearest(ours, names[ours], free)
+        mapping[ours] = near or "COLUMN"
+        free = [column for column in free if column != near]
+    told = " ".join(shlex.quote(word) for pair in mapping.items() for word in pair)
+    which = f" (COLUMN: one of {', '.join(free)})" if "COLUMN" in mapping.values() and free else ""
+    return f"if another column holds it, say --data.columns {told}{which}"
+
+
+def _nearest(ours: str, wanted: str, free: Sequence[str]) -> str | None:
+    by_lower = {theirs.lower(): theirs for theirs in free}
+    words = [wanted.lower(), *_OTHER_WORDS.get(ours, ())]
+    for word in words:
+        if word in by_lower:
+            return by_lower[word]
+    near = [match for word in words for match in difflib.get_close_matches(word, by_lower, n=1, cutoff=_NEAR)]
+    return by_lower[near[0]] if near else None
