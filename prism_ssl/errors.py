@@ -81,6 +81,14 @@ class ArchiveUnreachable(PrismError, OSError):
     """The volume that holds the scans is away, and stayed away while it was waited for."""
 
 
+class MachineTrouble(PrismError, RuntimeError):
+    """This machine, and no scan, kept a scan from being read: too many open files or threads, say."""
+
+
+class HostOutOfMemory(MachineTrouble):
+    """The machine, or the job on it, has no memory left to open a scan or to cut views out of one."""
+
+
 class ClusterUnreachable(PrismError, ConnectionError):
     """``RAY_ADDRESS`` names a Ray head that does not answer."""
 

@@ -2,7 +2,8 @@
 
 Opening costs little more than inflating the file's bytes: the voxels keep their type and order on disk, slope and
 intercept are left to the extraction, reorientation to RAS is left to the affine, statistics come from a sample.
-Every failure is a ``ScanRejected`` whose detail holds numbers and never a path.
+What is wrong with a file is a ``ScanRejected`` whose detail holds numbers and never a path; what the storage or the
+machine cannot do is none, see ``read_errors``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from nibabel.spatialimages import HeaderDataError
 from prism_ssl.contracts import Float64, RobustStats
 from prism_ssl.data import geometry
 from prism_ssl.data.file_stream import FileStream
+from prism_ssl.data.read_errors import read_failure
 from prism_ssl.data.reject_reason import RejectReason
 from prism_ssl.data.robust_stats import robust_stats
 from prism_ssl.data.volume_memory import VolumeMemory
@@ -150,6 +152,7 @@ def open_scan(
 
     Raises:
         ScanRejected: the file cannot be read, is damaged, or is no 3-D volume of real numbers.
+        ArchiveUnreachable, MachineTrouble: the file is not to blame.
     """
     header = read_header(path)
     check_openable(header, max_volume_bytes)
@@ -232,10 +235,8 @@ def _failures_named() -> Iterator[None]:
     """Give what the file system raises the name under which preflight counts it."""
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ScanRejected(RejectReason.MISSING_PATH, "the file does not exist") from error
-    except OSError as error:
-        raise ScanRejected(RejectReason.NOT_READABLE, f"the file cannot be read: {error.strerror}") from error
+    except (OSError, MemoryError) as error:
+        raise read_failure(error) from error
 
 
 def _parse(head: bytes) -> tuple[Any, int]:

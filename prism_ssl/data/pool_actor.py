@@ -19,12 +19,13 @@ from prism_ssl.data.nifti import OpenScan, open_scan
 from prism_ssl.data.patience import Patience, archive_root
 from prism_ssl.data.pool_counters import join_counters
 from prism_ssl.data.pool_metrics import POOL_EXPORTS
+from prism_ssl.data.read_errors import out_of_memory
 from prism_ssl.data.scan_opener import Landing, ScanOpener
 from prism_ssl.data.scratch import ScratchStore
 from prism_ssl.data.views import View, draw_pair, pair_targets
 from prism_ssl.data.volume_memory import VolumeMemory
 from prism_ssl.data.warm_pool import Draw, PoolSettings, WarmPool
-from prism_ssl.errors import ArchiveUnreachable, PoolStalled
+from prism_ssl.errors import PoolStalled, PrismError, ScanRejected
 from prism_ssl.utils.live_metrics import LiveMetrics
 from prism_ssl.utils.time import Stopwatch
 
@@ -50,8 +51,9 @@ class ActorSettings:
 class PoolActor:
     """A warm pool over one shard; runs as a Ray actor, and as a plain object in tests.
 
-    A scan that cannot be opened raises ``ReplacementFailed`` from the next call in strict mode; otherwise it is
-    listed in the next chunk's ``broken``. Nothing fails in a thread without being reported here.
+    A scan that cannot be opened (``ScanRejected``) raises ``ReplacementFailed`` from the next call in strict mode;
+    otherwise it is listed in the next chunk's ``broken``. Any other error is no scan's fault and raised as it is, in
+    both modes. Nothing fails in a thread without being reported here.
     """
 
     def __init__(
@@ -118,14 +120,13 @@ class PoolActor:
     def close(self) -> list[BrokenScan]:
         """Stop the threads and remove the scratch folder; returns the failures that no chunk has reported."""
         self._patience.closing.set()
-        unread = [
-            _broken(end.load.scan_id, end.error)
-            for end in self._opener.close()
-            if end.error is not None and not isinstance(end.error, ArchiveUnreachable)
-        ]
+        errors = [(end.load.scan_id, end.error) for end in self._opener.close() if end.error is not None]
         self._open_scans.clear()
         self._scratch.close()
-        return self._broken + unread
+        for _, error in errors:
+            if not isinstance(error, PrismError):
+                raise error
+        return self._broken + [_broken(scan_id, error) for scan_id, error in errors if isinstance(error, ScanRejected)]
 
     # ------------------------------------------------------------------ opening
     def _open(self, scan_id: str) -> OpenScan:
@@ -139,9 +140,9 @@ class PoolActor:
 
     def _obey(self, landings: list[Landing]) -> None:
         for landing in landings:
-            if isinstance(landing.error, ArchiveUnreachable):
-                raise landing.error  # of no single scan, in lenient mode too
             if landing.error is not None:
+                if not isinstance(landing.error, ScanRejected):
+                    raise landing.error
                 broken = _broken(landing.load.scan_id, landing.error)
                 self._pool.failed(landing.load.slot, broken.stage, broken.cause)
                 self._broken.append(broken)
@@ -185,7 +186,9 @@ class PoolActor:
             )
             for side, view in enumerate(pair):
                 self._look(chunk, row, side, scan, view)
-        except (ValueError, ArithmeticError, MemoryError) as error:
+        except MemoryError as error:
+            raise out_of_memory("to cut views out of a scan", error) from error
+        except (ValueError, ArithmeticError) as error:
             broken = _broken(scan_id, error, "extract")
             self._pool.broke(draw.slot, broken.stage, broken.cause)
             self._broken.append(broken)
@@ -218,6 +221,7 @@ class PoolActor:
             "open_retries": self._patience.retries,
             "volumes_handed_over": self._volumes_handed_over,
             "scratch_hits": self._scratch.hits,
+            "scratch_lost": self._scratch.lost,
             "scratch_bytes": self._scratch.used_bytes,
             "rss_bytes": psutil.Process().memory_info().rss,
             "metrics_failed": float(self._live.problem is not None),

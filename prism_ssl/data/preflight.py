@@ -21,18 +21,19 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord
 from prism_ssl.data.catalog import UnresolvedRow
 from prism_ssl.data.manifest import Manifest, ManifestRow
-from prism_ssl.data.patience import within
+from prism_ssl.data.patience import archive_root, holds_something, within
 from prism_ssl.data.quarantine import Quarantine, QuarantinedScan
 from prism_ssl.data.reject_reason import PASSING_REASONS, RejectReason
 from prism_ssl.data.scan_check import check_scan, file_signature, verdict_key
 from prism_ssl.data.survey import items_per_task, map_rows, survey, with_progress
-from prism_ssl.errors import ArchiveUnreachable, ScanRejected
+from prism_ssl.errors import ArchiveUnreachable, HostOutOfMemory, MachineTrouble, PrismError
 from prism_ssl.utils.fs import write_atomic
 
 FILES_PER_TASK = 8
 """Most files of one Ray task: a task costs about 30 ms, a full-size CT 400 ms."""
 
 _FILES_PER_LOOK = 256
+_TROUBLES = {kind.__name__: kind for kind in (MachineTrouble, HostOutOfMemory)}
 
 ScanCheck = Callable[[ScanRecord, PrismConfig], ManifestRow]
 
@@ -74,7 +75,8 @@ def run_preflight(
     """Check every record and write ``manifest.parquet`` and ``preflight.json`` into ``out_dir``.
 
     Ray must be initialised. A file that makes its task fail, even by killing the process, is a rejected scan and
-    costs no other scan its verdict.
+    costs no other scan its verdict. A file that this machine cannot read (no memory, say) has none: it is tried again
+    alone.
 
     Args:
         records: scans with a file.
@@ -83,6 +85,10 @@ def run_preflight(
         out_dir: made if needed.
         quarantine: scans that failed at run time; left out until their file changes.
         check: stands in for ``check_scan`` in tests.
+
+    Raises:
+        MachineTrouble, HostOutOfMemory: this machine cannot read a file even alone; the other verdicts are kept.
+        ArchiveUnreachable: the archive is away, or went away meanwhile.
     """
     manifest = Manifest(out_dir)
     verdicts = _settled(records, config, manifest, quarantine.load() if quarantine else {})
@@ -113,13 +119,15 @@ def _settled(
         identity = verdict_key(record, config)
         entry = quarantined.get(record.scan_id)
         row = manifest.find(record.nifti_path, record.modality)
-        if entry is not None and signature == (entry.size, entry.mtime_ns):
+        suspected = entry is not None and signature == (entry.size, entry.mtime_ns)
+        if entry is not None and suspected and entry.condemns:
             detail = f"failed at stage {entry.stage!r}: {entry.cause}"
             verdicts[record.scan_id] = ManifestRow(
                 **identity, size=entry.size, mtime_ns=entry.mtime_ns, reason=RejectReason.QUARANTINED, detail=detail
             )
         elif (
             row is not None
+            and not suspected  # it could not be reached, while a run was training on it: now it is read again
             and signature == (row.size, row.mtime_ns)
             and row.config_hash == identity["config_hash"]
             and row.reason not in PASSING_REASONS
@@ -148,7 +156,7 @@ def _signatures_of(bundle: Sequence[ScanRecord]) -> list[tuple[int, int] | None]
 def _signature(record: ScanRecord) -> tuple[int, int] | None:
     try:
         return file_signature(record.nifti_path)
-    except ScanRejected:
+    except PrismError:
         return None
 
 
@@ -158,13 +166,31 @@ def _check_all(pending: Sequence[ScanRecord], config: PrismConfig, check: ScanCh
     left = {record.scan_id: record for record in pending}
 
     def check_row(item: dict[str, Any]) -> dict[str, Any]:
-        return asdict(check(ScanRecord(**item), config))
+        record = ScanRecord(**item)
+        try:
+            return asdict(check(record, config))
+        except MachineTrouble as trouble:  # as an error it would cost the other files of the task their verdicts
+            reason, detail = type(trouble).__name__, str(trouble)
+            return asdict(ManifestRow(**verdict_key(record, config), size=0, mtime_ns=0, reason=reason, detail=detail))
 
-    items = [asdict(record) for record in pending]
-    per_task = items_per_task(len(items), workers, FILES_PER_TASK)
-    for row in survey(items, "scan_id", lambda data, width: map_rows(data, check_row, width), per_task, workers):
-        left.pop(row["scan_id"])
-        yield ManifestRow(**row)
+    per_task, doubtful, alone = items_per_task(len(pending), workers, FILES_PER_TASK), False, list[dict[str, Any]]()
+    for items, each, width in (([asdict(record) for record in pending], per_task, workers), (alone, 1, 1)):
+        for row in survey(items, "scan_id", lambda data, at_once: map_rows(data, check_row, at_once), each, width):
+            if row["reason"] not in _TROUBLES:
+                left.pop(row["scan_id"])
+                doubtful |= row["reason"] in (RejectReason.MISSING_PATH, RejectReason.NOT_READABLE)
+                yield ManifestRow(**row)
+            elif items is not alone:
+                alone.append(asdict(left[row["scan_id"]]))
+            else:
+                raise _TROUBLES[row["reason"]](
+                    f"preflight, with {len(left)} of {len(pending)} files to read: {row['detail']}"
+                )
+    if doubtful and not holds_something(archive_root(record.nifti_path for record in pending)):
+        raise ArchiveUnreachable(
+            f"the folder of all scans is gone, empty or fails after preflight has looked for {len(pending)} files in "
+            "it; is its volume mounted? The same command goes on with those that it has not read"
+        )
     for record in left.values():
         detail = "the process that checked it was killed twice; out of memory, or a file that crashes the reader"
         yield ManifestRow(

@@ -1,13 +1,16 @@
-"""Scans that failed at run time, remembered until their file changes."""
+"""Scans that failed at run time, remembered until their file changes, or can be reached again."""
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from prism_ssl.contracts import BrokenScan
 from prism_ssl.data.patience import within
+from prism_ssl.data.reject_reason import PASSING_REASONS
+from prism_ssl.errors import MachineTrouble, ScanRejected
 from prism_ssl.utils.json_lines import LineWriter, read_lines
 
 _STAT_S = 10.0
@@ -22,6 +25,14 @@ class QuarantinedScan:
     cause: str
     size: int
     mtime_ns: int
+
+    @property
+    def condemns(self) -> bool:
+        """Whether what failed is what the file says, and not the way to it, or the machine: that may be well again."""
+        kind, _, told = self.cause.partition(": ")
+        reason = told.partition(": ")[0] if kind == ScanRejected.__name__ else kind
+        error = getattr(builtins, kind, Exception)  # earlier versions put scans here for what the system could not do
+        return reason not in PASSING_REASONS and not issubclass(error, (OSError, MemoryError, RuntimeError))
 
 
 _FIELDS = tuple(field.name for field in fields(QuarantinedScan))
@@ -68,6 +79,6 @@ def quarantine_scan(path: Path, broken: BrokenScan, nifti_path: Path) -> None:
     try:
         status = within(_STAT_S, nifti_path.stat)
         size, mtime_ns = status.st_size, status.st_mtime_ns
-    except OSError:  # gone, or on a file system that hangs
+    except (OSError, MachineTrouble):  # gone, or on a file system that hangs
         size = mtime_ns = 0
     Quarantine(path).append(broken.scan_id, broken.stage, broken.cause, size, mtime_ns)

@@ -11,8 +11,9 @@ from prism_ssl.contracts import ScanRecord
 from prism_ssl.data.inspection import inspect
 from prism_ssl.data.manifest import ManifestRow
 from prism_ssl.data.patience import read_within
+from prism_ssl.data.read_errors import read_failure
 from prism_ssl.data.reject_reason import RejectReason
-from prism_ssl.errors import ScanRejected
+from prism_ssl.errors import ArchiveUnreachable, MachineTrouble, ScanRejected
 from prism_ssl.utils.hashing import content_hash
 
 CHECKS_VERSION = 1
@@ -20,7 +21,10 @@ CHECKS_VERSION = 1
 
 
 def check_scan(record: ScanRecord, config: PrismConfig) -> ManifestRow:
-    """The verdict on one file: read to its end within ``data.open_timeout_s``, never raising."""
+    """The verdict on one file, read to its end within ``data.open_timeout_s``.
+
+    Raises ``MachineTrouble`` where this machine could not read it: that is no verdict.
+    """
     size = mtime_ns = 0
     limit_s = config.data.open_timeout_s
     reason: str | None = None
@@ -32,8 +36,10 @@ def check_scan(record: ScanRecord, config: PrismConfig) -> ManifestRow:
         found = read_within(limit_s, lambda: _findings(record, config))
     except ScanRejected as rejected:
         reason, detail = rejected.reason, rejected.detail
-    except MemoryError:
-        reason, detail = RejectReason.CHECK_CRASHED, "out of memory; lower preflight.concurrency or max_volume_bytes"
+    except ArchiveUnreachable as away:
+        reason, detail = RejectReason.NOT_READABLE, str(away)
+    except MachineTrouble:
+        raise
     except Exception as error:  # noqa: BLE001  the edge of a task: one odd file must not cost the others theirs
         text = str(error).replace(record.nifti_path, "the file")
         reason, detail = RejectReason.NIFTI_LOAD_FAILED, f"{type(error).__name__}: {text}"
@@ -65,8 +71,6 @@ def file_signature(path: str) -> tuple[int, int]:
     """Size and modification time, which change when a file does."""
     try:
         status = Path(path).stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ScanRejected(RejectReason.MISSING_PATH, "the file does not exist") from error
     except OSError as error:
-        raise ScanRejected(RejectReason.NOT_READABLE, f"the file cannot be read: {error.strerror}") from error
+        raise read_failure(error) from error
     return status.st_size, status.st_mtime_ns

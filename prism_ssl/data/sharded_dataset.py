@@ -97,6 +97,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
     Raises (from ``next``):
         ReplacementFailed, PoolActorDied: strict mode.
         TooManyBrokenScans: lenient mode, past ``data.abort_broken_share``.
+        ArchiveUnreachable, MachineTrouble, HostOutOfMemory: no scan is to blame.
         PoolStalled: nothing for ``data.stall_timeout_s``.
     """
 
@@ -241,11 +242,14 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         return process_id
 
     def _revive(self, worker: int, error: RayError | FileNotFoundError) -> None:
-        """Lenient mode: a new actor continues after the last chunk that was consumed."""
+        """A new actor continues after the last chunk that was consumed.
+
+        In lenient mode, and wherever not the actor died but a file that it had handed over is gone.
+        """
         what = f"{self._called(worker)} (process {self.process_ids[worker]}) died"
-        if self._config.strict:
+        if self._config.strict and not isinstance(error, FileNotFoundError):
             raise PoolActorDied(
-                f"{what} (killed, out of memory, or its scratch folder removed?) and data.strict is on; "
+                f"{what} (killed, or out of memory?) and data.strict is on; "
                 "look at the system's log, lower data.warm_pool_size, or set data.strict=False to restart it"
             ) from error
         if self._restarts[worker] == self._config.max_actor_restarts:

@@ -18,7 +18,7 @@ from prism_ssl.contracts import ScanRecord
 from prism_ssl.data.catalog import load_records
 from prism_ssl.data.reject_reason import RejectReason
 from prism_ssl.data.survey import items_per_task, map_in_actors, map_rows, survey, with_progress
-from prism_ssl.errors import CheckpointError, ScanRejected
+from prism_ssl.errors import CheckpointError, PrismError
 from prism_ssl.eval.embed_scan import (
     EmbedSettings,
     Row,
@@ -115,7 +115,7 @@ def _told(exported: ExportedEncoder, settings: EmbedSettings) -> dict[str, Any]:
 def _is_settled(record: ScanRecord, table: EmbeddingTable) -> bool:
     try:
         return table.settled(record.scan_id, file_stamp(record))
-    except ScanRejected:
+    except PrismError:
         return False  # cut_views gives it its reason
 
 

@@ -17,7 +17,7 @@ from prism_ssl.data.nifti import OpenScan
 from prism_ssl.data.reject_reason import RejectReason
 from prism_ssl.data.scan_check import file_signature
 from prism_ssl.data.views import draw_view
-from prism_ssl.errors import ScanRejected
+from prism_ssl.errors import ArchiveUnreachable, MachineTrouble, ScanRejected
 from prism_ssl.model.export import ExportedEncoder
 from prism_ssl.model.precision import autocast_for
 from prism_ssl.utils.hashing import short_id
@@ -61,8 +61,10 @@ def cut_views(record: ScanRecord, settings: EmbedSettings) -> Row:
         patches, positions = _views(scan, record.scan_id, settings)
     except ScanRejected as rejected:
         return without_embedding(record, rejected.reason, rejected.detail, stamp)
-    except MemoryError:
-        return without_embedding(record, RejectReason.CHECK_CRASHED, "out of memory", stamp)
+    except ArchiveUnreachable as away:
+        return without_embedding(record, RejectReason.NOT_READABLE, str(away), stamp)
+    except (MachineTrouble, MemoryError) as trouble:  # asked again by the next job, as the one above
+        return without_embedding(record, RejectReason.CHECK_CRASHED, str(trouble) or "out of memory", stamp)
     except Exception as error:  # noqa: BLE001  the edge of a task: one odd file must not cost the others theirs
         text = str(error).replace(record.nifti_path, "the file")
         return without_embedding(record, RejectReason.NIFTI_LOAD_FAILED, f"{type(error).__name__}: {text}", stamp)

@@ -16,6 +16,7 @@ from prism_ssl.data.extract import extract_view
 from prism_ssl.data.nifti import open_scan
 from prism_ssl.data.patience import Patience, archive_root
 from prism_ssl.data.phantom_truth import Place, phantom_truth
+from prism_ssl.data.read_errors import out_of_memory
 from prism_ssl.data.views import View, draw_view, pair_targets
 from prism_ssl.utils.hashing import stable_int
 from prism_ssl.utils.seeds import generator_for
@@ -73,7 +74,8 @@ def build_probe_set(held_out: Sequence[PreparedScan], config: PrismConfig, catal
     """Views of at most ``eval.probe_scans`` of the held-out scans, the first in an order hashed with ``eval.seed``.
 
     View v of a scan follows from (``eval.seed``, scan id, v) and the settings of views alone. A scan that does not
-    open, or cannot be sampled, is listed in ``left_out``, and none takes its place. Raises ``ArchiveUnreachable``.
+    open, or cannot be sampled, is listed in ``left_out``, and none takes its place. Raises ``ArchiveUnreachable``
+    and ``MachineTrouble``.
     """
     settings = config.eval
     n_views, n_patches = settings.views_per_scan, settings.n_patches or config.data.n_patches
@@ -87,7 +89,9 @@ def build_probe_set(held_out: Sequence[PreparedScan], config: PrismConfig, catal
         rows = patches[len(views) : len(views) + n_views]
         try:
             views += _sampled(scan, n_patches, rows, config, patience)
-        except (ValueError, ArithmeticError, MemoryError) as error:  # ScanRejected is a ValueError
+        except MemoryError as error:
+            raise out_of_memory("for the probe set", error) from error
+        except (ValueError, ArithmeticError) as error:  # ScanRejected is a ValueError
             left_out.append(BrokenScan(scan.record.scan_id, "probe set", f"{type(error).__name__}: {error}"))
         else:
             scans.append(scan)

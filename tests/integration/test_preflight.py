@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
 import stat
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +21,11 @@ from prism_ssl.data.manifest import Manifest, ManifestRow
 from prism_ssl.data.nifti import open_scan
 from prism_ssl.data.preflight import run_preflight
 from prism_ssl.data.quarantine import Quarantine
+from prism_ssl.data.read_errors import read_failure
 from prism_ssl.data.reject_reason import RejectReason
 from prism_ssl.data.scan_check import check_scan
 from prism_ssl.data.series_file import resolve_nifti
-from prism_ssl.errors import ScanRejected
+from prism_ssl.errors import ArchiveUnreachable, HostOutOfMemory, ScanRejected
 
 CONFIG = PrismConfig()
 
@@ -261,6 +264,58 @@ def test_a_process_that_is_killed_costs_only_its_own_scan(tmp_path: Path) -> Non
     healed = run_preflight(records, [], one_at_a_time, run, check=_log_and_check)
     assert _looked_at(tmp_path) == {"scan-sound1"}
     assert healed.report.kept == 40
+
+
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("for_good", [False, True])
+def test_a_file_for_which_there_is_no_memory_is_tried_alone_and_has_no_verdict(tmp_path: Path, for_good: bool) -> None:
+    records, run = _sound(tmp_path, 12), tmp_path / "run"
+
+    def check(record: ScanRecord, config: PrismConfig) -> ManifestRow:
+        trace = Path(record.series_path, f"{record.scan_id}.tried")
+        if record.scan_id == "scan-sound1" and (for_good or not trace.exists()):
+            trace.touch()
+            raise read_failure(OSError(errno.ENOMEM, "Cannot allocate memory"))
+        return check_scan(record, config)
+
+    if for_good:
+        with pytest.raises(
+            HostOutOfMemory, match=r"preflight, with 1 of 12 files to read: no memory .* no scan was bl"
+        ):
+            run_preflight(records, [], CONFIG, run, check=check)
+        assert set(pl.read_parquet(run / "manifest.parquet")["scan_id"]) == {r.scan_id for r in records} - {
+            "scan-sound1"
+        }
+    else:
+        assert run_preflight(records, [], CONFIG, run, check=check).report.kept == 12
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_an_archive_that_goes_away_during_preflight_rejects_no_scan(tmp_path: Path) -> None:
+    records = _sound(tmp_path / "volume", 12)
+
+    def check(record: ScanRecord, config: PrismConfig) -> ManifestRow:
+        with suppress(FileNotFoundError):
+            Path(record.series_path).rename(tmp_path / "elsewhere")
+        return check_scan(record, config)
+
+    with pytest.raises(ArchiveUnreachable, match="is its volume mounted"):
+        run_preflight(records, [], CONFIG, tmp_path / "run", check=check)
+    (tmp_path / "elsewhere").rename(tmp_path / "volume")
+    assert run_preflight(records, [], CONFIG, tmp_path / "run").report.kept == 12
+
+
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("cause", ["MemoryError: ", "ScanRejected: open_timed_out: not read after 120 s"])
+def test_a_scan_that_could_not_be_reached_is_read_again_and_kept(tmp_path: Path, cause: str) -> None:
+    records, run = _sound(tmp_path, 2), tmp_path / "run"
+    run_preflight(records, [], CONFIG, run)
+    status = Path(records[0].nifti_path).stat()
+    quarantine = Quarantine(tmp_path / "quarantine.jsonl")
+    quarantine.append(records[0].scan_id, "open", cause, status.st_size, status.st_mtime_ns)
+    result = run_preflight(records, [], CONFIG, run, quarantine, check=_log_and_check)
+    assert _looked_at(tmp_path) == {records[0].scan_id}
+    assert (result.report.kept, result.report.quarantined) == (2, 0)
 
 
 @pytest.mark.usefixtures("ray_local")

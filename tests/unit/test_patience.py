@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from threading import Event
 
@@ -9,8 +10,8 @@ import pytest
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.nifti import OpenScan
 from prism_ssl.data.patience import Patience, archive_root, read_within, within
-from prism_ssl.data.reject_reason import RejectReason
-from prism_ssl.errors import ArchiveUnreachable, ScanRejected
+from prism_ssl.data.read_errors import read_failure
+from prism_ssl.errors import ArchiveUnreachable, HostOutOfMemory, MachineTrouble, ScanRejected
 from tests.pool_fakes import let_fail, make_hang, opened, write_scans
 
 LONG_S = 60.0
@@ -80,11 +81,48 @@ def test_an_empty_mount_point_counts_as_away(scan: PreparedScan, tmp_path: Path)
         patience(scan, outage_patience_s=0).read(lambda: opened(scan))
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENETDOWN])
 def test_a_volume_that_fails_is_waited_for(scan: PreparedScan, number: int) -> None:
     outage = patience(scan, outage_patience_s=0)
     with pytest.raises(ArchiveUnreachable, match="No scan was put in quarantine"):
         outage.read(lambda: _fail(number))
+
+
+def test_storage_that_fails_for_one_scan_while_others_are_read_is_about_that_scan(scan: PreparedScan) -> None:
+    bad_block = patience(scan, outage_patience_s=1.0)
+    others = write_scans(Path(scan.record.series_path), 3)[1:]
+
+    def read() -> OpenScan:
+        bad_block.read(lambda: opened(others[0]))
+        return _fail(errno.EIO)
+
+    with pytest.raises(ScanRejected, match="not_readable: reading it failed for 1 s while other scans were read"):
+        bad_block.read(read)
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, None])
+def test_what_this_machine_lacks_is_waited_for_and_never_a_scans_fault(scan: PreparedScan, number: int | None) -> None:
+    tries = 0
+
+    def read() -> OpenScan:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise MemoryError if number is None else OSError(number, "arranged")
+        return opened(scan)
+
+    waited = patience(scan)
+    assert waited.read(read).shape == (40, 36, 30)
+    assert waited.retries == 2
+    lasting = HostOutOfMemory if number in (errno.ENOMEM, None) else MachineTrouble
+    with pytest.raises(lasting, match="no scan was blamed"):
+        patience(scan, outage_patience_s=0).read(lambda: _fail(number))
+
+
+def test_an_archive_that_is_closed_to_this_user_is_away(scan: PreparedScan, tmp_path: Path) -> None:
+    (tmp_path / "volume" / "archive").rename(tmp_path / "elsewhere")  # root may list any folder: so it is gone instead
+    with pytest.raises(ArchiveUnreachable, match="the file cannot be read: Permission denied"):
+        patience(scan, outage_patience_s=0).read(lambda: _fail(errno.EACCES))
 
 
 def test_a_scan_that_is_missing_or_forbidden_among_others_is_its_own_fault(scan: PreparedScan) -> None:
@@ -110,7 +148,6 @@ def test_the_root_is_the_folder_of_all_scans() -> None:
     assert archive_root(["/a/b/c/1.nii"]) == "/a/b/c"
 
 
-def _fail(number: int) -> OpenScan:
-    """As ``open_scan`` does when the system call fails."""
-    error = OSError(number, "arranged")
-    raise ScanRejected(RejectReason.NOT_READABLE, f"the file cannot be read: {error.strerror}") from error
+def _fail(number: int | None) -> OpenScan:
+    """As ``open_scan`` does when a system call, or (None) Python itself, fails."""
+    raise read_failure(MemoryError() if number is None else OSError(number, os.strerror(number)))

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
 import gc
 import gzip
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from mmap import mmap
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,20 @@ import pytest
 
 from prism_ssl.config.schema import ExtractOn
 from prism_ssl.contracts import PATCH_PX, BrokenScan, PairChunk, PreparedScan, UncutChunk, VolumeFile
+from prism_ssl.data import pool_actor, volume_memory
 from prism_ssl.data.extract import extract_view
 from prism_ssl.data.nifti import OpenScan
 from prism_ssl.data.pool_actor import PoolActor
 from prism_ssl.data.views import draw_pair
 from prism_ssl.data.warm_pool import PoolSettings, WarmPool
-from prism_ssl.errors import PoolStalled, ReplacementFailed, TooManyBrokenScans
+from prism_ssl.errors import (
+    ArchiveUnreachable,
+    HostOutOfMemory,
+    MachineTrouble,
+    PoolStalled,
+    ReplacementFailed,
+    TooManyBrokenScans,
+)
 from prism_ssl.utils.hashing import stable_int
 from tests.pool_fakes import (
     N_PATCHES,
@@ -49,8 +60,10 @@ def start(tmp_path: Path) -> Iterator[StartActor]:
         scratch_bytes: int = 0,
         stall_timeout_s: float = 60.0,
         extract_on: ExtractOn = "cpu",
+        outage_patience_s: float = 60.0,
     ) -> PoolActor:
         settings = actor_settings(tmp_path / "scratch", pool, scratch_bytes, stall_timeout_s, extract_on)
+        settings = replace(settings, outage_patience_s=outage_patience_s)
         actors.append(PoolActor(scans, settings, f"pool-{len(actors)}", cursor))
         return actors[-1]
 
@@ -259,6 +272,69 @@ def _break(scans: list[PreparedScan], chosen: PreparedScan, stage: str) -> str:
     return chosen.record.scan_id
 
 
+# ---------------------------------------------------------------------- trouble that is no scan's fault
+def gzipped(scans: list[PreparedScan]) -> list[PreparedScan]:
+    """The scans, in files that are inflated into memory of their own."""
+    for scan in scans:
+        path = Path(scan.record.nifti_path)
+        path.write_bytes(gzip.compress(path.read_bytes(), 1))
+    return scans
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    ("number", "end"),
+    [(errno.ENOMEM, HostOutOfMemory), (errno.EMFILE, MachineTrouble), (errno.EIO, ArchiveUnreachable)],
+)
+def test_trouble_of_the_machine_or_the_storage_ends_the_pool_by_its_own_name_and_blames_no_scan(
+    start: StartActor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    end: type[Exception],
+    strict: bool,
+) -> None:
+    def refuse(_size: int) -> mmap:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(volume_memory, "_new_block", refuse)
+    actor = start(gzipped(write_scans(tmp_path, 6)), pool_settings(strict=strict), outage_patience_s=0.0)
+    with pytest.raises(end):
+        actor.next_chunk(4)
+    assert actor.close() == []
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_no_memory_to_cut_out_a_view_blames_no_scan(
+    start: StartActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strict: bool
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    actor = start(write_scans(tmp_path, 3), pool_settings(strict=strict))
+    monkeypatch.setattr(pool_actor, "extract_view", full)
+    with pytest.raises(HostOutOfMemory, match="no memory was left to cut views out of a scan"):
+        actor.next_chunk(2)
+    assert actor.close() == []
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_scratch_file_that_vanished_is_read_from_the_archive_again(
+    start: StartActor, tmp_path: Path, strict: bool
+) -> None:
+    scans, pool = write_scans(tmp_path, 4), pool_settings(slots=2, visits_per_scan=2, strict=strict)
+    reference = chunks_of(start(scans, pool), 12)
+    actor = start(scans, pool, scratch_bytes=2**30)
+    chunks = chunks_of(actor, 4)
+    for file in (tmp_path / "scratch").glob("*/scan-*"):
+        file.unlink()
+    chunks += chunks_of(actor, 8)
+    for some, other in zip(chunks, reference, strict=True):
+        assert_equal_chunks(some, other)
+    assert chunks[-1].counters["scratch_lost"] > 0
+    assert chunks[-1].counters["replacement_failed_count"] == 0
+
+
 # ---------------------------------------------------------------------- scratch, memory, counters
 def test_a_scan_seen_again_comes_from_scratch_and_gives_the_same_pairs(start: StartActor, tmp_path: Path) -> None:
     scans, pool = write_scans(tmp_path, 4), pool_settings(slots=2, visits_per_scan=2)
@@ -301,10 +377,7 @@ def test_replacements_live_in_the_memory_of_those_they_replace(
     start: StartActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic: bool
 ) -> None:
     new_blocks = count_new_blocks(monkeypatch)
-    scans = write_scans(tmp_path, 8)
-    for scan in scans:
-        path = Path(scan.record.nifti_path)
-        path.write_bytes(gzip.compress(path.read_bytes(), 1))
+    scans = gzipped(write_scans(tmp_path, 8))
     pool = pool_settings(slots=3, visits_per_scan=20, max_prefetch_replacements=1, deterministic=deterministic)
     chunks = chunks_of(start(scans, pool), n_chunks=6, n_pairs=400)  # many replacements within one chunk
     assert chunks[-1].counters["opened"] > 30

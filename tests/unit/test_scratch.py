@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -109,6 +111,34 @@ def test_on_a_full_disk_a_scan_stays_in_memory_and_nothing_is_tried_again(
     assert store.used_bytes == bytes_on_disk(tmp_path) == SCAN_BYTES
     assert store.put("scan-2", third) is third
     assert_same_scan(store.get("scan-0"), first)
+
+
+@pytest.mark.parametrize("left", [None, SCAN_BYTES // 2], ids=["gone", "cut short"])
+def test_a_file_that_is_gone_or_cut_short_is_a_miss_and_its_scan_can_be_kept_again(
+    tmp_path: Path, store: ScratchStore, left: int | None
+) -> None:
+    scan = noise_scan(0)
+    store.put("scan-0", scan)
+    file = folder_of(tmp_path) / "scan-0"
+    if left is None:
+        file.unlink()
+    else:
+        os.truncate(file, left)
+    assert store.get("scan-0") is None
+    assert (store.used_bytes, store.hits, store.lost) == (0, 0, 1)
+    assert_same_scan(store.put("scan-0", scan), scan)
+    assert_same_scan(store.get("scan-0"), scan)
+    assert store.used_bytes == bytes_on_disk(tmp_path) == SCAN_BYTES
+
+
+@pytest.mark.parametrize("keep_free_bytes", [0, 1])
+def test_where_the_whole_folder_was_removed_scans_stay_in_memory(tmp_path: Path, keep_free_bytes: int) -> None:
+    store, scan = ScratchStore(tmp_path, "pool-0", 3 * SCAN_BYTES, keep_free_bytes), noise_scan(1)
+    store.put("scan-0", noise_scan(0))
+    shutil.rmtree(folder_of(tmp_path))
+    assert store.get("scan-0") is None
+    assert store.put("scan-1", scan) is scan
+    store.close()
 
 
 def test_closing_removes_the_folder_and_leaves_maps_readable(tmp_path: Path, store: ScratchStore) -> None:
