@@ -158,6 +158,8 @@ class PreflightConfig:
     """See require_hu."""
     require_orientation: bool = True
     """Refuse a file with neither qform nor sform: its orientation would be a guess."""
+    require_agreement: bool = True
+    """Refuse a file whose sform contradicts its pixdim or its qform; otherwise the sform is believed."""
     reject_signed_mr: bool = True
     """Refuse an MR of which a large share is negative (statistical and parametric maps)."""
     concurrency: int | None = None

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from prism_ssl.config.schema import PreflightConfig, PrismConfig
 from prism_ssl.contracts import RobustStats
+from prism_ssl.data.header_geometry import check_agreement, times
 from prism_ssl.data.nifti import OpenScan, ScanHeader, check_openable, load_voxels, read_header
 from prism_ssl.data.reject_reason import RejectReason
 from prism_ssl.data.robust_stats import robust_stats, stats_sample
@@ -63,7 +64,7 @@ def inspect_and_open(path: str, modality: str, config: PrismConfig) -> tuple[Sca
 
 def _shape_fits(header: ScanHeader, config: PrismConfig) -> None:
     shape, needed = header.volume_shape, config.preflight.min_slices
-    text = " x ".join(map(str, shape))
+    text = times(shape)
     thin = sum(n < needed for n in shape)
     if thin == 1 and 1 in shape:
         raise ScanRejected(RejectReason.SCOUT_SINGLE_SLICE, f"shape is {text}; needed: a volume, not one slice")
@@ -78,16 +79,23 @@ def _openable(header: ScanHeader, config: PrismConfig) -> None:
     check_openable(header, config.preflight.max_volume_bytes)
 
 
+def _geometry_agrees(header: ScanHeader, config: PrismConfig) -> None:
+    if config.preflight.require_agreement:
+        check_agreement(header.geometry)
+
+
 def _spacing_believable(header: ScanHeader, config: PrismConfig) -> None:
     lowest, highest = config.preflight.spacing_mm_min, config.preflight.spacing_mm_max
     if not all(lowest <= mm <= highest for mm in header.spacing_mm):
-        found = " x ".join(f"{mm:g}" for mm in header.spacing_mm)
-        detail = f"spacing is {found} mm; needed: {lowest:g} to {highest:g} mm"
+        unit = header.geometry.mm_per_unit
+        counted = "" if unit == 1 else f" (the header counts in units of {unit:g} mm: xyzt_units)"
+        detail = f"spacing is {times(header.spacing_mm)} mm{counted}; needed: {lowest:g} to {highest:g} mm"
         raise ScanRejected(RejectReason.SPACING_OUT_OF_RANGE, detail)
 
 
 def _orientation_known(header: ScanHeader, config: PrismConfig) -> None:
-    if config.preflight.require_orientation and header.sform_code <= 0 and header.qform_code <= 0:
+    told = header.geometry
+    if config.preflight.require_orientation and told.sform_code <= 0 and told.qform_code <= 0:
         detail = "sform_code and qform_code are 0; needed: one of them (or preflight.require_orientation=False)"
         raise ScanRejected(RejectReason.NO_ORIENTATION, detail)
 
@@ -102,6 +110,7 @@ def _ball_fits(header: ScanHeader, config: PrismConfig) -> None:
 HEADER_CHECKS: tuple[Callable[[ScanHeader, PrismConfig], None], ...] = (
     _shape_fits,
     _openable,
+    _geometry_agrees,
     _spacing_believable,
     _orientation_known,
     _ball_fits,

@@ -25,6 +25,7 @@ from nibabel.spatialimages import HeaderDataError
 from prism_ssl.contracts import Float64, RobustStats
 from prism_ssl.data import geometry
 from prism_ssl.data.file_stream import FileStream
+from prism_ssl.data.header_geometry import HeaderGeometry, check_affine, geometry_of, times
 from prism_ssl.data.read_errors import read_failure
 from prism_ssl.data.reject_reason import RejectReason
 from prism_ssl.data.robust_stats import robust_stats
@@ -37,8 +38,8 @@ GZIP_RATIO_MAX = 1100
 TRAILING_BYTES_MAX = 2**20
 """Bytes after the last voxel that are read, to reach the checksum of a gzip stream; as many mean another volume."""
 
-SINGULAR_SHARE = 1e-3
-"""Volume of a voxel over the product of its edges at which its axes count as dependent (a tilt of 89.9 degrees)."""
+SMALLEST_FLOAT = float(np.finfo(np.float32).tiny)
+"""Integers that are read as floating-point numbers lie below this one."""
 
 _nib: Any = nib  # nibabel publishes types for a part of what it offers
 _HEADER_BYTES = 540  # NIfTI-2; a NIfTI-1 header is 348
@@ -49,8 +50,8 @@ _PARSE_ERRORS = (HeaderDataError, ValueError, KeyError, TypeError, OverflowError
 class ScanHeader:
     """What the first bytes of a file tell; nothing of it is checked yet beyond being a NIfTI.
 
-    ``shape`` is as declared (any rank), ``dtype`` as on disk (byte order included), ``affine`` [4, 4] maps
-    voxel indices to RAS mm (sform before qform). ``slope`` is 1 where the file has none.
+    ``shape`` is as declared (any rank; a 0 beyond the third axis is a 1, as nifti_clib reads it), ``dtype`` as on disk
+    (byte order included). ``slope`` is 1 where the file has none.
     """
 
     shape: tuple[int, ...]
@@ -58,9 +59,7 @@ class ScanHeader:
     vox_offset: int
     slope: float
     intercept: float
-    affine: Float64
-    sform_code: int
-    qform_code: int
+    geometry: HeaderGeometry
     gz: bool
     file_bytes: int
 
@@ -71,7 +70,7 @@ class ScanHeader:
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
         if len(shape) > 3:
-            raise ScanRejected(RejectReason.NOT_3D, f"shape is {_times(shape)}; needed: three axes")
+            raise ScanRejected(RejectReason.NOT_3D, f"shape is {times(shape)}; needed: three axes")
         nx, ny, nz = shape + (1,) * (3 - len(shape))
         return nx, ny, nz
 
@@ -79,6 +78,11 @@ class ScanHeader:
     def volume_bytes(self) -> int:
         """Bytes of voxel data that the header declares."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def affine(self) -> Float64:
+        """Voxel indices -> RAS mm, [4, 4]."""
+        return self.geometry.affine
 
     @property
     def spacing_mm(self) -> Float64:
@@ -127,7 +131,7 @@ class OpenScan:
         spacing = " x ".join(f"{mm:.2f}" for mm in self.spacing_mm)
         orientation = "".join(str(code) for code in _nib.orientations.aff2axcodes(self.affine))
         return (
-            f"OpenScan({_times(self.shape)} voxels of {spacing} mm, {orientation}, {self.voxels.dtype}, "
+            f"OpenScan({times(self.shape)} voxels of {spacing} mm, {orientation}, {self.voxels.dtype}, "
             f"value = {self.slope:g} * raw + {self.intercept:g}, "
             f"median {self.stats.median:.4g}, std {self.stats.std:.4g}, lowest {self.stats.lowest:.4g})"
         )
@@ -189,7 +193,7 @@ def check_openable(header: ScanHeader, max_volume_bytes: int) -> None:
     """Refuse, from the header alone, what cannot or must not be brought into memory."""
     shape, dtype = header.volume_shape, header.dtype
     if min(shape) < 1:
-        raise ScanRejected(RejectReason.NIFTI_LOAD_FAILED, f"shape is {_times(shape)}; needed: at least 1 on each axis")
+        raise ScanRejected(RejectReason.NIFTI_LOAD_FAILED, f"shape is {times(shape)}; needed: at least 1 on each axis")
     if dtype.names is not None:
         raise ScanRejected(RejectReason.RGB_DTYPE, f"voxels are {len(dtype.names)} colour channels; needed: one number")
     if dtype.kind == "c":
@@ -205,18 +209,6 @@ def check_openable(header: ScanHeader, max_volume_bytes: int) -> None:
         detail = f"the header declares {needed} bytes; the limit preflight.max_volume_bytes is {max_volume_bytes}"
         raise ScanRejected(RejectReason.TOO_LARGE, detail)
     check_affine(header.affine)
-
-
-def check_affine(affine: Float64) -> None:
-    """Refuse an affine that cannot be inverted; a sheared one (gantry tilt) is fine."""
-    if not np.all(np.isfinite(affine)):
-        detail = f"{np.count_nonzero(~np.isfinite(affine))} of the affine's 16 numbers are not finite"
-        raise ScanRejected(RejectReason.AFFINE_NOT_FINITE, detail)
-    spacing_mm = geometry.spacing_mm(affine)
-    box_mm3, cell_mm3 = float(np.prod(spacing_mm)), abs(float(np.linalg.det(affine[:3, :3])))
-    if cell_mm3 <= SINGULAR_SHARE * box_mm3:
-        detail = f"a voxel of {_times(spacing_mm)} mm has a volume of {cell_mm3:g} mm3; needed: independent axes"
-        raise ScanRejected(RejectReason.AFFINE_SINGULAR, detail)
 
 
 def load_voxels(path: str | Path, header: ScanHeader, memory: VolumeMemory | None = None) -> npt.NDArray[Any]:
@@ -252,6 +244,7 @@ def _parse(head: bytes) -> tuple[Any, int]:
 
 
 def _scan_header(parsed: Any, offset_min: int, gz: bool, file_bytes: int) -> ScanHeader:
+    _check_floats(parsed)
     slope, intercept = float(parsed["scl_slope"]), float(parsed["scl_inter"])
     if not math.isfinite(slope) or slope == 0:
         slope, intercept = 1.0, 0.0
@@ -265,29 +258,25 @@ def _scan_header(parsed: Any, offset_min: int, gz: bool, file_bytes: int) -> Sca
     vox_offset = int(parsed["vox_offset"]) or offset_min
     if vox_offset < offset_min:
         raise ValueError(f"vox_offset is {vox_offset}; needed: at least {offset_min}")
+    shape = tuple(int(n) for n in parsed["dim"][1 : 1 + rank])
     return ScanHeader(
-        shape=tuple(int(n) for n in parsed["dim"][1 : 1 + rank]),
+        shape=shape[:3] + tuple(n or 1 for n in shape[3:]),
         dtype=np.dtype(parsed.get_data_dtype()),
         vox_offset=vox_offset,
         slope=slope,
         intercept=intercept,
-        affine=_affine(parsed),
-        sform_code=int(parsed["sform_code"]),
-        qform_code=int(parsed["qform_code"]),
+        geometry=geometry_of(parsed),
         gz=gz,
         file_bytes=file_bytes,
     )
 
 
-def _affine(parsed: Any) -> Float64:
-    """Voxel to RAS mm: sform, else qform, else spacing alone (whose orientation is a guess)."""
-    if int(parsed["sform_code"]) <= 0:
-        pixdim = parsed["pixdim"]
-        if not np.all(pixdim[1:4] > 0):
-            detail = f"pixdim is {_times(pixdim[1:4])} mm and there is no sform; needed: above 0"
-            raise ScanRejected(RejectReason.SPACING_NOT_POSITIVE, detail)
-        pixdim[0] = -1 if pixdim[0] < 0 else 1  # the standard reads 0 as 1, nibabel refuses it
-    return np.asarray(parsed.get_best_affine(), dtype=np.float64)
+def _check_floats(parsed: Any) -> None:
+    """Refuse fields that hold the bits of a small integer where a floating-point number belongs."""
+    fields = (("scl_slope", parsed["scl_slope"]), *((f"pixdim[{n}]", parsed["pixdim"][n]) for n in (1, 2, 3)))
+    for name, value in fields:
+        if 0 < abs(value) < SMALLEST_FLOAT:
+            raise ValueError(f"{name} is {value:g}: an integer was written where a floating-point number belongs")
 
 
 def _fill(voxels: npt.NDArray[np.uint8], stream: FileStream, vox_offset: int) -> None:
@@ -303,7 +292,3 @@ def _fill(voxels: npt.NDArray[np.uint8], stream: FileStream, vox_offset: int) ->
     if stream.skip(TRAILING_BYTES_MAX) == TRAILING_BYTES_MAX:
         detail = f"{TRAILING_BYTES_MAX} bytes or more follow the last voxel; needed: a header that declares them"
         raise ScanRejected(RejectReason.TRAILING_DATA, detail)
-
-
-def _times(values: Any) -> str:
-    return " x ".join(f"{value:g}" for value in values)

@@ -34,6 +34,7 @@ class RejectReason(StrEnum):
     SPACING_OUT_OF_RANGE = "spacing_out_of_range"
     AFFINE_NOT_FINITE = "affine_not_finite"
     AFFINE_SINGULAR = "affine_singular"
+    CONFLICTING_GEOMETRY = "conflicting_geometry"
     NO_ORIENTATION = "no_orientation"
     # The voxels
     NAN_FILLED = "nan_filled"

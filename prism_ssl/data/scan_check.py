@@ -16,7 +16,7 @@ from prism_ssl.data.reject_reason import RejectReason
 from prism_ssl.errors import ArchiveUnreachable, MachineTrouble, ScanRejected
 from prism_ssl.utils.hashing import content_hash
 
-CHECKS_VERSION = 1
+CHECKS_VERSION = 2
 """Raised whenever a check changes its mind about some file, so that manifests of earlier versions are not reused."""
 
 

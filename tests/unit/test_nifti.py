@@ -18,7 +18,8 @@ from prism_ssl.config.schema import PreflightConfig
 from prism_ssl.contracts import RobustStats
 from prism_ssl.data import nifti
 from prism_ssl.data.broken_files import BrokenKind, patched, sound_bytes, sound_volume, write_broken
-from prism_ssl.data.nifti import check_affine, check_openable, load_voxels, open_scan, read_header
+from prism_ssl.data.header_geometry import check_affine
+from prism_ssl.data.nifti import check_openable, load_voxels, open_scan, read_header
 from prism_ssl.data.phantoms import nifti_bytes
 from prism_ssl.data.volume_memory import VolumeMemory
 from prism_ssl.errors import ScanRejected
@@ -87,7 +88,7 @@ def test_sform_comes_before_qform_and_qform_before_spacing(tmp_path: Path) -> No
     neither = read_header(_written(tmp_path / "neither.nii", patched(data, 252, [0, 0], "<i2")))
     np.testing.assert_allclose(both.affine, np.diag([2, 2, 2, 1]))
     np.testing.assert_allclose(qform.affine[:3, 3], [5, 6, 7])
-    assert (neither.sform_code, neither.qform_code) == (0, 0)
+    assert (neither.geometry.sform_code, neither.geometry.qform_code) == (0, 0)
     np.testing.assert_allclose(neither.spacing_mm, 2)
 
 
