@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
@@ -44,7 +46,7 @@ class HistoryFollower:
 
 
 class LiveView:
-    """Shows a run's history on the console while the block lasts; an error in showing it is raised at the end."""
+    """Shows a run's history on the console while the block lasts; an error in showing it is told, and ends nothing."""
 
     def __init__(self, console: Console, run_dir: Path, first_step: int, max_steps: int) -> None:
         self._console = console
@@ -60,33 +62,49 @@ class LiveView:
         )
         self._task: TaskID = self._progress.add_task("training", total=max_steps, completed=first_step, rate="")
         self._stop = Event()
-        self._error: Exception | None = None
+        self._problem: Exception | None = None
         self._thread = Thread(target=self._run, name="live-view", daemon=True)
 
     def __enter__(self) -> LiveView:
-        self._progress.start()
-        self._thread.start()
+        with self._telling():
+            self._progress.start()
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join(_LAST_ROWS_S)
-        if self._thread.is_alive():
-            text = f"the last rows were not read within {_LAST_ROWS_S:.0f} s; does the run folder's file system hang?"
-            self._progress.console.print(text, style="yellow")
-        self._progress.stop()
-        if self._error is not None and error is None:
-            raise self._error
+        with self._telling():
+            if self._thread.ident is not None:
+                self._thread.join(_LAST_ROWS_S)
+            if self._thread.is_alive():
+                text = f"the last rows were not read within {_LAST_ROWS_S:.0f} s; does the run folder's disk hang?"
+                self._progress.console.print(text, style="yellow")
+            self._progress.stop()
+        if self._problem is not None:
+            with suppress(Exception):
+                self._console.print(
+                    f"the progress view ended early ({type(self._problem).__name__}: {self._problem}); "
+                    f"the run's rows are in {HISTORY_FILE}",
+                    style="yellow",
+                    markup=False,
+                    soft_wrap=True,
+                )
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """What is shown of a run neither ends nor changes it: an error is kept, and told at the end."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  kept in _problem, which __exit__ tells
+            self._problem = self._problem or error
 
     def _run(self) -> None:
-        try:
+        with self._telling():
             while not self._stop.wait(_POLL_S):
                 self._show_new()
             self._show_new()
-        except Exception as error:  # noqa: BLE001  the edge of a thread: kept, and raised by __exit__
-            self._error = error
 
     def _show_new(self) -> None:
         for row in self._follower.new_rows():
@@ -128,7 +146,16 @@ def evaluation_line(row: dict[str, Any]) -> str:
 
 
 def show_summary(console: Console, summary: RunSummary) -> None:
-    """The end of a run as a table that explains itself, and where to look next."""
+    """The end of a run as a table that explains itself, and where to look next; no error in showing it is raised."""
+    try:
+        _show(console, summary)
+    except Exception as error:  # noqa: BLE001  the run has ended as it has, whatever can be shown of it
+        with suppress(Exception):
+            told = f"{summary.run}: {summary.status} at step {summary.steps_done}; its summary cannot be shown here"
+            console.print(f"{told} ({type(error).__name__}: {error}), and is in {summary.run_dir}", markup=False)
+
+
+def _show(console: Console, summary: RunSummary) -> None:
     colour = {"ok": "green", "interrupted": "yellow"}.get(summary.status, "red")
     console.print(
         f"\n[bold]{escape(summary.run)}[/]: [bold {colour}]{summary.status}[/] at step "

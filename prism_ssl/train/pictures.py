@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
@@ -32,15 +34,19 @@ class Pictures:
 
     def __enter__(self) -> Pictures:
         if not (self._run_dir / PANEL_FILE).exists():
-            # No result is asked for: where not even an event can be written, the summary must still be tried.
-            self._thread.submit(draw_noting, self._run_dir, "view_panel", PANEL_FILE, 0, self._draw_panel)
+            self._draw(draw_noting, self._run_dir, "view_panel", PANEL_FILE, 0, self._draw_panel)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._thread.submit(draw_plots, self._run_dir)
+        self._draw(draw_plots, self._run_dir)
         self._thread.shutdown()
+
+    def _draw(self, draw: Callable[..., None], *arguments: Any) -> None:
+        """Beside this thread; no result is asked for. A machine that gives no thread more gets no picture."""
+        with suppress(RuntimeError):
+            self._thread.submit(draw, *arguments)
 
     def _draw_panel(self) -> None:
         from prism_ssl.eval.inspect_views import save_pair  # matplotlib only where it is drawn with
@@ -50,7 +56,10 @@ class Pictures:
 
 def draw_plots(run_dir: Path) -> None:
     """The plots of the history up to its last row, unless they are there; the history says where, or why not."""
-    rows = read_history(run_dir)
+    try:
+        rows = read_history(run_dir)
+    except (OSError, ValueError):  # what cannot be read cannot be drawn; who needs the rows themselves will say so
+        return
     steps = [row["global_step"] for row in rows if "event" not in row]
     drawn = [row["global_step"] for row in rows if row.get("event") == "plots"]
     if not steps or drawn[-1:] == steps[-1:]:
@@ -65,7 +74,7 @@ def draw_plots(run_dir: Path) -> None:
 
 
 def draw_noting(run_dir: Path, kind: str, place: str, step: int, draw: Callable[[], None]) -> None:
-    """Call ``draw`` and note in the history that ``place`` was drawn at ``step``, or why it was not."""
+    """Call ``draw`` and note in the history that ``place`` was drawn at ``step``, or why it was not; raises nothing."""
     event, text = kind, place
     try:
         draw()
@@ -73,6 +82,7 @@ def draw_noting(run_dir: Path, kind: str, place: str, step: int, draw: Callable[
         # other errors may quote a path of the archive, which must not enter the history
         why = f": {error}" if isinstance(error, PrismError) else ""
         event, text = f"{kind}_failed", f"{place} was not drawn: {type(error).__name__}{why}"
-    record = LocalRecord(run_dir)
-    record.event(step, event, text)
-    record.close()
+    with suppress(OSError):  # where not even an event can be written, the summary must still be tried
+        record = LocalRecord(run_dir)
+        record.event(step, event, text)
+        record.close()

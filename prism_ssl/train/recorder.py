@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.sharded_dataset import WaitCauses
+from prism_ssl.errors import RunFolderError
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.alarm_rules import alarm_rules
 from prism_ssl.train.alarms import AlarmChange, Alarms
@@ -133,8 +134,9 @@ class Recorder(StepCounter):
             )
 
     def finish(self, status: RunStatus, cause: str | None, counters: Mapping[str, float], encoder: Path | None) -> None:
-        """Close the history and write summary.json."""
-        self._record.close()
+        """Close the history and write summary.json; once that is written, nothing that fails here changes the end."""
+        with suppress(OSError):  # of a full disk: the rows that are there are what is known
+            self._record.close()
         draw_plots(self._run_dir)  # before the tracker's end, which takes them along
         self.summary = RunSummary(
             run=self._run_dir.name,
@@ -152,8 +154,14 @@ class Recorder(StepCounter):
             alarms=self.alarms,
         )
         write_summary(self.summary)  # before the tracker's end, which may wait for a server
-        self.summary = dataclasses.replace(self.summary, tracking=self._tracker.finish(self.summary))
-        write_summary(self.summary)
+        try:
+            tracking = self._tracker.finish(self.summary)
+        except Exception as error:  # noqa: BLE001  told in the summary: the run has ended as it has
+            problem = f"the end of the run was not tracked ({type(error).__name__}: {error})"
+            tracking = {"mode": self._tracker.mode, "problem": problem}
+        self.summary = dataclasses.replace(self.summary, tracking=tracking)
+        with suppress(RunFolderError):  # the one before stands, and says the same but for the tracking
+            write_summary(self.summary)
 
 
 def last_losses(row: Mapping[str, float]) -> dict[str, dict[str, float]]:
