@@ -5,23 +5,26 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
 import ray
 from rich.console import Console
 
-from prism_ssl.data.archive import Archive, manifest_hash, prepare_archive, select_scans
+from prism_ssl.data.archive import Archive, SelectedScans, manifest_hash, prepare_archive, select_scans
 from prism_ssl.data.memory_plan import object_store_bytes
 from prism_ssl.train.logging import check_account
 from prism_ssl.train.resources import require_resources, training_cpus
 from prism_ssl.train.resume import under_earlier
+from prism_ssl.train.stop_file import stop_file_of
 from prism_ssl.train.trainer import check_memory, describe_archive
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_session import ray_session
+from prism_ssl.utils.stop_signals import stop_file_interrupts
 from prism_ssl.utils.time import format_duration
 from tune.core24 import DesignPoint
-from tune.interruption import sigterm_ends_sweep
+from tune.interruption import stop_signals_end_sweep
 from tune.sweep import Sweep, largest
 from tune.sweep_report import say
 from tune.trial import TRIAL_CPUS, run_trials
@@ -29,35 +32,32 @@ from tune.trial_view import TrialView
 from tune.wandb_callback import WandbTrials
 
 
-def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) -> None:
-    """Run the ``pending`` cells of a sweep, one at a time.
+def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) -> bool:
+    """Run the ``pending`` cells of a sweep, one at a time; returns whether it was asked to stop.
 
-    Trials that fail are recorded as failed in their run folders; an interruption (Ctrl-C, SIGTERM) ends the sweep
-    and the trial that runs.
+    Trials that fail are recorded as failed in their run folders; a request to stop (Ctrl-C, SIGTERM, SIGUSR1, the
+    file of ``stop_file_of``) ends the sweep and the trial that runs.
 
     Raises:
         PrismError: no trial could begin: the catalogue or the W&B account is bad, or a memory plan does not fit.
+        KeyboardInterrupt: it was asked to stop before a trial began.
     """
     started, tmp_root = time.monotonic(), temporary_root(sweep.base.run.tmp_root)
-    check_account(sweep.config(pending[0]))
-    selected = select_scans(sweep.base, tmp_root)
-    largest_config = largest([sweep.config(point) for point in pending])
-    cpus = training_cpus(sweep.base) + TRIAL_CPUS
-    with ray_session(cpus, object_store_bytes(largest_config), tmp_root), sigterm_ends_sweep():
-        require_resources(sweep.base, ray.cluster_resources())
-        cache_root = Path(sweep.base.run.root).absolute() / ".preflight"
-        archive = prepare_archive(selected, sweep.base, cache_root, sweep.split())
-        archive = _with_its_patients(sweep, archive, console)
-        describe_archive(archive, console)
-        say(console, _memory_plan(sweep, pending, archive))
-        if sweep.note_archive(manifest_hash(itertools.chain(*archive.shards), archive.held_out), archive.counts()):
-            say(console, "the scans differ from those of earlier trials; runs do not strictly compare", "yellow")
+    stop_file = stop_file_of(tmp_root)
+    with ExitStack() as session:
+        with stop_file_interrupts(stop_file):
+            check_account(sweep.config(pending[0]))
+            selected = select_scans(sweep.base, tmp_root)
+            store_bytes = object_store_bytes(largest([sweep.config(point) for point in pending]))
+            session.enter_context(ray_session(training_cpus(sweep.base) + TRIAL_CPUS, store_bytes, tmp_root))
+            archive = _prepare(sweep, pending, selected, console)
         view, tracking = TrialView(sweep, console, len(pending)), WandbTrials(sweep, console)
         setup_s = time.monotonic() - started
-        try:
-            run_trials(sweep, pending, archive, tmp_root, [view, tracking])
-        finally:
-            view.close()
+        with stop_signals_end_sweep() as stop:
+            try:
+                run_trials(sweep, pending, archive, tmp_root, [view, tracking, stop])
+            finally:
+                view.close()
     interrupted = view.interrupted()
     if interrupted is not None:
         tracking.tell_end(interrupted)
@@ -68,6 +68,20 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
             f"the first one, then {median(view.overheads_s):.1f} s (median; at most {max(view.overheads_s):.1f} s) a "
             "trial beside its training",
         )
+    return stop.requested or interrupted is not None or stop_file.exists()
+
+
+def _prepare(sweep: Sweep, pending: Sequence[DesignPoint], selected: SelectedScans, console: Console) -> Archive:
+    """Everything that is looked at before the first trial, once for all of them."""
+    require_resources(sweep.base, ray.cluster_resources())
+    cache_root = Path(sweep.base.run.root).absolute() / ".preflight"
+    archive = prepare_archive(selected, sweep.base, cache_root, sweep.split())
+    archive = _with_its_patients(sweep, archive, console)
+    describe_archive(archive, console)
+    say(console, _memory_plan(sweep, pending, archive))
+    if sweep.note_archive(manifest_hash(itertools.chain(*archive.shards), archive.held_out), archive.counts()):
+        say(console, "the scans differ from those of earlier trials; runs do not strictly compare", "yellow")
+    return archive
 
 
 def _with_its_patients(sweep: Sweep, archive: Archive, console: Console) -> Archive:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all other imports, which take seconds
+    from prism_ssl.utils.stop_signals import leave_on_stop_signals
+
+    leave_on_stop_signals()
+
 import sys
 from collections.abc import Sequence
 
@@ -12,9 +17,10 @@ from prism_ssl.config.defaults import RECIPES
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import PrismError
 from prism_ssl.train.console import show_summary
-from prism_ssl.train.stop_file import EXIT_INTERRUPTED
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_session import ray_environment
+from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, stop_signals_interrupt
+from prism_ssl.utils.terminal import output_that_ends_nothing
 
 EXIT_CODES = {"ok": 0, "interrupted": EXIT_INTERRUPTED}
 """By the status of a run; everything else is 1."""
@@ -28,18 +34,22 @@ def parse(arguments: Sequence[str] | None = None) -> PrismConfig:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train; 0 when the run ended ok, 75 when it was interrupted and can be resumed, 1 when it failed."""
-    console, errors = Console(), Console(stderr=True)
-    try:
-        config = parse(arguments)
-        with ray_environment(temporary_root(config.run.tmp_root)):
-            from prism_ssl.train.trainer import train  # Ray reads its environment when it is first imported
+    with output_that_ends_nothing(), stop_signals_interrupt():
+        console, errors = Console(), Console(stderr=True)
+        try:
+            config = parse(arguments)
+            with ray_environment(temporary_root(config.run.tmp_root)):
+                from prism_ssl.train.trainer import train  # Ray reads its environment when it is first imported
 
-            summary = train(config, console)
-    except PrismError as error:
-        errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
-    show_summary(console, summary)
-    return EXIT_CODES.get(summary.status, 1)
+                summary = train(config, console)
+        except PrismError as error:
+            errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            return 1
+        except KeyboardInterrupt:
+            errors.print("interrupted before it trained; the same command goes on", style="yellow")
+            return EXIT_INTERRUPTED
+        show_summary(console, summary)
+        return EXIT_CODES.get(summary.status, 1)
 
 
 if __name__ == "__main__":

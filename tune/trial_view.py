@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ray.tune.experiment import Trial
@@ -15,7 +17,7 @@ from prism_ssl.errors import CheckpointError
 from prism_ssl.train.checkpoint import checkpoint_step
 from prism_ssl.train.console import LiveView
 from prism_ssl.train.local_record import CHECKPOINT_FILE, CONFIG_FILE, truncate_history, write_json
-from prism_ssl.train.trainer import record_unfinished
+from prism_ssl.train.outcome import record_unfinished
 from prism_ssl.utils.fs import private_folder
 from prism_ssl.utils.json_lines import LineWriter
 from prism_ssl.utils.time import format_duration
@@ -44,6 +46,10 @@ class TrialView(LoggerCallback):
         """Before the trial does anything: its folder says that it runs, and its steps are shown from now on."""
         point = self._sweep.point(trial.config)
         self._running, self._number = point, self._number + 1
+        with self._telling(point):
+            self._start(point)
+
+    def _start(self, point: DesignPoint) -> None:
         run_dir, config = private_folder(self._sweep.run_dir(point)), self._sweep.config(point)
         step = _rewind(run_dir)
         write_json(run_dir / CONFIG_FILE, config.to_dict())
@@ -55,16 +61,22 @@ class TrialView(LoggerCallback):
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         """It returned or raised, or its process died."""
-        # Not trial.get_error(): that reads a copy which is not there yet.
-        told = Path(trial.error_file).read_text() if failed and trial.error_file else ""
-        self._end(self._sweep.point(trial.config), f"TrialFailed: {error_line(told)}")
+        point, told = self._sweep.point(trial.config), ""
+        with self._telling(point):
+            # Not trial.get_error(): that reads a copy which is not there yet.
+            told = Path(trial.error_file).read_text() if failed and trial.error_file else ""
+        with self._telling(point):
+            self._end(point, f"TrialFailed: {error_line(told)}")
 
     def interrupted(self) -> DesignPoint | None:
         """To be called when all processes have ended: the trial that an interruption of the sweep ended, if one."""
         point = self._running
         if point is not None:
-            cause = "the sweep was; the same command goes on from the trial's last checkpoint, if there is one"
-            self._end(point, f"RunInterrupted: {cause}", "interrupted")
+            cause = (
+                "the sweep was asked to stop; the same command goes on from the trial's last checkpoint if there is one"
+            )
+            with self._telling(point):
+                self._end(point, f"RunInterrupted: {cause}", "interrupted")
         return point
 
     def close(self) -> None:
@@ -72,6 +84,14 @@ class TrialView(LoggerCallback):
         if self._live is not None:
             self._live.__exit__(None, None, None)
             self._live = None
+
+    @contextmanager
+    def _telling(self, point: DesignPoint) -> Iterator[None]:
+        """What is noted of a trial ends neither it nor the sweep: an error in noting it is told."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            self._say(f"trial {point.name} is not fully noted ({type(error).__name__}: {error})", style="yellow")
 
     def _end(self, point: DesignPoint, unsaid: str, status: RunStatus = "failed") -> None:
         self.close()
@@ -98,9 +118,6 @@ class TrialView(LoggerCallback):
             "training_s": round(training_s, 2),
             "overhead_s": round(wall_s - training_s, 2),
         }
-        attempts = LineWriter(self._sweep.folder / ATTEMPTS_FILE)
-        attempts.append(attempt)
-        attempts.close()
         said = (
             f"trial {self._number} of {self._trials}: {point.name} {summary.status} at step {summary.steps_done} "
             f"after {format_duration(wall_s)} ({wall_s - training_s:.1f} s of it beside training)"
@@ -108,6 +125,9 @@ class TrialView(LoggerCallback):
         self._say(said, style="green" if summary.status == "ok" else "red")
         if summary.cause:
             self._say(summary.cause, style="red")
+        attempts = LineWriter(self._sweep.folder / ATTEMPTS_FILE)
+        attempts.append(attempt)
+        attempts.close()
 
     def _say(self, text: str, style: str) -> None:
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all other imports, which take seconds
+    from prism_ssl.utils.stop_signals import leave_on_stop_signals
+
+    leave_on_stop_signals()
+
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,9 +19,10 @@ from prism_ssl.config.defaults import RECIPES
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.config.tracking_environment import settled, tracking_words
 from prism_ssl.errors import PrismError
-from prism_ssl.train.stop_file import EXIT_INTERRUPTED, stop_file_of
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_session import ray_environment
+from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, stop_signals_interrupt
+from prism_ssl.utils.terminal import output_that_ends_nothing
 from tune.core24 import BASE_RECIPES, Design, Scale
 from tune.sweep import Sweep, with_max_steps
 from tune.sweep_report import conclude, say
@@ -58,26 +64,33 @@ def parse(arguments: Sequence[str] | None = None) -> Sweep:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is left to run, then rank; 0 when every cell asked for has ended ok, 75 when a job was asked to stop."""
-    console, errors = Console(), Console(stderr=True)
-    try:
-        sweep = parse(arguments)
-        with sweep.claimed():
-            pending = sweep.pending()
-            say(console, tracking_words(sweep.base.tracking))
-            say(console, f"sweep {sweep.name}: {len(sweep.points)} trials, {len(pending)} to run, in {sweep.folder}")
-            if pending:
-                with ray_environment(temporary_root(sweep.base.run.tmp_root)):
-                    from tune.sweep_run import run_sweep  # Ray reads its environment when it is first imported
+    """Run what is left to run, then rank; 0 when every cell asked for has ended ok, 75 when it was asked to stop."""
+    with output_that_ends_nothing(), stop_signals_interrupt():
+        console, errors = Console(), Console(stderr=True)
+        try:
+            return _run(parse(arguments), console)
+        except (PrismError, OSError) as error:
+            errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            return 1
+        except KeyboardInterrupt:
+            errors.print("interrupted before a trial began; the same command goes on", style="yellow")
+            return EXIT_INTERRUPTED
 
-                    run_sweep(sweep, pending, console)
-            conclude(sweep, console)
-            if not sweep.pending():
-                return 0
-            return EXIT_INTERRUPTED if stop_file_of(temporary_root(sweep.base.run.tmp_root)).exists() else 1
-    except PrismError as error:
-        errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
+
+def _run(sweep: Sweep, console: Console) -> int:
+    with sweep.claimed():
+        pending, interrupted = sweep.pending(), False
+        say(console, tracking_words(sweep.base.tracking))
+        say(console, f"sweep {sweep.name}: {len(sweep.points)} trials, {len(pending)} to run, in {sweep.folder}")
+        if pending:
+            with ray_environment(temporary_root(sweep.base.run.tmp_root)):
+                from tune.sweep_run import run_sweep  # Ray reads its environment when it is first imported
+
+                interrupted = run_sweep(sweep, pending, console)
+        conclude(sweep, console)
+        if not sweep.pending():
+            return 0
+        return EXIT_INTERRUPTED if interrupted else 1
 
 
 if __name__ == "__main__":

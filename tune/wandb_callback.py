@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ray.tune.experiment import Trial
 from ray.tune.logger import LoggerCallback
@@ -37,7 +39,8 @@ class WandbTrials(LoggerCallback):
         """Fix the id of the tracked run: worker and sweep write to the same one, and to none of an earlier sweep."""
         point = self._sweep.point(trial.config)
         if self._sweep.mode != "disabled":
-            tracked_as(private_folder(self._sweep.run_dir(point)), self._sweep.config(point))
+            with self._telling(point):
+                tracked_as(private_folder(self._sweep.run_dir(point)), self._sweep.config(point))
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:  # noqa: ARG002  the summary says it
         """Its summary is written by now."""
@@ -48,12 +51,17 @@ class WandbTrials(LoggerCallback):
         summary = self._sweep.summary(point)
         if self._sweep.mode == "disabled" or summary is None:
             return
-        try:
+        with self._telling(point):
             if not summary.tracking.get("run_id"):
                 summary = dataclasses.replace(summary, tracking=self._speak_for(point, summary))
                 write_summary(summary)
             if self._sweep.mode == "online":
                 self._add(point, summary)
+
+    @contextmanager
+    def _telling(self, point: DesignPoint) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # noqa: BLE001  the edge of a foreign service: a sweep outlives it
             say(self._console, f"trial {point.name} is not fully tracked ({type(error).__name__}: {error})", "yellow")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prism_ssl.errors import PeerLost, PrismError, TrainWorkerDied, TrainWorkerFailed
+from prism_ssl.errors import PeerLost, PrismError, RunInterrupted, TrainWorkerDied, TrainWorkerFailed
 from prism_ssl.train.ranks import describe
 
 
@@ -22,7 +22,12 @@ def root_failure(failures: Mapping[int, BaseException], workers: int) -> BaseExc
 def cause_of(failure: BaseException | None) -> str:
     """The cause that a summary names; ``failure`` is None where a run ended without a word."""
     if isinstance(failure, KeyboardInterrupt):
-        return "interrupted (Ctrl-C or SIGTERM); the same command goes on from the last checkpoint, if there is one yet"
+        return describe(
+            RunInterrupted(
+                "the run was asked to stop (Ctrl-C or a signal); the same command goes on from the last checkpoint, if "
+                "there is one yet"
+            )
+        )
     if failure is None or _is_silent(failure):
         failure = _silent_death("the training worker")
     return describe(failure)

@@ -12,9 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-EXIT_INTERRUPTED = 75
-"""Exit code of a command that may simply be given again: EX_TEMPFAIL of sysexits.h."""
-
 
 def stop_file_of(tmp_root: Path) -> Path:
     """Where the request is made: one file for all that a SLURM job does, otherwise one for this process."""

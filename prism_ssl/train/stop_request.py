@@ -79,12 +79,17 @@ def act_as_on_ctrl_c() -> None:
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """While the block lasts, SIGTERM to this process is what Ctrl-C is; nothing changes outside the main thread."""
+    """While the block lasts, SIGTERM to this process is what Ctrl-C is; nothing changes outside the main thread.
+
+    After it Ctrl-C is what it was before, too: Ray Train sets an answer of its own, and leaves it there.
+    """
     if current_thread() is not main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: act_as_on_ctrl_c())
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, lambda *_: act_as_on_ctrl_c())
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

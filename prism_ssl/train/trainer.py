@@ -1,56 +1,38 @@
-"""The driver's side of a run: folder, cluster, archive, memory plan, TorchTrainer, summary."""
+"""The driver's side of a run: folder, cluster, archive, memory plan, fit, summary."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
 
 import ray
-from ray.train import TrainingFailedError, UserCallback, WorkerGroupError
-from ray.train.torch import TorchConfig
-from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.torch.torch_trainer import TorchTrainer
 from rich.console import Console
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.config.tracking_environment import settled, tracking_words
-from prism_ssl.contracts import RunStatus, RunSummary
+from prism_ssl.contracts import RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
 from prism_ssl.data.holdout import Split
 from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory
 from prism_ssl.train.console import LiveView
-from prism_ssl.train.failures import cause_of, is_about_others, root_failure
+from prism_ssl.train.fit import fit
 from prism_ssl.train.leftovers import Places
-from prism_ssl.train.local_record import (
-    CHECKPOINT_FILE,
-    HISTORY_FILE,
-    LocalRecord,
-    is_probe,
-    last_probe,
-    read_history,
-    read_summary,
-    truncate_history,
-    write_summary,
-)
-from prism_ssl.train.logging import check_account, end_lost_run
+from prism_ssl.train.local_record import HISTORY_FILE, LocalRecord, truncate_history
+from prism_ssl.train.logging import check_account
+from prism_ssl.train.outcome import final_summary, record_unfinished, refusals_in_summary
 from prism_ssl.train.pictures import Pictures
 from prism_ssl.train.quota_guard import admit
-from prism_ssl.train.recorder import last_losses
 from prism_ssl.train.resources import require_resources, training_cpus, workers_on_a_node
 from prism_ssl.train.resume import StartingPoint, continued, starting_point
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder, with_absolute_catalog
 from prism_ssl.train.stop_file import sigusr1_asks_to_stop, stop_file_of
-from prism_ssl.train.stop_request import StopBetweenSteps, sigterm_as_ctrl_c
-from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.work_order import WorkOrder
-from prism_ssl.utils.fs import owned_folder, remove_stale_folders, temporary_root
+from prism_ssl.utils.fs import remove_stale_folders, temporary_root
 from prism_ssl.utils.machine import memory_limit_bytes
 from prism_ssl.utils.ray_session import ray_session
+from prism_ssl.utils.stop_signals import ignore_stop_signals, stop_file_interrupts, stop_signals_interrupt
 
 _TASK_CPUS = 1  # for the tasks of preflight
 
@@ -63,26 +45,33 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
     Raises:
         PrismError: it could not begin: settings, catalogue, checkpoint, run folder or memory plan are bad.
             The summary in the run folder then says so as well.
+        KeyboardInterrupt: it was asked to end before it trained. So says its summary, where it has one by then.
     """
     tmp_root = temporary_root(config.run.tmp_root)
-    # Before there is a folder: a table that cannot be used leaves no run behind.
-    selected = select_scans(config, tmp_root) if config.data.catalog_path is not None else None
-    with _claimed_run(config, console) as (folder, config):
-        check_account(config)
-        start = _begin_or_resume(folder, config, console)
-        selected = selected or select_scans(config, tmp_root)
-        session = ray_session(training_cpus(config) + _TASK_CPUS, object_store_bytes(config), tmp_root)
-        with session, sigusr1_asks_to_stop(stop_file_of(tmp_root)):
+    with ExitStack() as session:
+        session.enter_context(stop_signals_interrupt())
+        with stop_file_interrupts(stop_file_of(tmp_root)):
+            # Before there is a folder: a table that cannot be used leaves no run behind.
+            selected = select_scans(config, tmp_root) if config.data.catalog_path is not None else None
+            folder, config = session.enter_context(_claimed_run(config, console))
+            check_account(config)
+            start = _begin_or_resume(folder, config, console)
+            selected = selected or select_scans(config, tmp_root)
+            cpus = training_cpus(config) + _TASK_CPUS
+            session.enter_context(ray_session(cpus, object_store_bytes(config), tmp_root))
             require_resources(config, ray.cluster_resources())
             archive = prepare_archive(selected, config, folder.path.parent / ".preflight", start.split)
             archive, earlier = _with_its_patients(archive, start, folder, config, console)
             describe_archive(archive, console)
             console.print(str(check_memory(config, archive)), highlight=False, soft_wrap=True)
-            with (
-                LiveView(console, folder.path, start.step, config.train.max_steps),
-                Pictures(folder.path, config, min(archive.shards[0], key=lambda scan: scan.volume_bytes)),
-            ):
-                return _attempt(folder, config, archive, start, earlier)
+        with (
+            LiveView(console, folder.path, start.step, config.train.max_steps),
+            Pictures(folder.path, config, min(archive.shards[0], key=lambda scan: scan.volume_bytes)),
+        ):
+            with sigusr1_asks_to_stop(stop_file_of(tmp_root)):
+                summary = _attempt(folder, config, archive, start, earlier)
+            ignore_stop_signals()
+        return summary
 
 
 def train_on(archive: Archive, config: PrismConfig, console: Console) -> RunSummary:
@@ -102,7 +91,7 @@ def _claimed_run(config: PrismConfig, console: Console) -> Iterator[tuple[RunFol
     config = dataclasses.replace(with_absolute_catalog(config), tracking=tracking)
     console.print(words, markup=False, highlight=False, soft_wrap=True)
     try:
-        with _refusals_in_summary(folder, config):
+        with refusals_in_summary(folder.path, config):
             places = Places(Path.home(), temporary_root(config.run.tmp_root), folder.path.parent)
             for note in admit(config.quota, places):
                 console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -128,7 +117,7 @@ def _attempt(
         stop_file=stop_file_of(tmp_root),
         earlier=earlier,
     )
-    return _final_summary(order, _fit(order, tmp_root), archive)
+    return final_summary(order, fit(order, tmp_root), archive)
 
 
 def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -> StartingPoint:
@@ -180,93 +169,3 @@ def check_memory(config: PrismConfig, archive: Archive) -> MemoryPlan:
         limit, source = config.run.memory_limit_bytes, "run.memory_limit_bytes"
     gpus = [node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]]
     return plan_memory(config, archive.shards, limit, source, workers_on_a_node(config, gpus))
-
-
-def _fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
-    """Train in a Ray Train worker; returns what ended it early."""
-    # A name of its own for every attempt: an equal one would make Ray resume by rules that are not ours. Without the
-    # run's name, for Ray shows this one at a port that is open to all.
-    name = f"prism-train-{os.getpid()}-{time.time_ns()}"
-    try:
-        with owned_folder(tmp_root / "ray_train") as storage, sigterm_as_ctrl_c():
-            TorchTrainer(
-                _in_worker,
-                train_loop_config={"order": order},
-                scaling_config=ScalingConfig(
-                    num_workers=order.config.train.num_workers, use_gpu=ray.cluster_resources().get("GPU", 0) > 0
-                ),
-                torch_config=TorchConfig(timeout_s=round(order.config.train.rank_timeout_s)),
-                run_config=RunConfig(
-                    name=name,
-                    storage_path=str(storage),
-                    # A retry would hide the first failure.
-                    failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-                    callbacks=cast(list[UserCallback], [StopBetweenSteps()]),  # Ray takes all its kinds, and names one
-                ),
-            ).fit()
-    except WorkerGroupError as error:
-        return root_failure(error.worker_failures, order.config.train.num_workers)
-    except TrainingFailedError as error:
-        return error
-    except (KeyboardInterrupt, SystemExit):  # Ray Train turns Ctrl-C into the latter
-        return KeyboardInterrupt()
-    return None
-
-
-def _in_worker(settings: dict[str, Any]) -> None:
-    train_loop(settings["order"])
-
-
-def _final_summary(order: WorkOrder, failure: BaseException | None, archive: Archive) -> RunSummary:
-    """The worker's summary; where the worker could not write one, what its history still tells."""
-    summary = read_summary(order.run_dir)
-    if summary is None or summary.status == "running" or (failure is not None and summary.status == "ok"):
-        resumed_from = summary.resumed_from_step if summary else None
-        summary = _unfinished(order.run_dir, order.config, "failed", cause_of(failure), resumed_from)
-    elif is_about_others(summary.cause):
-        summary = dataclasses.replace(summary, cause=cause_of(failure))
-    tracking = summary.tracking or end_lost_run(order.config, order.run_dir, summary)
-    unproven = {} if order.split.proven else {"held_out_unproven": 1.0}
-    summary = dataclasses.replace(summary, data=archive.counts() | unproven, tracking=tracking)
-    write_summary(summary)
-    return summary
-
-
-def _unfinished(
-    run_dir: Path, config: PrismConfig, status: Any, cause: str | None, resumed_from: int | None
-) -> RunSummary:
-    history = read_history(run_dir)
-    rows = [row for row in history if "event" not in row and not is_probe(row)]
-    last = rows[-1] if rows else {}
-    checkpoint = run_dir / CHECKPOINT_FILE
-    return RunSummary(
-        run=run_dir.name,
-        status=status,
-        cause=cause,
-        steps_done=last.get("global_step", 0),
-        max_steps=config.train.max_steps,
-        resumed_from_step=resumed_from,
-        run_dir=str(run_dir),
-        checkpoint=str(checkpoint) if checkpoint.exists() else None,
-        losses=last_losses(last),
-        probe=last_probe(history),
-    )
-
-
-def record_unfinished(
-    run_dir: Path, config: PrismConfig, status: RunStatus, cause: str | None = None, resumed_from: int | None = None
-) -> RunSummary:
-    """The summary of a run that has not written its own, for its folder; from what its history tells."""
-    summary = _unfinished(run_dir, config, status, cause, resumed_from)
-    write_summary(summary)
-    return summary
-
-
-@contextmanager
-def _refusals_in_summary(folder: RunFolder, config: PrismConfig) -> Iterator[None]:
-    """A run that could not begin says so in its folder too."""
-    try:
-        yield
-    except BaseException as error:
-        record_unfinished(folder.path, config, "failed", f"{type(error).__name__}: {error}")
-        raise

@@ -27,23 +27,33 @@ _ALL_IS_WELL = b"all is well"
 @contextmanager
 def after_death(folder: Path, tmp_root: Path) -> Iterator[None]:
     """While the block lasts: should this process die, end every process with a file open below ``folder``, and
-    remove the folder and what dead processes have left below ``tmp_root``."""
+    remove the folder and what dead processes have left below ``tmp_root``.
+
+    The same where the block is interrupted, which may leave Ray half started; this process itself is spared.
+    """
     command = [sys.executable, "-I", "-S", __file__, str(folder), str(GRACE_S), str(tmp_root)]
     watcher = subprocess.Popen(command, stdin=PIPE, start_new_session=True)
     assert watcher.stdin is not None
+    word, patience_s = b"", 3 * GRACE_S
     try:
         yield
+        word, patience_s = _ALL_IS_WELL, GRACE_S
+    except Exception:
+        word, patience_s = _ALL_IS_WELL, GRACE_S
+        raise
     finally:
-        watcher.stdin.write(_ALL_IS_WELL)
-        watcher.stdin.close()
-        with suppress(subprocess.TimeoutExpired):  # it has nothing left to do; should it hang, it does no harm
-            watcher.wait(timeout=GRACE_S)
+        with suppress(OSError):  # the watcher itself was killed
+            watcher.stdin.write(word)
+            watcher.stdin.close()
+        with suppress(subprocess.TimeoutExpired):  # should it hang, it does no harm
+            watcher.wait(timeout=patience_s)
 
 
-def processes_using(folder: Path) -> list[int]:
-    """This user's processes that have a file open below ``folder``, removed files included."""
+def processes_using(folder: Path, but: int | None = None) -> list[int]:
+    """This user's processes that have a file open below ``folder``, removed files included; all ``but`` one."""
     below = f"{folder}/"
-    return [int(process.name) for process in Path("/proc").glob("[0-9]*") if _has_open(process / "fd", below)]
+    using = (int(process.name) for process in Path("/proc").glob("[0-9]*") if _has_open(process / "fd", below))
+    return [process for process in using if process != but]
 
 
 def _has_open(descriptors: Path, below: str) -> bool:
@@ -57,12 +67,13 @@ def main(folder: Path, grace_s: float, tmp_root: Path | None) -> None:
     """Wait until the starter closes the pipe; when it did so without a word, it was killed: clean up."""
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(stop, signal.SIG_IGN)  # a terminal's Ctrl-C is for the run, not for its cleaner
+    starter = os.getppid()
     if sys.stdin.buffer.read() == _ALL_IS_WELL:
         return
     deadline = time.monotonic() + grace_s
-    while processes_using(folder) and time.monotonic() < deadline:
+    while processes_using(folder, starter) and time.monotonic() < deadline:
         time.sleep(0.2)
-    for process in processes_using(folder):
+    for process in processes_using(folder, starter):
         try:
             os.kill(process, signal.SIGKILL)
         except ProcessLookupError:

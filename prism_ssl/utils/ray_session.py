@@ -8,8 +8,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,26 +66,46 @@ def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[
         yield
     elif os.environ.get("RAY_ADDRESS"):
         refuse_dead_head(os.environ["RAY_ADDRESS"])
-        ray.init(address=os.environ["RAY_ADDRESS"], logging_level=logging.WARNING, log_to_driver=False)
         try:
+            with _own_answer_to_sigterm():
+                ray.init(address=os.environ["RAY_ADDRESS"], logging_level=logging.WARNING, log_to_driver=False)
             yield
         finally:
             ray.shutdown()
     else:
         with owned_folder(_short_parent(tmp_root)) as folder, after_death(folder, tmp_root):
-            ray.init(
-                address="local",
-                num_cpus=max(cpus, usable_cpus()),
-                object_store_memory=object_store_bytes,
-                include_dashboard=False,
-                logging_level=logging.WARNING,
-                log_to_driver=False,
-                _temp_dir=str(folder),
-            )
             try:
+                with _own_answer_to_sigterm():
+                    ray.init(
+                        address="local",
+                        num_cpus=max(cpus, usable_cpus()),
+                        object_store_memory=object_store_bytes,
+                        include_dashboard=False,
+                        logging_level=logging.WARNING,
+                        log_to_driver=False,
+                        _temp_dir=str(folder),
+                    )
                 yield
             finally:
                 ray.shutdown()
+
+
+@contextmanager
+def _own_answer_to_sigterm() -> Iterator[None]:
+    """``ray.init`` answers SIGTERM by ``sys.exit(15)``, then and ever after; where the process has an answer of its
+    own, that one holds again after the block, and a SIGTERM in the block is ``KeyboardInterrupt``."""
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    try:
+        yield
+    except SystemExit as error:
+        if error.code == signal.SIGTERM:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def refuse_dead_head(address: str) -> None:

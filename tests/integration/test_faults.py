@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from prism_ssl.train.stop_file import EXIT_INTERRUPTED
 from prism_ssl.utils.fs import OWNED_BY_PROCESSES
+from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED
 from tests.cli_runs import CliRun, command, history_of, only_run, run_to_end, summary_of
 
 pytestmark = pytest.mark.slow

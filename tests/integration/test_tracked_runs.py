@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prism_ssl.train.checkpoint import checkpoint_step
-from prism_ssl.train.stop_file import EXIT_INTERRUPTED
+from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED
 from tests.cli_runs import CliRun, command, history_of, only_run, run_to_end, summary_of
 from tests.wandb_server import API_KEY, WandbServer
 

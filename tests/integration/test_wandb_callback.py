@@ -12,7 +12,7 @@ from rich.console import Console
 from prism_ssl.config.defaults import apply_overrides, core24_smoke
 from prism_ssl.config.operations import TrackingMode
 from prism_ssl.train.local_record import read_summary
-from prism_ssl.train.trainer import record_unfinished
+from prism_ssl.train.outcome import record_unfinished
 from prism_ssl.utils.fs import private_folder
 from tests.wandb_server import WandbServer
 from tune.sweep import Sweep

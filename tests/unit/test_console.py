@@ -157,7 +157,30 @@ def test_an_evaluation_is_a_line_of_its_own(tmp_path: Path) -> None:
     assert "step     50  held out: recall@1 0.50 (chance 0.12, untrained -)  mean skill -" in text
 
 
-def test_an_error_in_showing_is_raised_at_the_end(tmp_path: Path) -> None:
+def test_an_error_in_showing_is_told_and_ends_nothing(tmp_path: Path) -> None:
     text = json.dumps({"event": "alarm", "global_step": "nine"}) + "\n"  # no text to show
-    with pytest.raises(KeyError, match="text"):
-        _live(tmp_path, text)
+    assert "the progress view ended early (KeyError: 'text'); the run's rows are in history.jsonl" in _live(
+        tmp_path, text
+    )
+
+
+class _NoConsole(io.StringIO):
+    """A terminal whose every write fails."""
+
+    def write(self, text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_console_that_fails_ends_neither_the_progress_view_nor_the_summary(tmp_path: Path) -> None:
+    console = Console(file=_NoConsole(), force_terminal=True)
+    with LiveView(console, tmp_path, first_step=0, max_steps=400):
+        _append(tmp_path / HISTORY_FILE, json.dumps(ROW) + "\n")
+    show_summary(console, OK)
+
+
+def test_a_summary_that_cannot_be_shown_as_a_table_is_named() -> None:
+    text = _shown(replace(OK, data={"scans_training": 20.0}))
+    assert "phantom-cpu-1234abcd: ok at step 400; its summary cannot be shown here (KeyError: 'scans_held_out')" in text

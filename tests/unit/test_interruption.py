@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tune.interruption import ask_workers_to_stop, sigterm_ends_sweep
+from tune.interruption import ask_workers_to_stop, stop_signals_end_sweep
 
 WAITS = "import signal, sys; print(flush=True); sys.stdin.read()"
 
@@ -40,10 +40,16 @@ def usual_ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def test_sigterm_asks_the_worker_and_then_is_ctrl_c(usual_ctrl_c: None) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stop_signal_asks_the_worker_and_then_is_ctrl_c(usual_ctrl_c: None, number: signal.Signals) -> None:
+    before, went_on = signal.getsignal(number), False
     with child("ray::RayTrainWorker") as worker:
-        with pytest.raises(KeyboardInterrupt, match=r"^$"), sigterm_ends_sweep():
-            os.kill(os.getpid(), signal.SIGTERM)
+        with stop_signals_end_sweep() as stop:
+            signal.signal(signal.SIGUSR1, signal.default_int_handler)  # as Tune does
+            stop.on_trial_start(iteration=0, trials=[], trial=None)
+            os.kill(os.getpid(), number)
+            went_on = True
         assert worker.wait(timeout=30) == -signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert stop.requested
+    assert not went_on
+    assert signal.getsignal(number) is before
