@@ -10,7 +10,7 @@ Two rows with the same four fields are one scan: one row is kept, the others are
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,11 +103,24 @@ def load_records(config: DataConfig, seed: int) -> Selection:
     return Selection(*_resolve_all(selected, path.parent), report)
 
 
-def _batches(path: Path, config: DataConfig) -> Iterator[pl.DataFrame]:
+def series_texts(config: DataConfig, records: Sequence[ScanRecord]) -> dict[str, str]:
+    """``scan_id`` -> what the table says in words about the series; "" where it says nothing. Not to leave the machine.
+
+    Raises as ``load_records``.
+    """
+    path, wanted = Path(str(config.catalog_path)).expanduser().absolute(), {record.scan_id for record in records}
+    of_selected, texts = pl.col("series_path").is_in({record.series_path for record in records}), dict[str, str]()
+    for batch in _batches(path, config, with_text=True):
+        rows = batch.filter(of_selected).select(*IDENTITY, "modality", "series_text")
+        texts |= {_record(*row[:-1]).scan_id: row[-1] for row in rows.iter_rows()}
+    return {scan: texts.get(scan, "") for scan in wanted}
+
+
+def _batches(path: Path, config: DataConfig, with_text: bool = False) -> Iterator[pl.DataFrame]:
     """IDENTITY, modality and series_text of the table: trimmed strings, "" for null and for columns it lacks."""
     _check_path(path)
     try:
-        names = column_names(_header(path), path, config)
+        names = column_names(_header(path), path, config, with_text)
         columns = [_text(names.get(ours)).alias(ours) for ours in REQUIRED + OPTIONAL]
         for frame in _frames(path, sorted(set(names.values()))):
             ours = frame.select(columns)

@@ -28,8 +28,8 @@ _OTHER_WORDS = {
 _NEAR = 0.6
 
 
-def column_names(found: Sequence[str], path: Path, config: DataConfig) -> dict[str, str]:
-    """Our name -> the table's, for every column to be read.
+def column_names(found: Sequence[str], path: Path, config: DataConfig, with_text: bool = False) -> dict[str, str]:
+    """Our name -> the table's, for every column to be read; ``with_text``: also those that describe, where there are.
 
     Raises:
         CatalogError: a column is missing, or one is to mean two things.
@@ -44,7 +44,7 @@ def column_names(found: Sequence[str], path: Path, config: DataConfig) -> dict[s
             f"catalogue {path} has no column {', '.join(names[ours] for ours in missing)}; "
             f"found: {', '.join(found)}; needed: {', '.join(dict.fromkeys(needed))}; {_hint(missing, names, found)}"
         )
-    unread = () if reads_text else ("series_description", "exam_type")
+    unread = () if reads_text or with_text else ("series_description", "exam_type")
     read = {ours: theirs for ours, theirs in names.items() if theirs in found and ours not in unread}
     _refuse_two_meanings(read, path)
     return read

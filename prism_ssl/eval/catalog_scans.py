@@ -26,10 +26,8 @@ class UsableScans:
 
 def catalog_config(catalog: str, n_scans: int, selection_seed: int = 0, train_seed: int = 0) -> PrismConfig:
     """The default settings for the first ``n_scans`` of a table."""
-    return PrismConfig(
-        data=DataConfig(catalog_path=catalog, n_scans=n_scans, selection_seed=selection_seed),
-        train=TrainConfig(seed=train_seed),
-    )
+    data = DataConfig(catalog_path=catalog, n_scans=n_scans, selection_seed=selection_seed)
+    return PrismConfig(data=data, train=TrainConfig(seed=train_seed))
 
 
 def catalog_records(config: PrismConfig) -> list[ScanRecord]:

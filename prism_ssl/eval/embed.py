@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from prism_ssl.config.schema import DataConfig
 from prism_ssl.errors import ConfigError, PrismError
+from prism_ssl.eval.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_session import ray_environment, ray_session
 from prism_ssl.utils.time import format_duration
@@ -26,47 +26,34 @@ _OBJECT_STORE_BYTES = 2**30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Embed what is not embedded yet, and say how it went; 0 when at least one scan has an embedding."""
+    """Embed what is not embedded yet, and say how it went; 0 when at least one scan has an embedding, else as
+    ``catalog_options`` says."""
     given = _parser().parse_args(arguments)
-    console, errors = Console(), Console(stderr=True)
-    started, tmp_root = time.monotonic(), temporary_root(given.tmp_root)
+    console, started, tmp_root = Console(), time.monotonic(), temporary_root(given.tmp_root)
     try:
         with ray_environment(tmp_root):
             report = _embed(given, tmp_root)
     except (PrismError, OSError) as error:
-        errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return refused(error)
     for line in _in_words(report, Path(given.out), time.monotonic() - started):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return 0 if report.rows else 1
+    return EXIT_OK if report.rows else EXIT_NO
 
 
 def _embed(given: argparse.Namespace, tmp_root: Path) -> EmbedReport:
+    data = catalog_settings(given)
     # Ray reads its environment when it is first imported. Its core calls it an error that an actor may be restarted.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from prism_ssl.eval.embed_job import embed_catalog, embed_config
     from prism_ssl.eval.embed_scan import EmbedSettings
     from prism_ssl.model.export import read_export
 
-    data = DataConfig(
-        catalog_path=given.catalog,
-        columns=_columns(given.column),
-        n_scans=given.n_scans,
-        modality_filter=tuple(given.modality),
-    )
     if given.views < 1:
         raise ConfigError(f"--views is {given.views}; needed: 1 or more")
     exported, _ = read_export(given.checkpoint)
     settings = EmbedSettings(embed_config(exported, data), given.views, given.seed)
     with ray_session(2, _OBJECT_STORE_BYTES, tmp_root):
         return embed_catalog(exported, settings, Path(given.out).absolute())
-
-
-def _columns(pairs: Sequence[str]) -> dict[str, str]:
-    names = dict(pair.partition("=")[::2] for pair in pairs)
-    if bad := [pair for pair in pairs if not all(pair.partition("="))]:
-        raise ConfigError(f"--column {bad[0]!r} has no meaning; needed: OURS=THEIRS, such as pmbb_id=mrn")
-    return names
 
 
 def _in_words(report: EmbedReport, out: Path, seconds: float) -> list[str]:
@@ -88,17 +75,12 @@ def _parser() -> argparse.ArgumentParser:
         description="One embedding for every scan of a catalogue. The same command again goes on where it was killed, "
         "and embeds only scans that are new or whose file changed.",
     )
-    parser.add_argument("--catalog", required=True, help="table of the archive (.csv, .csv.gz or .parquet)")
+    add_catalog_options(parser, n_scans=EVERY_SCAN)
     parser.add_argument(
         "--checkpoint", required=True, help="a finished run's folder, or a W&B artifact entity/project/name:alias"
     )
     parser.add_argument("--out", default="embeddings.parquet", help="table to write")
     parser.add_argument("--views", type=int, default=8, help="views of each scan, over which the mean is taken")
-    parser.add_argument("--n-scans", type=int, default=EVERY_SCAN, help="at most so many, in seeded hash order")
-    parser.add_argument("--modality", nargs="+", default=["CT", "MR"], help="modalities to embed")
-    parser.add_argument(
-        "--column", action="append", default=[], metavar="OURS=THEIRS", help="another name of a column; may be repeated"
-    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the views")
     parser.add_argument("--tmp-root", help="everything transient goes below this folder; default: /tmp/$USER")
     return parser

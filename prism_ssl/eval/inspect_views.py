@@ -6,28 +6,33 @@ import argparse
 import difflib
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
 
-from prism_ssl.config.schema import PrismConfig
+from prism_ssl.config.schema import PrismConfig, TrainConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord, VisitKey
+from prism_ssl.data.catalog import series_texts
+from prism_ssl.data.nifti import read_header
 from prism_ssl.data.scan_check import check_scan
 from prism_ssl.data.views import View, draw_pair
 from prism_ssl.errors import CatalogError, PrismError, ScanRejected
-from prism_ssl.eval.catalog_scans import catalog_config, catalog_records, open_prepared
+from prism_ssl.eval.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
+from prism_ssl.eval.catalog_scans import catalog_records, open_prepared
 from prism_ssl.eval.view_panel import save_panel
-from prism_ssl.eval.view_words import pair_in_words
+from prism_ssl.eval.view_words import pair_in_words, unit_of
 
 
 def find_record(records: Sequence[ScanRecord], scan_id: str) -> ScanRecord:
-    """The record of a scan; raises ``CatalogError`` naming the nearest id when there is none."""
+    """The record of a scan; raises ``CatalogError`` naming an id like it where there is one."""
     by_id = {record.scan_id: record for record in records}
     if scan_id not in by_id:
-        nearest = difflib.get_close_matches(scan_id, by_id, n=1, cutoff=0.0)[0]
+        near = difflib.get_close_matches(scan_id, by_id, n=1)
+        hint = f"the nearest is {near[0]!r}; " if near else ""
         raise CatalogError(
-            f"no scan {scan_id!r} among the {len(by_id)} selected ones; the nearest is {nearest!r}; "
-            "--list prints all of them, --n-scans selects more"
+            f"no scan {scan_id!r} among the {len(by_id)} selected ones; {hint}"
+            "--list prints all of them, --data.n-scans selects more"
         )
     return by_id[scan_id]
 
@@ -56,39 +61,60 @@ def save_pair(path: Path, scan: PreparedScan, config: PrismConfig, visit: int = 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the picture and print the targets in words; 0 when there is one."""
+    """Write the picture and print the targets in words; 0 when there is one, else as ``catalog_options`` says."""
     given = _parser().parse_args(arguments)
-    console, errors = Console(), Console(stderr=True)
     try:
-        config = catalog_config(given.catalog, given.n_scans, train_seed=given.seed)
+        data = catalog_settings(given)
+        config = PrismConfig(data=data, train=TrainConfig(seed=given.seed))
         records = catalog_records(config)
         if given.list:
-            for record in records:
-                console.print(f"{record.scan_id}  {record.modality}", highlight=False)
-            return 0
+            _list(records, config)
+            return EXIT_OK
+    except (PrismError, OSError) as error:
+        return refused(error)
+    try:
         wanted = records if given.scan is None else [find_record(records, given.scan)]
         scan = prepared_scan(wanted, config)
         pair = save_pair(Path(given.out), scan, config, given.visit)
     except (PrismError, OSError) as error:
-        errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
-    unit = "HU" if scan.record.modality == "CT" else "units"
-    console.print(f"scan {scan.record.scan_id}, visit {given.visit}, seed {given.seed}: {given.out}", highlight=False)
-    console.print(pair_in_words(*pair, unit), highlight=False, markup=False, soft_wrap=True)
-    return 0
+        return refused(error, EXIT_NO)
+    unit, console = unit_of(scan.record), Console()
+    told = f"scan {scan.record.scan_id}, visit {given.visit}, seed {given.seed}: {given.out}"
+    for text in (told, pair_in_words(*pair, unit)):
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return EXIT_OK
+
+
+def _list(records: Sequence[ScanRecord], config: PrismConfig) -> None:
+    """A line a scan: id, modality, shape and what the table says of it, for the person at this machine."""
+    texts = series_texts(config.data, records)
+    with ThreadPoolExecutor(16) as threads:  # an archive on a network answers in milliseconds, one by one
+        shapes = list(threads.map(_shape_in_words, records))
+    for record, shape in zip(records, shapes, strict=True):
+        line = f"{record.scan_id}  {record.modality}  {shape:>17}  {texts[record.scan_id]}"
+        Console().print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+    patients = len({record.subject_id for record in records})
+    told = f"{len(records)} scans of {patients} patients; the descriptions are for this machine and enter no record"
+    Console(stderr=True).print(told, highlight=False, soft_wrap=True)
+
+
+def _shape_in_words(record: ScanRecord) -> str:
+    try:
+        return " x ".join(map(str, read_header(record.nifti_path).shape))
+    except (ScanRejected, OSError) as error:
+        return error.reason if isinstance(error, ScanRejected) else "not readable"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m prism_ssl.eval.inspect_views", description="Draw a pair of views where they lie in their scan."
     )
-    parser.add_argument("catalog", help="table of the archive (.csv, .csv.gz or .parquet)")
+    add_catalog_options(parser, n_scans=5000)
     parser.add_argument("--scan", help="scan id (see --list); default: the first usable one")
     parser.add_argument("--out", default="view.png", help="PNG to write")
     parser.add_argument("--visit", type=int, default=0, help="which pair of the scan")
     parser.add_argument("--seed", type=int, default=0, help="train.seed of the run")
-    parser.add_argument("--n-scans", type=int, default=5000, help="how many scans to select, in seeded hash order")
-    parser.add_argument("--list", action="store_true", help="print the scan ids and stop")
+    parser.add_argument("--list", action="store_true", help="print ids, shapes and descriptions of the scans and stop")
     return parser
 
 

@@ -34,7 +34,8 @@ from rich.table import Table
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.errors import PrismError
-from prism_ssl.eval.catalog_scans import catalog_config, usable_scans
+from prism_ssl.eval.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
+from prism_ssl.eval.catalog_scans import usable_scans
 from prism_ssl.eval.leak_checks import (
     Effort,
     check_blanked,
@@ -73,21 +74,20 @@ def leak_findings(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the findings; 0 when nothing leaks and every control was caught."""
+    """Print the findings; 0 when nothing leaks and every control was caught, else as ``catalog_options`` says."""
     given = _parser().parse_args(arguments)
     # a pipe counts as 80 columns wide, in which the table cannot be read
-    console, errors = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS), Console(stderr=True)
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
     try:
-        config = catalog_config(given.catalog, given.scans, given.seed)
+        config = PrismConfig(data=catalog_settings(given, given.seed))
         usable = usable_scans(config)
-        refused = "".join(f", {count} {reason}" for reason, count in usable.rejected.items())
+        left_out = "".join(f", {count} {reason}" for reason, count in usable.rejected.items())
         if not given.json:
-            console.print(f"{len(usable.scans)} scans used{refused}", highlight=False)
+            console.print(f"{len(usable.scans)} scans used{left_out}", highlight=False)
         encoder = load_encoder(given.encoder) if given.encoder else None
         findings = list(leak_findings(usable.scans, config, encoder=encoder))
-    except PrismError as error:
-        errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 2
+    except (PrismError, OSError) as error:
+        return refused(error)
     failed = [finding for finding in findings if finding.failed]
     if given.json:
         rows = [dataclasses.asdict(finding) | {"verdict": finding.verdict} for finding in findings]
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         console.print(findings_table(findings))
         console.print(_conclusion(failed), highlight=False, soft_wrap=True)
-    return 1 if failed else 0
+    return EXIT_NO if failed else EXIT_OK
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:
@@ -124,8 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m prism_ssl.eval.leakcheck", description="Can the pretext task be solved without anatomy?"
     )
-    parser.add_argument("catalog", help="table of the archive (.csv, .csv.gz or .parquet)")
-    parser.add_argument("--scans", type=int, default=40, help="at most this many scans, in seeded hash order")
+    add_catalog_options(parser, n_scans=40)
+    parser.add_argument("--scans", dest="n_scans", type=int, metavar="N", help="the same as --data.n-scans")
     parser.add_argument("--seed", type=int, default=0, help="of the selection")
     parser.add_argument("--encoder", help="run folder of the encoder to give blanked pixels to (default: untrained)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")

@@ -29,7 +29,7 @@ from prism_ssl.data.extract import extract_view
 from prism_ssl.data.geometry import apply_affine
 from prism_ssl.data.nifti import OpenScan
 from prism_ssl.data.views import View
-from prism_ssl.eval.view_words import pair_in_words
+from prism_ssl.eval.view_words import pair_in_words, unit_of, view_window_in_words
 
 PANEL_FILE = "view_panel.png"
 CONVENTION = "radiological convention: the patient's right is on the left of the picture"
@@ -59,20 +59,28 @@ PLANES = (
 
 def draw_panel(scan: OpenScan, prepared: PreparedScan, pair: tuple[View, View], patch_mm: float) -> bytes:
     """The picture of a pair as PNG."""
+    figure = panel_figure(scan, prepared, pair, patch_mm)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", facecolor=figure.get_facecolor())
+    return picture.getvalue()
+
+
+def panel_figure(scan: OpenScan, prepared: PreparedScan, pair: tuple[View, View], patch_mm: float) -> Figure:
+    """The picture of a pair, not drawn yet."""
     figure = dark_figure(17, 9.6)
     parts: Any = figure.subfigures(4, 1, height_ratios=(0.55, 4, 4, 1.05))
     head, *rows, foot = parts
     for subfigure in (head, *rows, foot):
         subfigure.set_facecolor("#111111")
     _title(head, scan, prepared)
+    unit = unit_of(prepared.record)
     views = dict(zip("ab", pair, strict=True))
     for row, name in zip(rows, views, strict=True):
         slices, patches = row.subfigures(1, 2, width_ratios=(1.5, 1))
         slices.set_facecolor("#111111")
         patches.set_facecolor("#111111")
         _draw_slices(slices, scan, views, name)
-        _draw_patches(patches, scan, views[name], name, patch_mm)
-    unit = _unit(prepared)
+        _draw_patches(patches, scan, views[name], name, patch_mm, unit)
     foot.text(0.02, 0.92, pair_in_words(*pair, unit), color="white", fontsize=13, va="top", linespacing=1.45)
     legend = (
         f"{CONVENTION}; sagittal: anterior on the left\n"
@@ -80,9 +88,7 @@ def draw_panel(scan: OpenScan, prepared: PreparedScan, pair: tuple[View, View], 
         "arrows: the prism's own axes (red R, green A, blue S); patches: the nearest to the centre"
     )
     foot.text(0.98, 0.92, legend, color="#bbbbbb", fontsize=10, va="top", ha="right", linespacing=1.45)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", facecolor=figure.get_facecolor())
-    return picture.getvalue()
+    return figure
 
 
 def dark_figure(width_in: float, height_in: float) -> Figure:
@@ -100,10 +106,6 @@ def save_panel(path: Path, scan: OpenScan, prepared: PreparedScan, pair: tuple[V
     """Write the picture, whole or not at all."""
     write_atomic(path, draw_panel(scan, prepared, pair, patch_mm))
     return path
-
-
-def _unit(prepared: PreparedScan) -> str:
-    return "HU" if prepared.record.modality == "CT" else "units"
 
 
 def _title(head: SubFigure, scan: OpenScan, prepared: PreparedScan) -> None:
@@ -189,15 +191,18 @@ def _letters(ax: Axes, plane: Plane) -> None:
 
 
 # ---------------------------------------------------------------------- patches
-def _draw_patches(figure: SubFigure, scan: OpenScan, view: View, name: str, patch_mm: float) -> None:
+def _draw_patches(figure: SubFigure, scan: OpenScan, view: View, name: str, patch_mm: float, unit: str) -> None:
     low, high = scan.stats.lowest, scan.stats.median + 4 * scan.stats.std
     whole = dataclasses.replace(view, window_center=(low + high) / 2, window_width=high - low)
     axes: Sequence[Axes] = figure.subplots(1, 2)
     figure.subplots_adjust(left=0.01, right=0.98, top=0.9, bottom=0.05, wspace=0.05)
-    window = f"window {view.window_center:.4g} ± {view.window_width / 2:.4g}"
-    for ax, shown, title in zip(axes, (whole, view), ("patches before the window", f"as seen: {window}"), strict=True):
+    titles = [
+        f"{what}\n{view_window_in_words(shown, unit)}"
+        for what, shown in (("before the window", whole), ("as seen", view))
+    ]
+    for ax, shown, title in zip(axes, (whole, view), titles, strict=True):
         ax.imshow(_mosaic(scan, shown, patch_mm), cmap="gray", vmin=-1, vmax=1, origin="lower")
-        ax.set_title(title, color=_COLORS[name], fontsize=11)
+        ax.set_title(title, color=_COLORS[name], fontsize=10)
         ax.set_facecolor("#111111")
         ax.set_xticks([])
         ax.set_yticks([])

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from prism_ssl.contracts import ScanRecord
 from prism_ssl.data.views import View
 
 _DIRECTIONS = (("right of", "left of"), ("in front of", "behind"), ("above", "below"))
 """Along +R and -R, +A and -A, +S and -S, of the patient."""
+
+
+def unit_of(record: ScanRecord) -> str:
+    """What rescaled values of a scan are told in."""
+    return "HU" if record.modality == "CT" else "units"
+
+
+def view_window_in_words(view: View, unit: str) -> str:
+    """The window of one view: what is black, and what is white."""
+    low, high = view.window_center - view.window_width / 2, view.window_center + view.window_width / 2
+    return f"black {_signed(low)}, white {_signed(high)} {unit}"
 
 
 def displacement_in_words(a: View, b: View) -> str:
@@ -35,7 +47,11 @@ def window_in_words(a: View, b: View, unit: str) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{abs(value):.0f}" if abs(value) >= 10 else f"{abs(value):.2g}"
+    return _signed(abs(value))
+
+
+def _signed(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
 
 
 def pair_in_words(a: View, b: View, unit: str) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 from matplotlib.image import imread
 
+from prism_ssl.data.phantoms import nifti_bytes
 from prism_ssl.eval.inspect_views import main
 
 
@@ -52,9 +55,32 @@ def test_an_unknown_scan_names_the_nearest_one(
     told = capsys.readouterr().err
     assert f"the nearest is {scan_ids[1]!r}" in told
     assert "--list" in told
+    assert main([str(phantom_catalog), "--scan", "the second one", "--out", str(tmp_path / "v.png")]) == 1
+    assert "nearest" not in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_list_prints_every_id(phantom_catalog: Path, scan_ids: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(phantom_catalog), "--list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == scan_ids
+    told = capsys.readouterr()
+    assert [line.split()[0] for line in told.out.splitlines()] == scan_ids
+    patients = len(set(pl.read_csv(phantom_catalog)["pmbb_id"]))
+    assert f"{len(scan_ids)} scans of {patients} patients" in told.err
+
+
+def test_list_tells_shape_and_description_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.nii").write_bytes(nifti_bytes(np.zeros((12, 11, 10), np.int16), np.eye(4)))
+    (tmp_path / "b.nii").write_bytes(b"an error page")
+    rows = [
+        "mrn,modality,series_path,series_description",
+        "1,CT,a.nii,Chest [lab 7] W/O",
+        "2,MR,b.nii,",
+        "2,MR,c.nii,gone",
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    for columns in (["--data.columns", "pmbb_id", "mrn"], ["--column", "pmbb_id=mrn"]):
+        assert main([str(tmp_path / "t.csv"), "--list", *columns]) == 0
+        lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines()}
+        assert lines["CT"].endswith("10 x 11 x 12  Chest [lab 7] W/O")
+        assert lines["MR"].endswith("  not_a_nifti")
+        assert len(lines) == 2

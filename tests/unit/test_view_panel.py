@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
-from prism_ssl.contracts import RobustStats
+from prism_ssl.contracts import PreparedScan, RobustStats, ScanRecord
 from prism_ssl.data.geometry import apply_affine
 from prism_ssl.data.nifti import OpenScan
-from prism_ssl.eval.view_panel import PLANES, bounding_box_mm, slice_mm
+from prism_ssl.data.views import View
+from prism_ssl.eval.view_panel import PLANES, bounding_box_mm, panel_figure, slice_mm
 
 ENDS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 """RAS axis of a letter, and whether the coordinate grows towards it."""
@@ -45,3 +49,32 @@ def test_a_slice_lies_at_its_centre_and_keeps_the_proportions_of_the_body() -> N
     image = slice_mm(scan, PLANES[0], np.array([10.0, 5.0, 10.0]), box)
     np.testing.assert_array_equal(np.unique(image), [10.0])
     assert image.shape[1] / image.shape[0] == pytest.approx(100 / 135, abs=0.02)
+
+
+@pytest.mark.parametrize(("modality", "scale"), [("CT", 1.0), ("MR", 100.0)])
+def test_every_caption_stays_in_the_picture_and_out_of_the_others(modality: str, scale: float) -> None:
+    affine = np.diag([-0.43, 0.43, 1.25, 1.0])
+    voxels = np.zeros((200, 512, 512), np.int16)
+    scan = OpenScan(voxels, scale, 0.0, affine, RobustStats(-1024.0 * scale, -322.2 * scale, 627.4 * scale))
+    prepared = PreparedScan(
+        ScanRecord("0123456789abcdef", "s", modality, "", "", "p"), scan.stats, 10**8, scan.shape, (0.43, 0.43, 1.25)
+    )
+    positions = np.random.default_rng(0).uniform(-12, 12, (64, 3)).astype(np.float32)
+    a, b = (
+        View(np.array(center), 25.0, np.array(turn), level * scale, width * scale, positions)
+        for center, turn, level, width in (
+            ((-110.0, 110.0, 125.0), (-9.9, 9.9, -9.9), -949.6, 1254.8),
+            ((-80.0, 160.0, 60.0), (9.9, -9.9, 9.9), 305.2, 3764.4),
+        )
+    )
+    figure = panel_figure(scan, prepared, (a, b), 16.0)
+    figure.canvas.draw()
+    texts = [text for text in figure.findobj(Text) if text.get_text().strip() and len(text.get_text()) > 1]
+    boxes = {text.get_text(): text.get_window_extent() for text in texts}
+    whole = figure.bbox
+    assert [
+        text for text, box in boxes.items() if box.x0 < 0 or box.x1 > whole.x1 or box.y0 < 0 or box.y1 > whole.y1
+    ] == []
+    assert [(one, two) for one, two in combinations(boxes, 2) if boxes[one].overlaps(boxes[two])] == []
+    said = "black -1577, white -322 HU" if modality == "CT" else "black -157700, white -32220 units"
+    assert any(said in text for text in boxes)

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from prism_ssl.data.views import View
-from prism_ssl.eval.view_words import displacement_in_words, pair_in_words, rotation_in_words, window_in_words
+from prism_ssl.eval.view_words import (
+    displacement_in_words,
+    pair_in_words,
+    rotation_in_words,
+    view_window_in_words,
+    window_in_words,
+)
 
 
 def view(
@@ -46,3 +52,8 @@ def test_a_higher_window_is_a_darker_picture() -> None:
 
 def test_a_pair_is_three_lines() -> None:
     assert len(pair_in_words(view(), view((1, 2, 3)), "HU").splitlines()) == 3
+
+
+def test_a_window_is_told_by_its_ends_with_their_unit() -> None:
+    assert view_window_in_words(view(window=(322.2, 1254.8)), "HU") == "black -305, white 950 HU"
+    assert view_window_in_words(view(window=(0.0012, 0.002)), "units") == "black 0.0002, white 0.0022 units"
