@@ -146,7 +146,7 @@ prism_run() {
         fi
     done
     if kill -0 "$PRISM_CHILD" 2>/dev/null; then
-        prism_say "no checkpoint before the job's time was up (PRISM_STOP_WITHIN_S is $PRISM_STOP_WITHIN_S); the last one that was written counts"
+        prism_say "the run had not ended when the job's time was up (PRISM_STOP_WITHIN_S is $PRISM_STOP_WITHIN_S): its checkpoint was slow to write, or W&B slow to answer (--tracking.finish-timeout-s); the last checkpoint that was written counts"
         code=75
     else
         wait "$PRISM_CHILD" || code=$?

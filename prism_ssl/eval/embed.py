@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ from prism_ssl.errors import ConfigError, PrismError
 from prism_ssl.eval.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_session import ray_environment, ray_session
+from prism_ssl.utils.stderr_filter import stderr_without
 from prism_ssl.utils.time import format_duration
 
 if TYPE_CHECKING:
@@ -52,7 +54,9 @@ def _embed(given: argparse.Namespace, tmp_root: Path) -> EmbedReport:
         raise ConfigError(f"--views is {given.views}; needed: 1 or more")
     exported, _ = read_export(given.checkpoint)
     settings = EmbedSettings(embed_config(exported, data), given.views, given.seed)
-    with ray_session(2, _OBJECT_STORE_BYTES, tmp_root):
+    with contextlib.ExitStack() as session:
+        with stderr_without("Set ray log level from environment"):  # which is where we have set it, above
+            session.enter_context(ray_session(2, _OBJECT_STORE_BYTES, tmp_root))
         return embed_catalog(exported, settings, Path(given.out).absolute())
 
 

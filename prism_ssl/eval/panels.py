@@ -13,6 +13,8 @@ POINTS_MAX = 400
 
 WIDTH, HEIGHT = 232, 150
 STEP_AXIS: Final = alt.X("global_step:Q", title="step", axis=alt.Axis(tickCount=5))
+NUMBER_FORMAT: Final = ",.7~g"
+"""How charts write the numbers of their axes: the ticks of a scale that spans next to nothing have a digit too many."""
 _FEW = 40  # points are marked where lines are short, for a line of one point is nothing to see
 
 

@@ -19,7 +19,7 @@ import vl_convert
 from rich.console import Console
 
 from prism_ssl.errors import PrismError, RunFolderError
-from prism_ssl.eval.panels import HEIGHT, STEP_AXIS, WIDTH, named_rows, small_multiples
+from prism_ssl.eval.panels import HEIGHT, NUMBER_FORMAT, STEP_AXIS, WIDTH, named_rows, small_multiples
 from prism_ssl.utils.fs import write_atomic
 from prism_ssl.utils.json_lines import read_lines
 
@@ -222,7 +222,7 @@ def _time_chart(history: pl.DataFrame) -> alt.Chart:
 
 def _rendered(chart: alt.VConcatChart, form: str) -> bytes:
     with alt.data_transformers.enable("default", max_rows=None):
-        spec = chart.to_json()
+        spec = chart.configure(numberFormat=NUMBER_FORMAT).to_json()
     if form == "svg":
         return vl_convert.vegalite_to_svg(spec).encode()
     return vl_convert.vegalite_to_png(spec, scale=1.5)

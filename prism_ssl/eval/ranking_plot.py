@@ -5,6 +5,7 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
+from prism_ssl.eval.panels import NUMBER_FORMAT
 from prism_ssl.eval.ranking import QUALITY, QUALITY_HIGH, QUALITY_LOW
 
 _OBJECTIVE = "model.objective"
@@ -21,10 +22,11 @@ def ranking_plot(ranked: pl.DataFrame, effects: pl.DataFrame) -> alt.TopLevelMix
 
     ``ranked`` is ``ranking.rank_runs``'s table, ``effects`` is ``effects.main_effects``'s.
     """
-    chart: alt.TopLevelMixin = alt.hconcat(
-        quality_chart(ranked), effects_chart(effects, "proxy quality")
-    ).resolve_scale(color="independent")
-    return chart
+    chart: alt.HConcatChart = alt.hconcat(quality_chart(ranked), effects_chart(effects, "proxy quality")).resolve_scale(
+        color="independent"
+    )
+    written: alt.TopLevelMixin = chart.configure(numberFormat=NUMBER_FORMAT)
+    return written
 
 
 def quality_chart(ranked: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:

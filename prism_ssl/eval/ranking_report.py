@@ -60,6 +60,7 @@ def _text(ranked: pl.DataFrame, effects: dict[str, pl.DataFrame], command: str |
         _recommendation(ranked, command),
         "## Runs",
         _runs_table(ranked),
+        *_causes(ranked),
         "## Main effects on proxy quality",
         "Deviation of a level from its factor's mean, the other factors held (least squares; 95 % interval, Student's "
         "t). An interval that holds 0 is no evidence.",
@@ -91,11 +92,18 @@ def _runs_table(ranked: pl.DataFrame) -> str:
             _interval(run[QUALITY], run[QUALITY_LOW], run[QUALITY_HIGH], "{:.3f}"),
             _said(run[THROUGHPUT], "{:,.0f}"),
             f"{_said(run['steps_done'], '{}')}/{_said(run['max_steps'], '{}')}",
-            (run["cause"] or "").replace("|", "/").replace("\n", " "),
         )
         for run in ranked.iter_rows(named=True)
     ]
-    return _table(("rank", "run", "status", "proxy quality", "patches/s after stalls", "steps", "cause"), rows)
+    return _table(("rank", "run", "status", "proxy quality", "patches/s after stalls", "steps"), rows)
+
+
+def _causes(ranked: pl.DataFrame) -> list[str]:
+    """Why runs have not ended ok: below the table, for a cause is long and a table scrolls."""
+    ended = [(run["run"], run["status"], run["cause"] or "no cause was recorded") for run in
+             ranked.filter(pl.col("status") != "ok").iter_rows(named=True)]  # fmt: skip
+    lines = [f"- {name}, {status}: {' '.join(cause.split())}" for name, status, cause in ended]
+    return ["## Runs that did not end ok", "\n".join(lines)] if lines else []
 
 
 def _effects_table(effects: pl.DataFrame, form: str) -> str:

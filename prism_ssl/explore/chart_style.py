@@ -8,6 +8,8 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from prism_ssl.eval.panels import NUMBER_FORMAT
+
 RUNS_DRAWN = 8
 """Most runs whose curves are drawn at once: more colours cannot be told apart."""
 
@@ -38,7 +40,8 @@ def pointing() -> tuple[alt.Parameter, Any]:
 def finished(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
     """The chart in the notebook's look."""
     styled: alt.TopLevelMixin = (
-        chart.configure_view(stroke="#dddddd")
+        chart.configure(numberFormat=NUMBER_FORMAT)
+        .configure_view(stroke="#dddddd")
         .configure_axis(
             grid=True, gridColor="#eeeeee", labelColor="#444444", titleColor="#444444", titleFontWeight="normal"
         )

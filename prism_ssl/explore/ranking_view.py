@@ -30,14 +30,19 @@ _PROBES = {
 
 
 def ranking_table(scored: pl.DataFrame) -> pl.DataFrame:
-    """``ranking.rank_runs`` in the columns that are read: rank, quality and its parts, throughput, factors."""
+    """``ranking.rank_runs`` in the columns that are read: rank, quality and its parts, throughput, factors.
+
+    Where a run has not ended ok, its cause stands beside its status, where it is seen without scrolling.
+    """
     ranked = rank_runs(scored)
     probes = [pl.col(key).round(3).alias(name) for name, key in _PROBES.items() if key in ranked.columns]
     factors = [pl.col(factor).alias(factor.rpartition(".")[2]) for factor in FACTORS if factor in ranked.columns]
+    causes = ["cause"] if "cause" in ranked.columns and ranked["cause"].count() else []
     return ranked.select(
         "rank",
         "run",
         "status",
+        *causes,
         pl.col(QUALITY).round(3).alias("proxy quality"),
         pl.concat_str(
             pl.col(QUALITY_LOW).round(3).cast(pl.String), pl.lit(" to "), pl.col(QUALITY_HIGH).round(3).cast(pl.String)

@@ -168,6 +168,11 @@ def test_nothing_measured_is_said_in_words(scored: pl.DataFrame) -> None:
     assert ranking_table(failed)["rank"].to_list() == [1]
 
 
+def test_why_a_run_failed_is_seen_without_scrolling(scored: pl.DataFrame) -> None:
+    assert ranking_table(scored).columns[:4] == ["rank", "run", "status", "cause"]
+    assert "cause" not in ranking_table(scored.filter(pl.col("status") == "ok")).columns
+
+
 # ---------------------------------------------------------------------- throughput and failures
 def test_stalls_and_what_was_waited_for_are_in_the_table(scored: pl.DataFrame) -> None:
     table = throughput_table(scored)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+import vl_convert
 
 from prism_ssl.errors import RunFolderError
 from prism_ssl.eval.panels import POINTS_MAX
@@ -22,6 +24,8 @@ from prism_ssl.eval.plots import (
     save_plots,
     throughput_chart,
 )
+from prism_ssl.eval.ranking import QUALITY, QUALITY_HIGH, QUALITY_LOW
+from prism_ssl.eval.ranking_plot import ranking_plot
 
 
 def row(step: int) -> dict[str, Any]:
@@ -107,3 +111,20 @@ def test_nothing_logged_is_no_picture_and_no_history_is_an_error(tmp_path: Path)
     (tmp_path / "history.jsonl").write_text('{"event": "alarm", "global_step": 1, "text": "x"}\n')
     assert save_plots(tmp_path) == []
     assert load_history(tmp_path).equals(pl.DataFrame())
+
+
+def test_ticks_stay_short_on_scales_that_span_next_to_nothing(tmp_path: Path) -> None:
+    near = 3.433987204
+    rows = [row(step) | {f"{what}/{head}": near for head in HEADS for what in ("loss", "chance")} for step in (1, 2)]
+    rows[1] |= {"patches_per_sec_interval": 123456.789}
+    lines = [json.dumps(each) + "\n" for each in rows]
+    (tmp_path / "history.jsonl").write_text("".join(lines))
+    ranked = pl.DataFrame({
+        "run": ["a"], "status": ["ok"], QUALITY: [0.123456789], QUALITY_LOW: [0.123456788], QUALITY_HIGH: [0.123456791],
+    })  # fmt: skip
+    effects = pl.DataFrame({"factor": ["f"], "level": ["1"], "effect": [near], "low": [near], "high": [near]})
+    pictures = [path.read_text() for path in save_plots(tmp_path, "svg")]
+    pictures.append(vl_convert.vegalite_to_svg(ranking_plot(ranked, effects).to_json()))
+    numbers = re.findall(r">\W?(\d[\d,.]*)</text>", "".join(pictures))
+    assert len(numbers) > 20
+    assert [number for number in numbers if sum(map(str.isdigit, number)) > 8] == []

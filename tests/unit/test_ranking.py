@@ -129,8 +129,9 @@ def test_the_ranking_is_written_as_table_text_and_plot(tmp_path: Path) -> None:
     for said in (
         "24 runs: 23 ok, 1 not; 1 ok runs without a measured quality",
         "A note on the design.",
-        f"| 24 | {failed} | failed | 0.501 (0.451 to 0.551) | 100 | 100/100 | ReplacementFailed: scan 1 / 2 |",
-        f"| 23 | {unmeasured} | ok | - | 100 | 100/100 |  |",
+        f"| 24 | {failed} | failed | 0.501 (0.451 to 0.551) | 100 | 100/100 |",
+        f"## Runs that did not end ok\n\n- {failed}, failed: ReplacementFailed: scan 1 | 2\n",
+        f"| 23 | {unmeasured} | ok | - | 100 | 100/100 |",
         "| train.batch_size | 64 | 12 | +0.0500 (+0.0500 to +0.0500) |",
         "python tune/train_single.py core24-base",
     ):
