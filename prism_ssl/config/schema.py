@@ -149,13 +149,15 @@ class PreflightConfig:
     spacing_mm_max: float = 15.0
     """Coarsest believable voxel spacing."""
     reject_label_maps: bool = True
-    """Refuse integer volumes with at most label_map_values distinct values."""
+    """Refuse volumes with at most label_map_values distinct values."""
     label_map_values: int = 48
     """See reject_label_maps."""
     require_hu: bool = True
-    """Refuse a CT without any voxel at or below ct_air_hu (not in HU, or not a CT)."""
+    """Refuse a CT with too little air, padding left out (not in HU, or not a CT)."""
     ct_air_hu: float = -200.0
-    """See require_hu."""
+    """Air lies at or below this value."""
+    ct_air_share_min: float = 0.001
+    """Smallest share of a CT's voxels, padding left out, that are air."""
     require_orientation: bool = True
     """Refuse a file with neither qform nor sform: its orientation would be a guess."""
     require_agreement: bool = True
@@ -169,6 +171,8 @@ class PreflightConfig:
         positive("preflight", self, "max_volume_bytes", "min_slices", "spacing_mm_min", "label_map_values")
         if self.concurrency is not None:
             positive("preflight", self, "concurrency")
+        share = self.ct_air_share_min
+        require(0 < share < 1, "preflight.ct_air_share_min", share, "between 0 and 1")
         require(
             self.spacing_mm_min < self.spacing_mm_max,
             "preflight.spacing_mm_min",

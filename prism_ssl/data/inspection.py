@@ -5,6 +5,7 @@ A check is a function that raises ``ScanRejected`` with a reason and the numbers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from prism_ssl.config.schema import PreflightConfig, PrismConfig
-from prism_ssl.contracts import RobustStats
+from prism_ssl.contracts import Float32, RobustStats
 from prism_ssl.data.header_geometry import check_agreement, times
-from prism_ssl.data.nifti import OpenScan, ScanHeader, check_openable, load_voxels, read_header
+from prism_ssl.data.nifti import SMALLEST_FLOAT, OpenScan, ScanHeader, check_openable, load_voxels, read_header
 from prism_ssl.data.reject_reason import RejectReason
 from prism_ssl.data.robust_stats import robust_stats, stats_sample
 from prism_ssl.data.views import largest_radius_mm
@@ -27,6 +28,15 @@ SIGNED_LEVEL = 0.05
 SIGNED_SHARE_MAX = 0.05
 """... and an MR with more than this share of such voxels is a statistical or parametric map."""
 
+CT_AIR_HU_MIN = -1200.0
+"""Air with its noise lies above; lower values are a CT's padding, which is no proof of HU."""
+
+DENSE_HU, DENSE_SHARE_MAX = 700.0, 0.25
+"""Of a body in HU no larger share of what is not air is denser than this; water is, once the intercept is lost."""
+
+NEAR_INTEGER = 1e-3
+"""How far a float lies from an integer at most that counts as one: labels that were rescaled or resampled."""
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -37,6 +47,12 @@ class Volume:
     voxels: npt.NDArray[Any]
     lowest: float
     highest: float
+
+    def sampled_values(self) -> Float32:
+        """Rescaled values of a part of the voxels, see ``stats_sample``."""
+        raw = stats_sample(self.voxels).astype(np.float32)
+        values: Float32 = raw * np.float32(self.header.slope) + np.float32(self.header.intercept)
+        return values
 
 
 def inspect(path: str, modality: str, config: PrismConfig) -> tuple[ScanHeader, RobustStats]:
@@ -122,6 +138,7 @@ def _finite_range(voxels: npt.NDArray[Any], header: ScanHeader) -> tuple[float, 
     """Lowest and highest rescaled value; refuses a volume with a voxel that is not finite."""
     with np.errstate(invalid="ignore"):
         raw = float(voxels.min()), float(voxels.max())  # a NaN comes out of both, an infinity out of one
+    _not_integers_read_as_floats(voxels, raw)
     if not np.all(np.isfinite(raw)):
         broken = sum(int(np.count_nonzero(~np.isfinite(plane))) for plane in voxels)
         if broken == voxels.size:
@@ -130,6 +147,18 @@ def _finite_range(voxels: npt.NDArray[Any], header: ScanHeader) -> tuple[float, 
         raise ScanRejected(RejectReason.NON_FINITE_VOXELS, detail)
     ends = sorted(header.slope * value + header.intercept for value in raw)
     return ends[0], ends[1]
+
+
+def _not_integers_read_as_floats(voxels: npt.NDArray[Any], raw_ends: tuple[float, float]) -> None:
+    """Under a wrong data type small integers are tiny floating-point numbers, and negative ones are NaN."""
+    highest = max(map(abs, raw_ends))
+    if not math.isfinite(highest):
+        highest = max(
+            float(np.abs(plane, where=np.isfinite(plane), out=np.zeros_like(plane)).max()) for plane in voxels
+        )
+    if 0 < highest < SMALLEST_FLOAT:
+        detail = f"no voxel is larger than {highest:.3g}: the voxels are integers, and the header calls them floats"
+        raise ScanRejected(RejectReason.NIFTI_LOAD_FAILED, detail)
 
 
 def _varies(volume: Volume, _config: PreflightConfig) -> None:
@@ -141,29 +170,50 @@ def _not_a_label_map(volume: Volume, config: PreflightConfig) -> None:
     if not config.reject_label_maps:
         return
     limit = config.label_map_values
-    found = np.unique(stats_sample(volume.voxels))
+    found = _distinct(stats_sample(volume.voxels))
     for plane in volume.voxels:  # only a volume whose sample is poor in values is looked at as a whole
         if found.size > limit:
             return
-        found = np.union1d(found, plane)
+        found = np.union1d(found, _distinct(plane))
     if found.size <= limit:
         detail = f"{found.size} distinct values; needed: more than {limit} (preflight.label_map_values)"
         raise ScanRejected(RejectReason.LABEL_MAP, detail)
 
 
+def _distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The values that occur; floats that all lie close to integers, not all to 0, count as those."""
+    if values.dtype.kind == "f":
+        whole = np.rint(values)
+        if whole.any() and np.abs(values - whole).max() <= NEAR_INTEGER:
+            values = whole
+    return np.unique(values)
+
+
 def _ct_in_hu(volume: Volume, config: PreflightConfig) -> None:
-    if config.require_hu and volume.modality == "CT" and volume.lowest > config.ct_air_hu:
-        detail = (
-            f"values are {volume.lowest:g} to {volume.highest:g}; needed: air at or below {config.ct_air_hu:g} HU "
-            "(not in HU, or not a CT)"
-        )
-        raise ScanRejected(RejectReason.CT_NOT_IN_HU, detail)
+    if not config.require_hu or volume.modality != "CT":
+        return
+    values = volume.sampled_values()
+    values = values[values >= CT_AIR_HU_MIN]
+    air = values <= config.ct_air_hu
+    share = float(air.mean()) if values.size else 0.0
+    if share >= config.ct_air_share_min and not _only_padding(values[air], values[~air]):
+        return
+    detail = (
+        f"values are {volume.lowest:g} to {volume.highest:g}, and {share:.2%} of them, padding left out, are air at or "
+        f"below {config.ct_air_hu:g} HU; needed: {config.ct_air_share_min:.2%} (not in HU, or not a CT)"
+    )
+    raise ScanRejected(RejectReason.CT_NOT_IN_HU, detail)
+
+
+def _only_padding(air: Float32, others: Float32) -> bool:
+    """Whether what seems to be air is one value, without noise, while much of the rest is denser than soft tissue."""
+    return air.size > 0 and air.min() == air.max() and float(np.mean(others > DENSE_HU)) > DENSE_SHARE_MAX
 
 
 def _mr_not_signed(volume: Volume, config: PreflightConfig) -> None:
     if not config.reject_signed_mr or volume.modality != "MR" or volume.lowest >= 0:
         return
-    sample = stats_sample(volume.voxels).astype(np.float32) * volume.header.slope + volume.header.intercept
+    sample = volume.sampled_values()
     level = SIGNED_LEVEL * float(np.percentile(np.abs(sample), 99.5))
     share = float(np.mean(sample < -level))
     if share > SIGNED_SHARE_MAX:

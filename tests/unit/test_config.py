@@ -62,6 +62,7 @@ IMPOSSIBLE: list[tuple[str, Any, str]] = [
     ("view.window_width_std_min", 7.0, "at most window_width_std_max (6.0)"),
     ("preflight.min_slices", 0, "a value above 0"),
     ("preflight.concurrency", 0, "a value above 0"),
+    ("preflight.ct_air_share_min", 0.0, "between 0 and 1"),
     ("preflight.spacing_mm_min", 20.0, "below spacing_mm_max (15.0)"),
     ("model.projection_dim", 0, "a value above 0"),
     ("model.preset", "huge", "one of 'tiny', 'small', 'base', 'large'"),
