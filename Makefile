@@ -3,9 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo train test test-slow check bench format clean
+.PHONY: help install demo train test test-slow check bench format clean
 
 help:
+	@echo "make install    the project and its test tools into .venv, nothing else"
 	@echo "make demo       the whole way on phantoms: four tiny encoders, ranked (under five minutes)"
 	@echo "make train      train on generated phantoms on this machine's CPU (about three minutes)"
 	@echo "make test       all tests but the slow ones"
@@ -18,6 +19,8 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+install: $(READY)
 
 demo: $(READY)
 	$(BIN)/python tune/demo.py

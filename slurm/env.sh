@@ -11,7 +11,7 @@ prism_fail() { prism_say "cannot start: $*"; exit 1; }
 
 prism_begin() {
     [ -n "${SLURM_JOB_ID:-}" ] || prism_fail "this is a job script; submit it: sbatch $0"
-    [ -z "$PRISM_SETUP" ] || source "$PRISM_SETUP"
+    [ -z "$PRISM_SETUP" ] || prism_setup
     USER=${USER:-$(id -un)}
     umask 077
     export PRISM_ROOT=/tmp/$USER/prism_ssl/$SLURM_JOB_ID # in the environment, by it the cleanup knows its processes
@@ -44,7 +44,7 @@ prism_begin() {
     export WANDB_CONFIG_DIR=$PRISM_ROOT/wandb/config
     mkdir -p "$TMPDIR" "$WANDB_DIR" "$WANDB_CACHE_DIR" "$WANDB_DATA_DIR" "$WANDB_ARTIFACT_DIR" "$WANDB_CONFIG_DIR"
 
-    [ -x "$PRISM_PYTHON" ] || prism_fail "no Python at $PRISM_PYTHON; run 'make train' once in $PRISM_REPO, or set PRISM_PYTHON in slurm/site.sh"
+    [ -x "$PRISM_PYTHON" ] || prism_fail "no Python at $PRISM_PYTHON; run 'make install' once in $PRISM_REPO, or set PRISM_PYTHON in slurm/site.sh"
     case $PRISM_RUNS/ in /tmp/* | /dev/shm/*) prism_fail "PRISM_RUNS is $PRISM_RUNS, which is gone with the job; set durable storage in slurm/site.sh" ;; esac
     mkdir -p "$PRISM_RUNS" && [ -w "$PRISM_RUNS" ] || prism_fail "run folders cannot be written to $PRISM_RUNS; set PRISM_RUNS in slurm/site.sh"
     PRISM_GPUS=${SLURM_GPUS_ON_NODE:-0}
@@ -56,6 +56,20 @@ prism_begin() {
     fi
     cd "$PRISM_REPO"
     prism_say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname); run folders in $PRISM_RUNS"
+}
+
+# Sources the site's script as a login shell would: an ordinary profile asks for variables that are not set, and goes on
+# after a command that fails. What it changes of the shell's own options is put back.
+prism_setup() {
+    [ -r "$PRISM_SETUP" ] || prism_fail "PRISM_SETUP is $PRISM_SETUP, which $(hostname) cannot read; correct it in slurm/site.sh"
+    local options status=0
+    options=$(set +o)$'\n'"set -e" # the $(...) above does not inherit it
+    set +eu +o pipefail
+    # shellcheck disable=SC1090
+    source "$PRISM_SETUP"
+    status=$?
+    eval "$options"
+    [ "$status" -eq 0 ] || prism_say "the last command of $PRISM_SETUP failed with $status; the job goes on"
 }
 
 # scancel or pre-emption: every process of the job was asked to end, and is killed after KillWait seconds, as is this one.
@@ -118,7 +132,10 @@ PORTS
     done
     [ -s "$folder/ray_current_cluster" ] || prism_fail "the Ray head was not up within 60 s; is the node overloaded?"
     export RAY_ADDRESS=127.0.0.1:$port
-    prism_say "Ray dashboard: ssh -N -L 8265:127.0.0.1:$dashboard $(hostname), then http://127.0.0.1:8265; its token: ssh $(hostname) cat $RAY_AUTH_TOKEN_PATH"
+    # Compute nodes are seldom reached but through a login node: the host that the job was submitted from is one.
+    local through=''
+    [ "${SLURM_SUBMIT_HOST:-$(hostname)}" = "$(hostname)" ] || through="-J $USER@$SLURM_SUBMIT_HOST "
+    prism_say "Ray dashboard, from your own machine: ssh ${through}-N -L 8265:127.0.0.1:$dashboard $USER@$(hostname), then http://127.0.0.1:8265; its token: ssh ${through}$USER@$(hostname) cat $RAY_AUTH_TOKEN_PATH"
     prism_say "metrics for Prometheus on this node: http://127.0.0.1:$metrics/metrics"
 }
 

@@ -3,10 +3,10 @@
 #   PRISM_CATALOG=/archive/catalog.parquet sbatch slurm/train_single.sbatch
 # Partition, GPUs, cores, memory and time are in the #SBATCH lines of the scripts and on sbatch's command line.
 
-# A script that is sourced first, such as one that loads modules; empty: none.
+# A script that is sourced first, such as one that loads modules; it may be an ordinary profile. Empty: none.
 : "${PRISM_SETUP:=}"
 
-# The interpreter into which the project is installed (`make train` makes this one).
+# The interpreter into which the project is installed (`make install` makes this one).
 : "${PRISM_PYTHON:=$PRISM_REPO/.venv/bin/python}"
 
 # The table of the archive, for all but phantom-cpu and the smoke scale; empty: given with --data.catalog-path.

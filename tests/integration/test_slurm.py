@@ -161,7 +161,7 @@ def test_a_missing_catalogue_ends_the_job_before_anything_is_started(submit: Sub
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"PRISM_PYTHON": "/nowhere/python"}, "no Python at /nowhere/python; run 'make train' once"),
+        ({"PRISM_PYTHON": "/nowhere/python"}, "no Python at /nowhere/python; run 'make install' once"),
         ({"PRISM_RUNS": "/tmp/runs"}, "PRISM_RUNS is /tmp/runs, which is gone with the job"),
         pytest.param(
             {"PRISM_ALLOW_CPU": ""},
