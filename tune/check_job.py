@@ -20,15 +20,16 @@ from prism_ssl.errors import ConfigError, PrismError, RunFolderError
 from prism_ssl.train.leftovers import Places
 from prism_ssl.train.logging import check_account
 from prism_ssl.train.quota_guard import admit
-from prism_ssl.utils.fs import private_folder, temporary_root
+from prism_ssl.utils.fs import TMP_ROOT, home_folder, private_folder, temporary_root
 from tune.train_single import parse
 
 
 def check_temporary_root(config: PrismConfig) -> str:
     """A job's runs leave nothing outside its own folder, where it looks for their stop requests too."""
-    if config.run.tmp_root is not None and "SLURM_JOB_ID" in os.environ:
+    given = config.run.tmp_root or os.environ.get(TMP_ROOT)
+    if given is not None and "SLURM_JOB_ID" in os.environ:
         raise ConfigError(
-            f"run.tmp_root is {config.run.tmp_root!r}; leave it out in a SLURM job, which removes what is below "
+            f"run.tmp_root (or {TMP_ROOT}) is {given!r}; leave it out in a SLURM job, which removes what is below "
             "/tmp/$USER/prism_ssl/$SLURM_JOB_ID and asks its runs to stop there"
         )
     return f"temporary files below {temporary_root(config.run.tmp_root)}"
@@ -49,7 +50,7 @@ def check_run_root(config: PrismConfig) -> str:
 def check_quota(config: PrismConfig) -> str:
     """The home directory and the temporary root are within their hard limits."""
     tmp_root = temporary_root(config.run.tmp_root)
-    notes = admit(config.quota, Places(Path.home(), tmp_root, Path(config.run.root).absolute()))
+    notes = admit(config.quota, Places(home_folder(), tmp_root, Path(config.run.root).absolute()))
     return "; ".join(["home and temporary root are within their limits", *notes])
 
 

@@ -11,7 +11,6 @@ become vector instructions.
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -27,7 +26,7 @@ from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, Float32, Float64, RobustS
 from prism_ssl.data.lattice import levels, pixel_to_voxel
 from prism_ssl.data.nifti import OpenScan
 from prism_ssl.data.views import View
-from prism_ssl.utils.fs import private_folder
+from prism_ssl.utils.fs import kept_root, private_folder
 from prism_ssl.utils.hashing import short_id
 
 Voxels = npt.NDArray[Any]
@@ -41,13 +40,12 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def _prepare_compiler() -> bool:
     """Settings that numba reads before it compiles; True when 16 lanes can be loaded by one instruction.
 
-    Compiled code is kept in /tmp/$USER/prism_ssl for all jobs of a user, unless NUMBA_CACHE_DIR is set; in a folder for
-    each text of this file, since numba fails on an index that names a type which the code no longer has.
+    Compiled code is kept in ``kept_root`` for all jobs of a user, unless NUMBA_CACHE_DIR is set; in a folder for each
+    text of this file, since numba fails on an index that names a type which the code no longer has.
     """
     settings: Any = numba.config
     if not settings.CACHE_DIR:
-        root = private_folder(Path("/tmp") / getpass.getuser() / "prism_ssl")
-        settings.CACHE_DIR = str(private_folder(root / f"numba-{short_id(Path(__file__).read_text())}"))
+        settings.CACHE_DIR = str(private_folder(kept_root() / f"numba-{short_id(Path(__file__).read_text())}"))
     features = settings.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
     if "+avx512f" not in features.split(","):
         return False

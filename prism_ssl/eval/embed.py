@@ -31,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Embed what is not embedded yet, and say how it went; 0 when at least one scan has an embedding, else as
     ``catalog_options`` says."""
     given = _parser().parse_args(arguments)
-    console, started, tmp_root = Console(), time.monotonic(), temporary_root(given.tmp_root)
+    console, started = Console(), time.monotonic()
     try:
+        tmp_root = temporary_root(given.tmp_root)
         with ray_environment(tmp_root):
             report = _embed(given, tmp_root)
     except (PrismError, OSError) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import ray
 from rich.console import Console
@@ -29,7 +28,7 @@ from prism_ssl.train.resume import StartingPoint, continued, starting_point
 from prism_ssl.train.run_folder import RunFolder, claim_run_folder, with_absolute_catalog
 from prism_ssl.train.stop_file import sigusr1_asks_to_stop, stop_file_of
 from prism_ssl.train.work_order import WorkOrder
-from prism_ssl.utils.fs import remove_stale_folders, temporary_root
+from prism_ssl.utils.fs import home_folder, remove_stale_folders, temporary_root
 from prism_ssl.utils.machine import memory_limit_bytes
 from prism_ssl.utils.ray_session import ray_session
 from prism_ssl.utils.stop_signals import ignore_stop_signals, stop_file_interrupts, stop_signals_interrupt
@@ -92,7 +91,7 @@ def _claimed_run(config: PrismConfig, console: Console) -> Iterator[tuple[RunFol
     console.print(words, markup=False, highlight=False, soft_wrap=True)
     try:
         with refusals_in_summary(folder.path, config):
-            places = Places(Path.home(), temporary_root(config.run.tmp_root), folder.path.parent)
+            places = Places(home_folder(), temporary_root(config.run.tmp_root), folder.path.parent)
             for note in admit(config.quota, places):
                 console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
             yield folder, config

@@ -17,6 +17,7 @@ from prism_ssl.data.holdout import Split
 from prism_ssl.data.pool_actor import ActorSettings
 from prism_ssl.data.warm_pool import PoolSettings
 from prism_ssl.train.leftovers import Places
+from prism_ssl.utils.fs import home_folder
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class WorkOrder:
     @property
     def places(self) -> Places:
         """Where the quota guard looks."""
-        return Places(Path.home(), self.scratch_folder.parent, self.run_dir.parent)
+        return Places(home_folder(), self.scratch_folder.parent, self.run_dir.parent)
 
     def actor_settings(self, actors: int | None = None) -> ActorSettings:
         """What the pool actors must know; ``scratch_bytes`` are for this many of all, None: for all."""

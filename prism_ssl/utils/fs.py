@@ -11,6 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from prism_ssl.errors import ConfigError
+
+TMP_ROOT = "PRISM_TMP_ROOT"
+"""Variable that names a temporary root where no option does."""
+
 OWNED_BY_PROCESSES = ("scratch", "r", "ray_token", "ray_train", "ray_tune", "export")
 """Places below the temporary root where each process has a folder of its own, with a ``.lock`` that it holds."""
 
@@ -44,12 +49,72 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def temporary_root(given: str | None = None) -> Path:
-    """The folder of everything transient (0700): ``given``/prism_ssl, or /tmp/$USER/prism_ssl[/$SLURM_JOB_ID]."""
-    if given is not None:
-        return private_folder(Path(given).absolute() / "prism_ssl")
-    root = Path("/tmp") / getpass.getuser() / "prism_ssl"
-    job = os.environ.get("SLURM_JOB_ID")
-    return private_folder(root / job if job else root)
+    """The folder of everything transient (0700): below ``given`` or $PRISM_TMP_ROOT, or /tmp/$USER/prism_ssl[/$SLURM_JOB_ID].
+
+    Raises:
+        ConfigError: it cannot be made, or is somebody else's.
+    """
+    given, job = given or os.environ.get(TMP_ROOT), os.environ.get("SLURM_JOB_ID")
+    if given is not None or not job:
+        return _own_folder(_root(given))
+    return _own_folder(_root(None) / job)
+
+
+def kept_root() -> Path:
+    """The folder of what all jobs of a user share: ``temporary_root`` without the job.
+
+    Raises:
+        ConfigError: it cannot be made, or is somebody else's.
+    """
+    return _own_folder(_root(os.environ.get(TMP_ROOT)))
+
+
+@contextmanager
+def everything_below(tmp_root: Path) -> Iterator[None]:
+    """While the block lasts, what this process and those that it starts do by default goes below ``tmp_root`` too,
+    where that was given; and the user has a name, for which libraries ask."""
+    before = {name: os.environ.get(name) for name in (TMP_ROOT, "LOGNAME")}
+    os.environ.setdefault("LOGNAME", user_name())
+    if not tmp_root.is_relative_to(_root(None)):
+        os.environ[TMP_ROOT] = str(tmp_root.parent)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def user_name() -> str:
+    """Name of the user; the number where the machine has no name for it, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError: from Python 3.13 on
+        return str(os.getuid())
+
+
+def home_folder() -> Path:
+    """The user's home; where there is none, a place that holds nothing."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.devnull)
+
+
+def _root(given: str | None) -> Path:
+    return (Path(given).absolute() if given is not None else Path("/tmp") / user_name()) / "prism_ssl"
+
+
+def _own_folder(path: Path) -> Path:
+    try:
+        return private_folder(path)
+    except OSError as error:
+        raise ConfigError(
+            f"the temporary root {path} cannot be used ({error.strerror or error}); needed: a folder of your own for "
+            f"everything transient; pass --run.tmp-root FOLDER (--tmp-root of an embedding job), or set {TMP_ROOT}"
+        ) from error
 
 
 def private_folder(path: Path) -> Path:

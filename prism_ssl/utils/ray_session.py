@@ -12,18 +12,21 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from prism_ssl.errors import ClusterUnreachable
-from prism_ssl.utils.fs import owned_folder
+from prism_ssl.utils.fs import everything_below, owned_folder
 from prism_ssl.utils.last_rites import after_death
 from prism_ssl.utils.machine import usable_cpus
 
 _SOCKET_PATH_BYTES = 107 - 63  # the kernel's limit, less what Ray appends to its temporary folder
 
 _HEAD_ANSWERS_WITHIN_S = 10.0
+_SETTINGS, _FRAME_HEADER_BYTES = 4, 9  # of HTTP/2
+_ADVICE = "start it, or unset RAY_ADDRESS to use a local cluster"
 
 
 @contextmanager
@@ -38,9 +41,10 @@ def ray_environment(tmp_root: Path) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_AUTH_MODE"):
-        yield
+        with everything_below(tmp_root):
+            yield
         return
-    with owned_folder(tmp_root / "ray_token") as folder:
+    with everything_below(tmp_root), owned_folder(tmp_root / "ray_token") as folder:
         path = folder / "token"
         path.touch(mode=0o600)
         path.write_text(secrets.token_hex(32))
@@ -65,10 +69,8 @@ def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[
     if ray.is_initialized():
         yield
     elif os.environ.get("RAY_ADDRESS"):
-        refuse_dead_head(os.environ["RAY_ADDRESS"])
         try:
-            with _own_answer_to_sigterm():
-                ray.init(address=os.environ["RAY_ADDRESS"], logging_level=logging.WARNING, log_to_driver=False)
+            _join(os.environ["RAY_ADDRESS"])
             yield
         finally:
             ray.shutdown()
@@ -109,16 +111,60 @@ def _own_answer_to_sigterm() -> Iterator[None]:
 
 
 def refuse_dead_head(address: str) -> None:
-    """Raise ``ClusterUnreachable`` where nothing listens: joining a dead head takes Ray more than five minutes."""
+    """Raise ``ClusterUnreachable`` where no Ray head answers: Ray itself goes on trying for ten minutes and more."""
     host, _, port = address.rpartition(":")
-    if not (host and port.isdigit()):
-        return  # "auto" or "ray://...", which Ray looks up by itself
+    if not (host and port.isdigit()) or "://" in address:
+        return  # "ray://...", which Ray looks up by itself, in seconds
     try:
-        socket.create_connection((host, int(port)), timeout=_HEAD_ANSWERS_WITHIN_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_HEAD_ANSWERS_WITHIN_S) as head:
+            answers = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(head)
     except OSError as error:
         raise ClusterUnreachable(
-            f"RAY_ADDRESS is {address} and no Ray head answers there ({error.strerror or error}); start it, or unset "
-            "RAY_ADDRESS to use a local cluster"
+            f"RAY_ADDRESS is {address} and no Ray head answers there ({error.strerror or error}); {_ADVICE}"
+        ) from error
+    if not answers:
+        raise ClusterUnreachable(
+            f"RAY_ADDRESS is {address} and what listens there is no Ray head: it does not answer as one within "
+            f"{_HEAD_ANSWERS_WITHIN_S:.0f} s; {_ADVICE}"
+        )
+
+
+def _speaks_http2(server: socket.socket) -> bool:
+    """Whether a server greets as gRPC, which Ray speaks, must: by a SETTINGS frame (RFC 9113, sections 3.4 and 6.5)."""
+    server.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0)))
+    frame, deadline = b"", time.monotonic() + _HEAD_ANSWERS_WITHIN_S
+    while len(frame) < _FRAME_HEADER_BYTES:
+        server.settimeout(max(0.01, deadline - time.monotonic()))
+        try:
+            more = server.recv(_FRAME_HEADER_BYTES - len(frame))
+        except TimeoutError:
+            return False
+        if not more:
+            return False
+        frame += more
+    return frame[3] == _SETTINGS and frame[5:] == bytes(4)
+
+
+def _join(address: str) -> None:
+    """Join the cluster of RAY_ADDRESS; what Ray raises becomes a ``ClusterUnreachable``."""
+    import ray
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        found = canonicalize_bootstrap_address(address) if address == "auto" else address
+    except ConnectionError:
+        found = None
+    if found is None or found == "auto":
+        raise ClusterUnreachable(f"RAY_ADDRESS is {address} and no Ray head runs on this machine; {_ADVICE}")
+    refuse_dead_head(found)
+    try:
+        with _own_answer_to_sigterm():
+            ray.init(address=found, logging_level=logging.WARNING, log_to_driver=False)
+    except Exception as error:
+        raise ClusterUnreachable(
+            f"RAY_ADDRESS is {address} and its cluster cannot be joined ({type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no word'}); is its token in "
+            f"RAY_AUTH_TOKEN_PATH, and its Ray {ray.__version__}? {_ADVICE}"
         ) from error
 
 

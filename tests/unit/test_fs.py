@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,12 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from prism_ssl.errors import ConfigError
 from prism_ssl.utils.fs import (
+    TMP_ROOT,
     FolderLock,
     atomic_file,
+    everything_below,
+    home_folder,
+    kept_root,
     private_folder,
     remove_stale_folders,
     temporary_root,
+    user_name,
     write_atomic,
 )
 
@@ -117,6 +124,45 @@ def test_the_temporary_root_is_that_of_the_user_and_the_job(monkeypatch: pytest.
     finally:
         for folder in (root / "4711", root, root.parent):
             folder.rmdir()
+
+
+def test_a_user_without_a_name_or_a_home_has_the_number_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    nameless = 4_000_000_000
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME", TMP_ROOT):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: nameless)
+    assert user_name() == str(nameless)
+    assert home_folder() == Path(os.devnull)
+
+
+def test_a_temporary_root_that_cannot_be_used_is_named_with_an_option_that_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("LOGNAME", str(tmp_path / "a file"))  # in place of /tmp/$USER
+    (tmp_path / "a file").write_text("somebody else's")
+    for folder in (temporary_root, kept_root):
+        with pytest.raises(ConfigError, match=r"temporary root .*a file/prism_ssl cannot be used .*--run\.tmp-root"):
+            folder()
+    given = temporary_root(str(tmp_path / "given"))
+    with everything_below(given):
+        assert temporary_root() == kept_root() == given
+    with pytest.raises(ConfigError, match="cannot be used"):
+        temporary_root()
+
+
+def test_compiled_code_and_pictures_go_below_the_given_temporary_root(tmp_path: Path) -> None:
+    (tmp_path / "a file").write_text("somebody else's")
+    code = (
+        "import sys; from prism_ssl.utils.fs import everything_below, temporary_root\n"
+        "with everything_below(temporary_root(sys.argv[1])):\n"
+        "    import prism_ssl.data.extract, prism_ssl.eval.view_panel"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("MPLCONFIGDIR", "NUMBA_CACHE_DIR")}
+    environment |= {"LOGNAME": str(tmp_path / "a file")}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "given")], env=environment, check=True)
+    found = {path.name.partition("-")[0] for path in (tmp_path / "given" / "prism_ssl").iterdir()}
+    assert {"numba", "matplotlib"} <= found
 
 
 def test_a_given_temporary_root_is_left_alone_but_for_a_private_folder(
