@@ -127,6 +127,10 @@ class NonFiniteLoss(PrismError, ArithmeticError):
     """The loss was not finite in several consecutive steps."""
 
 
+class GpuUnusable(PrismError, RuntimeError):
+    """There is a GPU, and torch cannot compute on it."""
+
+
 class GpuOutOfMemory(PrismError, RuntimeError):
     """A step, or an evaluation, did not fit into the memory of the GPU."""
 

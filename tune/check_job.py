@@ -21,6 +21,7 @@ from prism_ssl.train.leftovers import Places
 from prism_ssl.train.logging import check_account
 from prism_ssl.train.quota_guard import admit
 from prism_ssl.utils.fs import TMP_ROOT, home_folder, private_folder, temporary_root
+from prism_ssl.utils.gpu_check import require_usable_local_gpus
 from tune.train_single import parse
 
 
@@ -62,6 +63,12 @@ def check_catalog(config: PrismConfig) -> str:
     return f"catalogue {config.data.catalog_path}: {len(selection.records)} of {selection.report.rows} rows selected"
 
 
+def check_gpus(config: PrismConfig) -> str:  # noqa: ARG001  as all checks
+    """Torch can compute on the GPUs of this machine."""
+    gpus = require_usable_local_gpus()
+    return f"torch computes on {gpus} GPU(s)" if gpus else "no GPU here; training would be on the CPU"
+
+
 def check_tracking(config: PrismConfig) -> str:
     """Online tracking has a key that its server accepts."""
     words = tracking_words(config.tracking)
@@ -73,6 +80,7 @@ CHECKS: tuple[Callable[[PrismConfig], str], ...] = (
     check_temporary_root,
     check_run_root,
     check_quota,
+    check_gpus,
     check_tracking,
     check_catalog,
 )

@@ -20,6 +20,7 @@ from prism_ssl.train.resume import under_earlier
 from prism_ssl.train.stop_file import stop_file_of
 from prism_ssl.train.trainer import check_memory, describe_archive
 from prism_ssl.utils.fs import temporary_root
+from prism_ssl.utils.gpu_check import require_usable_gpus
 from prism_ssl.utils.ray_session import ray_session
 from prism_ssl.utils.stop_signals import stop_file_interrupts
 from prism_ssl.utils.time import format_duration
@@ -74,6 +75,7 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
 def _prepare(sweep: Sweep, pending: Sequence[DesignPoint], selected: SelectedScans, console: Console) -> Archive:
     """Everything that is looked at before the first trial, once for all of them."""
     require_resources(sweep.base, ray.cluster_resources())
+    require_usable_gpus(sweep.base.train.num_workers)
     cache_root = Path(sweep.base.run.root).absolute() / ".preflight"
     archive = prepare_archive(selected, sweep.base, cache_root, sweep.split())
     archive = _with_its_patients(sweep, archive, console)

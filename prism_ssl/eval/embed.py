@@ -16,6 +16,7 @@ from rich.console import Console
 from prism_ssl.errors import ConfigError, PrismError
 from prism_ssl.eval.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
 from prism_ssl.utils.fs import temporary_root
+from prism_ssl.utils.gpu_check import require_usable_gpus
 from prism_ssl.utils.ray_session import ray_environment, ray_session
 from prism_ssl.utils.stderr_filter import stderr_without
 from prism_ssl.utils.time import format_duration
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from prism_ssl.eval.embed_job import EmbedReport
 
 EVERY_SCAN = 2**31
+_ALL_GPUS = 2**31
 _OBJECT_STORE_BYTES = 2**30
 
 
@@ -58,6 +60,7 @@ def _embed(given: argparse.Namespace, tmp_root: Path) -> EmbedReport:
     with contextlib.ExitStack() as session:
         with stderr_without("Set ray log level from environment"):  # which is where we have set it, above
             session.enter_context(ray_session(2, _OBJECT_STORE_BYTES, tmp_root))
+        require_usable_gpus(_ALL_GPUS)
         return embed_catalog(exported, settings, Path(given.out).absolute())
 
 

@@ -29,6 +29,7 @@ from prism_ssl.train.run_folder import RunFolder, claim_run_folder, with_absolut
 from prism_ssl.train.stop_file import sigusr1_asks_to_stop, stop_file_of
 from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.fs import home_folder, remove_stale_folders, temporary_root
+from prism_ssl.utils.gpu_check import require_usable_gpus
 from prism_ssl.utils.machine import memory_limit_bytes
 from prism_ssl.utils.ray_session import ray_session
 from prism_ssl.utils.stop_signals import ignore_stop_signals, stop_file_interrupts, stop_signals_interrupt
@@ -59,6 +60,7 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
             cpus = training_cpus(config) + _TASK_CPUS
             session.enter_context(ray_session(cpus, object_store_bytes(config), tmp_root))
             require_resources(config, ray.cluster_resources())
+            require_usable_gpus(config.train.num_workers)
             archive = prepare_archive(selected, config, folder.path.parent / ".preflight", start.split)
             archive, earlier = _with_its_patients(archive, start, folder, config, console)
             describe_archive(archive, console)

@@ -49,7 +49,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def temporary_root(given: str | None = None) -> Path:
-    """The folder of everything transient (0700): below ``given`` or $PRISM_TMP_ROOT, or /tmp/$USER/prism_ssl[/$SLURM_JOB_ID].
+    """The folder of everything transient (0700): below ``given`` or $PRISM_TMP_ROOT, else /tmp/$USER/prism_ssl[/$JOB].
 
     Raises:
         ConfigError: it cannot be made, or is somebody else's.
@@ -72,9 +72,11 @@ def kept_root() -> Path:
 @contextmanager
 def everything_below(tmp_root: Path) -> Iterator[None]:
     """While the block lasts, what this process and those that it starts do by default goes below ``tmp_root`` too,
-    where that was given; and the user has a name, for which libraries ask."""
-    before = {name: os.environ.get(name) for name in (TMP_ROOT, "LOGNAME")}
+    where that was given. The user has a name and a home, without which libraries cannot be imported."""
+    before = {name: os.environ.get(name) for name in (TMP_ROOT, "LOGNAME", "HOME")}
     os.environ.setdefault("LOGNAME", user_name())
+    if home_folder() == Path(os.devnull):
+        os.environ["HOME"] = str(tmp_root)
     if not tmp_root.is_relative_to(_root(None)):
         os.environ[TMP_ROOT] = str(tmp_root.parent)
     try:

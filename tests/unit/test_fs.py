@@ -126,13 +126,17 @@ def test_the_temporary_root_is_that_of_the_user_and_the_job(monkeypatch: pytest.
             folder.rmdir()
 
 
-def test_a_user_without_a_name_or_a_home_has_the_number_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_name_or_a_home_is_given_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nameless = 4_000_000_000
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME", TMP_ROOT):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: nameless)
     assert user_name() == str(nameless)
     assert home_folder() == Path(os.devnull)
+    with everything_below(tmp_path):
+        assert os.environ["LOGNAME"] == str(nameless)
+        assert home_folder() == tmp_path
+    assert "HOME" not in os.environ
 
 
 def test_a_temporary_root_that_cannot_be_used_is_named_with_an_option_that_helps(

@@ -1,0 +1,90 @@
+"""Can torch compute on the GPUs that it is to train on? Asked before anything that takes long.
+
+This module imports neither Ray nor torch when it is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from prism_ssl.errors import GpuUnusable
+
+_ANSWER_S = 120.0
+"""Longest wait for an answer: torch is imported and a context made, on a node that may be busy."""
+
+_ADVICE = (
+    "needed: a GPU, a driver and a torch that fit each other; look at nvidia-smi and python -m torch.utils.collect_env "
+    "on that node, ask for another one, or hide the GPU (CUDA_VISIBLE_DEVICES='') to train on the CPU"
+)
+
+
+def gpu_problem() -> str | None:
+    """Why torch cannot compute on one of the GPUs that this process sees, or on any; None: it can."""
+    import torch
+
+    try:
+        torch.cuda.init()  # where there is no GPU for torch, this says why
+        for index in range(torch.cuda.device_count()):
+            ones = torch.ones(64, 64, device=f"cuda:{index}")
+            (ones @ ones).sum().item()
+    except (RuntimeError, AssertionError) as error:  # the latter: a torch that was built without CUDA
+        return f"torch {torch.__version__}: {str(error).strip().splitlines()[0]}"
+    return None
+
+
+def require_usable_gpus(workers: int) -> None:
+    """Ask torch on every node of the Ray cluster that has GPUs, about as many as ``workers`` may use there.
+
+    Raises:
+        GpuUnusable: torch cannot compute on one of them, or gives no answer.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ask = ray.remote(num_cpus=0, max_retries=0)(gpu_problem)
+    asked = {}
+    for node in ray.nodes():
+        gpus = min(int(node["Resources"].get("GPU", 0)), workers)
+        if node["Alive"] and gpus:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[ask.options(num_gpus=gpus, scheduling_strategy=there).remote()] = node["NodeManagerHostname"]
+    ray.wait(list(asked), num_returns=max(1, len(asked)), timeout=_ANSWER_S)
+    for answer, host in asked.items():
+        try:
+            problem = ray.get(answer, timeout=0)
+        except ray.exceptions.GetTimeoutError:
+            problem = f"no answer within {_ANSWER_S:.0f} s; is it used by others?"
+        except ray.exceptions.RayError as error:
+            problem = f"the process that tried it died ({type(error).__name__})"
+        _refuse(problem, host)
+
+
+def require_usable_local_gpus() -> int:
+    """Ask torch about the GPUs of this machine, in a process of its own; returns how many there are.
+
+    Raises:
+        GpuUnusable: torch cannot compute on one of them, or gives no answer.
+    """
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    if not gpus or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return 0
+    code = "from prism_ssl.utils.gpu_check import gpu_problem; print(gpu_problem() or '')"
+    try:
+        told = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=_ANSWER_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        problem: str | None = f"no answer within {_ANSWER_S:.0f} s"
+    else:
+        problem = told.stdout.strip() or (told.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        problem = problem if told.returncode or told.stdout.strip() else None
+    _refuse(problem, "this machine")
+    return gpus
+
+
+def _refuse(problem: str | None, where: str) -> None:
+    if problem is not None:
+        raise GpuUnusable(f"torch cannot compute on the GPU of {where} ({problem}); {_ADVICE}")

@@ -1,0 +1,49 @@
+"""A GPU that torch cannot use is named in one sentence, in seconds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from prism_ssl.utils.gpu_check import gpu_problem
+
+ASK_A_CLUSTER = """
+import sys, tempfile, ray
+from prism_ssl.errors import GpuUnusable
+from prism_ssl.utils.gpu_check import require_usable_gpus
+
+with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:
+    for gpus in (0, 2):
+        ray.init(address="local", num_cpus=1, num_gpus=gpus, include_dashboard=False, object_store_memory=2**27,
+                 _temp_dir=short, log_to_driver=False)
+        try:
+            require_usable_gpus(workers=1)
+            print(gpus, "usable")
+        except GpuUnusable as error:
+            print(gpus, error)
+        ray.shutdown()
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine's GPU works")
+def test_torch_says_why_it_has_no_gpu() -> None:
+    problem = gpu_problem()
+    assert problem is not None
+    assert problem.startswith(f"torch {torch.__version__}: ")
+    assert "\n" not in problem
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine's GPU works")
+def test_a_cluster_that_promises_gpus_is_asked_and_one_without_is_not() -> None:
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    told = subprocess.run(
+        [sys.executable, "-c", ASK_A_CLUSTER], env=environment, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert told[0] == "0 usable"
+    assert told[1].startswith("2 torch cannot compute on the GPU of ")
+    assert "nvidia-smi" in told[1]
