@@ -35,7 +35,7 @@ from prism_ssl.train.ranks import Ranks, describe
 from prism_ssl.train.recorder import Recorder
 from prism_ssl.train.run_folder import identities, identity
 from prism_ssl.train.step_counter import StepCounter
-from prism_ssl.train.stop_request import attempt_has_ended, raise_if_stop_is_requested
+from prism_ssl.train.stop_request import attempt_has_ended, raise_if_stop_is_requested, step_begins
 from prism_ssl.train.tracking_identity import read_tracked_as
 from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.disk_usage import free_bytes
@@ -98,6 +98,7 @@ class Attempt:
 
     def learn(self, batch: PrismBatch) -> LossReport:
         """One optimisation step; an update that is not finite is skipped."""
+        step_begins()
         step = self._recorder.steps_done
         with out_of_memory_named(self._config, f"step {step + 1}"):
             report = self._learner.step(batch, step)

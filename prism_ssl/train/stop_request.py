@@ -18,13 +18,13 @@ from prism_ssl.errors import RunInterrupted
 GRACE_S = 25.0
 """Time for the last step, the checkpoint and the end of the record; SLURM's own is 30 s."""
 
-_requested, _ended = Event(), Event()
+_requested, _begun, _ended = Event(), Event(), Event()
 
 
 def raise_if_stop_is_requested(stop_file: Path | None) -> None:
     """To be called between two steps; raises ``RunInterrupted`` when asked by a signal or by a file that is there."""
     if _requested.is_set() or (stop_file is not None and _is_there(stop_file)):
-        raise RunInterrupted("the run was asked to stop; the same command goes on from the checkpoint just written")
+        raise RunInterrupted("the run was asked to stop; the same command goes on from its last checkpoint, if it has one")
 
 
 def _is_there(file: Path) -> bool:
@@ -32,6 +32,11 @@ def _is_there(file: Path) -> bool:
         return file.exists()
     except OSError:  # a disk that does not answer asks for nothing
         return False
+
+
+def step_begins() -> None:
+    """From now on there is something to lose: whoever asks for the end waits until it is written."""
+    _begun.set()
 
 
 def attempt_has_ended() -> None:
@@ -67,7 +72,8 @@ class StopBetweenSteps(WorkerCallback, WorkerGroupCallback):
 
 def _stop_and_wait() -> None:
     _requested.set()
-    _ended.wait(GRACE_S)
+    if _begun.is_set():  # before the first step nothing is lost, and the start may take minutes
+        _ended.wait(GRACE_S)
 
 
 def act_as_on_ctrl_c() -> None:

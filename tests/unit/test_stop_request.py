@@ -17,6 +17,7 @@ from prism_ssl.train.stop_request import StopBetweenSteps, raise_if_stop_is_requ
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(stop_request, "_requested", Event())
     monkeypatch.setattr(stop_request, "_ended", Event())
+    monkeypatch.setattr(stop_request, "_begun", Event())
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
@@ -37,6 +38,7 @@ def test_nothing_happens_until_sigterm_which_is_heeded_at_the_next_step() -> Non
 
 
 def test_whoever_asks_waits_until_the_end_is_written() -> None:
+    stop_request.step_begins()
     asking = Thread(target=stop_request._stop_and_wait)
     asking.start()
     while not stop_request._requested.wait(1):
@@ -45,6 +47,11 @@ def test_whoever_asks_waits_until_the_end_is_written() -> None:
     stop_request.attempt_has_ended()
     asking.join(10)
     assert not asking.is_alive()
+
+
+def test_before_the_first_step_nobody_waits() -> None:
+    stop_request._stop_and_wait()
+    assert stop_request._requested.is_set()
 
 
 @pytest.mark.parametrize("on_ctrl_c", [signal.default_int_handler, signal.SIG_IGN])
