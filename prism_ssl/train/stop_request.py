@@ -24,7 +24,7 @@ _requested, _begun, _ended = Event(), Event(), Event()
 def raise_if_stop_is_requested(stop_file: Path | None) -> None:
     """To be called between two steps; raises ``RunInterrupted`` when asked by a signal or by a file that is there."""
     if _requested.is_set() or (stop_file is not None and _is_there(stop_file)):
-        raise RunInterrupted("the run was asked to stop; the same command goes on from its last checkpoint, if it has one")
+        raise RunInterrupted("the run was asked to stop; the same command goes on from its checkpoint, if it has one")
 
 
 def _is_there(file: Path) -> bool:
