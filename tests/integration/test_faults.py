@@ -148,6 +148,33 @@ def test_a_signal_to_the_driver_interrupts_the_run_at_a_checkpoint(
     assert f"resumes at step {summary['steps_done']}" in output
 
 
+@pytest.mark.parametrize("stop", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", [r"starts at step 0", r"^scans: "])
+def test_a_signal_before_training_interrupts_the_run_and_the_same_command_begins_it(
+    tmp_path: Path, catalog: Path, stop: signal.Signals, moment: str
+) -> None:
+    arguments = command(tmp_path, data__catalog_path=catalog, train__max_steps=10)
+    run = CliRun(arguments)
+    run.wait_for(moment)
+    run.send(stop)
+    assert run.finish() == EXIT_INTERRUPTED, run.output
+    summary = summary_of(tmp_path)
+    assert summary["status"] == "interrupted"
+    assert summary["steps_done"] == 0
+    transient = tmp_path / "tmp" / "prism_ssl"
+    assert [path for name in OWNED_BY_PROCESSES for path in transient.glob(f"{name}/*")] == []
+
+    code, output = run_to_end(arguments)
+    assert code == 0, output
+
+
+def test_a_console_on_a_full_disk_changes_no_result(tmp_path: Path, catalog: Path) -> None:
+    words = command(tmp_path, data__catalog_path=catalog, train__max_steps=10)
+    code, _ = run_to_end(["bash", "-c", '"$@" >/dev/full 2>/dev/full', "to a full disk", *words])
+    assert code == 0
+    assert summary_of(tmp_path)["status"] == "ok"
+
+
 def test_a_killed_training_worker_is_a_failed_run(tmp_path: Path, catalog: Path) -> None:
     run = CliRun(command(tmp_path, data__catalog_path=catalog, train__max_steps=5000))
     run.wait_for(r"^step +15 ")
