@@ -170,7 +170,8 @@ def _(mo, ranking_view, shown):
             mo.md("## Quality"),
             mo.md(
                 "Proxy quality (0 to 1) is measured on held-out scans, the same views for every run: recall of the "
-                "same series, sign skill, and LiDAR. The bars are 95 % intervals over series."
+                "same series, sign skill, and LiDAR. The bars are 95 % intervals over the held-out series; another "
+                "seed of the training can move a run further than that."
             ),
             ranking_view.quality_picture(shown),
             ranking_view.pareto_chart(shown),

@@ -29,7 +29,7 @@ def conclude(sweep: Sweep, console: Console) -> None:
     scored = compute_proxy_score(runs, read_run_histories(runs, PROBE_KEYS))
     ranked = write_ranking(sweep.folder, scored, _notes(sweep))
     console.print(_table(ranked))
-    for run in ranked.filter(pl.col("status") != "ok").iter_rows(named=True):
+    for run in scored.filter(pl.col("status") != "ok").iter_rows(named=True):
         say(console, f"{run['run']} {run['status']}: {run['cause']}", style="red")
     pending = sweep.pending()
     if pending:
@@ -70,7 +70,10 @@ def _notes(sweep: Sweep) -> list[str]:
 
 
 def _table(ranked: pl.DataFrame) -> Table:
-    table = Table(title="best first: proxy quality on held-out scans, then throughput", title_justify="left")
+    table = Table(
+        title="best first: proxy quality on held-out scans (95 % over their series, not over seeds), then throughput",
+        title_justify="left",
+    )
     for column in ("rank", "trial", "status", "proxy quality", "patches/s"):
         table.add_column(column, justify="left" if column in ("trial", "status") else "right", no_wrap=True)
     for run in ranked.iter_rows(named=True):

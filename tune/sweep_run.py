@@ -79,7 +79,7 @@ def _prepare(sweep: Sweep, pending: Sequence[DesignPoint], selected: SelectedSca
     cache_root = Path(sweep.base.run.root).absolute() / ".preflight"
     archive = prepare_archive(selected, sweep.base, cache_root, sweep.split())
     archive = _with_its_patients(sweep, archive, console)
-    describe_archive(archive, console)
+    describe_archive(archive, sweep.base.data, console)
     say(console, _memory_plan(sweep, pending, archive))
     if sweep.note_archive(manifest_hash(itertools.chain(*archive.shards), archive.held_out), archive.counts()):
         say(console, "the scans differ from those of earlier trials; runs do not strictly compare", "yellow")

@@ -10,8 +10,9 @@ W&B stores them.
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -34,7 +35,18 @@ PROBE_KEYS = tuple(f"probe/{name}" for name in (QUALITY, QUALITY_LOW, QUALITY_HI
 
 _EFFECTIVE = "throughput_effective_patches_per_sec"
 _STALLS = {"stall_steps_ge_2000ms": 1, "stall_steps_ge_10000ms": 4}
-_PRIVATE = ("run.", "tracking.", "quota.", "eval.", "data.catalog_path", "data.columns", "data.phantom_subjects")
+_PRIVATE = ("run.", "tracking.", "quota.", "eval.")
+_WHERE = ("data.catalog_path", "data.columns", "data.phantom_subjects")
+CATALOG = "CATALOG"
+"""Stands in a recommended command for the table of the scans, where a record does not tell its path."""
+CATALOG_IN_WORDS = f"{CATALOG} stands for the table of your scans: its path is not told to W&B."
+INTERVAL_IN_WORDS = (
+    "The interval says how far other held-out series would move the number. It does not say how far another seed of "
+    "the training would: two runs of one configuration can differ by more. Repeat the best ones with another "
+    "train.seed before you believe a small difference."
+)
+GENERATED = "generated_phantoms"
+"""Key under which a tracked run tells that its scans were generated phantoms."""
 
 
 def compute_proxy_score(df_runs: pl.DataFrame, df_hist: pl.DataFrame) -> pl.DataFrame:
@@ -61,15 +73,26 @@ def compute_proxy_score(df_runs: pl.DataFrame, df_hist: pl.DataFrame) -> pl.Data
     return scored.with_columns((_number(df_runs, _EFFECTIVE) * share_left).alias(THROUGHPUT))
 
 
+def never_began(scored: pl.DataFrame) -> pl.DataFrame:
+    """The runs that came to an end before their first step: nothing was trained, so they are no part of a ranking."""
+    if "steps_done" not in scored.columns:
+        return scored.clear()
+    ended = ~pl.col("status").is_in(["ok", "running", "unfinished"]).fill_null(value=False)
+    return scored.filter(ended & (pl.col("steps_done") == 0))
+
+
 def rank_runs(scored: pl.DataFrame) -> pl.DataFrame:
-    """``compute_proxy_score``'s table, best first, with ``rank`` (from 1) and ``near_best``.
+    """``compute_proxy_score``'s table, best first, with ``rank`` (from 1) and ``near_best``; without ``never_began``.
 
     Runs that ended ok come before all others, whatever those measured; a missing metric ranks last among its peers,
     never first. ``near_best``: the run's interval reaches into the best run's.
     """
     ok = pl.col("status").eq_missing(pl.lit("ok"))
-    order = scored.with_columns(ok.alias("_ok")).sort(
-        "_ok", QUALITY, THROUGHPUT, "run", descending=[True, True, True, False], nulls_last=True
+    key = "run_id" if "run_id" in scored.columns else "run"
+    order = (
+        scored.join(never_began(scored), on=key, how="anti", maintain_order="left")
+        .with_columns(ok.alias("_ok"))
+        .sort("_ok", QUALITY, THROUGHPUT, "run", descending=[True, True, True, False], nulls_last=True)
     )
     best_low = order.filter("_ok")[QUALITY_LOW].head(1).to_list()
     floor = best_low[0] if best_low else None
@@ -98,7 +121,8 @@ def recommended_command(df: pl.DataFrame) -> str | None:
     """The best configuration as a command line of train_single; None when no run can be recommended.
 
     ``df`` is ``compute_proxy_score``'s table. Every setting of what is learned that differs from the recipe is
-    spelt out; where the data lie is left to the reader.
+    spelt out, and the scans: the table and its columns, or generated phantoms. ``CATALOG`` stands for a path that the
+    record does not tell.
     """
     configs = summarize_best_configs(df)
     if configs.is_empty():
@@ -106,22 +130,37 @@ def recommended_command(df: pl.DataFrame) -> str | None:
     best = df.filter(pl.col("run") == configs["best_run"][0]).row(0, named=True)
     said = str(best.get("recipe"))
     recipe = said if said in RECIPES else "core24-base"
-    flags = _differing_flags(known_keys(RECIPES[recipe]()), best)
+    defaults = known_keys(RECIPES[recipe]())
+    flags = [*_flags_of_scans(defaults, best), *_differing_flags(defaults, best)]
     return shlex.join(["python", "tune/train_single.py", recipe, *flags])
 
 
-def _differing_flags(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> Sequence[str]:
+def _flags_of_scans(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    path, columns = settings.get("data.catalog_path"), json.loads(settings.get("data.columns") or "{}")
+    told = [word for pair in columns.items() for word in pair]
+    if path is None and ("data.catalog_path" in settings or settings.get(GENERATED)):
+        none = ["--data.catalog-path", "None"] if defaults["data.catalog_path"] is not None else []
+        subjects = settings.get("data.phantom_subjects")
+        same = subjects in (None, defaults["data.phantom_subjects"])
+        return none + ([] if same else ["--data.phantom-subjects", str(subjects)])
+    return ["--data.catalog-path", path or CATALOG, *(["--data.columns", *told] if told else [])]
+
+
+def _differing_flags(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     flags: list[str] = []
     for key, default in defaults.items():
         value = settings.get(key)
-        plain = isinstance(default, (bool, int, float, str)) and not key.startswith(_PRIVATE) and "." in key
-        if not plain or value is None or (value == default and key not in FACTORS):
+        if key in _WHERE or key.startswith(_PRIVATE) or "." not in key or value is None:
             continue
-        section, _, name = key.replace("_", "-").rpartition(".")
-        if isinstance(default, bool):
-            flags.append(f"--{section}.{name}" if value else f"--{section}.no-{name}")
-        else:
-            flags += [f"--{section}.{name}", str(value)]
+        option = "--" + key.replace("_", "-")
+        if isinstance(default, tuple):
+            words = json.loads(value)
+            flags += [option, *words] if tuple(words) != default else []
+        elif isinstance(default, (bool, int, float, str)) and (value != default or key in FACTORS):
+            section, _, name = option.rpartition(".")
+            flags += (
+                [option if value else f"{section}.no-{name}"] if isinstance(default, bool) else [option, str(value)]
+            )
     return flags
 
 

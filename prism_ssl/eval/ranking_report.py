@@ -11,10 +11,12 @@ import polars as pl
 from prism_ssl.eval.effects import main_effects
 from prism_ssl.eval.ranking import (
     FACTORS,
+    INTERVAL_IN_WORDS,
     QUALITY,
     QUALITY_HIGH,
     QUALITY_LOW,
     THROUGHPUT,
+    never_began,
     rank_runs,
     recommended_command,
 )
@@ -33,7 +35,7 @@ def write_ranking(folder: Path, scored: pl.DataFrame, notes: Sequence[str] = ())
     ranked = rank_runs(scored)
     effects = {response: _effects(scored, response) for response in (QUALITY, THROUGHPUT)}
     ranked.write_parquet(folder / TABLE_FILE)
-    text = _text(ranked, effects, recommended_command(scored), notes)
+    text = _text(ranked, never_began(scored), effects, recommended_command(scored), notes)
     write_atomic(folder / TEXT_FILE, text.encode())
     (folder / PLOT_FILE).unlink(missing_ok=True)
     if ranked[QUALITY].count():
@@ -46,7 +48,13 @@ def _effects(scored: pl.DataFrame, response: str) -> pl.DataFrame:
     return main_effects(scored.filter(pl.col("status") == "ok"), response, present)
 
 
-def _text(ranked: pl.DataFrame, effects: dict[str, pl.DataFrame], command: str | None, notes: Sequence[str]) -> str:
+def _text(
+    ranked: pl.DataFrame,
+    left_out: pl.DataFrame,
+    effects: dict[str, pl.DataFrame],
+    command: str | None,
+    notes: Sequence[str],
+) -> str:
     ok = ranked.filter(pl.col("status") == "ok")
     unmeasured = len(ok) - ok[QUALITY].count()
     parts = [
@@ -55,12 +63,14 @@ def _text(ranked: pl.DataFrame, effects: dict[str, pl.DataFrame], command: str |
         + (f"; {unmeasured} ok runs without a measured quality rank after the others" if unmeasured else "")
         + ". Best first: proxy quality on held-out scans (0 to 1, 95 % interval over series), then throughput with "
         "every step of 2 s or more counted as lost (10 s or more: as five). Runs that did not end ok come last.",
+        INTERVAL_IN_WORDS,
+        *([f"{left_out.height} runs ended before their first step and are left out."] if left_out.height else []),
         *notes,
         "## Recommendation",
         _recommendation(ranked, command),
         "## Runs",
         _runs_table(ranked),
-        *_causes(ranked),
+        *_causes(ranked, left_out),
         "## Main effects on proxy quality",
         "Deviation of a level from its factor's mean, the other factors held (least squares; 95 % interval, Student's "
         "t). An interval that holds 0 is no evidence.",
@@ -98,10 +108,10 @@ def _runs_table(ranked: pl.DataFrame) -> str:
     return _table(("rank", "run", "status", "proxy quality", "patches/s after stalls", "steps"), rows)
 
 
-def _causes(ranked: pl.DataFrame) -> list[str]:
+def _causes(*tables: pl.DataFrame) -> list[str]:
     """Why runs have not ended ok: below the table, for a cause is long and a table scrolls."""
-    ended = [(run["run"], run["status"], run["cause"] or "no cause was recorded") for run in
-             ranked.filter(pl.col("status") != "ok").iter_rows(named=True)]  # fmt: skip
+    ended = [(run["run"], run["status"], run["cause"] or "no cause was recorded") for table in tables for run in
+             table.filter(pl.col("status") != "ok").iter_rows(named=True)]  # fmt: skip
     lines = [f"- {name}, {status}: {' '.join(cause.split())}" for name, status, cause in ended]
     return ["## Runs that did not end ok", "\n".join(lines)] if lines else []
 

@@ -9,7 +9,10 @@ import polars as pl
 
 from prism_ssl.eval.effects import main_effects
 from prism_ssl.eval.ranking import (
+    CATALOG,
+    CATALOG_IN_WORDS,
     FACTORS,
+    INTERVAL_IN_WORDS,
     QUALITY,
     QUALITY_HIGH,
     QUALITY_LOW,
@@ -125,7 +128,8 @@ def recommendation(scored: pl.DataFrame) -> tuple[str | None, str]:
         if near > 0
         else "No other run's interval reaches into the best one's."
     )
-    return command, f"The best configuration by proxy quality, then by throughput. {sure}"
+    words = [f"The best configuration by proxy quality, then by throughput. {sure}", INTERVAL_IN_WORDS]
+    return command, " ".join([*words, CATALOG_IN_WORDS] if f" {CATALOG} " in f"{command} " else words)
 
 
 def _measured(scored: pl.DataFrame) -> pl.DataFrame:

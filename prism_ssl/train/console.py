@@ -229,7 +229,8 @@ def _facts_table(summary: RunSummary) -> Table:
         reasons = ", ".join(f"{reason} {n:.0f}" for reason, n in rejected.items())
         table.add_row(
             "scans",
-            f"{data['scans_training']:.0f} train, {data['scans_held_out']:.0f} held out, "
+            ("generated phantoms: " if data.get("generated_phantoms") else "")
+            + f"{data['scans_training']:.0f} train, {data['scans_held_out']:.0f} held out, "
             f"{data['scans_rejected']:.0f} rejected" + (f" ({reasons})" if reasons else ""),
         )
     table.add_row(

@@ -39,7 +39,14 @@ def measures(probe: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
             chance_level = "0" if chance is None else _number(probe.get(chance))
             rows.append((words, _number(probe[name]), chance_level, _number(probe.get(f"{name}_random_init"))))
     if "proxy_quality" in probe:
-        rows.append(("proxy quality, 0 to 1", _number(probe["proxy_quality"]) + _interval(probe), "", ""))
+        rows.append(
+            (
+                "proxy quality, 0 to 1 (95 % over series, not over seeds)",
+                _number(probe["proxy_quality"]) + _interval(probe),
+                "",
+                "",
+            )
+        )
     return rows
 
 

@@ -22,6 +22,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.config.tracking_environment import settled, tracking_mode
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import RunInterrupted, TrackingError
+from prism_ssl.eval.ranking import GENERATED
 from prism_ssl.model.encoder_source import EXPORT_FILES
 from prism_ssl.train.background import BackgroundWork
 from prism_ssl.train.local_record import CHECKPOINT_FILE, is_probe, read_history
@@ -198,6 +199,7 @@ class _WandbTracker(Tracker):
     # ------------------------------------------------------------------ parts
     def _init(self, name: str) -> Any:
         tracking = settled(self._config.tracking)
+        facts = {SETTINGS_HASH: self._tracked.settings, GENERATED: self._config.data.catalog_path is None}
         run = self._wandb.init(
             project=tracking.project,
             entity=tracking.entity,
@@ -206,7 +208,7 @@ class _WandbTracker(Tracker):
             id=self._tracked.run_id,
             name=tracking.name or name,
             notes=tracking.notes,
-            config=public_settings(self._config) | {SETTINGS_HASH: self._tracked.settings},
+            config=public_settings(self._config) | facts,
             mode=self.mode,
             resume="allow" if self.mode == "online" else None,
             settings=_settings(self._wandb, self._config, self._tmp_root),

@@ -9,10 +9,11 @@ from contextlib import ExitStack, contextmanager
 import ray
 from rich.console import Console
 
-from prism_ssl.config.schema import PrismConfig
+from prism_ssl.config.schema import DataConfig, PrismConfig
 from prism_ssl.config.tracking_environment import settled, tracking_words
 from prism_ssl.contracts import RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
+from prism_ssl.data.archive_notes import archive_notes
 from prism_ssl.data.holdout import Split
 from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory
 from prism_ssl.train.console import LiveView
@@ -63,7 +64,7 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
             require_usable_gpus(config.train.num_workers)
             archive = prepare_archive(selected, config, folder.path.parent / ".preflight", start.split)
             archive, earlier = _with_its_patients(archive, start, folder, config, console)
-            describe_archive(archive, console)
+            describe_archive(archive, config.data, console)
             console.print(str(check_memory(config, archive)), highlight=False, soft_wrap=True)
         with (
             LiveView(console, folder.path, start.step, config.train.max_steps),
@@ -150,17 +151,20 @@ def _with_its_patients(
     return archive, earlier
 
 
-def describe_archive(archive: Archive, console: Console) -> None:
+def describe_archive(archive: Archive, data: DataConfig, console: Console) -> None:
     """Say how many scans there are, and what became of the others."""
     counts, reasons = archive.counts(), archive.preflight.reasons
     rejected = f" ({', '.join(f'{reason} {n}' for reason, n in reasons.items())})" if reasons else ""
+    generated = "generated phantoms, " if data.catalog_path is None else ""
     console.print(
-        f"scans: {counts['scans_selected']:.0f} of {counts['catalog_rows']:.0f} catalogue rows selected, "
+        f"scans: {generated}{counts['scans_selected']:.0f} of {counts['catalog_rows']:.0f} catalogue rows selected, "
         f"{counts['scans_rejected']:.0f} rejected by preflight{rejected}, {counts['scans_training']:.0f} to train on, "
         f"{counts['scans_held_out']:.0f} held out; details in {archive.preflight_dir}",
         highlight=False,
         soft_wrap=True,
     )
+    for note in archive_notes(archive, data):
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def check_memory(config: PrismConfig, archive: Archive) -> MemoryPlan:

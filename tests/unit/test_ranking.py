@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,64 @@ def test_the_recommendation_is_a_command_that_gives_the_best_runs_settings() -> 
     (best,) = [p for p in design_points("half") if p.name == rank_runs(sweep())["run"][0]]
     assert program == "tune/train_single.py"
     assert parse([recipe, *flags]) == best.config(core24_base(), "full")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "words"),
+    [
+        ("phantom-cpu", {"data.catalog_path": "/a b/t.csv"}, ["--data.catalog-path", "/a b/t.csv"]),
+        (
+            "core24-base",
+            {
+                "data.catalog_path": "/a/t.csv", "data.columns": '{"pmbb_id": "Patient ID"}',
+                "data.modality_filter": '["CT"]', "data.phantom_subjects": 0,
+            },
+            ["--data.catalog-path", "/a/t.csv", "--data.columns", "pmbb_id", "Patient ID",
+             "--data.modality-filter", "CT"],
+        ),
+        ("phantom-cpu", {"data.catalog_path": None, "data.phantom_subjects": 30}, ["--data.phantom-subjects", "30"]),
+        ("phantom-cpu", {"generated_phantoms": True, "data.phantom_subjects": 24}, []),
+        ("core24-base", {"data.catalog_path": None, "data.phantom_subjects": 30},
+         ["--data.catalog-path", "None", "--data.phantom-subjects", "30"]),
+        ("phantom-cpu", {"data.phantom_subjects": 24}, ["--data.catalog-path", "CATALOG"]),
+        ("phantom-cpu", {"generated_phantoms": False}, ["--data.catalog-path", "CATALOG"]),
+    ],
+)  # fmt: skip
+def test_the_recommended_command_names_the_scans_and_is_understood_as_printed(
+    recipe: str, settings: dict[str, Any], words: list[str]
+) -> None:
+    command = recommended_command(
+        compute_proxy_score(pl.from_dicts([run("a", 0.5, recipe=recipe) | settings]), NO_HISTORY)
+    )
+    assert command is not None
+    program = shlex.split(command)
+    assert program == ["python", "tune/train_single.py", recipe, *words]
+    data = parse(program[2:]).data
+    told = json.loads(settings.get("data.columns", "{}"))
+    assert data.columns == told
+    assert data.catalog_path == settings.get("data.catalog_path", "CATALOG" if "CATALOG" in words else None)
+
+
+def test_a_run_that_ended_before_its_first_step_is_left_out_and_named(tmp_path: Path) -> None:
+    rows = [
+        run("best", 0.5),
+        run("refused", None, "failed", steps_done=0),
+        run("stopped", None, "interrupted", steps_done=0),
+    ]
+    rows += [run("dead", None, "failed", steps_done=7), run("begins", None, "running", steps_done=0)]
+    rows.append(run("damaged", None, "unreadable", steps_done=None))
+    assert set(order(*rows)) == {"best", "dead", "begins", "damaged"}
+    scored = compute_proxy_score(pl.from_dicts(rows, infer_schema_length=None), NO_HISTORY)
+    assert write_ranking(tmp_path, scored)["run"].to_list()[0] == "best"
+    text = (tmp_path / "ranking.md").read_text()
+    assert "4 runs: 1 ok, 3 not" in text
+    assert "2 runs ended before their first step and are left out." in text
+    assert "- refused, failed: TrialFailed: a | b\n- stopped, interrupted: " in text
+
+
+def test_a_ranking_says_what_its_interval_covers(tmp_path: Path) -> None:
+    write_ranking(tmp_path, sweep())
+    assert "It does not say how far another seed of the training would" in (tmp_path / "ranking.md").read_text()
 
 
 def test_without_a_measured_run_nothing_is_recommended() -> None:

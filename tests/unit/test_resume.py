@@ -8,35 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from prism_ssl.config.defaults import apply_overrides, phantom_cpu
+from prism_ssl.config.defaults import apply_overrides
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.contracts import PreparedScan, RobustStats, ScanRecord
 from prism_ssl.data.archive import Archive, manifest_hash
-from prism_ssl.data.catalog import CatalogReport
-from prism_ssl.data.holdout import split_by_patient
-from prism_ssl.data.preflight import PreflightReport
-from prism_ssl.data.sharded_dataset import make_shards
 from prism_ssl.errors import BatchDoesNotFit, RunFolderError
 from prism_ssl.train.resume import StartingPoint, continued
 from prism_ssl.train.run_folder import RunFolder
 from prism_ssl.utils.fs import FolderLock
-
-CONFIG = apply_overrides(phantom_cpu(), {"data.workers": 1, "data.catalog_path": "/a/catalog.csv"})
-
-
-def scan(patient: int) -> PreparedScan:
-    record = ScanRecord(f"{patient:016x}", f"series {patient}", "CT", f"/a/{patient}.nii", "", f"p{patient}")
-    return PreparedScan(record, RobustStats(-1000.0, 0.0, 100.0), 10**6, (40, 40, 32), (1.0, 1.0, 1.0))
-
-
-def archive(patients: list[int], catalog: str = "/a/catalog.csv") -> Archive:
-    scans = [scan(patient) for patient in patients]
-    train, held = split_by_patient(scans, 0.05, 8, 0, subject_of=lambda each: each.record.subject_id)
-    n = len(scans)
-    report = PreflightReport(n, 0, {}, {}, 0, n, 0)
-    return Archive(
-        Path(catalog), Path("/cache"), make_shards(train, 1), held, CatalogReport(n, {}, 0, n, n, {}), report
-    )
+from tests.unit.archives import CONFIG, archive
 
 
 def sides(found: Archive) -> tuple[set[str], set[str]]:

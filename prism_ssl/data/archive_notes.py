@@ -1,0 +1,34 @@
+"""What about an archive's division a person should know before training: too few patients, too many held out."""
+
+from __future__ import annotations
+
+import itertools
+
+from prism_ssl.config.schema import DataConfig
+from prism_ssl.data.archive import Archive
+
+FEW_PATIENTS = 8
+_LARGE_SHARE = 0.2
+
+
+def archive_notes(archive: Archive, data: DataConfig) -> list[str]:
+    """Sentences; none where the division is as usual."""
+    training, held_out = list(itertools.chain(*archive.shards)), archive.held_out
+    patients = len({scan.record.subject_id for scan in (*training, *held_out)})
+    scans, share = len(training) + len(held_out), len(held_out) / max(len(training) + len(held_out), 1)
+    notes = []
+    if patients < FEW_PATIENTS and data.catalog_path is not None:
+        column = data.columns.get("pmbb_id", "pmbb_id")
+        notes.append(
+            f"{scans} scans of only {patients} patients: scans are held out by patient. Does the column {column!r} "
+            "tell patients apart? If another one does: --data.columns pmbb_id COLUMN"
+        )
+    if not held_out:
+        notes.append("no scan is held out, so nothing will say how good the encoder is")
+    elif share > max(_LARGE_SHARE, 2 * data.holdout_fraction):
+        notes.append(
+            f"{len(held_out)} of {scans} scans ({share:.0%}) are held out and not trained on: whole patients, until "
+            f"there are {data.holdout_min_series} series (data.holdout_min_series); lower it to train on more, and to "
+            "know the result less well"
+        )
+    return notes
