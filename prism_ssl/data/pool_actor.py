@@ -81,6 +81,7 @@ class PoolActor:
         self._mirrored: set[str] = set()  # scans whose volume the consumer has, for as long as they stay in the pool
         self._volumes_handed_over = 0
         self._broken: list[BrokenScan] = []
+        self._counted_before: dict[str, float] = (cursor or {}).get("totals", {})
         self._blocked_ms_total = 0.0
         self._open_ms_total = 0.0
         self._live = LiveMetrics(POOL_EXPORTS, ("pool", number), pause_s=1.0)  # Ray looks every 10 s
@@ -112,7 +113,7 @@ class PoolActor:
             chunk.mirrored = frozenset(self._mirrored)
         chunk.sampling_ms = watch.ms() - chunk.blocked_ms
         self._blocked_ms_total += chunk.blocked_ms
-        chunk.counters, chunk.cursor = self._counters(), self._pool.cursor()
+        chunk.counters, chunk.cursor = self._counters(), self._pool.cursor() | {"totals": self._totals()}
         self._live.show(join_counters([chunk.counters]))
         chunk.broken, self._broken = self._broken, []
         return chunk
@@ -208,20 +209,27 @@ class PoolActor:
         else:
             put_lattice(chunk, row, side, scan, view, self._settings.patch_mm)
 
-    def _counters(self) -> dict[str, float]:
-        return {
-            **asdict(self._pool.counters),
-            "scans_seen": self._pool.scans_seen,
-            "scans_in_shard": len(self._scans),
-            "slots": len(self._pool.slots),
-            "open_scans": len(self._pool.open_scan_ids()),
-            "scans_opening": self._opener.busy,
+    def _totals(self) -> dict[str, float]:
+        """Running totals that the cursor hands on to the actor of a resumed run, or of one in place of a dead one."""
+        totals = {
             "replacement_wait_time_ms_total": self._blocked_ms_total,
             "open_time_ms_total": self._open_ms_total,
             "open_retries": self._patience.retries,
             "volumes_handed_over": self._volumes_handed_over,
             "scratch_hits": self._scratch.hits,
             "scratch_lost": self._scratch.lost,
+        }
+        return {name: self._counted_before.get(name, 0.0) + value for name, value in totals.items()}
+
+    def _counters(self) -> dict[str, float]:
+        return {
+            **asdict(self._pool.counters),
+            **self._totals(),
+            "scans_seen": self._pool.scans_seen,
+            "scans_in_shard": len(self._scans),
+            "slots": len(self._pool.slots),
+            "open_scans": len(self._pool.open_scan_ids()),
+            "scans_opening": self._opener.busy,
             "scratch_bytes": self._scratch.used_bytes,
             "rss_bytes": psutil.Process().memory_info().rss,
             "metrics_failed": float(self._live.problem is not None),

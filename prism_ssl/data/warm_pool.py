@@ -39,12 +39,16 @@ class PoolSettings:
 
 @dataclass(slots=True)
 class Tenure:
-    """One stay of a scan in a slot. ``visits`` pairs were drawn of ``budget``."""
+    """One stay of a scan in a slot. ``visits`` pairs were drawn of ``budget``.
+
+    ``counted``: it has been opened, and is in the counters; a resumed pool opens it again and counts it no more.
+    """
 
     scan_id: str
     epoch: int
     budget: int
     visits: int = 0
+    counted: bool = False
 
 
 @dataclass(slots=True)
@@ -193,14 +197,17 @@ class WarmPool:
     def landed(self, number: int) -> None:
         """The scan named by ``to_open`` for this slot is open."""
         slot = self.slots[number]
+        tenure = slot.tenure_to_open()
+        assert tenure is not None, "landed() answers a Load of to_open()"
         slot.opening = False
-        self.counters.opened += 1
+        new, tenure.counted = not tenure.counted, True
+        self.counters.opened += new
         if slot.pending is None:
             slot.current_open = True
             return
         slot.pending_open = True
         if slot.current is not None:
-            self.counters.replacement_completed_count += 1
+            self.counters.replacement_completed_count += new
         if slot.current is None or not self.settings.deterministic:
             slot.take_over()
 

@@ -56,7 +56,8 @@ def compute_proxy_score(df_runs: pl.DataFrame, df_hist: pl.DataFrame) -> pl.Data
     ``global_step``, ``probe/...``) has. What nobody measured, and what is not finite, is null.
 
     throughput_after_stalls, in patches/s, is the effective throughput times the share of steps that are left when a
-    step of 2 s or more counts as one lost and a step of 10 s or more as five.
+    step of 2 s or more counts as one lost and a step of 10 s or more as five. Throughput, stalls and steps are of the
+    same steps: ``steps_timed``, or ``steps_done`` where a run of an earlier version does not say.
     """
     scored = df_runs.with_columns(_number(df_runs, key).alias(key.removeprefix("probe/")) for key in PROBE_KEYS)
     key = "run_id" if {"run_id"} <= set(df_runs.columns) & set(df_hist.columns) else "run"
@@ -68,7 +69,9 @@ def compute_proxy_score(df_runs: pl.DataFrame, df_hist: pl.DataFrame) -> pl.Data
         scored = scored.join(last, on=key, how="left", maintain_order="left").with_columns(filled)
         scored = scored.drop(f"{name}_of_history" for name in names)
     lost = sum((_number(df_runs, key).fill_null(0) * weight for key, weight in _STALLS.items()), start=pl.lit(0.0))
-    steps = _number(df_runs, "steps_done").clip(lower_bound=1).fill_null(1)
+    steps = (
+        pl.coalesce(_number(df_runs, "steps_timed"), _number(df_runs, "steps_done")).clip(lower_bound=1).fill_null(1)
+    )
     share_left = (1 - lost / steps).clip(lower_bound=0)
     return scored.with_columns((_number(df_runs, _EFFECTIVE) * share_left).alias(THROUGHPUT))
 

@@ -34,6 +34,8 @@ from prism_ssl.train.quota_guard import QuotaGuard
 from prism_ssl.train.ranks import Ranks, describe
 from prism_ssl.train.recorder import Recorder
 from prism_ssl.train.run_folder import identities, identity
+from prism_ssl.train.run_totals import carried, whole_run
+from prism_ssl.train.step_clock import step_clock
 from prism_ssl.train.step_counter import StepCounter
 from prism_ssl.train.stop_request import attempt_has_ended, raise_if_stop_is_requested, step_begins
 from prism_ssl.train.tracking_identity import read_tracked_as
@@ -58,9 +60,10 @@ class Attempt:
         device = prepare_torch(config, self._ranks)
         _check_mirror(order, self._shards, device)
         self._learner = Learner(config, device, self._ranks)
-        first_step, self._cursors = self._restore()
+        first_step, self._cursors, before = self._restore()
         self._saved_step, self._visits = first_step, list[VisitKey]()
-        self._recorder = self._start_recorder(first_step)
+        self._counted_before: dict[str, float] = before.get("counters", {})
+        self._recorder = self._start_recorder(first_step, before.get("times"))
         self._guard = NonFiniteGuard(
             order.run_dir,
             config.train.seed,
@@ -261,9 +264,9 @@ class Attempt:
     def _description(self) -> dict[str, Any]:
         return self._order.encoder_description(self._recorder.steps_done)
 
-    def _restore(self) -> tuple[int, Cursors | None]:
+    def _restore(self) -> tuple[int, Cursors | None, dict[str, Any]]:
         if self._order.checkpoint is None:
-            return 0, None
+            return 0, None, {}
         checkpoint = load_checkpoint(self._order.checkpoint, self._learner.device)
         if checkpoint.config_hash not in identities(self._config, self._order.run_dir):
             raise CheckpointError(
@@ -278,26 +281,29 @@ class Attempt:
             )
         self._learner.load_state(checkpoint.learner)
         restore_rng(checkpoint.rng)
-        return checkpoint.step, list(self._ranks.share_of(checkpoint.cursors)) or None
+        return checkpoint.step, list(self._ranks.share_of(checkpoint.cursors)) or None, checkpoint.totals or {}
 
-    def _start_recorder(self, first_step: int) -> StepCounter:
+    def _start_recorder(self, first_step: int, times: dict[str, Any] | None) -> StepCounter:
         config, run_dir = self._config, self._order.run_dir
         if not self._ranks.is_first:
             return StepCounter(config, run_dir, first_step, self._ranks.rank)
         heads = self._learner.network.heads.by_loss()
-        return Recorder(config, run_dir, first_step, self._order.checkpoint, heads)
+        clock = step_clock(self._learner.device)
+        return Recorder(config, run_dir, first_step, self._order.checkpoint, heads, times, clock)
 
     def _stream_cursors(self) -> Cursors | None:
         return self._stream.cursors() if self._stream else None
 
     def _save(self) -> None:
-        cursors = [cursor for part in self._ranks.exchange(self._cursors or []) for cursor in part]
+        mine = (self._cursors or [], self._stream.counters() if self._stream else {})
+        parts, counters = zip(*self._ranks.exchange(mine), strict=True)
+        cursors = [cursor for part in parts for cursor in part]
         self._saved_step = self._recorder.steps_done
         if self._ranks.is_first:
             with self._ranks.alone():
-                self._write_checkpoint(cursors)
+                self._write_checkpoint(cursors, carried(self._counters(join_counters(counters))))
 
-    def _write_checkpoint(self, cursors: Cursors) -> None:
+    def _write_checkpoint(self, cursors: Cursors, counters: dict[str, float]) -> None:
         tracked = read_tracked_as(self._order.run_dir)
         checkpoint = Checkpoint(
             step=self._recorder.steps_done,
@@ -307,6 +313,7 @@ class Attempt:
             config_hash=identity(self._config),
             tracked=dataclasses.asdict(tracked) if tracked else None,
             split=dataclasses.asdict(self._order.split),
+            totals={"counters": counters, "times": self._recorder.state()},
         )
         try:
             path = save_checkpoint(self._order.run_dir, checkpoint)
@@ -348,7 +355,8 @@ class Attempt:
 
     def _counters(self, pools: dict[str, float] | None = None) -> dict[str, float]:
         pools = self._pool_counters() if pools is None else pools
-        return {**pools, **self._quota.counters(), "nonfinite_skipped_steps": float(self._guard.skipped_steps)}
+        skipped = {"nonfinite_skipped_steps": float(self._guard.skipped_steps)}
+        return whole_run(self._counted_before, {**pools, **self._quota.counters(), **skipped})
 
     def _pool_counters(self) -> dict[str, float]:
         counters = self._stream.counters() | self._stream.queue() if self._stream else {}

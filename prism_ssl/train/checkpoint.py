@@ -24,8 +24,9 @@ class Checkpoint:
 
     ``config_hash`` covers the settings that must not change between an interruption and its resume. ``tracked`` is the
     tracked run that the training belongs to, as ``tracking.json`` has it; None where there was none. ``split`` is
-    ``holdout.Split`` in plain values: who was trained on so far, and who was held out; None where an earlier version
-    wrote it, which kept none.
+    ``holdout.Split`` in plain values: who was trained on so far, and who was held out; ``totals`` is what the run has
+    counted so far: ``counters`` (see ``run_totals``) and ``times`` (``StepTimes.state``). Both are None where an earlier
+    version wrote it, which kept none; its totals then begin at the resume.
     """
 
     step: int
@@ -35,6 +36,7 @@ class Checkpoint:
     config_hash: str
     tracked: dict[str, Any] | None = None
     split: dict[str, Any] | None = None
+    totals: dict[str, Any] | None = None
 
 
 def rng_state() -> dict[str, Any]:

@@ -254,7 +254,8 @@ def _waiting(totals: dict[str, float]) -> str:
 
 
 def _resumed(summary: RunSummary) -> str:
-    return f" since it resumed at step {summary.resumed_from_step}" if summary.resumed_from_step else ""
+    back_s = summary.totals.get("resume_s") or 0.0
+    return f" in all attempts, {format_duration(back_s)} of them until it trained again" if back_s else ""
 
 
 def _rate(row: dict[str, Any]) -> str:

@@ -1,12 +1,21 @@
-"""Honest throughput: wall-clock rates, the tail of the step times, and what was waited for."""
+"""Honest throughput: wall-clock rates, the tail of the step times, and what was waited for.
+
+All totals are of the whole run: of its steps 1 to ``steps_done``, each as it was taken in the attempt whose state went
+on. What an attempt did after its last checkpoint was done again after the resume, and counts once. A resumed attempt
+must open its pools and compile anew before its first step is done; that time says nothing about the settings, so it is
+``resume_s``: in ``wall_s``, but in no rate, step time, wait or stall.
+"""
 
 from __future__ import annotations
 
 import time
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
 
 from prism_ssl.data.sharded_dataset import NO_WAIT, WaitCauses
 
@@ -15,26 +24,66 @@ STALL_LIMITS_MS = (2000, 10000)
 
 @dataclass
 class StepTimes:
-    """Times of the steps of one attempt (since its start or resume).
+    """Times of the steps of a run, since its start or since the state that it goes on from.
 
-    ``patches_per_step`` counts both views: 2 x B x N. Stalls are counted after ``warmup_steps``.
+    ``patches_per_step`` counts both views: 2 x B x N. Stalls are counted after the ``warmup_steps`` of each attempt.
     """
 
     patches_per_step: int
     warmup_steps: int
     _started: float = field(default_factory=lambda: time.perf_counter())
-    _steps_ms: array[float] = field(default_factory=lambda: array("d"))
+    _steps_ms: array[float] = field(default_factory=lambda: array("f"))
     _stalls: dict[int, int] = field(default_factory=lambda: dict.fromkeys(STALL_LIMITS_MS, 0))
     _waits: WaitCauses = NO_WAIT
     _aside_s: float = 0.0
-    _marked_steps: int = 0
-    _marked_waits: WaitCauses = NO_WAIT
+    _resume_s: float = 0.0
+    _wall_before_s: float = 0.0
+    _first_step_ms: float | None = None
+    _of_attempt: int = 0
+    _resumed: bool = False
+    _row_ms: list[float] = field(default_factory=list)
+    _row_waits: WaitCauses = NO_WAIT
+
+    def go_on_from(self, state: Mapping[str, Any] | None) -> None:
+        """Before the first step of a resumed attempt: count on from ``state()``; None where none was kept."""
+        self._resumed = True
+        if state is None:
+            return
+        self._steps_ms = array("f", state["steps_ms"].tolist())
+        self._stalls |= {limit_ms: int(state["stalls"].get(limit_ms, 0)) for limit_ms in STALL_LIMITS_MS}
+        self._waits = WaitCauses(*state["waits_ms"])
+        self._aside_s, self._resume_s = state["aside_s"], state["resume_s"]
+        self._wall_before_s, self._first_step_ms = state["wall_s"], state["first_step_ms"]
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: tensors and plain values."""
+        waits = self._waits
+        return {
+            "steps_ms": torch.tensor(self._steps_ms, dtype=torch.float32),
+            "stalls": dict(self._stalls),
+            "waits_ms": [waits.total_ms, waits.opening_ms, waits.sampling_ms, waits.transport_ms],
+            "aside_s": self._aside_s,
+            "resume_s": self._resume_s,
+            "wall_s": self._wall_s(),
+            "first_step_ms": self._first_step_ms,
+        }
 
     def add(self, step_ms: float, wait: WaitCauses) -> None:
-        """One step: its whole time, waiting for data included, and the part that was waiting."""
+        """One step: its whole time, waiting for data included, and the part that was waiting.
+
+        The first step of an attempt holds the time since the attempt's start.
+        """
+        self._of_attempt += 1
+        self._row_ms.append(step_ms)
+        self._row_waits += wait
+        if self._of_attempt == 1 and self._resumed:
+            self._resume_s += step_ms / 1e3
+            return
+        if self._of_attempt == 1:
+            self._first_step_ms = step_ms
         self._steps_ms.append(step_ms)
         self._waits += wait
-        if len(self._steps_ms) > self.warmup_steps:
+        if self._of_attempt > self.warmup_steps:
             for limit_ms in STALL_LIMITS_MS:
                 self._stalls[limit_ms] += step_ms >= limit_ms
 
@@ -56,10 +105,9 @@ class StepTimes:
         self._aside_s += ms / 1e3
 
     def interval(self) -> dict[str, float]:
-        """Rates since the last call, for a row of the history."""
-        steps = np.asarray(self._steps_ms[self._marked_steps :])
-        waited = self._waits - self._marked_waits
-        self._marked_steps, self._marked_waits = len(self._steps_ms), self._waits
+        """Rates since the last call, for a row of the history; a resumed attempt's first step is in them."""
+        steps, waited = np.asarray(self._row_ms), self._row_waits
+        self._row_ms, self._row_waits = [], NO_WAIT
         elapsed_ms = max(float(steps.sum()), 1e-9)
         return {
             "patches_per_sec_step": self.patches_per_step * 1e3 / max(float(steps[-1]), 1e-9),
@@ -73,20 +121,27 @@ class StepTimes:
         }
 
     def totals(self) -> dict[str, float]:
-        """The scalars of the guide's section 8, over the whole attempt."""
+        """The scalars of the guide's section 8, over the ``steps_timed`` steps of the whole run."""
         if not self._steps_ms:
             return {}
-        steps = np.asarray(self._steps_ms)
-        wall_s = time.perf_counter() - self._started
+        steps = np.asarray(self._steps_ms, dtype=np.float64)
+        wall_s = self._wall_s()
+        training_s = wall_s - self._aside_s - self._resume_s
         totals = {
-            "throughput_effective_patches_per_sec": self.patches_per_step * len(steps) / (wall_s - self._aside_s),
+            "throughput_effective_patches_per_sec": self.patches_per_step * len(steps) / training_s,
+            "steps_timed": float(len(steps)),
             "wall_s": wall_s,
             "evaluation_s": self._aside_s,
+            "resume_s": self._resume_s,
             "total_step_time_ms_mean": float(steps.mean()),
             "total_step_time_ms_max": float(steps.max()),
-            "first_step_ms": float(steps[0]),
             "data_wait_share": self._waits.total_ms / float(steps.sum()),
             **self.waited(),
         }
+        if self._first_step_ms is not None:
+            totals["first_step_ms"] = self._first_step_ms
         totals |= {f"total_step_time_ms_p{q}": float(np.percentile(steps, q)) for q in (50, 95, 99)}
         return totals | self.stalls()
+
+    def _wall_s(self) -> float:
+        return self._wall_before_s + time.perf_counter() - self._started

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import nn
 
 from prism_ssl.config.schema import PrismConfig
@@ -19,18 +21,32 @@ from prism_ssl.train.alarm_rules import alarm_rules
 from prism_ssl.train.alarms import AlarmChange, Alarms
 from prism_ssl.train.device_memory import device_memory
 from prism_ssl.train.diagnostics import Diagnostics
-from prism_ssl.train.local_record import PROBE_PREFIX, LocalRecord, last_probe, read_history, write_summary
+from prism_ssl.train.local_record import (
+    PROBE_PREFIX,
+    LocalRecord,
+    is_probe,
+    last_probe,
+    read_history,
+    write_summary,
+)
 from prism_ssl.train.logging import start_tracker
 from prism_ssl.train.metrics import StepTimes
 from prism_ssl.train.pictures import draw_plots
+from prism_ssl.train.step_clock import HostClock, StepClock
 from prism_ssl.train.step_counter import StepCounter
 from prism_ssl.utils.time import Stopwatch
 
 
 class Recorder(StepCounter):
-    """Metrics, diagnostics and history of one attempt, from ``first_step`` on.
+    """Metrics, diagnostics and history of a run, written by one attempt from ``first_step`` on.
 
-    ``checkpoint`` is the last written, ``heads`` the trained heads by the name of their loss.
+    Totals and alarms go on where the attempts before have left them: totals from ``before``, which ``state`` returned,
+    alarms from the rows of the history.
+
+    Args:
+        checkpoint: the last written.
+        heads: the trained heads by the name of their loss.
+        clock: what the steps are timed with.
     """
 
     def __init__(
@@ -40,6 +56,8 @@ class Recorder(StepCounter):
         first_step: int,
         checkpoint: Path | None,
         heads: Mapping[str, nn.Module],
+        before: Mapping[str, Any] | None = None,
+        clock: StepClock | None = None,
     ) -> None:
         super().__init__(config, run_dir, first_step)
         self._resumed_from = first_step or None
@@ -51,25 +69,46 @@ class Recorder(StepCounter):
             warmup_steps=config.train.stall_warmup_steps,
         )
         self._diagnostics = Diagnostics(config.model.objective, heads)
-        self._alarms = Alarms(alarm_rules(config), first_step)
-        self._watch = Stopwatch()
+        if first_step:
+            self._times.go_on_from(before)
         self._last_row: dict[str, float] = {}
+        self._alarms = self._alarms_of_history(first_step)
+        self._clock, self._waits = clock or HostClock(), deque[WaitCauses]()
         self._told_of_metrics = False
+
+    def _alarms_of_history(self, first_step: int) -> Alarms:
+        """Judge the rows of earlier attempts again: an alarm is raised, or over, as if the run had not stopped."""
+        rows = [row for row in read_history(self._run_dir) if "event" not in row and not is_probe(row)]
+        rows = [row for row in rows if row["global_step"] <= first_step]
+        alarms = Alarms(alarm_rules(self._config), 0 if rows else first_step)
+        for row in rows:
+            self._last_row = {name: math.nan if value is None else value for name, value in row.items()}
+            step = self._last_row.pop("global_step")
+            for change in alarms.judge(int(step), self._last_row):
+                self._keep(change, int(step))
+        return alarms
 
     def step(self, report: LossReport, wait: WaitCauses) -> bool:
         """Note one finished step; True when a row of the history is due."""
-        step_ms = self._watch.lap_ms()
-        self._times.add(step_ms, wait)
+        self._clock.end_step()
+        self._waits.append(wait)
         self._diagnostics.add(report)
         row_is_due = super().step(report, wait)
-        self._live.show({"step_ms": step_ms, "global_step": self.steps_done})
+        self._live.show({"global_step": self.steps_done})
+        self._add_times(self._clock.known_ms())
         return row_is_due
+
+    def _add_times(self, steps_ms: list[float]) -> None:
+        for step_ms in steps_ms:
+            self._times.add(step_ms, self._waits.popleft())
+            self._live.show({"step_ms": step_ms})
 
     def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:
         """Write a row of the history; the only place that waits for the device."""
         values = self._diagnostics.row()
         changes = self._alarms.judge(self.steps_done, values)
         values |= self._alarms.scalars()
+        self._add_times(self._clock.settled_ms())
         values |= self._times.interval() | {"lr": learning_rate, **counters, **device_memory()}
         self._last_row = values
         self._record.row(self.steps_done, values)
@@ -90,17 +129,24 @@ class Recorder(StepCounter):
         return told | self._times.waited() | self._times.stalls()
 
     def _tell(self, change: AlarmChange) -> None:
+        self.event(*(("alarm_over", f"{change.name} is over") if change.over else ("alarm", change.text)))
+        self._keep(change, self.steps_done)
+
+    def _keep(self, change: AlarmChange, step: int) -> None:
+        """For the summary."""
         if change.over:
-            self.event("alarm_over", f"{change.name} is over")
-            self.alarms[self.alarms.index(change.text)] += f" (over at step {self.steps_done})"
+            self.alarms[self.alarms.index(change.text)] += f" (over at step {step})"
         else:
-            self.event("alarm", change.text)
+            self.alarms.append(change.text)
 
     def event(self, kind: str, text: str) -> None:
-        """Note something that a person should be told; alarms also go into the summary."""
+        """Note something that a person should be told."""
         self._record.event(self.steps_done, kind, text)
-        if kind == "alarm":
-            self.alarms.append(text)
+
+    def state(self) -> dict[str, Any]:
+        """What the next attempt must know to go on with the totals; waits for the device."""
+        self._add_times(self._clock.settled_ms())
+        return self._times.state()
 
     def saved(self, checkpoint: Path) -> None:
         """A checkpoint of this step was written; beside the training it is uploaded where that is due."""
@@ -111,15 +157,14 @@ class Recorder(StepCounter):
     @contextmanager
     def aside(self) -> Iterator[None]:
         """What happens in the block is no training: it counts in no step time, stall or rate."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # what is queued already belongs to its step
+        self._add_times(self._clock.settled_ms())  # what is queued already belongs to its step
+        self._clock.pause()
         watch = Stopwatch()
         try:
             yield
         finally:
-            elapsed_ms = watch.ms()
-            self._watch.leave_out(elapsed_ms)
-            self._times.set_aside(elapsed_ms)
+            self._times.set_aside(watch.ms())
+            self._clock.go_on()
 
     def evaluated(self, values: Mapping[str, float]) -> None:
         """Write the scalars of a held-out evaluation, as a row of their own."""
@@ -135,6 +180,8 @@ class Recorder(StepCounter):
 
     def finish(self, status: RunStatus, cause: str | None, counters: Mapping[str, float], encoder: Path | None) -> None:
         """Close the history and write summary.json; once that is written, nothing that fails here changes the end."""
+        with suppress(RuntimeError):  # a GPU that has failed says no more
+            self._add_times(self._clock.settled_ms())
         with suppress(OSError):  # of a full disk: the rows that are there are what is known
             self._record.close()
         draw_plots(self._run_dir)  # before the tracker's end, which takes them along

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
@@ -45,6 +46,10 @@ class StepCounter:
 
     def event(self, kind: str, text: str) -> None:
         """Note something that a person should be told."""
+
+    def state(self) -> dict[str, Any]:
+        """What the next attempt must know to go on with the totals."""
+        return {}
 
     def saved(self, checkpoint: Path) -> None:
         """A checkpoint of this step was written."""

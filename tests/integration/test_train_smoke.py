@@ -156,7 +156,18 @@ def test_an_interruption_changes_nothing_in_deterministic_mode(
     assert interrupted is not None
     assert interrupted.status == "failed"
     resumed = dataclasses.replace(parts, checkpoint=parts.run_dir / "last.ckpt")
-    assert train_loop(resumed).resumed_from_step == 6
+    again = train_loop(resumed)
+    assert again.resumed_from_step == 6
+
+    totals = read_summary(whole.run_dir).totals  # type: ignore[union-attr]
+    assert again.totals.keys() == totals.keys()
+    assert again.totals["pairs"] == totals["pairs"] == 12 * 4
+    assert (again.totals["steps_timed"], totals["steps_timed"]) == (11, 12)
+    for name in ("opened", "replacement_completed_count", "scans_seen"):  # scans are on their way at the end
+        assert abs(again.totals[name] - totals[name]) <= 2 * 3, name
+    for name in ("wall_s", "open_time_ms_total"):
+        assert again.totals[name] > interrupted.totals[name] / 2, name
+    assert again.totals["resume_s"] > totals["resume_s"] == 0
 
     assert losses(parts.run_dir)[:8] == losses(whole.run_dir)[:8]
     assert losses(parts.run_dir)[8:] == losses(whole.run_dir)[6:]

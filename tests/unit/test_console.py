@@ -25,7 +25,8 @@ ROW = {
 OK = RunSummary(
     run="phantom-cpu-1234abcd", status="ok", cause=None, steps_done=400, max_steps=400, resumed_from_step=200,
     run_dir="/runs/phantom-cpu-1234abcd", checkpoint="/runs/last.ckpt", encoder="/runs/encoder.safetensors",
-    totals={"wall_s": 3723.0, "throughput_effective_patches_per_sec": 98765.4, "stall_steps_ge_2000ms": 2.0,
+    totals={"wall_s": 3723.0, "resume_s": 5.0,
+            "throughput_effective_patches_per_sec": 98765.4, "stall_steps_ge_2000ms": 2.0,
             "total_step_time_ms_p50": 151.0, "data_wait_share": 0.25, "data_wait_ms_total": 100.0,
             "data_wait_opening_ms_total": 75.0, "data_wait_sampling_ms_total": 25.0, "replacement_failed_count": 0.0},
     losses={"total": {"loss": 1.0, "chance": 2.0}, "distance": {"loss": 0.00123, "chance": 0.25, "weight": 1.0},
@@ -60,7 +61,7 @@ def test_a_good_end_says_ok_and_explains_its_numbers() -> None:
     assert "phantom-cpu-1234abcd: ok at step 400 of 400" in text
     assert re.search(r"distance .* 1\.23e-03 .* 2\.50e-01 .* dx \+0\.50  dy -0\.25 ", text)
     assert re.search(r"supcon .* 5\.00e-01 .* 3\.43e\+00 .* 0\.2 ", text)
-    assert "1:02:03 since it resumed at step 200" in text
+    assert "1:02:03 in all attempts, 0:05 of them until it trained again" in text
     assert "98,765 patches/s (wall clock)" in text
     assert "25% of the time (of it opening 75%, sampling 25%, transport 0%)" in text
     assert "20 train, 8 held out, 3 rejected (label_map 3)" in text

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from prism_ssl.data.sharded_dataset import WaitCauses
 from prism_ssl.train.metrics import StepTimes
@@ -104,3 +107,64 @@ def test_the_causes_of_an_interval_sum_to_its_wait_and_the_intervals_to_the_tota
     for cause in causes:
         whole = 50 * sum(row[f"data_wait_{cause}_ms"] for row in rows)
         assert whole == pytest.approx(totals[f"data_wait_{cause}_ms_total"])
+
+
+# ---------------------------------------------------------------------- a run in several attempts
+def _attempt(
+    steps_ms: np.ndarray, start_ms: float, before: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> StepTimes:
+    """As ``Recorder`` counts an attempt by its own clock, which begins ``start_ms`` before its first step."""
+    now_s = [5000.0]
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "perf_counter", lambda: now_s[0])
+        times = StepTimes(patches_per_step=100, warmup_steps=0)
+        if before is not None:
+            times.go_on_from(before)
+        for number, step_ms in enumerate(steps_ms):
+            lap_ms = float(step_ms) + (start_ms if number == 0 else 0.0)
+            now_s[0] += lap_ms / 1e3
+            times.add(lap_ms, _wait(lap_ms / 4, lap_ms / 8, 0.0))
+        now_s[0] += 1.0
+        times.set_aside(1000.0)
+        totals, state = times.totals(), times.state()
+    monkeypatch.setattr(times, "totals", lambda: totals)
+    monkeypatch.setattr(times, "state", lambda: state)
+    return times
+
+
+def test_a_run_in_several_attempts_has_the_totals_of_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its times differ by what it took to train again, which is said and enters no rate, tail, wait or stall."""
+    whole = _attempt(STEPS_MS, 0.0, None, monkeypatch).totals()
+    state: dict[str, Any] | None = None
+    for number, part in enumerate(np.split(STEPS_MS, [70, 71, 300])):
+        # a resumed attempt's first step is not timed: one more stands for it here
+        steps = part if number == 0 else np.concatenate([[50.0], part])
+        attempt = _attempt(steps, 20_000.0 if number else 0.0, state, monkeypatch)
+        torch.save(attempt.state(), tmp_path / "state")
+        state = torch.load(tmp_path / "state", weights_only=True)
+    parts = attempt.totals()
+    assert parts.pop("resume_s") == pytest.approx(3 * 20.05)
+    assert parts.pop("wall_s") == pytest.approx(whole.pop("wall_s") + 3 * 20.05 + 3 * 1.0)
+    assert (parts.pop("evaluation_s"), whole.pop("evaluation_s"), whole.pop("resume_s")) == pytest.approx((4, 1, 0))
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_resume_without_earlier_totals_counts_from_there_and_says_of_how_many_steps() -> None:
+    times = StepTimes(patches_per_step=100, warmup_steps=0)
+    times.go_on_from(None)
+    for step_ms in (30_000.0, 100.0, 200.0):
+        times.add(step_ms, _wait(1.0, 0.0, 0.0))
+    totals = times.totals()
+    assert (totals["steps_timed"], totals["total_step_time_ms_max"], totals["resume_s"]) == (2, 200, 30)
+    assert "first_step_ms" not in totals
+
+
+def test_a_row_right_after_a_resume_has_the_step_that_the_totals_leave_out() -> None:
+    times = StepTimes(patches_per_step=100, warmup_steps=0)
+    times.go_on_from(None)
+    times.add(30_000.0, _wait(15_000.0, 0.0, 0.0))
+    row = times.interval()
+    assert (row["step_time_ms"], row["data_wait_share"]) == (30_000, 0.5)
+    assert times.totals() == {}

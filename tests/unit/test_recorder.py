@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,3 +89,41 @@ def test_a_run_without_held_out_scans_says_so(tmp_path: Path) -> None:
     (row,) = read_history(tmp_path)
     assert row["event"] == "evaluation"
     assert "no held-out scan could be asked" in row["text"]
+
+
+def _trained(folder: Path, first_step: int, last_step: int, before: dict[str, Any] | None) -> tuple[Recorder, Any]:
+    """An attempt from ``first_step`` to ``last_step`` whose heads learn nothing; with the state for the next one."""
+    recorder = Recorder(LONG, folder, first_step, None, HEADS, before)
+    for step in range(first_step + 1, last_step + 1):
+        if recorder.step(REPORT, NO_WAIT):
+            recorder.row(1e-3, {})
+        assert recorder.steps_done == step
+    state = recorder.state()
+    recorder.finish("ok", None, {}, None)
+    return recorder, state
+
+
+LONG = apply_overrides(CONFIG, {"train.log_every": 10, "train.max_steps": 400, "loss.simclr_baseline": True})
+
+
+def test_alarms_and_totals_go_on_after_a_resume_as_if_the_run_had_not_stopped(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("whole", "parts")]
+    for folder in folders:
+        folder.mkdir()
+    whole, _ = _trained(folders[0], 0, 200, None)
+    _, state = _trained(folders[1], 0, 100, None)
+    parts, _ = _trained(folders[1], 100, 200, state)
+    assert whole.summary.alarms != []
+    assert parts.summary.alarms == whole.summary.alarms
+    told, told_whole = ([row for row in read_history(f) if row.get("event") == "alarm"] for f in reversed(folders))
+    assert told == told_whole
+    rows, rows_whole = ([row for row in read_history(f) if "event" not in row] for f in reversed(folders))
+    names = [name for name in rows_whole[-1] if name.startswith("alarm/")]
+    assert [[row[name] for name in names] for row in rows] == [[row[name] for name in names] for row in rows_whole]
+    assert (whole.summary.totals["steps_timed"], parts.summary.totals["steps_timed"]) == (200, 199)
+
+
+def test_a_resumed_attempt_that_ends_before_its_first_row_still_tells_the_last_losses(tmp_path: Path) -> None:
+    first, state = _trained(tmp_path, 0, 100, None)
+    again, _ = _trained(tmp_path, 100, 103, state)
+    assert str(again.summary.losses) == str(first.summary.losses) != "{}"  # a skill may be NaN

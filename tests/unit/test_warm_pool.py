@@ -49,6 +49,22 @@ def keys(pool: WarmPool, n: int) -> list[VisitKey]:
     return [draw_key(pool) for _ in range(n)]
 
 
+@given(seed=SEEDS, stops=st.sets(st.integers(1, 79)), deterministic=st.booleans())
+@settings(deadline=None, max_examples=30)
+def test_totals_of_a_pool_that_is_resumed_again_and_again_are_those_of_an_unbroken_one(
+    seed: int, stops: set[int], deterministic: bool
+) -> None:
+    whole = WarmPool(ids(9), pool_settings(slots=4, visits_per_scan=5, seed=seed, deterministic=deterministic))
+    pool = WarmPool(ids(9), whole.settings)
+    for number in range(80):
+        if number in stops:
+            pool = WarmPool(ids(9), whole.settings, saved(pool))
+        draw_key(whole), draw_key(pool)
+    land_all(whole)
+    land_all(pool)
+    assert pool.counters == whole.counters
+
+
 @pytest.mark.parametrize("visits", [7, 100])
 def test_a_scan_gives_its_pairs_of_a_turn_in_a_row_also_across_a_resume(visits: int) -> None:
     pool = WarmPool(ids(6), pool_settings(slots=3, visits_per_scan=visits, pairs_per_turn=2))
@@ -170,7 +186,8 @@ class PoolWalk(RuleBasedStateMachine):
         self.opening: list[Load] = []
         self.opened: dict[int, str] = {}
         self.drawn: list[VisitKey] = []
-        self.landings = self.failures = 0
+        self.landed: set[tuple[str, int]] = set()  # tenures: one that a resumed pool opens again is opened once
+        self.failures = 0
         self.exhausted = False
 
     @precondition(lambda self: not self.exhausted)
@@ -189,8 +206,10 @@ class PoolWalk(RuleBasedStateMachine):
     @rule(choice=st.integers(0, 100))
     def land(self, choice: int) -> None:
         load = self.opening.pop(choice % len(self.opening))
+        tenure = self.pool.slots[load.slot].tenure_to_open()
+        assert tenure is not None
+        self.landed.add((tenure.scan_id, tenure.epoch))
         self.pool.landed(load.slot)
-        self.landings += 1
 
     @precondition(lambda self: self.opening)
     @rule(choice=st.integers(0, 100))
@@ -259,7 +278,7 @@ class PoolWalk(RuleBasedStateMachine):
     @invariant()
     def counters_tell_what_happened(self) -> None:
         counters = self.pool.counters
-        assert (counters.opened, counters.replacement_failed_count) == (self.landings, self.failures)
+        assert (counters.opened, counters.replacement_failed_count) == (len(self.landed), self.failures)
         assert counters.pairs == len(self.drawn)
         assert counters.replacement_completed_count <= counters.opened
         assert {key.scan_id for key in self.drawn} <= set(self.shard)
