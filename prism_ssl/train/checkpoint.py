@@ -25,8 +25,8 @@ class Checkpoint:
     ``config_hash`` covers the settings that must not change between an interruption and its resume. ``tracked`` is the
     tracked run that the training belongs to, as ``tracking.json`` has it; None where there was none. ``split`` is
     ``holdout.Split`` in plain values: who was trained on so far, and who was held out; ``totals`` is what the run has
-    counted so far: ``counters`` (see ``run_totals``) and ``times`` (``StepTimes.state``). Both are None where an earlier
-    version wrote it, which kept none; its totals then begin at the resume.
+    counted so far: ``counters`` (see ``run_totals``) and ``times`` (``StepTimes.state``). Both are None where a version
+    that kept none wrote it; the totals then begin at the resume.
     """
 
     step: int
