@@ -107,9 +107,9 @@ class ViewConfig:
     """How a prism is drawn."""
 
     radius_mm_min: float = 20.0
-    """Smallest radius of the ball, where the scan is large enough for it."""
+    """Smallest radius of the ball; two thirds of the largest one that fits, where that is less."""
     radius_mm_max: float = 30.0
-    """Largest radius of the ball."""
+    """Largest radius of the ball, where it fits."""
     radius_mm_floor: float = 10.0
     """A scan that holds no ball of this radius is rejected by preflight."""
     rotation_max_deg: float = 10.0

@@ -13,6 +13,9 @@ from prism_ssl.utils.seeds import generator_for
 
 Shape = tuple[int, int, int]
 
+ROOM_SHARE = 1 / 3
+"""Of the way from a scan's middle to its nearest face, what the smallest ball leaves to its centre to move on."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
@@ -55,7 +58,8 @@ def draw_view(
 ) -> View:
     """One prism within a scan, fixed by the state of ``rng``.
 
-    The ball lies between the outermost voxel centres and is as large as ``config`` asks and the scan allows.
+    The ball lies between the outermost voxel centres. Its radius is uniform between ``config``'s limits; where the scan
+    is too small for them, up to the largest ball and down to two thirds of it, so that centres differ along every axis.
     Whether the scan holds a ball of ``radius_mm_floor`` is for preflight to ask; see ``largest_radius_mm``.
     """
     distance_mm = plane_distance_mm(affine)
@@ -96,8 +100,10 @@ def _largest_radius_mm(distance_mm: Float64, shape: Shape) -> float:
 
 
 def _draw_radius_mm(largest_mm: float, config: ViewConfig, rng: np.random.Generator) -> float:
-    # The range shrinks rather than the draw being clipped: clipping would pin many centres to the middle of thin scans.
-    return float(rng.uniform(min(config.radius_mm_min, largest_mm), min(config.radius_mm_max, largest_mm)))
+    # The range shrinks rather than the draw being clipped, and never to the largest ball alone: that one fits in one
+    # place along a thin axis, and all centres would have the same coordinate.
+    smallest_mm = min(config.radius_mm_min, (1 - ROOM_SHARE) * largest_mm)
+    return float(rng.uniform(smallest_mm, min(config.radius_mm_max, largest_mm)))
 
 
 def _draw_center_mm(affine: Float64, shape: Shape, radius_voxels: Float64, rng: np.random.Generator) -> Float64:

@@ -34,6 +34,7 @@ SCANS = [
     pytest.param(oblique_affine((0.7, 0.7, 1.0)), (512, 512, 300), id="ct"),
     pytest.param(oblique_affine((0.5, 0.5, 6.0)), (400, 400, 12), id="thick-slices"),
     pytest.param(oblique_affine((0.9, 3.0, 0.9)), (256, 15, 256), id="narrow"),
+    pytest.param(oblique_affine((0.6, 0.6, 2.0)), (300, 300, 12), id="thin"),
     pytest.param(tilted_affine(), (256, 256, 20), id="tilted-gantry"),
 ]
 
@@ -79,13 +80,28 @@ def test_centres_reach_every_place_where_the_ball_fits() -> None:
         assert np.abs(counts - 500).max() < 5 * math.sqrt(500)
 
 
-def test_a_small_scan_gets_a_smaller_ball() -> None:
-    affine = np.diag([1.0, 1.0, 2.0, 1.0])
-    radii = [view.radius_mm for view in draw_many(affine, (100, 100, 12), 50, 1)]
-    np.testing.assert_allclose(radii, 11.0)
-    radii = [view.radius_mm for view in draw_many(affine, (100, 100, 26), 200, 1)]
-    assert 20 <= min(radii) < 20.5
-    assert 24.5 < max(radii) <= 25
+@pytest.mark.parametrize("largest_mm", [10.0, 11.0, 20.0, 20.1, 25.0, 29.9, 30.0, 45.0])
+@pytest.mark.parametrize("limits_mm", [(20.0, 30.0), (20.0, 20.0)])
+def test_centres_differ_along_the_thinnest_axis_of_every_scan(
+    largest_mm: float, limits_mm: tuple[float, float]
+) -> None:
+    """The radius is uniform up to the largest ball that fits, and small enough often enough for the centre to move."""
+    shape = (100, 100, 13)
+    affine = np.diag([2.0, 2.0, 2 * largest_mm / (shape[2] - 1), 1.0])
+    config = ViewConfig(radius_mm_min=limits_mm[0], radius_mm_max=limits_mm[1])
+    rng = np.random.default_rng(5)
+    views = [draw_view(affine, shape, STATS, config, 1, rng) for _ in range(2000)]
+    radii_mm = np.array([view.radius_mm for view in views])
+    lowest_mm, highest_mm = min(limits_mm[0], largest_mm * 2 / 3), min(limits_mm[1], largest_mm)
+    if lowest_mm < highest_mm:
+        share = (radii_mm - lowest_mm) / (highest_mm - lowest_mm)
+        assert 0 <= share.min() < 0.01
+        assert 0.99 < share.max() <= 1
+        assert share.mean() == pytest.approx(0.5, abs=5 * math.sqrt(1 / 12 / 2000))
+    offset_mm = np.array([view.center_mm[2] for view in views]) - largest_mm
+    assert np.all(np.abs(offset_mm) <= largest_mm - radii_mm + 1e-9)
+    assert np.abs(offset_mm).max() > 0.9 * (largest_mm - lowest_mm)
+    assert offset_mm.std() > largest_mm / 10
 
 
 def test_radius_rotation_and_window_fill_their_ranges() -> None:
