@@ -220,15 +220,17 @@ def _(curves, drawn, form, history, mo):
 
 
 @app.cell
-def _(alarm_view, curves, drawn, history, mo, quantity):
+def _(alarm_view, curves, drawn, history, mo, quantity, shown):
     spans = alarm_view.alarm_spans(history)
+    doubts = alarm_view.doubts(shown, drawn)
     mo.vstack(
         [
             mo.md("## Diagnostics and alarms"),
             quantity,
             curves.diagnostic_curves(history, drawn, quantity.value),
             mo.md("### Alarms"),
-            alarm_view.alarm_chart(spans, drawn),
+            alarm_view.alarm_chart(spans, drawn, doubts),
+            *(mo.md(doubt) for doubt in doubts),
             *(
                 [mo.ui.table(spans, selection=None, show_column_summaries=False, show_data_types=False)]
                 if spans.height

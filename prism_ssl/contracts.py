@@ -209,7 +209,8 @@ class RunSummary:
     ``cause`` says why. ``totals`` holds the final value of every scalar of the guide's
     throughput section, ``losses`` the last logged losses beside their chance levels, ``probe`` the
     last held-out evaluation (the ``probe/`` scalars without their prefix), ``tracking`` the mode, run id and
-    URL of the tracked run, and ``problem`` where not everything could be tracked.
+    URL of the tracked run, and ``problem`` where not everything could be tracked. ``not_judged`` names the alarms that
+    could not have been raised within so few steps; None when there are none such.
     """
 
     run: str
@@ -227,3 +228,4 @@ class RunSummary:
     probe: dict[str, float] = field(default_factory=dict)
     tracking: dict[str, str] = field(default_factory=dict)
     alarms: list[str] = field(default_factory=list)
+    not_judged: str | None = None

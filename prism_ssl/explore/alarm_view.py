@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import altair as alt
 import polars as pl
 
+from prism_ssl.config.defaults import apply_overrides
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.errors import ConfigError
 from prism_ssl.explore.chart_style import finished, in_words
+from prism_ssl.train.held_out_tables import verdict
+from prism_ssl.train.unjudged import too_short_to_judge
 
 PREFIX = "alarm/"
 
@@ -22,6 +28,12 @@ MEANINGS = {
     "at_chance": "its loss is what guessing gets: it has not learned yet",
 }
 """Kind of an alarm -> what it says; the run's summary says it with numbers."""
+
+_WHEN_JUDGED = (
+    "train.log_every", "train.lr_warmup_steps", "loss.supcon_warmup_steps", "loss.supcon_ramp_steps",
+    "loss.simclr_baseline", "loss.w_distance", "loss.w_rotation", "loss.w_window", "loss.w_supcon_target",
+    "model.objective",
+)  # fmt: skip
 
 _SCHEMA = {
     "run": pl.String, "alarm": pl.String, "from": pl.Int64, "to": pl.Int64, "over": pl.Boolean, "means": pl.String
@@ -46,8 +58,31 @@ def alarm_spans(history: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
 
 
-def alarm_chart(spans: pl.DataFrame, runs: Sequence[str]) -> alt.TopLevelMixin:
-    """``alarm_spans`` as bars over the steps, a panel for each run that had one."""
+def doubts(scored: pl.DataFrame, runs: Sequence[str]) -> list[str]:
+    """What silence must not be taken for, a sentence each: alarms that ``runs`` were too short to raise, and held-out
+    retrieval that does not beat random weights. ``scored``: settings, steps and ``probe/...`` of the runs."""
+    told = []
+    for run in scored.filter(pl.col("run").is_in(list(runs))).iter_rows(named=True):
+        short = _too_short(run)
+        lost = verdict({name: run.get(f"probe/{name}") for name in ("recall_at_1", "recall_at_1_random_init")})
+        told += [f"{run['run']}: {sentence}" for sentence in (lost, short) if sentence is not None]
+    return told
+
+
+def _too_short(run: Mapping[str, Any]) -> str | None:
+    settings = {key: run[key] for key in _WHEN_JUDGED if run.get(key) is not None}
+    if run.get("steps_done") is None or not settings:
+        return None
+    try:
+        return too_short_to_judge(apply_overrides(PrismConfig(), settings), run["steps_done"])
+    except ConfigError:  # of a damaged folder, or of another version
+        return None
+
+
+def alarm_chart(spans: pl.DataFrame, runs: Sequence[str], doubts: Sequence[str] = ()) -> alt.TopLevelMixin:
+    """``alarm_spans`` as bars over the steps, a panel for each run that had one; without any, a sentence."""
+    if spans.is_empty() and doubts:
+        return in_words("No alarm in the chosen runs; not all is well for that reason: read on below.")
     if spans.is_empty():
         return in_words("No alarm in the chosen runs: targets vary, heads learn, embeddings differ.")
     shown = [run for run in runs if run in set(spans["run"])]

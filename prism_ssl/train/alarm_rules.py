@@ -50,7 +50,8 @@ def alarm_rules(config: PrismConfig) -> list[Rule]:
     axes = {head: AXES[head] if config.model.objective == "regression" else _SIGNED[head] for head in AXES}
     return [
         *(_flat_target(axis) for names in axes.values() for axis in names),
-        *(_frozen_head(name) for name in (*AXES, "supcon")),
+        *(_frozen_head(name) for name in AXES),
+        _frozen_head("supcon", from_step=0 if loss.simclr_baseline else loss.supcon_warmup_steps),
         *_collapse(),
         *(_positives(loss) if loss.simclr_baseline or loss.w_supcon_target > 0 else ()),
         *(_head_at_chance(head, names, config.model.objective, heads_from) for head, names in axes.items()),
@@ -77,7 +78,7 @@ def _flat_target(axis: str) -> Rule:
     )
 
 
-def _frozen_head(name: str) -> Rule:
+def _frozen_head(name: str, from_step: int = 0) -> Rule:
     def update(span: Span) -> float:
         return span.mean(f"update/{name}") if span.least(f"weight/{name}") > 0 else math.nan
 
@@ -87,6 +88,7 @@ def _frozen_head(name: str) -> Rule:
         quantity=update,
         raise_below=LEAST_UPDATE,
         over_above=10 * LEAST_UPDATE,
+        from_step=from_step,
         text=lambda span: (
             f"the {part} of {name!r} is frozen: its parameters did not change ({_steps(span)}) although its loss has "
             f"weight {span.mean(f'weight/{name}'):.3g}; look for requires_grad=False or a parameter that the "

@@ -39,6 +39,7 @@ from prism_ssl.train.step_clock import step_clock
 from prism_ssl.train.step_counter import StepCounter
 from prism_ssl.train.stop_request import attempt_has_ended, raise_if_stop_is_requested, step_begins
 from prism_ssl.train.tracking_identity import read_tracked_as
+from prism_ssl.train.unjudged import too_short_to_judge
 from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.disk_usage import free_bytes
 
@@ -214,7 +215,8 @@ class Attempt:
         counters, encoder, run_dir = self._counters_of_all(), None, self._order.run_dir
         if self._ranks.is_first:
             encoder = save_encoder(self._learner.network.encoder, run_dir, self._description())
-            save_model_card(run_dir, last_probe(read_history(run_dir)), self._recorder.alarms)
+            not_judged = too_short_to_judge(self._config, self._recorder.steps_done)
+            save_model_card(run_dir, last_probe(read_history(run_dir)), self._recorder.alarms, not_judged)
         self._recorder.finish("ok", None, counters, encoder)
 
     def _fail(self, error: BaseException) -> None:

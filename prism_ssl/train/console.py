@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from prism_ssl.contracts import RunSummary
-from prism_ssl.train.held_out_tables import held_out_tables
+from prism_ssl.train.held_out_tables import held_out_tables, verdict
 from prism_ssl.train.local_record import HISTORY_FILE, PROBE_PREFIX, is_probe
 from prism_ssl.utils.json_lines import parse_lines
 from prism_ssl.utils.time import format_duration
@@ -170,8 +170,12 @@ def _show(console: Console, summary: RunSummary) -> None:
         console.print(table)
     if summary.totals:
         console.print(_facts_table(summary))
+    if (finding := verdict(summary.probe)) is not None:
+        console.print(f"[yellow]held out[/]: {escape(finding)}")
     for alarm in summary.alarms:
         console.print(f"[yellow]alarm[/]: {escape(alarm)}")
+    if summary.not_judged:
+        console.print(f"[yellow]alarms[/]: {escape(summary.not_judged)}")
     console.print(f"run folder  {summary.run_dir}", markup=False, highlight=False, soft_wrap=True)
     tracked = summary.tracking.get("url") or summary.tracking.get("files")
     for what, path in (("checkpoint", summary.checkpoint), ("encoder   ", summary.encoder), ("tracked in", tracked)):

@@ -50,6 +50,17 @@ def measures(probe: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def verdict(probe: Mapping[str, float | None]) -> str | None:
+    """A sentence where retrieval on held-out scans is no better than with random weights; None otherwise."""
+    reached, untrained = probe.get("recall_at_1"), probe.get("recall_at_1_random_init")
+    if reached is None or untrained is None or not reached <= untrained:
+        return None
+    return (
+        f"Held-out recall@1 does not beat random weights ({reached:.2f} against {untrained:.2f}): this encoder has "
+        "learned nothing that retrieval can use"
+    )
+
+
 def _measures(probe: Mapping[str, float], proven: bool) -> Table:
     sure = "never trained on" if proven else "held out now; an earlier version may have trained on some"
     table = Table(title=f"held-out scans ({sure})", title_justify="left")

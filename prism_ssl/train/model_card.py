@@ -10,23 +10,28 @@ from typing import Any
 from prism_ssl.contracts import PATCH_PX
 from prism_ssl.model.backbone import PRESETS
 from prism_ssl.model.encoder_source import CARD_FILE, DESCRIPTION_FILE
-from prism_ssl.train.held_out_tables import measures
+from prism_ssl.train.held_out_tables import measures, verdict
 from prism_ssl.utils.fs import write_atomic
 
 
-def save_model_card(folder: Path, probe: Mapping[str, float], alarms: Sequence[str]) -> None:
+def save_model_card(
+    folder: Path, probe: Mapping[str, float], alarms: Sequence[str], not_judged: str | None = None
+) -> None:
     """Write model_card.md beside encoder.json in ``folder``; it holds no path and no id of a patient, series or scan.
 
     Args:
         folder: where the encoder was exported to.
         probe: the last held-out evaluation.
         alarms: of the run, in the words of its summary.
+        not_judged: which alarms the run was too short to raise, in the words of its summary.
     """
     description = json.loads((folder / DESCRIPTION_FILE).read_text())
-    write_atomic(folder / CARD_FILE, _card(description, probe, alarms).encode())
+    write_atomic(folder / CARD_FILE, _card(description, probe, alarms, not_judged).encode())
 
 
-def _card(description: Mapping[str, Any], probe: Mapping[str, float], alarms: Sequence[str]) -> str:
+def _card(
+    description: Mapping[str, Any], probe: Mapping[str, float], alarms: Sequence[str], not_judged: str | None
+) -> str:
     parts = [
         f"# Encoder of run {description['run']}",
         _what_it_is(description),
@@ -39,7 +44,7 @@ def _card(description: Mapping[str, Any], probe: Mapping[str, float], alarms: Se
         "## Held-out evaluation",
         _evaluation(probe, description["data"]),
         "## Alarms of the run",
-        "\n".join(f"- {alarm}" for alarm in alarms) or "None.",
+        "\n".join(f"- {line}" for line in (*alarms, *([not_judged] if not_judged else ()))) or "None.",
         "## Intended use",
         _INTENDED,
         "## Limits",
@@ -104,5 +109,7 @@ def _evaluation(probe: Mapping[str, float], data: Mapping[str, Any]) -> str:
         return "None: no held-out scan could be asked. Nothing says how good this encoder is."
     said = f"Fixed views of {probe.get('scans', data['held_out']['scans']):.0f} scans of patients "
     said += "that it was not trained on." if data.get("held_out_proven", True) else _UNPROVEN
+    finding = verdict(probe)
+    said += f"\n\n**{finding}.**" if finding else ""
     table = ["| measure | reached | chance | random weights |", "|---|---|---|---|"]
     return "\n".join([said, "", *table, *(f"| {' | '.join(row)} |" for row in rows)])

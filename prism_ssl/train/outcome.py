@@ -22,6 +22,7 @@ from prism_ssl.train.local_record import (
 )
 from prism_ssl.train.logging import end_lost_run
 from prism_ssl.train.recorder import last_losses
+from prism_ssl.train.unjudged import too_short_to_judge
 from prism_ssl.train.work_order import WorkOrder
 
 
@@ -99,4 +100,5 @@ def _unfinished(
         checkpoint=str(checkpoint) if checkpoint.exists() else None,
         losses=last_losses(last),
         probe=last_probe(history),
+        not_judged=too_short_to_judge(config, last["global_step"]) if rows else None,
     )

@@ -34,6 +34,7 @@ from prism_ssl.train.metrics import StepTimes
 from prism_ssl.train.pictures import draw_plots
 from prism_ssl.train.step_clock import HostClock, StepClock
 from prism_ssl.train.step_counter import StepCounter
+from prism_ssl.train.unjudged import too_short_to_judge
 from prism_ssl.utils.time import Stopwatch
 
 
@@ -199,6 +200,7 @@ class Recorder(StepCounter):
             losses=last_losses(self._last_row),
             probe=last_probe(read_history(self._run_dir)),
             alarms=self.alarms,
+            not_judged=too_short_to_judge(self._config, self.steps_done),
         )
         write_summary(self.summary)  # before the tracker's end, which may wait for a server
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import polars as pl
 import pytest
 
 from prism_ssl.explore import session
-from prism_ssl.explore.alarm_view import alarm_chart, alarm_spans
+from prism_ssl.explore.alarm_view import alarm_chart, alarm_spans, doubts
 from prism_ssl.explore.curves import (
     DIAGNOSTICS,
     LOSS_FORMS,
@@ -112,6 +113,25 @@ def test_without_rows_a_chart_says_so() -> None:
 
 
 # ---------------------------------------------------------------------- alarms
+def test_a_short_run_without_alarms_is_not_said_to_learn(scored: pl.DataFrame) -> None:
+    run = scored.head(1).with_columns(
+        pl.lit("short").alias("run"),
+        pl.lit(300).alias("steps_done"),
+        pl.lit(20).alias("train.log_every"),
+        pl.lit(40).alias("train.lr_warmup_steps"),
+        pl.lit(0.2).alias("probe/recall_at_1"),
+        pl.lit(0.3).alias("probe/recall_at_1_random_init"),
+    )
+    nothing = pl.DataFrame(schema={"run": pl.String, "global_step": pl.Int64})
+    lost, short = doubts(run, ["short"])
+    assert lost.startswith("short: Held-out recall@1 does not beat random weights (0.20 against 0.30)")
+    assert re.match(r"short: too short to judge after 300 steps: at_chance/distance, .* from step 360 on", short)
+    (said,) = drawn(alarm_chart(alarm_spans(nothing), ["short"], [lost, short]))
+    assert "learn" not in said["text"]
+    longer = run.with_columns(pl.lit(10**6).alias("steps_done"), pl.lit(0.4).alias("probe/recall_at_1"))
+    assert doubts(longer, ["short"]) == doubts(run, []) == []
+
+
 def test_an_alarm_spans_the_steps_at_which_it_is_raised() -> None:
     rows = pl.DataFrame(
         {

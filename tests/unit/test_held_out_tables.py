@@ -10,6 +10,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from prism_ssl.train.console import show_summary
+from prism_ssl.train.held_out_tables import verdict
 from tests.unit.test_console import OK
 
 AXES = ("dx", "dy", "dz", "rx", "ry", "rz", "wc", "ww")
@@ -51,3 +52,11 @@ def test_what_is_missing_or_not_a_number_is_left_out() -> None:
     assert "proxy" not in text
     assert "nan" not in text
     assert "R2" not in text
+
+
+def test_an_encoder_that_does_not_beat_random_weights_is_said_to_have_learned_nothing() -> None:
+    sentence = "Held-out recall@1 does not beat random weights"
+    assert sentence not in " ".join(_shown(PROBE).split())
+    lost = PROBE | {"recall_at_1": 0.21}
+    assert f"{sentence} (0.21 against 0.21): this encoder" in " ".join(_shown(lost).split())
+    assert verdict({"recall_at_1": 0.1}) is None
