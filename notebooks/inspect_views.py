@@ -1,6 +1,6 @@
 """What the model sees: a pair of prisms in its scan, moved by sliders, and what is asked about it.
 
-marimo run notebooks/inspect_views.py -- --catalog TABLE      # .csv, .csv.gz or .parquet
+marimo run notebooks/inspect_views.py -- --catalog TABLE      # .csv, .csv.gz, .parquet; also --data.columns ..
 marimo run notebooks/inspect_views.py -- --run FOLDER         # with the settings and the scans of a run
 """
 
@@ -40,7 +40,8 @@ def _(mo):
 @app.cell
 def _(Inspected, PrismError, arguments, catalog, checked_scans, inspected, mo, n_scans):
     try:
-        what, problem = inspected(str(arguments.get("run") or ""), catalog.value, n_scans.value), []
+        columns = str(arguments.get("data.columns") or "")
+        what, problem = inspected(str(arguments.get("run") or ""), catalog.value, n_scans.value, columns), []
     except PrismError as error:
         what, problem = Inspected.nothing(), [mo.callout(mo.md(str(error)), kind="danger")]
     names = checked_scans.scan_names(what.checked.usable)

@@ -65,7 +65,7 @@ def catalog_settings(given: argparse.Namespace, selection_seed: int = 0) -> Data
         raise ConfigError(f"{found}; needed: one, as CATALOG or --data.catalog-path CATALOG")
     return DataConfig(
         catalog_path=given.table or given.catalog,
-        columns=_columns(given.columns, given.pairs),
+        columns=column_map(given.columns, given.pairs),
         n_scans=given.n_scans,
         modality_filter=tuple(given.modalities),
         selection_seed=selection_seed,
@@ -79,7 +79,8 @@ def refused(error: Exception, code: int = EXIT_REFUSED) -> int:
     return code
 
 
-def _columns(words: Sequence[str], pairs: Sequence[str]) -> dict[str, str]:
+def column_map(words: Sequence[str], pairs: Sequence[str] = ()) -> dict[str, str]:
+    """Our name -> the table's, from words in turn, and from OURS=THEIRS; raises ``ConfigError`` where one is alone."""
     if len(words) % 2:
         raise ConfigError(
             f"--data.columns has {len(words)} names; needed: pairs, such as pmbb_id mrn modality Modality"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import polars as pl
 
 from prism_ssl.config.defaults import phantom_cpu
 from prism_ssl.config.schema import PrismConfig
+from prism_ssl.eval.catalog_options import column_map
 from prism_ssl.eval.catalog_scans import catalog_config
 from prism_ssl.explore.checked_scans import CheckedScans, checked_scans
 from prism_ssl.explore.scan_map import catalog_of
@@ -32,13 +34,14 @@ class Inspected:
         return cls(PrismConfig(), CheckedScans([], pl.DataFrame(schema=_BAD), 0), "no scans")
 
 
-def inspected(run: str, catalog: str, n_scans: int) -> Inspected:
+def inspected(run: str, catalog: str, n_scans: int, columns: str = "") -> Inspected:
     """The first ``n_scans`` scans of ``catalog``, else those of the ``run`` folder, else phantoms.
 
-    "" is no catalogue, and no run.
+    "" is no catalogue, and no run. ``columns``: as after ``--data.columns``, "" as the run has them.
 
     Raises:
         CatalogError: the table cannot be used.
+        ConfigError: ``columns`` are not told in pairs.
         RunFolderError: ``run`` is no run folder.
     """
     folder = Path(run).expanduser().absolute() if run else None
@@ -47,7 +50,8 @@ def inspected(run: str, catalog: str, n_scans: int) -> Inspected:
     else:
         config = catalog_config(catalog, n_scans) if catalog.strip() else phantom_cpu()
     path = catalog_of(config, catalog)
-    data = dataclasses.replace(config.data, catalog_path=str(path), n_scans=n_scans)
+    names = column_map(shlex.split(columns)) or config.data.columns
+    data = dataclasses.replace(config.data, catalog_path=str(path), n_scans=n_scans, columns=names)
     config = dataclasses.replace(config, data=data)
     where = f"run {folder.name}" if folder else path.name if catalog.strip() else "generated phantoms"
     return Inspected(config, checked_scans(config, folder.parent / ".preflight" if folder else None), where)

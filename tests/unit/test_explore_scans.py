@@ -15,7 +15,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan, RunSummary
 from prism_ssl.data.broken_files import BrokenKind, sound_bytes, write_broken
 from prism_ssl.data.nifti import OpenScan
-from prism_ssl.errors import CheckpointError, RunFolderError
+from prism_ssl.errors import CheckpointError, ConfigError, RunFolderError
 from prism_ssl.eval.catalog_scans import open_prepared
 from prism_ssl.explore.checked_scans import checked_scans, reasons_of, scan_names
 from prism_ssl.explore.inspected import inspected
@@ -201,6 +201,18 @@ def test_refused_scans_stand_with_their_reason(tmp_path: Path) -> None:
     assert all(told.values())
     assert reasons_of(checked.bad)["scans"].to_list() == [1] * 4
     assert str(tmp_path) not in str(checked.bad.rows())
+
+
+def test_columns_of_another_name_are_told_as_everywhere(phantom_catalog: Path, tmp_path: Path) -> None:
+    table = phantom_catalog.read_text().replace("pmbb_id", "mrn", 1)
+    other = phantom_catalog.with_name("renamed.csv")
+    other.write_text(table)
+    try:
+        assert len(inspected("", str(other), 2, "pmbb_id mrn").checked.usable) == 2
+        with pytest.raises(ConfigError, match="needed: pairs"):
+            inspected("", str(other), 2, "pmbb_id")
+    finally:
+        other.unlink()
 
 
 def test_a_run_is_inspected_with_its_own_settings_and_scans(phantom_catalog: Path, tmp_path: Path) -> None:

@@ -60,3 +60,13 @@ def test_an_encoder_that_does_not_beat_random_weights_is_said_to_have_learned_no
     lost = PROBE | {"recall_at_1": 0.21}
     assert f"{sentence} (0.21 against 0.21): this encoder" in " ".join(_shown(lost).split())
     assert verdict({"recall_at_1": 0.1}) is None
+
+
+def test_what_is_not_proven_is_not_claimed() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    show_summary(console, replace(OK, probe=PROBE, data=OK.data | {"held_out_unproven": 1.0}))
+    assert isinstance(console.file, io.StringIO)
+    assert "never trained on" in _shown(PROBE)
+    text = " ".join(console.file.getvalue().split())
+    assert "never trained on" not in text
+    assert "held out now; an earlier version may have trained on some" in text
