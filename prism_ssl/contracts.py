@@ -100,7 +100,8 @@ class VisitChunk:
 
     ``blocked_ms`` is the time this chunk waited for a scan to open, ``sampling_ms`` the time spent
     drawing and extracting; ``counters`` are the actor's running totals, ``cursor`` its resume state, ``broken``
-    the scans that failed since its last chunk (lenient mode).
+    the scans that failed since its last chunk (lenient mode). ``sight_bits`` says what views that show nothing are, see
+    ``prism_ssl.data.view_sight``.
     """
 
     positions_mm: Float32  # [n, 2, N, 3] prism frame
@@ -111,6 +112,7 @@ class VisitChunk:
     series_label: npt.NDArray[np.int64]  # [n]
     series_id: list[str]
     visits: list[VisitKey]
+    sight_bits: npt.NDArray[np.uint8]  # [n, 2]
     blocked_ms: float
     sampling_ms: float
     counters: dict[str, float]

@@ -25,6 +25,7 @@ def empty_chunk(n: int, N: int, extract_on: ExtractOn) -> PairChunk | UncutChunk
         "series_label": np.empty(n, np.int64),
         "series_id": [""] * n,
         "visits": [VisitKey("", 0, 0)] * n,
+        "sight_bits": np.zeros((n, 2), np.uint8),
         "blocked_ms": 0.0,
         "sampling_ms": 0.0,
         "counters": {},

@@ -22,6 +22,7 @@ from prism_ssl.data.pool_metrics import POOL_EXPORTS
 from prism_ssl.data.read_errors import out_of_memory
 from prism_ssl.data.scan_opener import Landing, ScanOpener
 from prism_ssl.data.scratch import ScratchStore
+from prism_ssl.data.view_sight import kinds_of, look
 from prism_ssl.data.views import View, draw_pair, pair_targets
 from prism_ssl.data.volume_memory import VolumeMemory
 from prism_ssl.data.warm_pool import Draw, PoolSettings, WarmPool
@@ -89,8 +90,7 @@ class PoolActor:
     def ready(self) -> int:
         """Start filling the pool, and have the kernel loaded while the first scans open; returns the process id."""
         self._obey(self._opener.finished())
-        if self._settings.extract_on == "cpu":
-            warm_up(np.int16)  # what CT and most MR is stored as
+        warm_up(np.int16)  # what CT and most MR is stored as
         return os.getpid()
 
     def next_chunk(self, n_pairs: int) -> PairChunk | UncutChunk:
@@ -199,6 +199,8 @@ class PoolActor:
             self._mirrored.add(scan_id)
             self._volumes_handed_over += 1
         put_targets(chunk, row, pair_targets(*pair), scan, self._scans[scan_id].record, draw.key)
+        for bits in chunk.sight_bits[row].tolist():
+            self._pool.counters.saw(kinds_of(bits))
         return True
 
     def _look(self, chunk: PairChunk | UncutChunk, row: int, side: int, scan: OpenScan, view: View) -> None:
@@ -206,8 +208,11 @@ class PoolActor:
         chunk.positions_mm[row, side] = view.positions_mm
         if isinstance(chunk, PairChunk):
             extract_view(scan, view, self._settings.patch_mm, chunk.patches[row, side])
+            sight = look(scan, view, self._settings.patch_mm, chunk.patches[row, side])
         else:
             put_lattice(chunk, row, side, scan, view, self._settings.patch_mm)
+            sight = look(scan, view, self._settings.patch_mm)
+        chunk.sight_bits[row, side] = sight.bits
 
     def _totals(self) -> dict[str, float]:
         """Running totals that the cursor hands on to the actor of a resumed run, or of one in place of a dead one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,6 +37,10 @@ class View:
         """Patch centres in RAS, [N, 3]."""
         centers: Float64 = self.positions_mm @ self.rotation.T + self.center_mm
         return centers
+
+    def first_patches(self, n: int) -> View:
+        """The same view with its first ``n`` patches only."""
+        return replace(self, positions_mm=self.positions_mm[:n])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

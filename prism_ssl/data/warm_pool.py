@@ -12,7 +12,7 @@ names, and reports back with ``landed`` or ``failed``. A slot moves through thes
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -98,6 +98,15 @@ class PoolCounters:
     replacement_completed_count: int = 0
     replacement_failed_count: int = 0
     pairs: int = 0
+    views_empty: int = 0
+    views_saturated: int = 0
+    views_flat: int = 0
+    views_outside: int = 0
+
+    def saw(self, kinds: Iterable[str]) -> None:
+        """Count a view under each of the names that end in what it is."""
+        for kind in kinds:
+            setattr(self, kind, getattr(self, kind) + 1)
 
 
 class WarmPool:

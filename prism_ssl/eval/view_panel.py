@@ -28,13 +28,15 @@ from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, Float32, Float64, Prepare
 from prism_ssl.data.extract import extract_view
 from prism_ssl.data.geometry import apply_affine
 from prism_ssl.data.nifti import OpenScan
+from prism_ssl.data.view_sight import look
 from prism_ssl.data.views import View
-from prism_ssl.eval.view_words import pair_in_words, unit_of, view_window_in_words
+from prism_ssl.eval.view_words import pair_in_words, sight_in_words, unit_of, view_window_in_words
 
 PANEL_FILE = "view_panel.png"
 CONVENTION = "radiological convention: the patient's right is on the left of the picture"
 
 _COLORS = {"a": "#ffb000", "b": "#4cc3ff"}
+_NOTHING_COLOR = "#ff5c5c"
 _AXIS_COLORS = ("#ff5c5c", "#6fdc6f", "#7f9cff")  # the prism's own R, A, S
 _PATCHES_PER_SIDE = 5
 _SLICE_PX = 220  # along the longer side: enough for a panel, whatever the scan
@@ -206,6 +208,10 @@ def _draw_patches(figure: SubFigure, scan: OpenScan, view: View, name: str, patc
         ax.set_facecolor("#111111")
         ax.set_xticks([])
         ax.set_yticks([])
+    sight = look(scan, view, patch_mm)
+    color = _NOTHING_COLOR if sight.bits else "#bbbbbb"
+    words = sight_in_words(sight)
+    axes[1].text(1.0, -0.015, words, color=color, fontsize=10, ha="right", va="top", transform=axes[1].transAxes)
 
 
 def _mosaic(scan: OpenScan, view: View, patch_mm: float) -> Float32:

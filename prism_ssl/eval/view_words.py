@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prism_ssl.contracts import ScanRecord
+from prism_ssl.data.view_sight import EMPTY, Sight, kinds_of
 from prism_ssl.data.views import View
 
 _DIRECTIONS = (("right of", "left of"), ("in front of", "behind"), ("above", "below"))
@@ -44,6 +45,15 @@ def window_in_words(a: View, b: View, unit: str) -> str:
     higher = f"{_plain(center)} {unit} {'higher (darker picture)' if center > 0 else 'lower (brighter picture)'}"
     contrast = f"{ratio:.1f} times, {'softer' if width > 0 else 'harder'} contrast"
     return f"window {higher}, {_plain(width)} {unit} {'wider' if width > 0 else 'narrower'} ({contrast})"
+
+
+def sight_in_words(sight: Sight) -> str:
+    """What a view shows, as a training run counts it."""
+    share = f"{sight.saturated_share:.0%} of the pixels at an end of the window"
+    if sight.outside_share > 0:
+        share += f", {sight.outside_share:.0%} outside the volume"
+    kinds = [kind.removeprefix("views_") for kind in kinds_of(sight.bits) if kind != EMPTY]
+    return f"{share}: shows nothing ({', '.join(kinds)})" if kinds else share
 
 
 def _plain(value: float) -> str:

@@ -18,6 +18,7 @@ from prism_ssl.data.object_store import spill_note
 from prism_ssl.data.pool_counters import join_counters
 from prism_ssl.data.quarantine import quarantine_scan
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
+from prism_ssl.data.view_tally import ViewTally, views_file
 from prism_ssl.errors import CheckpointError, PoolActorDied, QuotaExceeded, ReplacementFailed, RunFolderError
 from prism_ssl.eval.evaluate import Evaluator
 from prism_ssl.model.export import save_encoder, verify_export
@@ -72,6 +73,7 @@ class Attempt:
             lag=_CUDA_FLAG_LAG if device.type == "cuda" else 0,
             ranks=self._ranks,
         )
+        self._views = ViewTally(views_file(order.run_dir, self._ranks.rank), go_on=first_step > 0)
         self._quota = QuotaGuard(config.quota, order.places)
         self._evaluator = Evaluator(order.held_out, config, order.catalog)
         self._said_left_out = self._said_spilled = False
@@ -97,6 +99,7 @@ class Attempt:
         with self._ranks.together():
             raise_if_stop_is_requested(self._order.stop_file)
             chunks, wait = next(self._stream)
+        self._views.note(chunks)
         waits = self._ranks.compare(dataclasses.astuple(wait))
         return self._collate(chunks), WaitCauses(*max(waits))
 
@@ -107,6 +110,7 @@ class Attempt:
         with out_of_memory_named(self._config, f"step {step + 1}"):
             report = self._learner.step(batch, step)
         self._cursors, self._visits = self._stream_cursors(), batch.visits
+        self._views.count()
         return report
 
     def record(self, report: LossReport, wait: WaitCauses) -> None:
@@ -301,6 +305,7 @@ class Attempt:
         parts, counters = zip(*self._ranks.exchange(mine), strict=True)
         cursors = [cursor for part in parts for cursor in part]
         self._saved_step = self._recorder.steps_done
+        self._views.save()
         if self._ranks.is_first:
             with self._ranks.alone():
                 self._write_checkpoint(cursors, carried(self._counters(join_counters(counters))))

@@ -15,6 +15,7 @@ from torch import nn
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.sharded_dataset import WaitCauses
+from prism_ssl.data.view_sight import view_shares
 from prism_ssl.errors import RunFolderError
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.alarm_rules import alarm_rules
@@ -106,7 +107,7 @@ class Recorder(StepCounter):
 
     def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:
         """Write a row of the history; the only place that waits for the device."""
-        values = self._diagnostics.row()
+        values = self._diagnostics.row() | view_shares(self._last_row, counters)
         changes = self._alarms.judge(self.steps_done, values)
         values |= self._alarms.scalars()
         self._add_times(self._clock.settled_ms())

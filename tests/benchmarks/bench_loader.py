@@ -322,6 +322,7 @@ def _full_chunk() -> PairChunk:
         series_label=np.zeros(pairs, np.int64),
         series_id=["series"] * pairs,
         visits=[VisitKey("scan", 0, 0)] * pairs,
+        sight_bits=np.zeros((pairs, 2), np.uint8),
         blocked_ms=0.0,
         sampling_ms=0.0,
         counters={},

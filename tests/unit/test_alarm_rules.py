@@ -54,6 +54,13 @@ def test_a_healthy_run_raises_nothing() -> None:
     assert _raised({}) == {}
 
 
+def test_too_many_views_that_show_nothing_are_called_out_with_what_they_are() -> None:
+    shares = {"views_saturated_share": 0.2, "views_flat_share": 0.1, "views_outside_share": 0.0}
+    text = _text(shares | {"views_empty_share": 0.22})
+    assert text.startswith("empty_views: 22% of the views show nothing (steps 0 to 60): 20% are saturated")
+    assert _raised(shares | {"views_empty_share": 0.19}) == {}
+
+
 def test_a_head_at_chance_is_called_out_only_after_warm_up_and_patience() -> None:
     first = 40 + PATIENCE_STEPS
     assert _raised(AT_CHANCE) == {"at_chance/rotation": 360}

@@ -34,6 +34,7 @@ def random_chunk(seed: int, n: int) -> PairChunk:
         series_label=rng.integers(0, 2**63 - 1, n),
         series_id=[f"series-{seed}-{row}" for row in range(n)],
         visits=[VisitKey(f"scan-{seed}-{row}", seed, row) for row in range(n)],
+        sight_bits=np.zeros((n, 2), np.uint8),
         blocked_ms=0.0,
         sampling_ms=0.0,
         counters={},

@@ -372,6 +372,26 @@ def test_counters_tell_what_the_chunks_tell(start: StartActor, tmp_path: Path) -
     assert counters["replacement_wait_time_ms_total"] == pytest.approx(sum(chunk.blocked_ms for chunk in chunks))
 
 
+@pytest.mark.parametrize("extract_on", ["cpu", "cuda"])
+def test_views_that_show_nothing_are_counted_by_scan_and_across_a_resume(
+    start: StartActor, tmp_path: Path, extract_on: ExtractOn
+) -> None:
+    scans, pool = write_scans(tmp_path, 4), pool_settings(slots=2, visits_per_scan=4)
+    dark = scans[0] = replace(scans[0], stats=replace(scans[0].stats, median=1e5, std=10.0))  # every window misses it
+    actor = start(scans, pool, extract_on=extract_on)
+    chunks = [actor.next_chunk(8) for _ in range(3)]
+    chunks.append(start(scans, pool, chunks[-1].cursor, extract_on=extract_on).next_chunk(8))
+    for chunk in chunks:
+        for key, sides in zip(chunk.visits, chunk.sight_bits.tolist(), strict=True):
+            assert set(sides) == {3 if key.scan_id == dark.record.scan_id else 0}
+    empty = 2 * sum(key.scan_id == dark.record.scan_id for key in visits(chunks))
+    assert 0 < empty < 64
+    counters = chunks[-1].counters
+    assert [counters[name] for name in ("views_empty", "views_saturated", "views_flat", "views_outside")] == [
+        empty, empty, empty, 0,
+    ]  # fmt: skip
+
+
 # ---------------------------------------------------------------------- memory
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_replacements_live_in_the_memory_of_those_they_replace(
