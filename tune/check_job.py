@@ -20,6 +20,8 @@ from prism_ssl.errors import ConfigError, PrismError, RunFolderError
 from prism_ssl.train.leftovers import Places
 from prism_ssl.train.logging import check_account
 from prism_ssl.train.quota_guard import admit
+from prism_ssl.train.run_folder import folder_for
+from prism_ssl.train.space_plan import space_words
 from prism_ssl.utils.fs import TMP_ROOT, home_folder, private_folder, temporary_root
 from prism_ssl.utils.gpu_check import require_usable_local_gpus
 from tune.train_single import parse
@@ -55,6 +57,11 @@ def check_quota(config: PrismConfig) -> str:
     return "; ".join(["home and temporary root are within their limits", *notes])
 
 
+def check_space(config: PrismConfig) -> str:
+    """What the run will leave fits where run folders are."""
+    return space_words([config], [folder_for(config)])
+
+
 def check_catalog(config: PrismConfig) -> str:
     """The catalogue can be read, and selects scans."""
     if config.data.catalog_path is None:
@@ -80,6 +87,7 @@ CHECKS: tuple[Callable[[PrismConfig], str], ...] = (
     check_temporary_root,
     check_run_root,
     check_quota,
+    check_space,
     check_gpus,
     check_tracking,
     check_catalog,

@@ -19,6 +19,7 @@ from prism_ssl.config.defaults import RECIPES
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.config.tracking_environment import settled, tracking_words
 from prism_ssl.errors import PrismError
+from prism_ssl.train.space_plan import space_words
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_session import ray_environment
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, stop_signals_interrupt
@@ -83,6 +84,7 @@ def _run(sweep: Sweep, console: Console) -> int:
         say(console, tracking_words(sweep.base.tracking))
         say(console, f"sweep {sweep.name}: {len(sweep.points)} trials, {len(pending)} to run, in {sweep.folder}")
         if pending:
+            say(console, space_words([sweep.config(p) for p in pending], [*map(sweep.run_dir, pending)], in_sweep=True))
             with ray_environment(temporary_root(sweep.base.run.tmp_root)):
                 from tune.sweep_run import run_sweep  # Ray reads its environment when it is first imported
 

@@ -40,8 +40,9 @@ def phantom_cpu() -> PrismConfig:
     )
 
 
-_BETTY_HOME = QuotaConfig(home_soft_bytes=40 * 10**9, home_hard_bytes=48 * 10**9)
-"""Betty's homes hold 50 GB and lock their owner out when full."""
+_BETTY_HOME = QuotaConfig(home_soft_bytes=40 * 10**9, home_hard_bytes=48 * 10**9, home_soft_inodes=400_000)
+"""Betty's homes hold 50 GB and lock their owner out when full. By number of files runs prune, and never end: how many a
+home may hold differs from site to site."""
 
 
 def betty_baseline(catalog_path: str = "catalog.parquet") -> PrismConfig:

@@ -83,6 +83,12 @@ class RunFolder:
         self.lock.release()
 
 
+def folder_for(config: PrismConfig) -> Path:
+    """Where the run of these settings is, or will be."""
+    root = Path(config.run.root).absolute()
+    return root / config.run.name if config.run.name is not None else folder_of_command(root, config, _first_unfinished)
+
+
 def claim_run_folder(config: PrismConfig) -> RunFolder:
     """The folder for ``config``: the unfinished run of the same settings, or a new one.
 
@@ -92,13 +98,10 @@ def claim_run_folder(config: PrismConfig) -> RunFolder:
     Raises:
         RunFolderError: not writable, in use by another process, finished, or of different settings.
     """
-    root = Path(config.run.root).absolute()
+    path = folder_for(config)
     if config.run.name is not None:
-        path = root / config.run.name
         refuse_other_settings(path, config)
         _refuse_finished(path, config)
-    else:
-        path = folder_of_command(root, config, _first_unfinished)
     return _claim(path, with_absolute_catalog(config))
 
 
