@@ -68,7 +68,8 @@ class FileStream:
             try:
                 data = self._inflater.decompress(self._packed, len(part))
             except _zlib.IsalError as error:
-                raise ScanRejected(RejectReason.CORRUPT_GZIP, f"the gzip stream is damaged: {error}") from error
+                detail = f"the gzip stream is damaged ({error}); copy the file again"
+                raise ScanRejected(RejectReason.CORRUPT_GZIP, detail) from error
             self._packed = self._inflater.unconsumed_tail
             if self._inflater.eof:
                 self._packed = self._inflater.unused_data
