@@ -169,9 +169,9 @@ def _(mo, ranking_view, shown):
         [
             mo.md("## Quality"),
             mo.md(
-                "Proxy quality (0 to 1) is measured on held-out scans, the same views for every run: recall of the "
-                "same series, sign skill, and LiDAR. The bars are 95 % intervals over the held-out series; another "
-                "seed of the training can move a run further than that."
+                "Proxy quality (0 chance, 1 perfect) is measured on held-out scans, the same views for every run: "
+                "recall of the same series and place, sign skill of shift and rotation. The bars are 95 % intervals "
+                "over the held-out patients; another seed of the training can move a run further than that."
             ),
             ranking_view.quality_picture(shown),
             ranking_view.pareto_chart(shown),

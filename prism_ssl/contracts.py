@@ -31,6 +31,9 @@ PATCH_PX = 16
 PATCH_SCALE = 32767
 """Fixed-point scale of a chunk's patches: windowed value = int16 / PATCH_SCALE."""
 
+PLACE_POINTS = 16
+"""Points of a pair of series in the place test; chance of finding a view's twin among them is 1 / 16."""
+
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 

@@ -99,7 +99,13 @@ def probe_of(point: DesignPoint) -> dict[str, float]:
     """The held-out scalars of a cell, without their prefix."""
     quality = quality_of(point)
     skills = {f"skill/{axis}": 0.2 for axis in NAMES if axis != "distance"}
-    values = {"recall_at_1": quality, "recall_at_1_chance": 0.1, "skill_mean": 0.2, "lidar_relative": 0.4, "scans": 8.0}
+    values = {
+        "recall_at_1": quality,
+        "recall_at_1_chance": 0.1,
+        "skill_mean": 0.2,
+        "pose_skill_mean": 0.1,
+        "scans": 8.0,
+    }
     interval = {"proxy_quality_low": quality - 0.04, "proxy_quality_high": quality + 0.04}
     return values | skills | {"proxy_quality": quality} | interval
 

@@ -28,23 +28,27 @@ class EvalConfig:
     knn_k: int = 5
     """Neighbours of the kNN probe."""
     w_retrieval: float = 1.0
-    """Weight of recall@1 of same-series views in proxy quality."""
+    """Weight of recall@1 of same-series views in proxy quality; every part counts from its chance level."""
     w_skill: float = 1.0
-    """Weight of the mean sign skill."""
-    w_lidar: float = 1.0
-    """Weight of LiDAR relative to its ceiling."""
+    """Weight of the mean sign skill of displacement and rotation; the window does not count."""
+    w_place: float = 1.0
+    """Weight of the place test, where held-out patients have pairs of series in one frame of reference."""
+    w_lidar: float = 0.0
+    """Weight of the share of telling directions (LiDAR's, thresholded), where there are enough series."""
+    place_pairs: int = 16
+    """At most this many pairs of series in the place test, each with 2 x 16 views; 0: no place test."""
     bootstrap: int = 1000
-    """Resamples (over series) behind the interval of proxy quality."""
+    """Resamples (over patients) behind the interval of proxy quality."""
     seed: int = 20_260
     """Seed of the probe set's views, independent of train.seed."""
 
     def __post_init__(self) -> None:
         positive("eval", self, "probe_scans", "batch_views", "knn_k", "bootstrap")
-        not_negative("eval", self, "w_retrieval", "w_skill", "w_lidar", "seed")
+        not_negative("eval", self, "w_retrieval", "w_skill", "w_place", "w_lidar", "place_pairs", "seed")
         even = self.views_per_scan >= 2 and self.views_per_scan % 2 == 0
         require(even, "eval.views_per_scan", self.views_per_scan, "an even number, 2 or more")
-        weights = self.w_retrieval + self.w_skill + self.w_lidar
-        require(weights > 0, "eval.w_retrieval + w_skill + w_lidar", weights, "a sum above 0")
+        weights = self.w_retrieval + self.w_skill + self.w_place + self.w_lidar
+        require(weights > 0, "eval.w_retrieval + w_skill + w_place + w_lidar", weights, "a sum above 0")
         for name in ("every", "n_patches"):
             if getattr(self, name) is not None:
                 positive("eval", self, name)

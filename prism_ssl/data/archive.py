@@ -13,7 +13,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.catalog import CatalogReport, Selection, load_records
 from prism_ssl.data.holdout import Split, split_by_patient
-from prism_ssl.data.phantoms import write_phantoms
+from prism_ssl.data.phantoms import phantom_folder, write_phantoms
 from prism_ssl.data.preflight import PreflightReport, PreflightResult, run_preflight
 from prism_ssl.data.quarantine import Quarantine
 from prism_ssl.data.sharded_dataset import make_shards
@@ -167,4 +167,4 @@ def preflight_dir(catalog: Path, cache_root: Path) -> Path:
 
 def _phantoms(config: PrismConfig, tmp_root: Path) -> Path:
     subjects, seed = config.data.phantom_subjects, config.data.selection_seed
-    return write_phantoms(tmp_root / "phantoms" / f"{subjects}-subjects-seed-{seed}", subjects, seed)
+    return write_phantoms(phantom_folder(tmp_root, subjects, seed), subjects, seed)

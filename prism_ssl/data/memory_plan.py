@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.contracts import PATCH_PX, PreparedScan
+from prism_ssl.contracts import PATCH_PX, PLACE_POINTS, PreparedScan
 from prism_ssl.errors import ConfigError, MemoryPlanTooBig
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ def chunk_bytes(config: PrismConfig) -> int:
 
 def probe_set_bytes(config: PrismConfig) -> int:
     """What the training worker keeps of held-out scans: int16 patches and float32 positions of every view."""
-    n_views = config.eval.probe_scans * config.eval.views_per_scan
+    n_views = config.eval.probe_scans * config.eval.views_per_scan + config.eval.place_pairs * 2 * PLACE_POINTS
     return n_views * (config.eval.n_patches or config.data.n_patches) * (PATCH_PX * PATCH_PX * 2 + 3 * 4)
 
 

@@ -35,7 +35,7 @@ from prism_ssl.data.geometry import apply_affine, inverse
 from prism_ssl.utils.fs import write_atomic
 from prism_ssl.utils.seeds import generator_for
 
-PHANTOM_VERSION = 1
+PHANTOM_VERSION = 2
 """Raised whenever the same seed gives other files, so that folders of earlier versions are not reused."""
 
 MARKER_FILE = ".phantoms.json"
@@ -183,12 +183,30 @@ def nifti_bytes(voxels: npt.NDArray[Any], affine: Float64, slope: float = 1.0, i
     return bytes(header.binaryblock) + bytes(4) + voxels.tobytes()
 
 
+BOTH_MODALITIES_FROM = 16
+"""From this subject on, each is seen by CT and by MR, so that held-out subjects are too."""
+
+
 def schedule(n_subjects: int) -> Iterator[tuple[int, Protocol]]:
-    """Which subject is seen by which protocols: trunks and heads in turn; every third has a second series."""
+    """Which subject is seen by which protocols: trunks and heads in turn.
+
+    Every third has a second series, and from ``BOTH_MODALITIES_FROM`` on every one, of the other modality. All series
+    of a subject are in one frame of reference.
+    """
     for subject in range(n_subjects):
         protocols = PROTOCOLS["head" if subject % 2 else "trunk"]
-        for series in range(2 if subject % 3 == 0 else 1):
-            yield subject, protocols[(subject // 2 + series) % len(protocols)]
+        first = subject // 2 % len(protocols)
+        in_turn = [*protocols[first:], *protocols[:first]]
+        yield subject, in_turn[0]
+        if subject >= BOTH_MODALITIES_FROM:
+            yield subject, next(other for other in in_turn if other.modality != in_turn[0].modality)
+        elif subject % 3 == 0:
+            yield subject, in_turn[1]
+
+
+def phantom_folder(root: Path, n_subjects: int, seed: int) -> Path:
+    """Where the phantoms of a run lie below ``root``: a folder for each version, so that none is rewritten."""
+    return root / "phantoms" / f"v{PHANTOM_VERSION}-{n_subjects}-subjects-seed-{seed}"
 
 
 def series_folder(subject: int, protocol: Protocol) -> Path:

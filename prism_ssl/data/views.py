@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from prism_ssl.config.schema import ViewConfig
 from prism_ssl.contracts import Float32, Float64, RobustStats, VisitKey
-from prism_ssl.data.geometry import apply_affine, euler_xyz_deg_to_matrix, plane_distance_mm
+from prism_ssl.data.geometry import apply_affine, euler_xyz_deg_to_matrix, inverse, plane_distance_mm
 from prism_ssl.utils.seeds import generator_for
 
 Shape = tuple[int, int, int]
@@ -68,15 +69,31 @@ def draw_view(
     """
     distance_mm = plane_distance_mm(affine)
     radius_mm = _draw_radius_mm(_largest_radius_mm(distance_mm, shape), config, rng)
-    width_std = rng.uniform(config.window_width_std_min, config.window_width_std_max)
-    return View(
-        center_mm=_draw_center_mm(affine, shape, radius_mm / distance_mm, rng),
-        radius_mm=radius_mm,
-        rotation_deg=rng.uniform(-config.rotation_max_deg, config.rotation_max_deg, 3),
-        window_center=stats.median + stats.std * rng.uniform(-1.0, 1.0),
-        window_width=stats.std * width_std,
-        positions_mm=_draw_in_ball(n_patches, radius_mm, rng),
+    return _draw_rest(
+        lambda: _draw_center_mm(affine, shape, radius_mm / distance_mm, rng), radius_mm, stats, config, n_patches, rng
     )
+
+
+def draw_view_at(
+    center_mm: Float64,
+    affine: Float64,
+    shape: Shape,
+    stats: RobustStats,
+    config: ViewConfig,
+    n_patches: int,
+    rng: np.random.Generator,
+) -> View:
+    """``draw_view`` with its centre given (RAS [3]): the ball shrinks where the faces of the scan are near."""
+    radius_mm = _draw_radius_mm(float(room_mm(affine, shape, center_mm[None])[0]), config, rng)
+    return _draw_rest(lambda: center_mm, radius_mm, stats, config, n_patches, rng)
+
+
+def room_mm(affine: Float64, shape: Shape, points_mm: Float64) -> Float64:
+    """Radius of the largest ball about each RAS point [M, 3] between the outermost voxel centres; below 0 outside."""
+    voxels = apply_affine(inverse(affine), points_mm)
+    to_face = np.minimum(voxels, np.asarray(shape) - 1 - voxels) * plane_distance_mm(affine)
+    room: Float64 = to_face.min(axis=1)
+    return room
 
 
 def draw_pair(
@@ -96,6 +113,25 @@ def pair_targets(a: View, b: View) -> PairTargets:
         center_delta_mm=(b.center_mm - a.center_mm).astype(np.float32),
         rotation_delta_deg=(b.rotation_deg - a.rotation_deg).astype(np.float32),
         window_delta=np.array(window_delta, dtype=np.float32),
+    )
+
+
+def _draw_rest(
+    center_mm: Callable[[], Float64],
+    radius_mm: float,
+    stats: RobustStats,
+    config: ViewConfig,
+    n_patches: int,
+    rng: np.random.Generator,
+) -> View:
+    width_std = rng.uniform(config.window_width_std_min, config.window_width_std_max)
+    return View(
+        center_mm=center_mm(),  # drawn here, since the order of the draws fixes every view of a seed
+        radius_mm=radius_mm,
+        rotation_deg=rng.uniform(-config.rotation_max_deg, config.rotation_max_deg, 3),
+        window_center=stats.median + stats.std * rng.uniform(-1.0, 1.0),
+        window_width=stats.std * width_std,
+        positions_mm=_draw_in_ball(n_patches, radius_mm, rng),
     )
 
 

@@ -1,23 +1,32 @@
-"""The held-out evaluation of a network: probe set in, scalars out."""
+"""The held-out evaluation of a network: probe set and place test in, scalars and the evidence of each patient out."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.contracts import BrokenScan, Float64, PreparedScan, PrismBatch, PrismOutput
+from prism_ssl.contracts import (
+    PATCH_PX,
+    PATCH_SCALE,
+    PLACE_POINTS,
+    BrokenScan,
+    Float64,
+    PreparedScan,
+    PrismBatch,
+    PrismOutput,
+)
 from prism_ssl.eval import proxy_metrics as metrics
-from prism_ssl.eval.embedding_probe import place_recall, probe_classes
+from prism_ssl.eval.baselines import RANDOM, compared, pixel_scalars, scanner_scalars
+from prism_ssl.eval.held_out_scalars import Answers, held_out_scalars
+from prism_ssl.eval.patient_evidence import PatientEvidence
+from prism_ssl.eval.place_test import PlaceSet, build_place_set, no_places
 from prism_ssl.eval.probe_set import ProbeSet, build_probe_set
-from prism_ssl.eval.proxy_quality import SeriesEvidence, proxy_quality, sign_counts
 from prism_ssl.model.network import PrismNet, build_network
 from prism_ssl.model.pair_targets import (
     AxisReading,
@@ -25,35 +34,29 @@ from prism_ssl.model.pair_targets import (
     pair_targets,
     score_classification,
     score_regression,
-    sign_skill,
 )
 from prism_ssl.model.precision import autocast_for
 
-UNTRAINED = (
-    "recall_at_1",
-    "recall_at_5",
-    "lidar_relative",
-    "position_recall_at_1",
-    *(f"{probe}_{what}" for what in ("modality", "organ") for probe in ("knn", "linear")),
-)
-"""What is also asked of the encoder before any training: all that needs no trained heads."""
-
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """What a network says about the probe set: embeddings [V, D], and its readings of the pairs by axis."""
+class Evaluation:
+    """The ``probe/`` scalars without their prefix; ``evidence`` is None where an embedding is not finite."""
 
-    embeddings: Float64
-    readings: dict[str, AxisReading]
+    values: dict[str, float]
+    evidence: PatientEvidence | None
+    answers: Answers
 
 
 class Evaluator:
-    """Evaluates the encoders of one run on one probe set, which is drawn at the first call."""
+    """Evaluates the encoders of one run on one probe set and place test, which are drawn at the first call."""
 
     def __init__(self, held_out: Sequence[PreparedScan], config: PrismConfig, catalog: Path) -> None:
         self._held_out, self._config, self._catalog = held_out, config, catalog
         self._probe_set: ProbeSet | None = None
-        self._untrained: dict[str, float] = {}
+        self._place_set: PlaceSet | None = None
+        self._baselines: dict[str, float] = {}
+        self.evidence: PatientEvidence | None = None
+        """What each patient said at the last call."""
 
     @property
     def left_out(self) -> list[BrokenScan]:
@@ -61,65 +64,102 @@ class Evaluator:
         return self._probe_set.left_out if self._probe_set else []
 
     def __call__(self, network: PrismNet) -> dict[str, float]:
-        """``evaluate``, and beside it what the same encoder reaches untrained (``*_random_init``, see ``UNTRAINED``);
-        empty without scans."""
-        if self._probe_set is None:
+        """The scalars of ``evaluate``, and beside them what is reached without training (see ``baselines``); empty
+        without scans."""
+        if self._probe_set is None or self._place_set is None:
             self._probe_set = build_probe_set(self._held_out, self._config, self._catalog)
+            self._place_set = build_place_set(self._held_out, self._config)
         if not self._probe_set.scans:
             return {}
-        if not self._untrained:
-            self._untrained = _untrained(network, self._probe_set, self._config)
-        return evaluate(network, self._probe_set, self._config) | self._untrained
+        done = evaluate(network, self._probe_set, self._config, self._place_set)
+        self.evidence = done.evidence
+        if not self._baselines:
+            self._baselines = self._without_training(network, done.answers, self._probe_set, self._place_set)
+        return done.values | self._baselines
+
+    def _without_training(
+        self, network: PrismNet, asked: Answers, probe_set: ProbeSet, place_set: PlaceSet
+    ) -> dict[str, float]:
+        """Random weights follow from ``eval.seed``."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._config.eval.seed)
+            fresh = build_network(self._config.model)
+        fresh = fresh.to(next(network.parameters()).device)
+        untrained = evaluate(fresh, probe_set, self._config, place_set)
+        return (
+            compared(untrained.values, RANDOM)
+            | pixel_scalars(asked, probe_set, place_set, self._config)
+            | scanner_scalars(self._held_out, probe_set, self._config)
+        )
 
 
-def evaluate(network: PrismNet, probe_set: ProbeSet, config: PrismConfig) -> dict[str, float]:
-    """The ``probe/`` scalars of ``network``, without their prefix; what cannot be said is NaN.
+def evaluate(
+    network: PrismNet, probe_set: ProbeSet, config: PrismConfig, place_set: PlaceSet | None = None
+) -> Evaluation:
+    """What ``network`` reaches; what cannot be said is NaN.
 
-    ``r2/*`` is there for regression only, ``*_organ`` and ``position_*`` for phantoms only, and nothing but counts
-    where an embedding is not finite: no number is better than one that leaves views out. The network's mode and
-    the global random generators are as before.
+    ``r2/*`` is there for regression only, ``*_organ`` and ``position_*`` for phantoms only, ``place_*`` where there are
+    pairs, and nothing but counts where an embedding is not finite: no number is better than one that leaves views out.
+    The network's mode and the global random generators are as before.
     """
-    answers = ask(network, probe_set, config)
-    series = _series_of_view(probe_set)
-    not_finite = ~np.isfinite(answers.embeddings).all(axis=1)
+    place_set = place_set or no_places()
+    answers = ask(network, probe_set, config, place_set)
+    not_finite = [~np.isfinite(each).all(axis=-1) for each in (answers.embeddings, answers.place)]
     counts = {
         "scans": float(len(probe_set.scans)),
         "scans_left_out": float(len(probe_set.left_out)),
-        "views_not_finite": float(not_finite.sum()),
+        "views_not_finite": float(sum(int(each.sum()) for each in not_finite)),
     }
-    if not_finite.any():
-        return counts
-    values = {
-        **counts,
-        **_retrieval(answers.embeddings, series),
-        **_skill(answers.readings),
-        **(_r2(answers.readings) if config.model.objective == "regression" else {}),
-        **_spread(answers.embeddings, series),
-        **_probes(answers.embeddings, probe_set, config.eval.knn_k),
-    }
-    return values | _quality(answers, series, config)
+    if counts["views_not_finite"]:
+        return Evaluation(counts, None, answers)
+    values, evidence = held_out_scalars(answers, probe_set, place_set, config)
+    r2 = _r2(answers) if config.model.objective == "regression" else {}
+    return Evaluation(counts | values | r2, evidence, answers)
 
 
-def ask(network: PrismNet, probe_set: ProbeSet, config: PrismConfig) -> Answers:
+def ask(network: PrismNet, probe_set: ProbeSet, config: PrismConfig, place_set: PlaceSet | None = None) -> Answers:
     """Embeddings and pair answers of a network in evaluation mode, in the precision of training."""
-    device = next(network.parameters()).device
-    step = max(1, config.eval.batch_views // 2)
-    embeddings, readings = list[torch.Tensor](), list[dict[str, AxisReading]]()
     was_training = network.training
     network.eval()
     try:
-        for start in range(0, probe_set.n_pairs, step):
-            batch = probe_set.pairs(start, min(start + step, probe_set.n_pairs), device)
-            with torch.no_grad(), autocast_for(config.train.precision, device):
-                output = network(batch.patches_a, batch.positions_a, batch.patches_b, batch.positions_b)
-                readings.append(_read(output, batch, config))
-            embeddings.append(torch.stack([output.embedding_a, output.embedding_b], dim=1).flatten(0, 1).cpu())
+        embeddings, readings = _ask_pairs(network, probe_set, config)
+        place = _embed_places(network, place_set or no_places(), config)
     finally:
         network.train(was_training)
-    return Answers(
-        embeddings=torch.cat(embeddings).double().numpy(),
-        readings={axis: _joined([each[axis] for each in readings]) for axis in readings[0]},
-    )
+    return Answers(embeddings, place, readings)
+
+
+def _ask_pairs(network: PrismNet, probe_set: ProbeSet, config: PrismConfig) -> tuple[Float64, dict[str, AxisReading]]:
+    device = next(network.parameters()).device
+    step = max(1, config.eval.batch_views // 2)
+    embeddings, readings = list[torch.Tensor](), list[dict[str, AxisReading]]()
+    for start in range(0, probe_set.n_pairs, step):
+        batch = probe_set.pairs(start, min(start + step, probe_set.n_pairs), device)
+        with torch.no_grad(), autocast_for(config.train.precision, device):
+            output = network(batch.patches_a, batch.positions_a, batch.patches_b, batch.positions_b)
+            readings.append(_read(output, batch, config))
+        embeddings.append(torch.stack([output.embedding_a, output.embedding_b], dim=1).flatten(0, 1).cpu())
+    joined = {axis: _joined([each[axis] for each in readings]) for axis in readings[0]}
+    return torch.cat(embeddings).double().numpy(), joined
+
+
+def _embed_places(network: PrismNet, place_set: PlaceSet, config: PrismConfig) -> Float64:
+    """Embeddings of the views of the place test, [Q, 2, K, D]."""
+    device = next(network.parameters()).device
+    n_pairs, N = len(place_set.pairs), place_set.patches.shape[3]
+    patches = torch.from_numpy(place_set.patches).reshape(-1, N, PATCH_PX, PATCH_PX, 1)
+    positions = torch.from_numpy(place_set.positions_mm).reshape(-1, N, 3)
+    embeddings = list[torch.Tensor]()
+    for some, where in zip(
+        patches.split(config.eval.batch_views), positions.split(config.eval.batch_views), strict=True
+    ):
+        if len(some):
+            with torch.no_grad(), autocast_for(config.train.precision, device):
+                pixels = some.to(device).float().mul_(1.0 / PATCH_SCALE)
+                embeddings.append(network.encoder(pixels, where.to(device)).float().cpu())
+    if not embeddings:
+        return np.empty((0, 2, PLACE_POINTS, 0))
+    return torch.cat(embeddings).double().numpy().reshape(n_pairs, 2, PLACE_POINTS, -1)
 
 
 def _read(output: PrismOutput, batch: PrismBatch, config: PrismConfig) -> dict[str, AxisReading]:
@@ -139,99 +179,8 @@ def _joined(parts: list[AxisReading]) -> AxisReading:
     return AxisReading(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in names))
 
 
-def _untrained(network: PrismNet, probe_set: ProbeSet, config: PrismConfig) -> dict[str, float]:
-    """The scalars ``UNTRAINED`` of freshly initialised weights, which follow from ``eval.seed``."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.eval.seed)
-        fresh = build_network(config.model)
-    values = evaluate(fresh.to(next(network.parameters()).device), probe_set, config)
-    return {f"{name}_random_init": values[name] for name in UNTRAINED if name in values}
-
-
-def _series_of_view(probe_set: ProbeSet) -> npt.NDArray[np.int64]:
-    _, series_of_scan = np.unique([record.series_id for record in probe_set.scans], return_inverse=True)
-    series: npt.NDArray[np.int64] = series_of_scan[probe_set.scan_of_view]
-    return series
-
-
-def _retrieval(embeddings: Float64, series: npt.NDArray[np.int64]) -> dict[str, float]:
-    similarity = metrics.cosine_similarity(embeddings)
-    positive, candidate = metrics.same_series(series)
-    values = {}
-    for k in (1, 5):
-        values[f"recall_at_{k}"] = float(metrics.hits_at(similarity, positive, candidate, k).mean())
-        values[f"recall_at_{k}_chance"] = float(metrics.chance_at(positive, candidate, k).mean())
-    return values
-
-
-def _skill(readings: dict[str, AxisReading]) -> dict[str, float]:
-    skills = {
-        axis: float(sign_skill(reading.prediction, reading.target, reading.signed.bool()))
-        for axis, reading in readings.items()
-        if axis != "distance"
-    }
-    known = [skill for skill in skills.values() if math.isfinite(skill)]
-    values = {f"skill/{axis}": skill for axis, skill in skills.items()}
-    return values | {"skill_mean": float(np.mean(known)) if known else math.nan}
-
-
-def _r2(readings: dict[str, AxisReading]) -> dict[str, float]:
+def _r2(answers: Answers) -> dict[str, float]:
     return {
         f"r2/{axis}": metrics.r2(reading.prediction.double().numpy(), reading.target.double().numpy())
-        for axis, reading in readings.items()
-    }
-
-
-def _spread(embeddings: Float64, series: npt.NDArray[np.int64]) -> dict[str, float]:
-    std = metrics.dimension_std(embeddings)
-    return {
-        "lidar": metrics.lidar(metrics.discriminants(embeddings, series)),
-        "rankme": metrics.rankme(embeddings),
-        "alignment": metrics.alignment(embeddings, series),
-        "uniformity": metrics.uniformity(embeddings),
-        "std_mean": float(std.mean()),
-        "std_min": float(std.min()),
-    }
-
-
-def _probes(embeddings: Float64, probe_set: ProbeSet, k: int) -> dict[str, float]:
-    scans = [probe_set.scans[scan] for scan in probe_set.scan_of_view]
-    patients = [scan.subject_id for scan in scans]
-    labels: dict[str, list[str | None]] = {"modality": [scan.modality for scan in scans]}
-    values: dict[str, float] = {}
-    if any(place is not None for place in probe_set.places):
-        labels["organ"] = [place.organ.name if place is not None else None for place in probe_set.places]
-        centers_mm = np.stack([view.center_mm for view in probe_set.views])
-        recall, chance = place_recall(embeddings, probe_set.places, centers_mm, patients)
-        values |= {"position_recall_at_1": recall, "position_recall_at_1_chance": chance}
-    for what, classes in labels.items():
-        score = probe_classes(embeddings, classes, patients, k)
-        values |= {f"knn_{what}": score.knn, f"linear_{what}": score.linear, f"{what}_chance": score.chance}
-    return values
-
-
-def _quality(answers: Answers, series: npt.NDArray[np.int64], config: PrismConfig) -> dict[str, float]:
-    n_series = int(series.max()) + 1
-    positive, candidate = metrics.same_series(series)
-    hits = metrics.hits_at(metrics.cosine_similarity(answers.embeddings), positive, candidate, k=1)
-    counts = [
-        sign_counts(
-            reading.prediction.numpy(), reading.target.numpy(), reading.signed.bool().numpy(), series[::2], n_series
-        )
         for axis, reading in answers.readings.items()
-        if axis != "distance"
-    ]
-    evidence = SeriesEvidence(
-        hits=np.array([hits[series == each].mean() for each in range(n_series)]),
-        signs=np.stack([signs for signs, _ in counts], axis=1),
-        right=np.stack([right for _, right in counts], axis=1),
-        discriminants=metrics.telling_discriminants(answers.embeddings, series, config.eval.seed),
-        width=answers.embeddings.shape[1],
-    )
-    quality = proxy_quality(evidence, config.eval)
-    return {
-        "lidar_relative": quality.lidar,
-        "proxy_quality": quality.value,
-        "proxy_quality_low": quality.low,
-        "proxy_quality_high": quality.high,
     }

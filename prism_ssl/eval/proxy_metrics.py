@@ -30,8 +30,12 @@ _SIMILARITY_DECIMALS = 9  # float32 embeddings that mean the same differ by 1e-1
 # ---------------------------------------------------------------------- retrieval
 def cosine_similarity(embeddings: Float64) -> Float64:
     """Cosine of every two views, [V, V], rounded so that views which differ by float32 noise alone are equal."""
-    unit = _unit(embeddings)
-    similarity: Float64 = np.round(unit @ unit.T, _SIMILARITY_DECIMALS)
+    return cross_similarity(embeddings, embeddings)
+
+
+def cross_similarity(queries: Float64, candidates: Float64) -> Float64:
+    """Cosine of every query [V, D] with every candidate [W, D], [V, W]; rounded as ``cosine_similarity``."""
+    similarity: Float64 = np.round(_unit(queries) @ _unit(candidates).T, _SIMILARITY_DECIMALS)
     return similarity
 
 

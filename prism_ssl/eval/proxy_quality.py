@@ -1,4 +1,4 @@
-"""One number in [0, 1] to rank encoders by: retrieval, skill and LiDAR, with an interval over series (pure)."""
+"""One number to rank encoders by: 0 is chance, 1 perfect; retrieval, pose skill, place, with an interval (pure)."""
 
 from __future__ import annotations
 
@@ -9,35 +9,34 @@ import numpy.typing as npt
 
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64
-from prism_ssl.eval.proxy_metrics import effective_rank, lidar_ceiling, lidar_relative
+from prism_ssl.eval.patient_evidence import PatientEvidence
+
+POSE_AXES = ("dx", "dy", "dz", "rx", "ry", "rz")
+"""The axes whose sign skill counts. A window is read from a few quantiles of the pixels: it needs no anatomy."""
 
 _INTERVAL_PERCENT = (2.5, 97.5)
 
 
-@dataclass(frozen=True, eq=False)
-class SeriesEvidence:
-    """What each of S series contributes, so that series can be resampled. A axes of skill.
-
-    ``signs`` counts, per series and axis, pairs whose true sign is (up, down), ``right`` those told rightly.
-    """
-
-    hits: Float64  # [S] recall@1 of the series' own views
-    signs: Float64  # [S, A, 2]
-    right: Float64  # [S, A, 2]
-    discriminants: Float64  # [S, d] the telling ones
-    width: int  # D
-
-
 @dataclass(frozen=True)
 class ProxyQuality:
-    """The composite, its parts (each in [0, 1]) and the 95 % interval; NaN where a part with weight is unknown."""
+    """The composite, its parts and the 95 % interval.
+
+    Each part is (value - chance) / (1 - chance), so below 0 where it is worse than chance. NaN where a part with
+    weight is unknown. ``place`` and ``directions`` are NaN and do not count where the scans have none to offer.
+    """
 
     value: float
     low: float
     high: float
     retrieval: float
     skill: float
-    lidar: float
+    place: float
+    directions: float
+
+
+def above_chance(value: Float64, chance: float) -> Float64:
+    """(value - chance) / (1 - chance); NaN where nothing is above chance."""
+    return (value - chance) / (1.0 - chance) if chance < 1.0 else np.full_like(value, np.nan)
 
 
 def sign_counts(
@@ -54,53 +53,67 @@ def sign_counts(
     return np.stack(signs, axis=1).astype(float), np.stack(right, axis=1).astype(float)
 
 
-def proxy_quality(evidence: SeriesEvidence, config: EvalConfig) -> ProxyQuality:
-    """Weighted mean of recall@1, mean skill (below 0 counts as 0) and LiDAR of the telling directions over its ceiling.
+def proxy_quality(evidence: PatientEvidence, config: EvalConfig) -> ProxyQuality:
+    """Weighted mean of recall@1 of series, mean sign skill of displacement and rotation, and recall@1 of places.
 
-    The interval comes from ``eval.bootstrap`` resamples of the series (Efron & Tibshirani 1993), candidates of
-    retrieval and scatter within series held as they are. A resample holds some series twice and so has a lower rank:
-    its deviations from the mean of the resamples are what is laid around the value, not the resamples themselves.
+    The share of telling directions counts where ``eval.w_lidar`` asks for it. The interval comes from
+    ``eval.bootstrap`` resamples of the patients (Efron & Tibshirani 1993), candidates of retrieval held as they are:
+    the deviations of the resamples from their mean are laid around the value.
     """
-    n_series = len(evidence.hits)
-    weights = np.array([config.w_retrieval, config.w_skill, config.w_lidar])
-    retrieval, skill, lidar = parts = _parts(evidence, np.ones(n_series))
-    value = _composite(parts, weights)
+    weights = np.array([config.w_retrieval, config.w_skill, config.w_place, config.w_lidar])
+    weights[2] *= bool(evidence.pairs)
+    weights[3] *= bool(np.isfinite(evidence.telling_share))
+    patients = np.unique(evidence.patient_of_series + evidence.patient_of_pair)
+    parts = _Parts(evidence, patients)
+    whole = parts(np.ones(len(patients)))
+    value = _composite(whole, weights)
     rng = np.random.default_rng(config.seed)
-    counts = rng.multinomial(n_series, np.full(n_series, 1 / n_series), size=config.bootstrap)
-    resampled = np.array([_composite(_parts(evidence, count.astype(float)), weights) for count in counts])
+    counts = rng.multinomial(len(patients), np.full(len(patients), 1 / len(patients)), size=config.bootstrap)
+    resampled = np.array([_composite(parts(count.astype(float)), weights) for count in counts])
     resampled = resampled[np.isfinite(resampled)]
     low = high = np.nan
     if np.isfinite(value) and len(resampled):
-        low, high = np.clip(value + np.percentile(resampled, _INTERVAL_PERCENT) - resampled.mean(), 0.0, 1.0)
-    return ProxyQuality(value, float(low), float(high), float(retrieval), float(skill), float(lidar))
+        low, high = value + np.percentile(resampled, _INTERVAL_PERCENT) - resampled.mean()
+    return ProxyQuality(value, float(low), float(high), *(float(part) for part in whole))
 
 
 def _composite(parts: Float64, weights: Float64) -> float:
     used = weights > 0
-    return float((weights[used] * parts[used]).sum() / weights.sum())
+    return float((weights[used] * parts[used]).sum() / weights[used].sum()) if used.any() else np.nan
 
 
-def _parts(evidence: SeriesEvidence, count: Float64) -> Float64:
-    """Retrieval, skill and LiDAR, each in [0, 1] or NaN, with every series taken ``count`` times."""
-    known = np.isfinite(evidence.hits) & (count > 0)
-    retrieval = np.average(evidence.hits[known], weights=count[known]) if known.any() else np.nan
-    skill = _mean_skill(evidence, count)
-    return np.array(
-        [retrieval, np.clip(skill, 0.0, 1.0), _relative_lidar(evidence.discriminants, evidence.width, count)]
-    )
+class _Parts:
+    """Retrieval, skill, place and directions [4] with every patient taken ``count`` times."""
+
+    def __init__(self, evidence: PatientEvidence, patients: npt.NDArray[np.str_]) -> None:
+        self._evidence = evidence
+        self._of_series = np.searchsorted(patients, evidence.patient_of_series)
+        self._retrieval = above_chance(evidence.recall, evidence.recall_chance)
+        of_pair = np.searchsorted(patients, evidence.patient_of_pair) if evidence.pairs else np.empty(0, int)
+        self._of_pair = np.unique(of_pair)
+        place = above_chance(evidence.place_recall, evidence.place_chance)
+        self._place = np.array([place[of_pair == patient].mean() for patient in self._of_pair])
+        pose = [axis for axis, name in enumerate(evidence.axes) if name in POSE_AXES]
+        self._signs, self._right = evidence.signs[:, pose], evidence.right[:, pose]
+
+    def __call__(self, count: Float64) -> Float64:
+        series, pairs = count[self._of_series], count[self._of_pair]
+        known = np.isfinite(self._retrieval)
+        return np.array(
+            [
+                _mean(self._retrieval[known], series[known]),
+                self._skill(series),
+                _mean(self._place, pairs),
+                self._evidence.telling_share,
+            ]
+        )
+
+    def _skill(self, count: Float64) -> float:
+        """Mean over the axes of 2 x balanced accuracy - 1; axes without both signs are left out."""
+        signs, right = (np.tensordot(count, counted, axes=1) for counted in (self._signs, self._right))
+        known = (signs > 0).all(axis=1)
+        return float(((right[known] / signs[known]).sum(axis=1) - 1.0).mean()) if known.any() else np.nan
 
 
-def _mean_skill(evidence: SeriesEvidence, count: Float64) -> float:
-    """Mean over the axes of 2 x balanced accuracy - 1; axes without both signs are left out."""
-    signs = np.tensordot(count, evidence.signs, axes=1)
-    right = np.tensordot(count, evidence.right, axes=1)
-    known = (signs > 0).all(axis=1)
-    return float(((right[known] / signs[known]).sum(axis=1) - 1.0).mean()) if known.any() else np.nan
-
-
-def _relative_lidar(discriminants: Float64, width: int, count: Float64) -> float:
-    taken = count > 0
-    rows, shares = discriminants[taken], count[taken] / count.sum()
-    rows = (rows - shares @ rows) * np.sqrt(shares)[:, None]
-    rank = effective_rank(np.maximum(np.linalg.eigvalsh(rows @ rows.T), 0.0))
-    return float(np.clip(lidar_relative(rank, lidar_ceiling(len(rows), width)), 0.0, 1.0))
+def _mean(values: Float64, weights: Float64) -> float:
+    return float(np.average(values, weights=weights)) if weights.sum() > 0 else np.nan

@@ -41,7 +41,7 @@ CATALOG = "CATALOG"
 """Stands in a recommended command for the table of the scans, where a record does not tell its path."""
 CATALOG_IN_WORDS = f"{CATALOG} stands for the table of your scans: its path is not told to W&B."
 INTERVAL_IN_WORDS = (
-    "The interval says how far other held-out series would move the number. It does not say how far another seed of "
+    "The interval says how far other held-out patients would move the number. It does not say how far another seed of "
     "the training would: two runs of one configuration can differ by more. Repeat the best ones with another "
     "train.seed before you believe a small difference."
 )

@@ -20,6 +20,7 @@ from prism_ssl.eval.ranking import (
     rank_runs,
     recommended_command,
 )
+from prism_ssl.eval.ranking_evidence import evidence_rows
 from prism_ssl.eval.ranking_plot import ranking_plot
 from prism_ssl.utils.fs import write_atomic
 
@@ -61,8 +62,9 @@ def _text(
         "# Ranking",
         f"{len(ranked)} runs: {len(ok)} ok, {len(ranked) - len(ok)} not"
         + (f"; {unmeasured} ok runs without a measured quality rank after the others" if unmeasured else "")
-        + ". Best first: proxy quality on held-out scans (0 to 1, 95 % interval over series), then throughput with "
-        "every step of 2 s or more counted as lost (10 s or more: as five). Runs that did not end ok come last.",
+        + ". Best first: proxy quality on held-out scans (0 is chance, 1 perfect; 95 % interval over patients), then "
+        "throughput with every step of 2 s or more counted as lost (10 s or more: as five). "
+        "Runs that did not end ok come last.",
         INTERVAL_IN_WORDS,
         *([f"{left_out.height} runs ended before their first step and are left out."] if left_out.height else []),
         *notes,
@@ -70,6 +72,7 @@ def _text(
         _recommendation(ranked, command),
         "## Runs",
         _runs_table(ranked),
+        *_evidence(ranked),
         *_causes(ranked, left_out),
         "## Main effects on proxy quality",
         "Deviation of a level from its factor's mean, the other factors held (least squares; 95 % interval, Student's "
@@ -106,6 +109,16 @@ def _runs_table(ranked: pl.DataFrame) -> str:
         for run in ranked.iter_rows(named=True)
     ]
     return _table(("rank", "run", "status", "proxy quality", "patches/s after stalls", "steps"), rows)
+
+
+def _evidence(ranked: pl.DataFrame) -> list[str]:
+    header, rows = evidence_rows(ranked)
+    said = (
+        "Recall@1 of the twin in another series of the patient, recall@1 of the same series, mean sign skill; beside "
+        "what is reached without training. A run that does not beat random weights and pixel statistics has learned "
+        "nothing that counts."
+    )
+    return ["## What the quality rests on", said, _table(header, rows)] if rows else []
 
 
 def _causes(*tables: pl.DataFrame) -> list[str]:

@@ -26,9 +26,11 @@ from prism_ssl.explore.chart_style import GREY, ROWS_DRAWN, finished, in_words
 NO_QUALITY = "No run that ended ok has a measured proxy quality yet: it is measured at the end of a run."
 
 _PROBES = {
-    "recall@1": "probe/recall_at_1",
-    "mean sign skill": "probe/skill_mean",
-    "LiDAR / ceiling": "probe/lidar_relative",
+    "same place": "probe/place_recall_at_1",
+    "same series": "probe/recall_at_1",
+    "shift and rotation": "probe/pose_skill_mean",
+    "random weights' quality": "probe/proxy_quality_random_init",
+    "pixel statistics' quality": "probe/proxy_quality_pixels",
 }
 
 

@@ -21,6 +21,7 @@ from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
 from prism_ssl.data.view_tally import ViewTally, views_file
 from prism_ssl.errors import CheckpointError, PoolActorDied, QuotaExceeded, ReplacementFailed, RunFolderError
 from prism_ssl.eval.evaluate import Evaluator
+from prism_ssl.eval.patient_evidence import write_evidence
 from prism_ssl.model.export import save_encoder, verify_export
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.checkpoint import Checkpoint, load_checkpoint, restore_rng, rng_state, save_checkpoint
@@ -158,6 +159,7 @@ class Attempt:
             with self._recorder.aside(), out_of_memory_named(self._config, what):
                 values = self._evaluator(self._learner.network)
                 self._recorder.evaluated(values)
+                write_evidence(self._order.run_dir, self._evaluator.evidence)
             for scan in self._evaluator.left_out if not self._said_left_out else ():
                 self._recorder.event(
                     "broken_scan", f"held-out scan {scan.scan_id} is left out of the probe set: {scan.cause}"

@@ -126,22 +126,25 @@ def step_line(row: dict[str, Any]) -> str:
 
 
 def evaluation_line(row: dict[str, Any]) -> str:
-    """One line of a held-out evaluation: retrieval beside chance and the untrained encoder, skill, proxy quality."""
-    recall, chance, untrained, skill, quality, low, high = (
+    """One line of a held-out evaluation: place and series beside chance and the untrained encoder, skill, quality."""
+    place, place_untrained, recall, chance, untrained, skill, quality, low, high = (
         f"{value:.2f}" if _known(value := row.get(f"{PROBE_PREFIX}{name}")) else "-"
         for name in (
+            "place_recall_at_1",
+            "place_recall_at_1_random_init",
             "recall_at_1",
             "recall_at_1_chance",
             "recall_at_1_random_init",
-            "skill_mean",
+            "pose_skill_mean",
             "proxy_quality",
             "proxy_quality_low",
             "proxy_quality_high",
         )
     )
+    places = f"same place {place} (chance 0.06, untrained {place_untrained})  " if place != "-" else ""
     return (
-        f"step {row['global_step']:>6}  held out: recall@1 {recall} (chance {chance}, untrained {untrained})  "
-        f"mean skill {skill}  proxy quality {quality} [{low}, {high}]"
+        f"step {row['global_step']:>6}  held out: {places}recall@1 {recall} (chance {chance}, untrained {untrained})  "
+        f"shift and rotation {skill}  proxy quality {quality} [{low}, {high}]"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the held-out evaluation found, beside what chance and an untrained encoder reach."""
+"""What the held-out evaluation found, beside chance and beside what is reached without training."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ from rich.table import Table
 
 from prism_ssl.model.pair_targets import AXES
 
+ENDINGS = ("_random_init", "_pixels", "_spacing")
+"""Of the scalars that say what is reached without training, in the order of the columns."""
+
 _MEASURES = (
-    ("recall@1, same series", "recall_at_1", "recall_at_1_chance"),
-    ("recall@5, same series", "recall_at_5", "recall_at_5_chance"),
-    ("mean sign skill", "skill_mean", None),
-    ("LiDAR / its ceiling", "lidar_relative", None),
-    ("modality, kNN", "knn_modality", "modality_chance"),
+    ("same place, other series", "place_recall_at_1", "place_recall_at_1_chance"),
+    ("  found how far away, mm", "place_distance_mm", "place_distance_mm_chance"),
+    ("same series, nearest view", "recall_at_1", "recall_at_1_chance"),
+    ("same series, nearest 5", "recall_at_5", "recall_at_5_chance"),
+    ("shift and rotation, sign", "pose_skill_mean", None),
+    ("modality, 5 neighbours", "knn_modality", "modality_chance"),
     ("modality, linear", "linear_modality", "modality_chance"),
-    ("organ, kNN", "knn_organ", "organ_chance"),
+    ("organ, 5 neighbours", "knn_organ", "organ_chance"),
     ("organ, linear", "linear_organ", "organ_chance"),
     ("same place, other patient", "position_recall_at_1", "position_recall_at_1_chance"),
+    ("directions between series", "telling_directions", None),
+    ("proxy quality (see below)", "proxy_quality", None),
 )
 
 
@@ -31,22 +37,15 @@ def held_out_tables(probe: Mapping[str, float | None], proven: bool = True) -> l
     return [table for table in (_measures(known, proven), _axes(known)) if table.row_count]
 
 
-def measures(probe: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
-    """In words: measure, what was reached, chance, what random weights reach; for each that there is."""
+def measures(probe: Mapping[str, float]) -> list[tuple[str, ...]]:
+    """In words: measure, what was reached, chance, what random weights, pixel statistics and spacing alone reach."""
     rows = []
     for words, name, chance in _MEASURES:
         if name in probe:
-            chance_level = "0" if chance is None else _number(probe.get(chance))
-            rows.append((words, _number(probe[name]), chance_level, _number(probe.get(f"{name}_random_init"))))
-    if "proxy_quality" in probe:
-        rows.append(
-            (
-                "proxy quality, 0 to 1 (95 % over series, not over seeds)",
-                _number(probe["proxy_quality"]) + _interval(probe),
-                "",
-                "",
-            )
-        )
+            said = _millimetres if name.endswith("_mm") else _count if name == "telling_directions" else _number
+            chance_level = "0" if chance is None else said(probe.get(chance))
+            others = (said(probe.get(f"{name}{ending}")) for ending in ENDINGS)
+            rows.append((words, said(probe[name]), chance_level, *others))
     return rows
 
 
@@ -61,11 +60,44 @@ def verdict(probe: Mapping[str, float | None]) -> str | None:
     )
 
 
+def notes(probe: Mapping[str, float]) -> list[str]:
+    """What must be read with the measures, a sentence or two each."""
+    told = []
+    if "place_recall_at_1" in probe:
+        low, high = probe.get("place_recall_at_1_low"), probe.get("place_recall_at_1_high")
+        between = "" if low is None or high is None else f" (95 % interval {low:.2f} to {high:.2f})"
+        told.append(
+            f"Same place, other series: {probe['place_recall_at_1']:.2f}{between} of the views find their twin among "
+            f"16 places; {probe.get('place_pairs', 0):.0f} pairs of series, "
+            f"{probe.get('place_patients', 0):.0f} patients. The scanner does not help here."
+        )
+    elif "place_pairs" in probe:
+        told.append("No place test: no held-out patient has two series (CT and MR, or two MR) in one frame.")
+    if "recall_at_1" in probe:
+        alone = probe.get("recall_at_1_modality_alone")
+        told.append(
+            "Same series: scanner and contrast help; texture alone can do it."
+            + ("" if alone is None else f" Who knows only the modality reaches {alone:.2f}.")
+        )
+    if "telling_directions" in probe and "telling_directions_max" in probe:
+        told.append(
+            f"Directions between series: {probe['telling_directions']:.0f} of {probe['telling_directions_max']:.0f} "
+            "tell series apart by more than shuffled labels do."
+        )
+    elif "telling_directions_max" in probe:
+        told.append("Directions between series: too few series (16 are needed).")
+    if "proxy_quality" in probe:
+        parts = ["same series", "shift and rotation", *(["same place"] if "place_recall_at_1" in probe else [])]
+        told.append(f"Proxy quality{_interval(probe)}: weighted mean of {', '.join(parts)}; 0 is chance, 1 perfect.")
+    return told
+
+
 def _measures(probe: Mapping[str, float], proven: bool) -> Table:
     sure = "never trained on" if proven else "held out now; an earlier version may have trained on some"
-    table = Table(title=f"held-out scans ({sure})", title_justify="left")
+    said = "\n".join(notes(probe))
+    table = Table(title=f"held-out scans ({sure})", title_justify="left", caption=said or None, caption_justify="left")
     table.add_column("measure")
-    for column in ("reached", "chance", "random init"):
+    for column in ("reached", "chance", "random\nweights", "pixels\nonly", "spacing\nonly"):
         table.add_column(column, justify="right")
     for row in measures(probe):
         table.add_row(*row)
@@ -90,8 +122,16 @@ def _by_axis(probe: Mapping[str, float], what: str, axes: Iterable[str]) -> str:
 
 def _interval(probe: Mapping[str, float]) -> str:
     low, high = probe.get("proxy_quality_low"), probe.get("proxy_quality_high")
-    return "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
+    return "" if low is None or high is None else f" (95 % over patients, not over seeds: {low:.2f} to {high:.2f})"
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
+
+
+def _millimetres(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"

@@ -10,7 +10,7 @@ from typing import Any
 from prism_ssl.contracts import PATCH_PX
 from prism_ssl.model.backbone import PRESETS
 from prism_ssl.model.encoder_source import CARD_FILE, DESCRIPTION_FILE
-from prism_ssl.train.held_out_tables import measures, verdict
+from prism_ssl.train.held_out_tables import measures, notes, verdict
 from prism_ssl.utils.fs import write_atomic
 
 
@@ -111,5 +111,7 @@ def _evaluation(probe: Mapping[str, float], data: Mapping[str, Any]) -> str:
     said += "that it was not trained on." if data.get("held_out_proven", True) else _UNPROVEN
     finding = verdict(probe)
     said += f"\n\n**{finding}.**" if finding else ""
-    table = ["| measure | reached | chance | random weights |", "|---|---|---|---|"]
-    return "\n".join([said, "", *table, *(f"| {' | '.join(row)} |" for row in rows)])
+    columns = ("measure", "reached", "chance", "random weights", "pixel statistics only", "spacing only")
+    table = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    told = [f"- {note}" for note in notes(probe)]
+    return "\n".join([said, "", *table, *(f"| {' | '.join(row)} |" for row in rows), "", *told])

@@ -153,9 +153,14 @@ def test_everything_logged_is_shown_before_the_view_closes(tmp_path: Path) -> No
 
 
 def test_an_evaluation_is_a_line_of_its_own(tmp_path: Path) -> None:
-    row = {"global_step": 50, "probe/recall_at_1": 0.5, "probe/recall_at_1_chance": 0.125, "probe/skill_mean": None}
+    row = {
+        "global_step": 50,
+        "probe/recall_at_1": 0.5,
+        "probe/recall_at_1_chance": 0.125,
+        "probe/pose_skill_mean": None,
+    }
     text = _live(tmp_path, json.dumps(row) + "\n")
-    assert "step     50  held out: recall@1 0.50 (chance 0.12, untrained -)  mean skill -" in text
+    assert "step     50  held out: recall@1 0.50 (chance 0.12, untrained -)  shift and rotation -" in text
 
 
 def test_an_error_in_showing_is_told_and_ends_nothing(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prism_ssl.contracts import RunSummary
-from prism_ssl.data.phantoms import write_phantoms
+from prism_ssl.data.phantoms import phantom_folder, write_phantoms
 from prism_ssl.train.local_record import write_json, write_summary
 from tests.conftest import REPOSITORY
 from tune import demo, tune_core24
@@ -32,7 +32,7 @@ def test_the_demo_ends_with_commands_that_can_be_copied(
     assert [point.objective for point in sweep.points].count("regression") == 2
     assert {(point.batch_size, point.warm_pool_size) for point in sweep.points} == {(32, 16), (64, 24)}
     _finished(sweep)
-    catalog = write_phantoms(tmp_path / "prism_ssl" / "phantoms" / "16-subjects-seed-0", 16, 0)
+    catalog = write_phantoms(phantom_folder(tmp_path / "prism_ssl", 16, 0), 16, 0)
     monkeypatch.chdir(REPOSITORY)
 
     assert demo.main(places) == 0

@@ -18,9 +18,10 @@ from tests.unit.model_batches import perfect_output
 from tests.unit.probe_sets import prepared_scans, small
 
 ALWAYS = {
-    "recall_at_1", "recall_at_5", "recall_at_1_chance", "skill_mean", "lidar", "lidar_relative", "rankme", "alignment",
-    "uniformity", "std_mean", "std_min", "knn_modality", "linear_modality", "proxy_quality", "proxy_quality_low",
-    "proxy_quality_high", *(f"skill/{axis}" for axis in ("dx", "dy", "dz", "rx", "ry", "rz", "wc", "ww")),
+    "recall_at_1", "recall_at_5", "recall_at_1_chance", "skill_mean", "pose_skill_mean", "lidar", "rankme", "alignment",
+    "uniformity", "std_mean", "std_min", "knn_modality", "linear_modality", "telling_directions_max",
+    "proxy_quality", "proxy_quality_low", "proxy_quality_high",
+    *(f"skill/{axis}" for axis in ("dx", "dy", "dz", "rx", "ry", "rz", "wc", "ww")),
 }  # fmt: skip
 
 
@@ -54,11 +55,12 @@ def probe_set(phantom_catalog: Path) -> ProbeSet:
 @pytest.mark.parametrize("objective", ["regression", "classification"])
 def test_perfect_answers_have_perfect_scores(probe_set: ProbeSet, objective: Objective) -> None:
     config = small(model__objective=objective)
-    values = evaluate(Oracle(probe_set, objective), probe_set, config)
+    values = evaluate(Oracle(probe_set, objective), probe_set, config).values
     perfect = {key: values[key] for key in values if key.startswith(("skill/", "r2/")) or key == "recall_at_1"}
     assert perfect == pytest.approx(dict.fromkeys(perfect, 1.0), abs=1e-5)
     assert len(perfect) == 1 + 8 + (9 if objective == "regression" else 0)
-    assert values["lidar_relative"] == pytest.approx(1.0)
+    assert math.isnan(values["telling_directions"]), "8 series are too few to tell"
+    assert values["telling_directions_max"] == 7
     assert values["proxy_quality"] == pytest.approx(1.0)
     assert values["proxy_quality_low"] == pytest.approx(1.0, abs=0.05)
     assert values["rankme"] == pytest.approx(8)
@@ -69,7 +71,7 @@ def test_perfect_answers_have_perfect_scores(probe_set: ProbeSet, objective: Obj
 @pytest.mark.parametrize("objective", ["regression", "classification"])
 def test_both_objectives_report_the_same_scalars_but_for_r2(probe_set: ProbeSet, objective: Objective) -> None:
     config = small(model__objective=objective)
-    values = evaluate(build_network(config.model), probe_set, config)
+    values = evaluate(build_network(config.model), probe_set, config).values
     assert values.keys() >= ALWAYS
     assert any(key.startswith("r2/") for key in values) == (objective == "regression")
     assert all(math.isfinite(values[key]) for key in ALWAYS)
@@ -81,19 +83,18 @@ def test_a_collapsed_encoder_gets_nothing_for_it(probe_set: ProbeSet) -> None:
     for parameter in network.encoder.norm.parameters():
         torch.nn.init.zeros_(parameter)
     torch.nn.init.ones_(network.encoder.norm.bias)
-    values = evaluate(network, probe_set, config)
+    values = evaluate(network, probe_set, config).values
     assert values["recall_at_1"] == pytest.approx(values["recall_at_1_chance"])
-    assert values["lidar_relative"] == 0
     assert values["rankme"] == pytest.approx(1, abs=1e-3)
     assert values["std_mean"] == pytest.approx(0, abs=1e-6)
     assert values["skill_mean"] == 0
-    assert values["proxy_quality"] < 0.1
+    assert values["proxy_quality"] == pytest.approx(0, abs=1e-6)
 
 
 def test_embeddings_that_are_not_finite_are_counted_and_nothing_else_is_said(probe_set: ProbeSet) -> None:
     network = build_network(small().model)
     torch.nn.init.constant_(network.encoder.norm.bias, math.nan)
-    values = evaluate(network, probe_set, small())
+    values = evaluate(network, probe_set, small()).values
     assert values == {"scans": 8, "scans_left_out": 0, "views_not_finite": 32}
 
 
@@ -133,6 +134,28 @@ def test_the_untrained_encoder_is_the_same_for_every_run(phantom_catalog: Path) 
         untrained.append({key: value for key, value in values.items() if key.endswith("_random_init")})
     assert untrained[0].keys() >= {"recall_at_1_random_init", "linear_modality_random_init"}
     assert untrained[0] == pytest.approx(untrained[1], nan_ok=True)
+
+
+def test_places_and_baselines_stand_beside_the_encoder_and_the_evidence_says_the_same(phantom_catalog: Path) -> None:
+    evaluator = Evaluator(prepared_scans(phantom_catalog, 16), small(eval__probe_scans=16), phantom_catalog)
+    values = evaluator(build_network(small().model))
+    assert (values["place_pairs"], values["place_patients"], values["scans"]) == (4, 4, 16)
+    for ending in ("", "_random_init", "_pixels"):
+        known = [
+            f"{name}{ending}" for name in ("place_recall_at_1", "place_distance_mm", "proxy_quality", "recall_at_1")
+        ]
+        assert all(math.isfinite(values[name]) for name in known), ending
+    assert values["recall_at_1_spacing"] > values["recall_at_1_modality_alone"] > values["recall_at_1_chance"]
+    # the guess of who knows the modality alone: among 4 n - 1 views of n series of it, 3 are right
+    modalities = [scan.record.modality for scan in prepared_scans(phantom_catalog, 16)]
+    wanted = sum(3 / (4 * modalities.count(modality) - 1) for modality in modalities) / 16
+    assert values["recall_at_1_modality_alone"] == pytest.approx(wanted)
+    assert 0 <= values["telling_directions"] <= values["telling_directions_max"] == 15
+    evidence = evaluator.evidence
+    assert evidence is not None
+    assert evidence.recall.mean() == pytest.approx(values["recall_at_1"])
+    assert evidence.place_recall.mean() == pytest.approx(values["place_recall_at_1"]), "one pair each"
+    assert len(set(evidence.patient_of_series)) == 12
 
 
 def test_without_held_out_scans_there_is_nothing_to_say(phantom_catalog: Path) -> None:

@@ -101,12 +101,18 @@ def test_extraction_on_the_gpu_without_one_is_refused() -> None:
 
 
 def test_the_probe_set_is_planned_for() -> None:
-    few, many = (replace(a_config(), eval=EvalConfig(probe_scans=scans, views_per_scan=8)) for scans in (1, 65))
+    few, many = (
+        replace(a_config(), eval=EvalConfig(probe_scans=scans, views_per_scan=8, place_pairs=0)) for scans in (1, 65)
+    )
     view = np.empty((1024, PATCH_PX, PATCH_PX), np.int16).nbytes + np.empty((1024, 3), np.float32).nbytes
     assert probe_set_bytes(few) == 8 * view
+    assert probe_set_bytes(replace(few, eval=replace(few.eval, place_pairs=3))) == (8 + 3 * 2 * 16) * view
     more = plan(many, [a_shard(10, 10)]).base_bytes - plan(few, [a_shard(10, 10)]).base_bytes
     assert more == 64 * 8 * view
-    assert probe_set_bytes(replace(many, eval=EvalConfig(probe_scans=65, n_patches=512))) == 65 * 8 * view // 2
+    assert (
+        probe_set_bytes(replace(many, eval=EvalConfig(probe_scans=65, n_patches=512, place_pairs=0)))
+        == 65 * 8 * view // 2
+    )
 
 
 def test_pools_need_what_their_largest_scans_need_open_and_on_the_way() -> None:

@@ -13,7 +13,7 @@ from prism_ssl.data.anatomy import Organ
 from prism_ssl.data.broken_files import EXPECTED, BrokenKind, sound_bytes, write_broken
 from prism_ssl.data.inspection import inspect
 from prism_ssl.data.nifti import open_scan
-from prism_ssl.data.phantoms import PROTOCOLS, Phantom, Protocol, full_size_ct, make_phantom, write_phantoms
+from prism_ssl.data.phantoms import PROTOCOLS, Phantom, Protocol, full_size_ct, make_phantom, schedule, write_phantoms
 from prism_ssl.errors import ScanRejected
 
 ALL_PROTOCOLS = [protocol for protocols in PROTOCOLS.values() for protocol in protocols]
@@ -108,6 +108,14 @@ def test_the_catalogue_has_the_columns_of_an_archive_and_relative_folders(tmp_pa
     assert list(rows[0]) == ["pmbb_id", "modality", "series_path", "series_description", "exam_type"]
     assert [row["pmbb_id"] for row in rows] == ["PH0000", "PH0000", "PH0001", "PH0002", "PH0003", "PH0003"]
     assert all(len(list((tmp_path / row["series_path"]).glob("*.nii.gz"))) == 1 for row in rows)
+
+
+def test_from_the_seventeenth_subject_on_each_is_seen_by_ct_and_by_mr() -> None:
+    seen: dict[int, list[str]] = {}
+    for subject, protocol in schedule(48):
+        seen.setdefault(subject, []).append(protocol.modality)
+    assert [len(seen[subject]) for subject in range(16)] == [2 if subject % 3 == 0 else 1 for subject in range(16)]
+    assert all(sorted(seen[subject]) == ["CT", "MR"] for subject in range(16, 48))
 
 
 def test_a_complete_folder_is_reused_and_an_incomplete_one_is_completed(tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""What each held-out patient says about an encoder: kept with the run, so that runs can be compared patient by patient.
+
+Legend: S series, A axes, Q pairs of the place test.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prism_ssl.contracts import Float64
+from prism_ssl.utils.fs import write_atomic
+
+EVIDENCE_FILE = "held_out_evidence.json"
+"""In the run folder: the evidence of the last held-out evaluation."""
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class PatientEvidence:
+    """Raw results (chance not taken off) by series and by pair; patients and series by their hashed ids.
+
+    ``signs`` counts, per series and axis, view pairs whose true sign is (up, down); ``right`` those told rightly.
+    """
+
+    series: list[str]  # [S]
+    patient_of_series: list[str]  # [S]
+    recall: Float64  # [S] recall@1 of the series' own views
+    recall_chance: float
+    axes: list[str]  # [A]
+    signs: Float64  # [S, A, 2]
+    right: Float64  # [S, A, 2]
+    pairs: list[tuple[str, str]]  # [Q] series
+    patient_of_pair: list[str]  # [Q]
+    place_recall: Float64  # [Q] recall@1 of the place test
+    place_distance_mm: Float64  # [Q]
+    place_chance: float
+    telling_share: float
+    """Telling directions over all that there could be; NaN where there are too few series."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; what is not finite becomes None."""
+        series = [
+            {
+                "series": name,
+                "patient": self.patient_of_series[s],
+                "recall_at_1": _plain(self.recall[s]),
+                "signs": dict(zip(self.axes, self.signs[s].tolist(), strict=True)),
+                "right": dict(zip(self.axes, self.right[s].tolist(), strict=True)),
+            }
+            for s, name in enumerate(self.series)
+        ]
+        pairs = [
+            {
+                "series": list(pair),
+                "patient": self.patient_of_pair[q],
+                "place_recall_at_1": _plain(self.place_recall[q]),
+                "place_distance_mm": _plain(self.place_distance_mm[q]),
+            }
+            for q, pair in enumerate(self.pairs)
+        ]
+        return {
+            "format": _FORMAT,
+            "recall_at_1_chance": _plain(self.recall_chance),
+            "place_recall_at_1_chance": _plain(self.place_chance),
+            "telling_share": _plain(self.telling_share),
+            "axes": self.axes,
+            "series": series,
+            "pairs": pairs,
+        }
+
+    @staticmethod
+    def from_dict(known: Mapping[str, Any]) -> PatientEvidence:
+        """The inverse of ``to_dict``; raises KeyError or TypeError where it is of another form."""
+        series, pairs, axes = known["series"], known["pairs"], known["axes"]
+        counts = {
+            what: np.array([[each[what][axis] for axis in axes] for each in series], float).reshape(-1, len(axes), 2)
+            for what in ("signs", "right")
+        }
+        return PatientEvidence(
+            series=[each["series"] for each in series],
+            patient_of_series=[each["patient"] for each in series],
+            recall=_floats([each["recall_at_1"] for each in series]),
+            recall_chance=float(_floats([known["recall_at_1_chance"]])[0]),
+            axes=list(axes),
+            signs=counts["signs"],
+            right=counts["right"],
+            pairs=[(each["series"][0], each["series"][1]) for each in pairs],
+            patient_of_pair=[each["patient"] for each in pairs],
+            place_recall=_floats([each["place_recall_at_1"] for each in pairs]),
+            place_distance_mm=_floats([each["place_distance_mm"] for each in pairs]),
+            place_chance=float(_floats([known["place_recall_at_1_chance"]])[0]),
+            telling_share=float(_floats([known["telling_share"]])[0]),
+        )
+
+
+def write_evidence(run_dir: Path, evidence: PatientEvidence | None) -> None:
+    """Keep the evidence in the run folder, whole or not at all; None removes that of an earlier evaluation."""
+    if evidence is None:
+        (run_dir / EVIDENCE_FILE).unlink(missing_ok=True)
+    else:
+        write_atomic(run_dir / EVIDENCE_FILE, (json.dumps(evidence.to_dict()) + "\n").encode())
+
+
+def read_evidence(run_dir: Path) -> PatientEvidence | None:
+    """What ``write_evidence`` wrote; None where there is none, or none that can be read."""
+    try:
+        return PatientEvidence.from_dict(json.loads((run_dir / EVIDENCE_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _floats(values: list[float | None]) -> Float64:
+    return np.array([np.nan if value is None else value for value in values], np.float64)

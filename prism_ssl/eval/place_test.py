@@ -1,0 +1,212 @@
+"""The place test: does a view find the view of the same place in another series of the patient?
+
+Needs no label and no trained head. Pairs are two series of one patient in one frame of reference: CT and MR, or two
+MR. Two CT are left out: often they are one acquisition, reconstructed twice, and any pixel would do.
+
+Legend: Q pairs, K points of a pair; here a pair has two sides, its series.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import t as student_t
+
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.contracts import PATCH_PX, PLACE_POINTS, Float32, Float64, PreparedScan
+from prism_ssl.data.extract import extract_view
+from prism_ssl.data.nifti import open_scan
+from prism_ssl.data.patience import Patience, archive_root
+from prism_ssl.data.views import draw_view_at
+from prism_ssl.eval.place_points import shared_points
+from prism_ssl.eval.proxy_metrics import cross_similarity, hits_at
+from prism_ssl.utils.hashing import stable_int
+from prism_ssl.utils.seeds import generator_for
+
+CHANCE = 1.0 / PLACE_POINTS
+"""Recall@1 of a guess."""
+
+PAIRS_OF_A_PATIENT = 3
+"""At most so many: patients are what an interval counts."""
+
+_Sampled = tuple[Float64, npt.NDArray[np.int16], Float32]  # of a pair: points, patches, positions
+
+_TRIES = 4
+"""Pairs that are opened for each one that is asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlaceSet:
+    """The views of the place test; ``left_out`` says of each pair that was opened and not used why."""
+
+    pairs: list[tuple[PreparedScan, PreparedScan]]  # [Q]
+    points_mm: Float64  # [Q, K, 3] RAS
+    patches: npt.NDArray[np.int16]  # [Q, 2, K, N, H, W], fixed point as in a chunk
+    positions_mm: Float32  # [Q, 2, K, N, 3]
+    left_out: list[str]
+
+    @property
+    def patients(self) -> list[str]:
+        """Of each pair [Q]."""
+        return [a.record.subject_id for a, _ in self.pairs]
+
+    @property
+    def chance_mm(self) -> float:
+        """Mean distance of a guess from the point asked for, by patient."""
+        return float(by_patient([_distances_mm(points).mean() for points in self.points_mm], self.patients).mean())
+
+
+def no_places(left_out: Sequence[str] = ()) -> PlaceSet:
+    """A place test without pairs."""
+    shape = (0, 2, PLACE_POINTS, 1)
+    patches, positions = np.empty((*shape, PATCH_PX, PATCH_PX), np.int16), np.empty((*shape, 3), np.float32)
+    return PlaceSet([], np.empty((0, PLACE_POINTS, 3)), patches, positions, list(left_out))
+
+
+@dataclass(frozen=True, eq=False)
+class PlaceAnswers:
+    """By pair, the mean over its points and both directions: recall@1 [Q], and how far the found point lies [Q]."""
+
+    recall: Float64
+    distance_mm: Float64
+
+
+def build_place_set(held_out: Sequence[PreparedScan], config: PrismConfig) -> PlaceSet:
+    """At most ``eval.place_pairs`` pairs among the held-out scans, each with ``PLACE_POINTS`` points and their views.
+
+    A pair's points and views follow from ``eval.seed``, its two scan ids and the settings of views alone. Patients
+    come in an order hashed with ``eval.seed``, first with one pair each. Raises ``ArchiveUnreachable``.
+    """
+    wanted = config.eval.place_pairs
+    n_patches = config.eval.n_patches or config.data.n_patches
+    root = archive_root(scan.record.nifti_path for scan in held_out) if held_out else ""
+    patience = Patience(root, config.data.open_timeout_s, config.data.outage_patience_s)
+    pairs, sampled, left_out = list[tuple[PreparedScan, PreparedScan]](), list[_Sampled](), list[str]()
+    for pair in itertools.islice(_candidates(held_out, config.eval.seed), _TRIES * wanted):
+        if len(pairs) == wanted:
+            break
+        try:
+            found, why = _sampled(pair, n_patches, config, patience)
+        except (ValueError, ArithmeticError, MemoryError) as error:  # ScanRejected is a ValueError
+            found, why = None, f"{type(error).__name__}: {error}"
+        if found is None:
+            left_out.append(f"scans {pair[0].record.scan_id} and {pair[1].record.scan_id}: {why}")
+            continue
+        sampled.append(found)
+        pairs.append(pair)
+    if not pairs:
+        return no_places(left_out)
+    points, patches, positions = zip(*sampled, strict=True)
+    return PlaceSet(
+        pairs=pairs,
+        points_mm=np.stack(points),
+        patches=np.stack(patches),
+        positions_mm=np.stack(positions),
+        left_out=left_out,
+    )
+
+
+def place_answers(embeddings: Float64, place_set: PlaceSet) -> PlaceAnswers:
+    """Ask the views [Q, 2, K, D] of each side for the most similar of the K views of the other side."""
+    recall, distance_mm = [], []
+    positive, candidate = np.eye(PLACE_POINTS, dtype=bool), np.ones((PLACE_POINTS, PLACE_POINTS), bool)
+    for (a, b), points_mm in zip(embeddings, place_set.points_mm, strict=True):
+        apart_mm = _distances_mm(points_mm)
+        similarity = cross_similarity(a, b)
+        recall.append([hits_at(each, positive, candidate, k=1).mean() for each in (similarity, similarity.T)])
+        distance_mm.append([_found_mm(each, apart_mm) for each in (similarity, similarity.T)])
+    return PlaceAnswers(*(np.array(values).reshape(-1, 2).mean(axis=1) for values in (recall, distance_mm)))
+
+
+def place_scalars(answers: PlaceAnswers, place_set: PlaceSet) -> dict[str, float]:
+    """The scalars ``place_*``; only ``place_pairs`` and ``place_pairs_left_out`` where no pair was found.
+
+    Means are over patients, of the mean of each one's pairs; the interval is Student's, 95 %, over patients.
+    """
+    counts = {"place_pairs": float(len(place_set.pairs)), "place_pairs_left_out": float(len(place_set.left_out))}
+    if not place_set.pairs:
+        return counts
+    recall = by_patient(answers.recall, place_set.patients)
+    low, high = _student_interval(recall)
+    return counts | {
+        "place_patients": float(len(recall)),
+        "place_recall_at_1": float(recall.mean()),
+        "place_recall_at_1_low": low,
+        "place_recall_at_1_high": high,
+        "place_recall_at_1_chance": CHANCE,
+        "place_distance_mm": float(by_patient(answers.distance_mm, place_set.patients).mean()),
+        "place_distance_mm_chance": place_set.chance_mm,
+    }
+
+
+def by_patient(values: Sequence[float] | Float64, patients: Sequence[str]) -> Float64:
+    """Mean of the values of each patient, patients in sorted order."""
+    _, index = np.unique(patients, return_inverse=True)
+    means: Float64 = np.bincount(index, weights=np.asarray(values, np.float64)) / np.bincount(index)
+    return means
+
+
+def _student_interval(values: Float64) -> tuple[float, float]:
+    """95 % interval of a mean; NaN for fewer than two values."""
+    if len(values) < 2:
+        return np.nan, np.nan
+    half = float(student_t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def _candidates(held_out: Sequence[PreparedScan], seed: int) -> Iterator[tuple[PreparedScan, PreparedScan]]:
+    """Pairs of one patient, not both CT: every patient's first pair, then the second ones; CT and MR go first."""
+    of_patient: dict[str, list[PreparedScan]] = {}
+    for scan in sorted(held_out, key=lambda scan: stable_int("place", seed, scan.record.scan_id)):
+        of_patient.setdefault(scan.record.subject_id, []).append(scan)
+    ranked = []
+    for patient in sorted(of_patient, key=lambda patient: stable_int("place", seed, patient)):
+        pairs = [
+            (a, b)
+            for a, b in itertools.combinations(of_patient[patient], 2)
+            if "MR" in (a.record.modality, b.record.modality) and a.record.series_id != b.record.series_id
+        ]
+        pairs.sort(key=lambda pair: pair[0].record.modality == pair[1].record.modality)
+        ranked.append(pairs[:PAIRS_OF_A_PATIENT])
+    for number in range(PAIRS_OF_A_PATIENT):
+        yield from (pairs[number] for pairs in ranked if number < len(pairs))
+
+
+def _sampled(
+    pair: tuple[PreparedScan, PreparedScan], n_patches: int, config: PrismConfig, patience: Patience
+) -> tuple[_Sampled | None, str]:
+    """Points, patches [2, K, N, H, W] and positions [2, K, N, 3] of a pair; None, and why, where it has none."""
+    limit, seed = config.preflight.max_volume_bytes, config.eval.seed
+    a, b = (patience.read(partial(open_scan, Path(scan.record.nifti_path), scan.stats, limit)) for scan in pair)
+    ids = sorted(scan.record.scan_id for scan in pair)
+    view = config.view
+    shared = shared_points(a, b, view.radius_mm_min, view.radius_mm_floor, generator_for(seed, "place", *ids))
+    if shared.points_mm is None:
+        return None, shared.why
+    patches = np.empty((2, PLACE_POINTS, n_patches, PATCH_PX, PATCH_PX), np.int16)
+    positions = np.empty((2, PLACE_POINTS, n_patches, 3), np.float32)
+    for side, (scan, prepared) in enumerate(zip((a, b), pair, strict=True)):
+        for point in range(PLACE_POINTS):
+            rng = generator_for(seed, "place", *ids, prepared.record.scan_id, point)
+            center_mm = shared.points_mm[point]
+            drawn = draw_view_at(center_mm, scan.affine, scan.shape, scan.stats, view, n_patches, rng)
+            extract_view(scan, drawn, config.data.patch_mm, patches[side, point])
+            positions[side, point] = drawn.positions_mm
+    return (shared.points_mm, patches, positions), ""
+
+
+def _distances_mm(points_mm: Float64) -> Float64:
+    distances: Float64 = np.linalg.norm(points_mm[:, None] - points_mm[None], axis=2)
+    return distances
+
+
+def _found_mm(similarity: Float64, apart_mm: Float64) -> float:
+    """Mean distance of the most similar candidate from the point asked for; of equally similar ones their mean."""
+    found = similarity == similarity.max(axis=1, keepdims=True)
+    return float(((found * apart_mm).sum(axis=1) / found.sum(axis=1)).mean())
