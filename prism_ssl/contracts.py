@@ -67,13 +67,14 @@ class RobustStats:
 
 @dataclass(frozen=True, slots=True)
 class PreparedScan:
-    """A scan that passed preflight, with what preflight learned about it."""
+    """A scan that passed preflight, with what preflight learned about it; ``content`` is equal where the voxels are."""
 
     record: ScanRecord
     stats: RobustStats
     volume_bytes: int
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
+    content: str = ""
 
 
 @dataclass(frozen=True, slots=True)

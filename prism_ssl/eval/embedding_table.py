@@ -41,7 +41,8 @@ class EmbeddingTable:
         clock: seconds, monotonic.
 
     Raises:
-        ConfigError: the file, or parts of it, are of other settings; or another job is writing it.
+        ConfigError: the file, or parts of it, are of other settings; another job is writing it; or its folder knows no
+            locks.
     """
 
     def __init__(
@@ -57,7 +58,12 @@ class EmbeddingTable:
         self.rejected_file = out.with_suffix(".rejected.csv")
         self._parts = private_folder(out.with_name(f".{out.name}.parts"))
         self._lock = FolderLock(self._parts)
-        if not self._lock.acquire():
+        try:
+            free = self._lock.acquire()
+        except OSError as error:
+            told = f"{self._parts} cannot be locked ({error.strerror or error}), which keeps two jobs apart"
+            raise ConfigError(f"{told}; choose an --out on a file system that has locks (flock)") from error
+        if not free:
             raise ConfigError(f"{out} is being written by another job; wait for it, or choose another --out")
         self._schema = _schema(settings, width)
         self._flush_rows, self._flush_s, self._clock = flush_rows, flush_s, clock
@@ -130,7 +136,8 @@ class EmbeddingTable:
 
     def _remember(self, file: Path) -> None:
         self._refuse_others(file)
-        rows = pl.read_parquet(file, columns=[name for name in _REJECTED if name in pq.read_schema(file).names])
+        names = [name for name in _REJECTED if name in pq.read_schema(file).names]
+        rows = pl.read_parquet(file, columns=names, glob=False)
         if file == self.out:
             rows = pl.concat([rows, self._rejected_before()], how="diagonal")
         for row in rows.iter_rows(named=True):
@@ -144,7 +151,7 @@ class EmbeddingTable:
     def _rejected_before(self) -> pl.DataFrame:
         if not self.rejected_file.exists():
             return pl.DataFrame(schema=dict.fromkeys(_REJECTED, pl.String))
-        return pl.read_csv(self.rejected_file, schema=dict.fromkeys(_REJECTED, pl.String))
+        return pl.read_csv(self.rejected_file, schema=dict.fromkeys(_REJECTED, pl.String), glob=False)
 
     def _refuse_others(self, file: Path) -> None:
         try:

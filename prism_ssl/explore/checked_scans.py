@@ -13,11 +13,12 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord
 from prism_ssl.data.archive import preflight_dir
 from prism_ssl.data.catalog import load_records
-from prism_ssl.data.manifest import Manifest, ManifestRow
+from prism_ssl.data.manifest import ManifestRow, find_row, read_manifest
 from prism_ssl.data.scan_check import check_scan, file_signature, verdict_key
 from prism_ssl.errors import ScanRejected
 from prism_ssl.utils.machine import usable_cpus
 
+Rows = dict[tuple[str, str], ManifestRow]
 _BAD = {"scan": pl.String, "modality": pl.String, "reason": pl.String, "detail": pl.String}
 
 
@@ -69,15 +70,14 @@ def reasons_of(bad: pl.DataFrame) -> pl.DataFrame:
     return bad.group_by("reason").agg(pl.len().alias("scans")).sort("scans", "reason", descending=[True, False])
 
 
-def _manifest(config: PrismConfig, preflight_root: Path | None) -> Manifest | None:
+def _manifest(config: PrismConfig, preflight_root: Path | None) -> Rows:
     if preflight_root is None or config.data.catalog_path is None:
-        return None
-    folder = preflight_dir(Path(config.data.catalog_path), preflight_root)
-    return Manifest(folder) if (folder / "manifest.parquet").exists() else None
+        return {}
+    return read_manifest(preflight_dir(Path(config.data.catalog_path), preflight_root))
 
 
-def _known(record: ScanRecord, config: PrismConfig, manifest: Manifest | None) -> ManifestRow | None:
-    row = manifest.find(record.nifti_path, record.modality) if manifest else None
+def _known(record: ScanRecord, config: PrismConfig, manifest: Rows) -> ManifestRow | None:
+    row = find_row(manifest, record)
     if row is None or row.config_hash != verdict_key(record, config)["config_hash"]:
         return None
     try:

@@ -13,7 +13,7 @@ import polars as pl
 
 from prism_ssl.eval.run_records import UNFINISHED, read_run_records, run_folders
 from prism_ssl.explore.history_rows import as_numbers
-from prism_ssl.explore.table_cache import TableCache
+from prism_ssl.explore.table_cache import TableCache, read_columns
 from prism_ssl.utils.json_lines import read_lines
 
 _TAIL_BYTES = 2**16
@@ -70,9 +70,7 @@ def local_history(folder: Path, keys: Sequence[str], cache: TableCache) -> pl.Da
     version = f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
     name = str(path.absolute())
     kept = cache.find(name, version) or cache.keep(name, version, _parsed(folder))
-    wanted = {"global_step", *keys}
-    columns = [column for column in pl.read_parquet_schema(kept) if column in wanted]
-    return pl.read_parquet(kept, columns=columns)
+    return read_columns(kept, {"global_step", *keys})
 
 
 def _parsed(folder: Path) -> pl.DataFrame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +18,12 @@ from prism_ssl.utils.hashing import short_id
 
 TTL_S = 24 * 3600.0
 BYTES_MAX = 2 * 2**30
+
+
+def read_columns(file: Path, wanted: Collection[str]) -> pl.DataFrame:
+    """The columns of ``wanted`` that a parquet file has; brackets in its path are letters."""
+    table = pl.scan_parquet(file, glob=False)
+    return table.select([column for column in table.collect_schema().names() if column in wanted]).collect()
 
 
 class TableCache:

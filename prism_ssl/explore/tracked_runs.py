@@ -16,7 +16,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import TrackingError
 from prism_ssl.eval.run_records import flat_settings, records_table
 from prism_ssl.explore.history_rows import as_numbers
-from prism_ssl.explore.table_cache import TableCache
+from prism_ssl.explore.table_cache import TableCache, read_columns
 from prism_ssl.train.local_record import PROBE_PREFIX
 from prism_ssl.train.logging import has_key, open_api, service_errors
 
@@ -76,8 +76,7 @@ def tracked_history(api: Any, run_id: str, keys: Sequence[str], cache: TableCach
             # resume.
             rows = [_finite(row) for row in run.scan_history(page_size=1000, use_cache=False)]
             kept = cache.keep(name, version, as_numbers(pl.DataFrame(rows, infer_schema_length=None, strict=False)))
-    wanted = {"global_step", *keys}
-    return pl.read_parquet(kept, columns=[column for column in pl.read_parquet_schema(kept) if column in wanted])
+    return read_columns(kept, {"global_step", *keys})
 
 
 def _server_filters(filters: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +96,7 @@ def _record(run: Any, cache: TableCache) -> dict[str, Any]:
         run.load_full_data()
         said = {"config": dict(run.config), "summary": _plain(run.summary_metrics)}
         kept = cache.keep(name, version, pl.DataFrame({"said": [json.dumps(said, default=str)]}))
-    said = json.loads(pl.read_parquet(kept)["said"][0])
+    said = json.loads(read_columns(kept, {"said"})["said"][0])
     settings, summary = flat_settings(said["config"]), said["summary"]
     steps = summary.get("steps_done", summary.get("global_step"))
     return {

@@ -6,6 +6,7 @@ import fcntl
 import getpass
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,16 +134,33 @@ class FolderLock:
         self._path = folder / ".lock"
         self._file: int | None = None
 
-    def acquire(self) -> bool:
-        """True when this process now holds the folder."""
+    def acquire(self, limit_s: float = 0.0) -> bool:
+        """True when this process now holds the folder; asks again for ``limit_s`` while another one does.
+
+        Raises:
+            OSError: the folder cannot be written, or its file system knows no locks.
+        """
+        deadline, pause_s = time.monotonic() + limit_s, 0.02
+        while not self._acquire_now():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(min(pause_s, max(0.0, deadline - time.monotonic())))
+            pause_s = min(2 * pause_s, 0.5)
+        return True
+
+    def _acquire_now(self) -> bool:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._file = descriptor
-        return True
+            # The holder before may have removed the folder, and a new one stands in its place.
+            if os.path.samestat(os.fstat(descriptor), self._path.stat()):
+                self._file, descriptor = descriptor, -1
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        return self._file is not None
 
     def release(self) -> None:
         """Give the folder up; harmless when it is not held."""
