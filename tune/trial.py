@@ -41,8 +41,6 @@ def run_trial(levels: dict[str, Any], sweep: Sweep, archive: Archive) -> dict[st
     Raises:
         TrialFailed: the run did not end ok; its folder says why.
     """
-    # The controller polls its worker at this pace, and by default notices its end up to 2 s late.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     point = sweep.point(levels)
     config = sweep.config(point)
     summary = train_on(archive, config, Console(quiet=True))

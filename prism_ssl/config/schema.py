@@ -262,6 +262,9 @@ class TrainConfig:
     """bf16: autocast on CUDA, fp32 elsewhere."""
     max_nonfinite_steps: int = 3
     """Consecutive steps with a non-finite loss before the run ends; fewer are skipped and counted."""
+    max_worker_restarts: int = 2
+    """A training worker that the machine killed (out of memory, its node lost) is started again this often, from
+    last.ckpt; an error of its own never is. Two: a kill that comes back every time is none of chance."""
     stall_warmup_steps: int = 20
     """Steps before stalls are counted."""
     torch_threads: int | None = None
@@ -275,6 +278,7 @@ class TrainConfig:
         if self.torch_threads is not None:
             positive("train", self, "torch_threads")
         not_negative("train", self, "lr_warmup_steps", "weight_decay", "stall_warmup_steps", "seed")
+        not_negative("train", self, "max_worker_restarts")
 
 
 @dataclass(frozen=True)

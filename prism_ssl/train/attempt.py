@@ -35,6 +35,7 @@ from prism_ssl.train.nonfinite import NonFiniteGuard
 from prism_ssl.train.quota_guard import QuotaGuard
 from prism_ssl.train.ranks import Ranks, describe
 from prism_ssl.train.recorder import Recorder
+from prism_ssl.train.reporting import tell_ray
 from prism_ssl.train.run_folder import identities, identity
 from prism_ssl.train.run_totals import carried, whole_run
 from prism_ssl.train.step_clock import step_clock
@@ -140,12 +141,14 @@ class Attempt:
             with self._ranks.alike():
                 self._guard.settle()
             self._save()
+            self.report()
 
     def evaluate_if_due(self) -> None:
         """``evaluate`` every ``eval.every`` steps, but for the last one."""
         every = self._config.eval.every
         if every is not None and self._recorder.steps_done % every == 0 and not self.finished:
             self.evaluate()
+            self.report()
 
     def evaluate(self) -> None:
         """Ask the network about the held-out scans; changes neither step times nor what is learned.
@@ -165,6 +168,13 @@ class Attempt:
                     "broken_scan", f"held-out scan {scan.scan_id} is left out of the probe set: {scan.cause}"
                 )
             self._said_left_out = True
+
+    def report(self) -> None:
+        """Tell Ray's own views how far the run is."""
+        problem = tell_ray(self._recorder.steps_done, self._recorder.shown)
+        if problem is not None:
+            with self._ranks.alone():
+                self._recorder.event("reporting", problem)
 
     @property
     def summary(self) -> RunSummary:

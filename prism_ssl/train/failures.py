@@ -33,6 +33,14 @@ def cause_of(failure: BaseException | None) -> str:
     return describe(failure)
 
 
+def is_death_by_machine(failure: BaseException | None) -> bool:
+    """Whether a training worker's process ended without a word (killed, out of memory, its node lost).
+
+    No error of its own then ended it, and the same steps may well go through when they are tried again.
+    """
+    return failure is not None and (isinstance(failure, TrainWorkerDied) or _is_silent(failure))
+
+
 def is_about_others(cause: str | None) -> bool:
     """Whether a summary's cause only says that another training worker is gone."""
     return (cause or "").startswith(PeerLost.__name__)

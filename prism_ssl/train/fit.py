@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from prism_ssl.train.failures import root_failure
+from prism_ssl.train.reporting import ListensToReports
 from prism_ssl.train.stop_request import StopBetweenSteps, sigterm_as_ctrl_c
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.work_order import WorkOrder
@@ -25,6 +27,8 @@ def fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
     # A name of its own for every attempt: an equal one would make Ray resume by rules that are not ours. Without the
     # run's name, for Ray shows this one at a port that is open to all.
     name = f"prism-train-{os.getpid()}-{time.time_ns()}"
+    # The controller polls its workers at this pace, and by default notices their end, and a report, up to 2 s late.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     try:
         with owned_folder(tmp_root / "ray_train") as storage, sigterm_as_ctrl_c():
             TorchTrainer(
@@ -39,7 +43,7 @@ def fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
                     storage_path=str(storage),
                     # A retry of Ray's would hide the first failure, and repeat a deliberate one.
                     failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-                    callbacks=cast(list[UserCallback], [StopBetweenSteps()]),  # Ray takes all its kinds, and names one
+                    callbacks=_callbacks(),
                 ),
             ).fit()
     except WorkerGroupError as error:
@@ -49,6 +53,16 @@ def fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
     except (KeyboardInterrupt, SystemExit):  # Ray Train turns Ctrl-C into the latter
         return KeyboardInterrupt()
     return None
+
+
+def _callbacks() -> list[UserCallback]:
+    callbacks: list[Any] = [StopBetweenSteps(), ListensToReports()]
+    if "ray.tune" in sys.modules:  # else this is no trial, and need not pay for the import
+        from ray.tune.integration.ray_train import TuneReportCallback
+        from ray.tune.trainable.trainable_fn_utils import _in_tune_session
+
+        callbacks += [TuneReportCallback()] if _in_tune_session() else []
+    return cast(list[UserCallback], callbacks)  # Ray takes all its kinds, and names one
 
 
 def _in_worker(settings: dict[str, Any]) -> None:

@@ -107,6 +107,12 @@ def has_key(config: PrismConfig) -> bool:
     return bool(load_client(temporary_root(config.run.tmp_root)).login(prompt=False, verify=False))
 
 
+def let_clients_finish(config: PrismConfig) -> None:
+    """Online: wait until the clients of training workers that are gone have sent what they hold."""
+    if tracking_mode(config.tracking) == "online":
+        let_orphans_finish(temporary_root(config.run.tmp_root), _ORPHAN_PATIENCE_S)
+
+
 def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dict[str, str]:
     """End the tracked run of a training worker that died without a word: missing rows are sent, it is marked failed.
 
@@ -115,7 +121,7 @@ def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dic
     mode = tracking_mode(config.tracking)
     if mode != "online":
         return {"mode": mode}
-    let_orphans_finish(temporary_root(config.run.tmp_root), _ORPHAN_PATIENCE_S)
+    let_clients_finish(config)
     try:
         return start_tracker(config, run_dir, summary.steps_done).finish(summary)
     except TrackingError as error:

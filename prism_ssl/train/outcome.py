@@ -25,6 +25,9 @@ from prism_ssl.train.recorder import last_losses
 from prism_ssl.train.unjudged import too_short_to_judge
 from prism_ssl.train.work_order import WorkOrder
 
+WORKER_RESTART = "worker_restart"
+"""Event of the history: the machine killed a training worker, and the run went on without being asked to."""
+
 
 def final_summary(order: WorkOrder, failure: BaseException | None, archive: Archive) -> RunSummary:
     """The worker's summary; where the worker could not write one, what its history still tells.
@@ -41,7 +44,9 @@ def final_summary(order: WorkOrder, failure: BaseException | None, archive: Arch
         summary = _unfinished(order.run_dir, order.config, _status(failure), cause_of(failure), resumed_from)
     tracking = summary.tracking or end_lost_run(order.config, order.run_dir, summary)
     unproven = {} if order.split.proven else {"held_out_unproven": 1.0}
-    summary = dataclasses.replace(summary, data=archive.counts() | unproven, tracking=tracking)
+    restarts = sum(row.get("event") == WORKER_RESTART for row in read_history(order.run_dir))
+    totals = summary.totals | {"worker_restarts": float(restarts)}
+    summary = dataclasses.replace(summary, data=archive.counts() | unproven, tracking=tracking, totals=totals)
     try:
         write_summary(summary)
     except RunFolderError:

@@ -113,6 +113,7 @@ class Recorder(StepCounter):
         self._add_times(self._clock.settled_ms())
         values |= self._times.interval() | {"lr": learning_rate, **counters, **device_memory()}
         self._last_row = values
+        self.shown |= values
         self._record.row(self.steps_done, values)
         self._tracker.row(self.steps_done, values)
         self._live.show(values | self._for_the_dashboard())
@@ -174,6 +175,7 @@ class Recorder(StepCounter):
             row = {f"{PROBE_PREFIX}{name}": value for name, value in values.items()}
             self._record.row(self.steps_done, row)
             self._tracker.row(self.steps_done, row)
+            self.shown |= row
         else:
             self.event(
                 "evaluation",

@@ -28,6 +28,7 @@ class StepCounter:
         self._live = LiveMetrics([*STEP_EXPORTS, *ROW_EXPORTS], ("worker", rank))
         self.steps_done = first_step
         self.alarms: list[str] = []
+        self.shown: dict[str, float] = {}  # the last scalars, for Ray's own views
         self.summary: RunSummary
 
     def step(self, report: LossReport, wait: WaitCauses) -> bool:  # noqa: ARG002  for those who write

@@ -20,4 +20,5 @@ def train_loop(order: WorkOrder) -> RunSummary:
             attempt.checkpoint_if_due()
             attempt.evaluate_if_due()
         attempt.evaluate()
+        attempt.report()
     return attempt.summary

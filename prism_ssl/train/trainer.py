@@ -17,11 +17,12 @@ from prism_ssl.data.archive_notes import archive_notes
 from prism_ssl.data.holdout import Split
 from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory
 from prism_ssl.train.console import LiveView
+from prism_ssl.train.failures import cause_of, is_death_by_machine
 from prism_ssl.train.fit import fit
 from prism_ssl.train.leftovers import Places
 from prism_ssl.train.local_record import HISTORY_FILE, LocalRecord, truncate_history
-from prism_ssl.train.logging import check_account
-from prism_ssl.train.outcome import final_summary, record_unfinished, refusals_in_summary
+from prism_ssl.train.logging import check_account, let_clients_finish
+from prism_ssl.train.outcome import WORKER_RESTART, final_summary, record_unfinished, refusals_in_summary
 from prism_ssl.train.pictures import Pictures
 from prism_ssl.train.quota_guard import admit
 from prism_ssl.train.resources import require_resources, training_cpus, workers_on_a_node
@@ -71,7 +72,7 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
             Pictures(folder.path, config, min(archive.shards[0], key=lambda scan: scan.volume_bytes)),
         ):
             with sigusr1_asks_to_stop(stop_file_of(tmp_root)):
-                summary = _attempt(folder, config, archive, start, earlier)
+                summary = _attempt(folder, config, archive, start, earlier, console)
             ignore_stop_signals()
         return summary
 
@@ -81,7 +82,7 @@ def train_on(archive: Archive, config: PrismConfig, console: Console) -> RunSumm
     with _claimed_run(config, console) as (folder, config):
         start = _begin_or_resume(folder, config, console)
         archive, earlier = _with_its_patients(archive, start, folder, config, console)
-        return _attempt(folder, config, archive, start, earlier)
+        return _attempt(folder, config, archive, start, earlier, console)
 
 
 @contextmanager
@@ -104,10 +105,37 @@ def _claimed_run(config: PrismConfig, console: Console) -> Iterator[tuple[RunFol
 
 
 def _attempt(
-    folder: RunFolder, config: PrismConfig, archive: Archive, start: StartingPoint, earlier: Split | None
+    folder: RunFolder,
+    config: PrismConfig,
+    archive: Archive,
+    start: StartingPoint,
+    earlier: Split | None,
+    console: Console,
 ) -> RunSummary:
+    """Fit; where the machine killed a training worker, again from its last checkpoint, so often as is allowed."""
+    tmp_root, restarts = temporary_root(config.run.tmp_root), 0
+    while True:
+        order = _work_order(folder, config, archive, start, earlier)
+        failure = fit(order, tmp_root)
+        if not (is_death_by_machine(failure) and restarts < config.train.max_worker_restarts):
+            return final_summary(order, failure, archive)
+        restarts += 1
+        let_clients_finish(config)
+        remove_stale_folders(order.scratch_folder)
+        folder.look_again()
+        start = _begin_or_resume(folder, config, console)
+        archive, earlier = _with_its_patients(archive, start, folder, config, console)
+        record = LocalRecord(folder.path)
+        again = f"restart {restarts} of {config.train.max_worker_restarts} (train.max_worker_restarts)"
+        record.event(start.step, WORKER_RESTART, f"{cause_of(failure)}; {again}, from step {start.step}")
+        record.close()
+
+
+def _work_order(
+    folder: RunFolder, config: PrismConfig, archive: Archive, start: StartingPoint, earlier: Split | None
+) -> WorkOrder:
     tmp_root = temporary_root(config.run.tmp_root)
-    order = WorkOrder(
+    return WorkOrder(
         config=config,
         shards=archive.shards,
         held_out=archive.held_out,
@@ -119,7 +147,6 @@ def _attempt(
         stop_file=stop_file_of(tmp_root),
         earlier=earlier,
     )
-    return final_summary(order, fit(order, tmp_root), archive)
 
 
 def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -> StartingPoint:

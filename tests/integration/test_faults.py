@@ -175,8 +175,21 @@ def test_a_console_on_a_full_disk_changes_no_result(tmp_path: Path, catalog: Pat
     assert summary_of(tmp_path)["status"] == "ok"
 
 
+def test_a_training_worker_that_the_machine_kills_is_started_again_and_counted(tmp_path: Path, catalog: Path) -> None:
+    run = CliRun(command(tmp_path, data__catalog_path=catalog, train__max_steps=60))
+    run.wait_for(r"^step +15 ")
+    run.descendants("TrainWorker")[0].kill()
+    assert run.finish() == 0, run.output
+    assert re.search(r"worker_restart at step (10|20|30).*TrainWorkerDied.*restart 1 of 2", run.output), run.output
+    summary = summary_of(tmp_path)
+    assert summary["status"] == "ok"
+    assert summary["steps_done"] == 60
+    assert summary["totals"]["worker_restarts"] == 1
+    assert [row["global_step"] for row in history_of(tmp_path)] == list(range(5, 61, 5))
+
+
 def test_a_killed_training_worker_is_a_failed_run(tmp_path: Path, catalog: Path) -> None:
-    run = CliRun(command(tmp_path, data__catalog_path=catalog, train__max_steps=5000))
+    run = CliRun(command(tmp_path, data__catalog_path=catalog, train__max_steps=5000, train__max_worker_restarts=0))
     run.wait_for(r"^step +15 ")
     run.descendants("TrainWorker")[0].kill()
     assert run.finish() == 1

@@ -17,7 +17,7 @@ from prism_ssl.errors import (
     TrainWorkerDied,
     TrainWorkerFailed,
 )
-from prism_ssl.train.failures import cause_of, is_about_others, root_failure
+from prism_ssl.train.failures import cause_of, is_about_others, is_death_by_machine, root_failure
 from prism_ssl.train.ranks import Ranks
 from tests.gloo_ranks import ask_ranks
 
@@ -160,3 +160,11 @@ def test_a_summary_that_only_speaks_of_another_worker_is_known() -> None:
     assert is_about_others(cause_of(LOST))
     assert not is_about_others(cause_of(BROKEN))
     assert not is_about_others(None)
+
+
+def test_only_a_death_by_the_machine_is_tried_again() -> None:
+    assert is_death_by_machine(root_failure({0: DIED}, 1))
+    assert is_death_by_machine(root_failure({0: PeerLost("gone"), 1: DIED}, 2))
+    deliberate = ReplacementFailed("ab12", "open", "OSError")
+    ends = (deliberate, KeyError("k"), KeyboardInterrupt(), root_failure({0: PeerLost("gone"), 1: deliberate}, 2), None)
+    assert not any(map(is_death_by_machine, ends))

@@ -1,0 +1,44 @@
+"""What Ray's own views are told, and what becomes of a view that cannot be told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray.train
+
+from prism_ssl.train.reporting import ListensToReports, _somebody_listens, tell_ray
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What the controller of a fit is told."""
+    words: list[Any] = []
+    monkeypatch.setattr(ray.train, "report", words.append)
+    yield words
+    _somebody_listens.clear()
+
+
+def test_a_loop_without_ray_train_tells_nobody(told: list[Any]) -> None:
+    assert tell_ray(5, {"loss/total": 1.0}) is None
+    assert told == []
+
+
+def test_the_step_and_a_few_finite_scalars_are_told(told: list[Any]) -> None:
+    ListensToReports().after_init_train_context()
+    assert tell_ray(5, {"loss/total": 1.0, "lr": math.nan, "grad_norm": 2.0}) is None
+    assert told == [{"global_step": 5, "loss/total": 1.0}]
+
+
+def test_a_controller_that_fails_is_named_once_and_ends_nothing(
+    told: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: Any) -> None:
+        raise RuntimeError("no controller")
+
+    ListensToReports().after_init_train_context()
+    monkeypatch.setattr(ray.train, "report", gone)
+    assert tell_ray(5, {}) == "Ray's own views are told no more (RuntimeError: no controller)"
+    assert tell_ray(6, {}) is None
