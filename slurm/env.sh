@@ -6,13 +6,13 @@
 #   prism_run COMMAND [...]     the work; asked to stop before the time limit, the job requeues itself
 # Everything transient is below PRISM_ROOT = /tmp/$USER/prism_ssl/$SLURM_JOB_ID and is gone when the job is.
 
-prism_say() { echo "prism: $*" >&2; }
+prism_say() { echo "prism: $*" >&2 || return 0; } # a log on a full disk ends no job
 prism_fail() { prism_say "cannot start: $*"; exit 1; }
 
 prism_begin() {
     [ -n "${SLURM_JOB_ID:-}" ] || prism_fail "this is a job script; submit it: sbatch $0"
     [ -z "$PRISM_SETUP" ] || prism_setup
-    USER=${USER:-$(id -un)}
+    USER=${USER:-$(id -un 2>/dev/null)} || USER=$UID # a container's user may have no name
     umask 077
     export PRISM_ROOT=/tmp/$USER/prism_ssl/$SLURM_JOB_ID # in the environment, by it the cleanup knows its processes
     PRISM_STOP_FILE=$PRISM_ROOT/stop-$SLURM_JOB_ID

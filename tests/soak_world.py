@@ -91,7 +91,7 @@ class SoakRun:
             "data__catalog_path": world.catalog, "data__use_local_scratch": False, "data__open_timeout_s": 3,
             "data__max_actor_restarts": 1000, "data__abort_broken_share": 0.9, "tracking__mode": "online",
             "tracking__finish_timeout_s": 20, "tracking__artifact_every": 500, "train__log_every": LOG_EVERY,
-            "train__checkpoint_every": CHECKPOINT_EVERY, "run__name": name,
+            "train__checkpoint_every": CHECKPOINT_EVERY, "train__max_worker_restarts": 0, "run__name": name,
         }  # fmt: skip
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         environment |= world.server.environment(world.root / "wandb") | {MARK: str(world.root)}

@@ -100,7 +100,7 @@ def test_a_killed_training_worker_is_failed_there_too_with_all_its_rows(
     server: WandbServer, tmp_path: Path, phantom_catalog: Path
 ) -> None:
     with server:
-        run = CliRun(tracked(tmp_path, phantom_catalog, train__max_steps=5000))
+        run = CliRun(tracked(tmp_path, phantom_catalog, train__max_steps=5000, train__max_worker_restarts=0))
         run.wait_for(r"^step +25 ")
         run.descendants("TrainWorker")[0].kill()
         assert run.finish() == 1

@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 
 from prism_ssl.utils.fs import OWNED_BY_PROCESSES
+from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED
 from tests.cli_runs import REPOSITORY, CliRun
 from tests.wandb_server import WandbServer
 
@@ -128,7 +129,7 @@ def test_a_failed_trial_is_marked_failed_in_tracking_with_its_error_and_no_path(
 
 
 def test_the_same_command_runs_what_had_not_ended_ok_and_resumes_at_checkpoints(nights: Nights) -> None:
-    assert nights.codes == [-9, 1, 0]
+    assert nights.codes == [-9, EXIT_INTERRUPTED, 0]
     assert ["3 to run" in nights.outputs[1], "2 to run" in nights.outputs[2]] == [True, True]
     stopped_at = nights.seen["time limit"][0]["steps_done"]
     assert nights.summary(THIRD)["resumed_from_step"] == stopped_at  # not a step is lost to a time limit
