@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all other imports, which take seconds
+    from prism_ssl.utils.stop_signals import leave_on_stop_signals
+
+    leave_on_stop_signals()
+
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +18,8 @@ from rich.panel import Panel
 
 from prism_ssl.eval.ranking_report import TABLE_FILE, TEXT_FILE
 from prism_ssl.utils.fs import temporary_root
+from prism_ssl.utils.stop_signals import stop_signals_interrupt
+from prism_ssl.utils.terminal import output_that_ends_nothing
 from prism_ssl.utils.time import format_duration
 from tune import tune_core24
 
@@ -57,6 +64,11 @@ docs/tour.md explains what you just saw; docs/own-data.md what your table must l
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train and rank the four cells, and say what to look at; the exit code is the sweep's."""
+    with output_that_ends_nothing(), stop_signals_interrupt():
+        return _demo(arguments)
+
+
+def _demo(arguments: Sequence[str] | None) -> int:
     console, started = Console(), time.monotonic()
     more = list(sys.argv[1:] if arguments is None else arguments)
     sweep = tune_core24.parse([*SWEEP, *more])

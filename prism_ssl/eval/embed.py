@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all other imports, which take seconds
+    from prism_ssl.utils.stop_signals import leave_on_stop_signals
+
+    leave_on_stop_signals()
+
 import argparse
 import contextlib
 import os
@@ -19,6 +24,8 @@ from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.gpu_check import require_usable_gpus
 from prism_ssl.utils.ray_session import ray_environment, ray_session
 from prism_ssl.utils.stderr_filter import stderr_without
+from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, stop_signals_interrupt
+from prism_ssl.utils.terminal import output_that_ends_nothing
 from prism_ssl.utils.time import format_duration
 
 if TYPE_CHECKING:
@@ -30,19 +37,23 @@ _OBJECT_STORE_BYTES = 2**30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Embed what is not embedded yet, and say how it went; 0 when at least one scan has an embedding, else as
-    ``catalog_options`` says."""
+    """Embed what is not embedded yet, and say how it went; 0 when at least one scan has an embedding, 75 when it was
+    interrupted and the same command goes on, else as ``catalog_options`` says."""
     given = _parser().parse_args(arguments)
-    console, started = Console(), time.monotonic()
-    try:
-        tmp_root = temporary_root(given.tmp_root)
-        with ray_environment(tmp_root):
-            report = _embed(given, tmp_root)
-    except (PrismError, OSError) as error:
-        return refused(error)
-    for line in _in_words(report, Path(given.out), time.monotonic() - started):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return EXIT_OK if report.rows else EXIT_NO
+    with output_that_ends_nothing(), stop_signals_interrupt():
+        console, started = Console(), time.monotonic()
+        try:
+            tmp_root = temporary_root(given.tmp_root)
+            with ray_environment(tmp_root):
+                report = _embed(given, tmp_root)
+        except (PrismError, OSError) as error:
+            return refused(error)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("interrupted; the same command goes on", style="yellow")
+            return EXIT_INTERRUPTED
+        for line in _in_words(report, Path(given.out), time.monotonic() - started):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return EXIT_OK if report.rows else EXIT_NO
 
 
 def _embed(given: argparse.Namespace, tmp_root: Path) -> EmbedReport:
