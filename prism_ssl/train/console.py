@@ -245,6 +245,8 @@ def _facts_table(summary: RunSummary) -> Table:
         f"{number('replacement_completed_count'):.0f} completed, {number('replacement_failed_count'):.0f} failed; "
         f"{number('coverage'):.0%} of the training scans seen; actor restarts: {number('actor_restarts'):.0f}",
     )
+    if number("worker_restarts"):
+        table.add_row("restarts", f"{number('worker_restarts'):.0f} of a training worker that the machine killed")
     skipped = number("nonfinite_skipped_steps")
     if skipped:
         table.add_row("skipped steps", f"{skipped:.0f} with a loss that was not finite")

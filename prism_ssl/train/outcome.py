@@ -45,7 +45,7 @@ def final_summary(order: WorkOrder, failure: BaseException | None, archive: Arch
     tracking = summary.tracking or end_lost_run(order.config, order.run_dir, summary)
     unproven = {} if order.split.proven else {"held_out_unproven": 1.0}
     restarts = sum(row.get("event") == WORKER_RESTART for row in read_history(order.run_dir))
-    totals = summary.totals | {"worker_restarts": float(restarts)}
+    totals = summary.totals | ({"worker_restarts": float(restarts)} if summary.totals or restarts else {})
     summary = dataclasses.replace(summary, data=archive.counts() | unproven, tracking=tracking, totals=totals)
     try:
         write_summary(summary)
