@@ -110,7 +110,9 @@ class LiveView:
         for row in self._follower.new_rows():
             if "event" in row:
                 text = escape(row["text"])  # an error's "[Errno 2]" is no markup
-                self._progress.console.print(f"[yellow]{row['event']}[/] at step {row['global_step']}: {text}")
+                self._progress.console.print(
+                    f"[yellow]{row['event']}[/] at step {row['global_step']}: {text}", soft_wrap=True
+                )
             elif is_probe(row):
                 self._progress.console.print(evaluation_line(row), highlight=False, markup=False, soft_wrap=True)
             else:
