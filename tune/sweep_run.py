@@ -19,7 +19,7 @@ from prism_ssl.train.resources import require_resources, training_cpus
 from prism_ssl.train.resume import under_earlier
 from prism_ssl.train.stop_file import stop_file_of
 from prism_ssl.train.trainer import check_memory, describe_archive
-from prism_ssl.utils.fs import temporary_root
+from prism_ssl.utils.fs import OWNED_BY_PROCESSES, remove_stale_folders, temporary_root
 from prism_ssl.utils.gpu_check import require_usable_gpus
 from prism_ssl.utils.ray_session import ray_session
 from prism_ssl.utils.stop_signals import stop_file_interrupts
@@ -59,6 +59,8 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
                 run_trials(sweep, pending, archive, tmp_root, [view, tracking, stop])
             finally:
                 view.close()
+    for name in OWNED_BY_PROCESSES:  # Tune ends the processes of an interrupted trial before they have cleaned up
+        remove_stale_folders(tmp_root / name)
     interrupted = view.interrupted()
     if interrupted is not None:
         tracking.tell_end(interrupted)

@@ -37,7 +37,7 @@ class Nights:
     codes: list[int] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     pool_actors: list[int] = field(default_factory=list)
-    left_by_the_killed: list[Path] = field(default_factory=list)
+    left_behind: list[Path] = field(default_factory=list)
     seen: dict[str, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
 
     def summary(self, cell: str) -> dict[str, Any]:
@@ -94,8 +94,7 @@ def _scans_lost_then_driver_killed(run: CliRun, nights: Nights, archive: Path) -
     nights.pool_actors.append(len(run.descendants("PoolActor")))
     run.kill()
     nights.ended(run)
-    transient = nights.folder.parents[1] / "tmp" / "prism_ssl"
-    nights.left_by_the_killed = [path for name in OWNED_BY_PROCESSES for path in transient.glob(f"{name}/*")]
+    nights.left_behind += _folders_of_processes(nights)
 
 
 def _trial_process_dies_then_time_limit(run: CliRun, nights: Nights) -> None:
@@ -108,7 +107,13 @@ def _trial_process_dies_then_time_limit(run: CliRun, nights: Nights) -> None:
     nights.pool_actors.append(len(run.descendants("PoolActor")))
     run.terminate()
     nights.ended(run)
+    nights.left_behind += _folders_of_processes(nights)
     nights.look("time limit", THIRD)
+
+
+def _folders_of_processes(nights: Nights) -> list[Path]:
+    transient = nights.folder.parents[1] / "tmp" / "prism_ssl"
+    return [path for name in OWNED_BY_PROCESSES for path in transient.glob(f"{name}/*")]
 
 
 def test_a_trial_that_fails_leaves_its_cause_and_the_next_one_starts(nights: Nights) -> None:
@@ -174,8 +179,8 @@ def test_a_trials_actors_and_scratch_are_gone_when_the_next_one_trains(nights: N
     assert not list((nights.folder.parents[1] / "tmp" / "prism_ssl" / "scratch").iterdir())
 
 
-def test_a_killed_driver_leaves_no_folder(nights: Nights) -> None:
-    assert nights.left_by_the_killed == []
+def test_a_killed_driver_and_an_interrupted_sweep_leave_no_folder(nights: Nights) -> None:
+    assert nights.left_behind == []
 
 
 def test_attempts_are_listed_with_what_they_cost_beside_training(nights: Nights) -> None:
