@@ -44,8 +44,9 @@ UNKNOWN = ProbeScore(math.nan, math.nan, math.nan)
 
 
 def probe_classes(embeddings: Float64, labels: Sequence[str | None], patients: Sequence[str], k: int) -> ProbeScore:
-    """Tell ``labels`` [V] from ``embeddings`` [V, D] of other patients: k nearest by cosine (Wu et al. 2018), and
-    logistic regression on standardised embeddings with balanced classes (Alain & Bengio 2017).
+    """Tell ``labels`` [V] from ``embeddings`` [V, D] of other patients: the majority of the k nearest by cosine, each
+    with one vote (Cover & Hart 1967; Wu et al. 2018 weight the votes by similarity, this does not), and logistic
+    regression on standardised embeddings with balanced classes (Alain & Bengio 2017).
 
     Views without a label, and classes that fewer than two patients have, are left out; NaN when fewer than two
     classes remain.

@@ -17,6 +17,7 @@ from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import prepare_archive, select_scans
 from prism_ssl.errors import CheckpointError, ConfigError, ReplacementFailed, RunInterrupted
+from prism_ssl.eval.patient_evidence import read_evidence
 from prism_ssl.train.attempt import Attempt
 from prism_ssl.train.checkpoint import load_checkpoint
 from prism_ssl.train.local_record import is_probe, read_history, read_summary
@@ -115,9 +116,12 @@ def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Pa
     rows = [row for row in read_history(Path(summary.run_dir)) if "event" not in row]
     assert [row["global_step"] for row in rows if not is_probe(row)] == [20, 40, 60, 80, 100, 120]
     assert [row["global_step"] for row in rows if is_probe(row)] == [120]
-    assert 0 <= summary.probe["proxy_quality_low"] <= summary.probe["proxy_quality"] <= 1
+    assert -1 <= summary.probe["proxy_quality_low"] <= summary.probe["proxy_quality"] <= 1
     assert summary.probe["scans"] >= 8
-    assert "held out: recall@1" in output.getvalue()
+    assert "held out: same place" in output.getvalue()
+    evidence = read_evidence(Path(summary.run_dir))
+    assert evidence is not None
+    assert evidence.recall.mean() == pytest.approx(summary.probe["recall_at_1"])
     asked_again = evaluate_run(Path(summary.run_dir))
     assert {key: asked_again[key] for key in summary.probe} == summary.probe
     elsewhere = evaluate_run(Path(summary.run_dir), catalog=phantom_catalog)

@@ -25,6 +25,22 @@ def test_a_class_that_is_in_the_embedding_is_read_from_it() -> None:
     assert score.chance == 0.5
 
 
+def test_neighbours_are_near_in_angle_not_in_length() -> None:
+    # patients of growing length, the classes in turn: by distance the nearest patient is of the other class
+    length = 3.0 ** np.arange(12)[:, None]
+    angle = np.tile([0.0, 0.35], 6)
+    x = np.repeat(length * np.stack([np.cos(angle), np.sin(angle)], axis=1), 6, axis=0)
+    x *= 1 + 0.001 * RNG.standard_normal((72, 1))
+    assert probe_classes(x, np.repeat(np.tile(["CT", "MR"], 6), 6).tolist(), PATIENTS, k=5).knn == 1.0
+
+
+def test_each_of_the_neighbours_has_one_vote() -> None:
+    # the nearest patient is of the same class, and further two of the other one outvote it
+    angle = np.array([0.0, 0.01, 0.3, 0.31])
+    x = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    assert probe_classes(x, ["CT", "CT", "MR", "MR"], ["a", "b", "c", "d"], k=3).knn == 0.0
+
+
 def test_recognising_the_patient_does_not_help() -> None:
     # every patient has a direction of its own, and the classes are spread over patients at random
     x = 10 * np.eye(12)[np.repeat(np.arange(12), 6)] + 0.1 * RNG.standard_normal((72, 12))

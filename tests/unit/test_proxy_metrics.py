@@ -78,6 +78,28 @@ def test_rankme_counts_the_directions_in_use() -> None:
     assert metrics.rankme(np.outer(RNG.standard_normal(24), np.ones(8))) == pytest.approx(1)
 
 
+def test_rankme_weighs_singular_values_and_not_their_squares() -> None:
+    # shares 3/4 and 1/4; squared they were 9/10 and 1/10, and the answer 1.38
+    expected = math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+    assert metrics.rankme(np.diag([3.0, 1.0])) == pytest.approx(expected)
+
+
+def test_a_discriminant_is_in_units_of_the_scatter_within_and_a_ten_thousandth_of_the_variance() -> None:
+    embeddings = np.array([[-1.1], [-0.9], [0.9], [1.1]])  # means -1 and 1, variance 0.01 within, 1.01 in all
+    rows = metrics.discriminants(embeddings, np.array([0, 0, 1, 1]))
+    assert np.abs(rows[:, 0]) == pytest.approx(1 / math.sqrt(0.01 + 1e-4 * 1.01))
+
+
+def test_of_noise_one_set_in_twenty_has_a_telling_direction() -> None:
+    series, rng = np.repeat(np.arange(16), 4), np.random.default_rng(5)
+    found = [
+        bool(np.linalg.matrix_rank(metrics.telling_discriminants(rng.standard_normal((64, 6)), series, seed=seed)))
+        for seed in range(60)
+    ]
+    # binomial(60, 0.05): 3 expected, 9 or more in 1 of 300; at the median 30 were expected
+    assert sum(found) <= 9
+
+
 def test_lidar_reaches_its_ceiling_when_every_series_has_a_direction_of_its_own() -> None:
     assert metrics.lidar_ceiling(6, 8) == 5
     assert metrics.lidar_ceiling(6, 3) == 3
