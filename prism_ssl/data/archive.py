@@ -41,6 +41,8 @@ class Archive:
     held_out: list[PreparedScan]
     selection: CatalogReport
     preflight: PreflightReport
+    repeated: int = 0
+    """Scans that are not trained on, because a held-out scan has the same voxels."""
 
     @property
     def split(self) -> Split:
@@ -55,8 +57,11 @@ class Archive:
         Raises:
             BatchDoesNotFit: too few scans to train on are left for the workers.
         """
-        train, held_out = _divided([*itertools.chain(*self.shards), *self.held_out], config, earlier)
-        return dataclasses.replace(self, shards=make_shards(train, config.data.workers), held_out=held_out)
+        scans = [*itertools.chain(*self.shards), *self.held_out]
+        train, held_out = _divided(scans, config, earlier)
+        repeated = self.repeated + len(scans) - len(train) - len(held_out)
+        shards = make_shards(train, config.data.workers)
+        return dataclasses.replace(self, shards=shards, held_out=held_out, repeated=repeated)
 
     @property
     def quarantine_file(self) -> Path:
@@ -72,7 +77,9 @@ class Archive:
             "scans_rejected": self.preflight.rejected,
             "scans_training": sum(len(shard) for shard in self.shards),
             "scans_held_out": len(self.held_out),
+            "scans_same_as_held_out": self.repeated,
         }
+        counts |= {f"left_out/{reason}": count for reason, count in self.selection.left_out().items()}
         counts |= {f"rejected/{reason}": count for reason, count in self.preflight.reasons.items()}
         return {name: float(count) for name, count in counts.items()}
 
@@ -111,7 +118,9 @@ def check_scans(selected: SelectedScans, config: PrismConfig, cache_root: Path) 
     """
     selection, folder = selected.selection, preflight_dir(selected.catalog, cache_root)
     quarantine = Quarantine(folder / QUARANTINE_FILE)
-    preflight = run_preflight(selection.records, selection.unresolved, config, folder, quarantine)
+    preflight = run_preflight(
+        selection.records, selection.unresolved, config, folder, quarantine, catalog=selection.report
+    )
     if not preflight.kept:
         reasons = ", ".join(f"{reason} {count}" for reason, count in preflight.report.reasons.items())
         raise CatalogError(
@@ -142,13 +151,15 @@ def prepare_archive(
         held_out=held_out,
         selection=selected.selection.report,
         preflight=preflight.report,
+        repeated=len(preflight.kept) - len(train) - len(held_out),
     )
 
 
 def _divided(
     scans: list[PreparedScan], config: PrismConfig, earlier: Split | None = None
 ) -> tuple[list[PreparedScan], list[PreparedScan]]:
-    return split_by_patient(
+    """Whom to train on and whom to hold out; what a held-out scan repeats under another patient is in neither."""
+    train, held_out = split_by_patient(
         scans,
         config.data.holdout_fraction,
         config.data.holdout_min_series,
@@ -156,6 +167,8 @@ def _divided(
         subject_of=lambda scan: scan.record.subject_id,
         earlier=earlier,
     )
+    known = {scan.content for scan in held_out if scan.content}
+    return [scan for scan in train if scan.content not in known], held_out
 
 
 def preflight_dir(catalog: Path, cache_root: Path) -> Path:

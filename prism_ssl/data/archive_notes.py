@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 from prism_ssl.config.schema import DataConfig
+from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.archive import Archive
 
 FEW_PATIENTS = 8
@@ -23,6 +25,13 @@ def archive_notes(archive: Archive, data: DataConfig) -> list[str]:
             f"{scans} scans of only {patients} patients: scans are held out by patient. Does the column {column!r} "
             "tell patients apart? If another one does: --data.columns pmbb_id COLUMN"
         )
+    if archive.repeated:
+        notes.append(
+            f"{archive.repeated} scans are not trained on: a held-out patient has the same voxels under another id. Is "
+            "one patient in the table twice?"
+        )
+    if again := _repeats([*training, *held_out]):
+        notes.append(f"{again} scans have the voxels of another patient's scan, and count as scans of their own")
     if not held_out:
         notes.append("no scan is held out, so nothing will say how good the encoder is")
     elif share > max(_LARGE_SHARE, 2 * data.holdout_fraction):
@@ -32,3 +41,13 @@ def archive_notes(archive: Archive, data: DataConfig) -> list[str]:
             "know the result less well"
         )
     return notes
+
+
+def _repeats(scans: Sequence[PreparedScan]) -> int:
+    """How many scans have voxels that a scan of another patient, before them, has as well."""
+    first: dict[str, str] = {}
+    return sum(
+        first.setdefault(scan.content, scan.record.subject_id) != scan.record.subject_id
+        for scan in scans
+        if scan.content
+    )

@@ -9,8 +9,9 @@ Two rows with the same four fields are one scan: one row is kept, the others are
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import ScanRecord
 from prism_ssl.data.catalog_columns import OPTIONAL, REQUIRED, column_names
+from prism_ssl.data.csv_text import refuse_other_texts
 from prism_ssl.data.filters import has_modality, is_derived, is_localizer, is_time_series, modality_name, series_text
 from prism_ssl.data.hash_order import BATCH_ROWS, IDENTITY, HashOrder
 from prism_ssl.data.series_file import resolve_nifti
@@ -51,14 +53,23 @@ class CatalogReport:
     selected: int
     modalities: dict[str, int]
 
+    def left_out(self) -> dict[str, int]:
+        """Why rows were not selected, and how many: the sum is rows - selected."""
+        beyond = {"duplicate": self.duplicates, "beyond_n_scans": self.distinct - self.selected}
+        return {reason: count for reason, count in (self.dropped | beyond).items() if count}
+
 
 @dataclass(frozen=True, slots=True)
 class UnresolvedRow:
-    """A selected row without a file to use; ``nifti_path`` of its record is "" and ``detail`` holds no path."""
+    """A selected row without a file to use; ``nifti_path`` of its record is "" and ``detail`` holds no path.
+
+    ``place`` is where its file was looked for.
+    """
 
     record: ScanRecord
     reason: str
     detail: str
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +152,8 @@ def _check_path(path: Path) -> None:
         raise CatalogError(f"catalogue {path} {found}; set data.catalog_path to a .csv, .csv.gz or .parquet file")
     if not path.name.lower().endswith(SUFFIXES):
         raise CatalogError(f"catalogue {path} is of an unknown kind; needed: {', '.join(SUFFIXES)} (data.catalog_path)")
+    if not _is_parquet(path):
+        refuse_other_texts(path)
 
 
 def _header(path: Path) -> list[str]:
@@ -205,10 +218,20 @@ def _nothing_left(path: Path, report: CatalogReport, config: DataConfig) -> str:
     for name, count in report.dropped.items():
         left -= count
         stages.append(f"{left} after {name}")
-    found = ", ".join(f"{name or 'blank'} ({count})" for name, count in list(report.modalities.items())[:8])
+    found = modalities_in_words(report.modalities)
     return (
         f"catalogue {path} leaves no scan: {', '.join(stages)}; modalities found: {found or 'none'}; needed: at least "
         f"one row of data.modality_filter={','.join(config.modality_filter)} that no data.drop_* switch takes away"
+    )
+
+
+def modalities_in_words(modalities: Mapping[str, int]) -> str:
+    """Such as "MRI (5), blank (1)", the eight most frequent; what is no short word is not quoted."""
+    words = Counter[str]()
+    for name, count in modalities.items():
+        words[(name if re.fullmatch("[A-Z]{1,5}", name) else "other") if name else "blank"] += count
+    return ", ".join(
+        f"{name} ({count})" for name, count in sorted(words.items(), key=lambda word: (-word[1], word[0]))[:8]
     )
 
 
@@ -217,7 +240,8 @@ def _resolve_all(rows: pl.DataFrame, folder: Path) -> tuple[list[ScanRecord], li
         try:
             file = resolve_nifti(record.series_path, folder, record.nifti_path)
         except ScanRejected as error:
-            return UnresolvedRow(replace(record, nifti_path=""), error.reason, error.detail)
+            place = str(folder / (record.nifti_path or record.series_path))
+            return UnresolvedRow(replace(record, nifti_path=""), error.reason, error.detail, place)
         return replace(record, nifti_path=str(file))
 
     records = [_record(*row) for row in rows.select(*IDENTITY, "modality").iter_rows()]

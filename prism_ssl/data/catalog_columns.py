@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ def column_names(found: Sequence[str], path: Path, config: DataConfig, with_text
     reads_text = config.drop_time_series or config.drop_localizers or config.drop_derived
     needed = [*REQUIRED, *config.columns, *(["series_description"] if reads_text else [])]
     if missing := [ours for ours in dict.fromkeys(needed) if names[ours] not in found]:
+        _refuse_rows_as_names(found, path)
         raise CatalogError(
             f"catalogue {path} has no column {', '.join(names[ours] for ours in missing)}; "
             f"found: {', '.join(found)}; needed: {', '.join(dict.fromkeys(needed))}; {_hint(missing, names, found)}"
@@ -48,6 +50,25 @@ def column_names(found: Sequence[str], path: Path, config: DataConfig, with_text
     read = {ours: theirs for ours, theirs in names.items() if theirs in found and ours not in unread}
     _refuse_two_meanings(read, path)
     return read
+
+
+def _refuse_rows_as_names(found: Sequence[str], path: Path) -> None:
+    """Raise, without a word of the table, where its first line holds content, or is no line of fields."""
+    text = "".join(found)
+    if "\0" in text or "\ufeff" in text:
+        what = "is not in UTF-8 (UTF-16?)"
+    elif "\r" in text or "\n" in text:
+        what = "has line ends of an old Macintosh (CR)"
+    elif len(found) == 1 and (mark := next((mark for mark in (";", "\t", "|") if mark in text), None)):
+        what = f"separates its fields by {mark!r}"
+    elif any(re.search(r"\d{3}|[/\\@]", name) or not name.strip() for name in found):
+        what = f"has no header row: its first line of {len(found)} fields holds values, which are not shown here"
+    else:
+        return
+    raise CatalogError(
+        f"catalogue {path} {what}; needed: a header row, fields separated by commas, UTF-8, lines that end in LF or "
+        "CR LF, or parquet; export it again"
+    )
 
 
 def _refuse_two_meanings(read: Mapping[str, str], path: Path) -> None:

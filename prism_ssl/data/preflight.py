@@ -10,7 +10,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import ray
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord
-from prism_ssl.data.catalog import UnresolvedRow
+from prism_ssl.data.catalog import CatalogReport, UnresolvedRow
 from prism_ssl.data.manifest import Manifest, ManifestRow
 from prism_ssl.data.patience import archive_root, holds_something, within
 from prism_ssl.data.quarantine import Quarantine, QuarantinedScan
@@ -71,6 +71,7 @@ def run_preflight(
     out_dir: Path,
     quarantine: Quarantine | None = None,
     check: ScanCheck | None = None,
+    catalog: CatalogReport | None = None,
 ) -> PreflightResult:
     """Check every record and write ``manifest.parquet`` and ``preflight.json`` into ``out_dir``.
 
@@ -85,6 +86,7 @@ def run_preflight(
         out_dir: made if needed.
         quarantine: scans that failed at run time; left out until their file changes.
         check: stands in for ``check_scan`` in tests.
+        catalog: what became of the table's rows; it goes into ``preflight.json`` as well.
 
     Raises:
         MachineTrouble, HostOutOfMemory: this machine cannot read a file even alone; the other verdicts are kept.
@@ -95,6 +97,8 @@ def run_preflight(
     reused = sum(row.reason != RejectReason.QUARANTINED for row in verdicts.values())
     pending = [record for record in records if record.scan_id not in verdicts]
     try:
+        for lost in unresolved:
+            manifest.add(_row_without_file(lost, config))
         found = _check_all(pending, config, check or check_scan)
         for row in with_progress(found, len(pending), "preflight", _kept, ("kept", "rejected")):
             manifest.add(row)
@@ -103,9 +107,19 @@ def run_preflight(
         manifest.close()
     kept = [row.prepared(record) for record in records if (row := verdicts[record.scan_id]).reason is None]
     report = _report(records, unresolved, verdicts, checked=len(pending), reused=reused)
-    write_atomic(out_dir / "preflight.json", (json.dumps(asdict(report), indent=2) + "\n").encode())
+    told = asdict(report)
+    if catalog is not None:
+        told["catalog"] = asdict(catalog)
+    if quarantine is not None and (damaged := quarantine.damaged_lines()):
+        told["quarantine_lines_damaged"] = damaged
+    write_atomic(out_dir / "preflight.json", (json.dumps(told, indent=2) + "\n").encode())
     _log.info("preflight: %d kept, %d rejected %s", report.kept, report.rejected, report.reasons)
     return PreflightResult(kept, report)
+
+
+def _row_without_file(lost: UnresolvedRow, config: PrismConfig) -> ManifestRow:
+    key = verdict_key(replace(lost.record, nifti_path=lost.place or lost.record.series_path), config)
+    return ManifestRow(**key, size=0, mtime_ns=0, reason=lost.reason, detail=lost.detail)
 
 
 def _settled(

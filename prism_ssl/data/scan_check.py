@@ -38,6 +38,8 @@ def check_scan(record: ScanRecord, config: PrismConfig) -> ManifestRow:
         found = read_within(limit_s, lambda: _findings(record, config))
     except ScanRejected as rejected:
         reason, detail = rejected.reason, rejected.detail
+        if reason == RejectReason.NOT_A_NIFTI and _is_pointer(record.nifti_path, limit_s):
+            detail = "a pointer of git-annex or Git LFS, whose content was not fetched: git annex get, or git lfs pull"
     except ArchiveUnreachable as away:
         reason, detail = RejectReason.NOT_READABLE, str(away)
     except MachineTrouble:
@@ -67,6 +69,17 @@ def _content(scan: OpenScan) -> str:
     voxels, stats = scan.voxels, scan.stats
     told = (zlib.crc32(voxels.data), voxels.dtype.str, voxels.shape, stats.lowest, stats.median, stats.std)
     return short_id(*map(str, told))
+
+
+def _is_pointer(path: str, limit_s: float) -> bool:
+    def first_bytes() -> bytes:
+        with Path(path).open("rb") as file:
+            return file.read(64)
+
+    try:
+        return read_within(limit_s, first_bytes).startswith((b"/annex/objects/", b"version https://git-lfs"))
+    except (OSError, ScanRejected):
+        return False
 
 
 def verdict_key(record: ScanRecord, config: PrismConfig) -> dict[str, Any]:

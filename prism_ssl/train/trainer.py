@@ -14,6 +14,7 @@ from prism_ssl.config.tracking_environment import settled, tracking_words
 from prism_ssl.contracts import RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
 from prism_ssl.data.archive_notes import archive_notes
+from prism_ssl.data.catalog import modalities_in_words
 from prism_ssl.data.holdout import Split
 from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory
 from prism_ssl.train.console import LiveView
@@ -66,7 +67,7 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
             archive = prepare_archive(selected, config, folder.path.parent / ".preflight", start.split)
             archive, earlier = _with_its_patients(archive, start, folder, config, console)
             describe_archive(archive, config.data, console)
-            console.print(str(check_memory(config, archive)), highlight=False, soft_wrap=True)
+            console.print(str(check_memory(config, archive)), markup=False, highlight=False, soft_wrap=True)
         with (
             LiveView(console, folder.path, start.step, config.train.max_steps),
             Pictures(folder.path, config, min(archive.shards[0], key=lambda scan: scan.volume_bytes)),
@@ -182,11 +183,17 @@ def describe_archive(archive: Archive, data: DataConfig, console: Console) -> No
     """Say how many scans there are, and what became of the others."""
     counts, reasons = archive.counts(), archive.preflight.reasons
     rejected = f" ({', '.join(f'{reason} {n}' for reason, n in reasons.items())})" if reasons else ""
+    left_out = archive.selection.left_out()
+    why = f" ({', '.join(f'{reason} {n}' for reason, n in left_out.items())} left out)" if left_out else ""
+    if "modality" in left_out:
+        why += f"; modalities in the table: {modalities_in_words(archive.selection.modalities)}"
     generated = "generated phantoms, " if data.catalog_path is None else ""
     console.print(
-        f"scans: {generated}{counts['scans_selected']:.0f} of {counts['catalog_rows']:.0f} catalogue rows selected, "
+        f"scans: {generated}{counts['scans_selected']:.0f} of {counts['catalog_rows']:.0f} catalogue rows selected"
+        f"{why}, "
         f"{counts['scans_rejected']:.0f} rejected by preflight{rejected}, {counts['scans_training']:.0f} to train on, "
         f"{counts['scans_held_out']:.0f} held out; details in {archive.preflight_dir}",
+        markup=False,
         highlight=False,
         soft_wrap=True,
     )

@@ -341,3 +341,43 @@ def test_parquet_row_groups_of_any_size_select_the_same(tmp_path: Path) -> None:
     for rows in (1, 300):
         pq.write_table(table, tmp_path / f"{rows}.parquet", row_group_size=rows)
     assert load(tmp_path / "1.parquet") == load(tmp_path / "300.parquet")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"secret-771,CT,/archive/secret-771/s0\nsecret-772,MR,/archive/secret-772/s0\n", "has no header row"),
+        (b"pmbb_id,modality,series_path\rsecret-771,CT,a\rsecret-772,MR,b\r", r"line ends of an old Macintosh \(CR\)"),
+        (b"pmbb_id;modality;series_path\nsecret-771;CT;a\n", "separates its fields by ';'"),
+        (b"pmbb_id\tmodality\tseries_path\nsecret-771\tCT\ta\n", r"separates its fields by '\\t'"),
+        ("pmbb_id,modality,series_path\nsecret-771,CT,a\n".encode("utf-16"), "UTF-16"),
+        ("pmbb_id,modality,series_path\nsecret-771,CT,a\n".encode("utf-16-le"), "UTF-16"),
+    ],
+)
+def test_a_table_of_another_make_is_recognised_and_not_quoted(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(CatalogError, match=told) as caught:
+        load(tmp_path / "a.csv")
+    assert "secret" not in str(caught.value)
+    assert "\0" not in str(caught.value)
+    assert "needed: a header row" in str(caught.value)
+
+
+def test_a_modality_that_is_no_word_is_not_quoted(tmp_path: Path) -> None:
+    rows = [row | {"modality": name} for row, name in zip(archive_rows(1), ("MRN771", "MRI", None), strict=True)]
+    with pytest.raises(CatalogError, match=r"modalities found: MRI \(1\), blank \(1\), other \(1\)") as caught:
+        load(write(tmp_path / "a.csv", rows))
+    assert "771" not in str(caught.value)
+
+
+def test_what_was_left_out_is_said_by_cause(tmp_path: Path) -> None:
+    rows = archive_rows(10)
+    rows += [rows[0], rows[1] | {"modality": "MRI"}, rows[2] | {"modality": "nan"}, rows[2] | {"modality": " mr "}]
+    report = load(write(tmp_path / "a.csv", rows), n_scans=25).report
+    assert report.left_out() == {"modality": 2, "duplicate": 2, "beyond_n_scans": 5}
+    assert sum(report.left_out().values()) == report.rows - report.selected
+
+
+def test_a_row_without_a_file_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    (row,) = load(write(tmp_path / "a.csv", archive_rows(1, series_each=1))).unresolved
+    assert row.place == str(tmp_path / "archive/PMBB000000/series_0")

@@ -50,3 +50,24 @@ def test_anything_but_one_file_is_rejected_without_naming_a_path(
     assert caught.value.reason == reason
     assert str(tmp_path) not in caught.value.detail
     assert "README" not in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("series_path", "nifti_path"), [("s", ""), ("s/a.nii.gz", ""), ("s", "s/a.nii.gz"), ("gone", "")]
+)
+def test_a_link_that_leads_nowhere_says_that_its_content_was_not_fetched(
+    tmp_path: Path, series_path: str, nifti_path: str
+) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "a.nii.gz").symlink_to("../.git/annex/objects/aa/MD5E-s123--0123.nii.gz")
+    (tmp_path / "gone").symlink_to("nowhere")
+    with pytest.raises(ScanRejected, match="the link leads nowhere: its content was not fetched"):
+        resolve_nifti(series_path, tmp_path, nifti_path)
+
+
+@pytest.mark.parametrize("told", ["\\\\pacs\\export\\p1", "D:\\scans\\p1", "d:/scans/p1"])
+def test_a_path_of_windows_is_named_as_one(tmp_path: Path, told: str) -> None:
+    with pytest.raises(ScanRejected, match="missing_path: the path is one of Windows"):
+        resolve_nifti(told, tmp_path)
+    with pytest.raises(ScanRejected, match="missing_path: the path is one of Windows"):
+        resolve_nifti("x", tmp_path, told)

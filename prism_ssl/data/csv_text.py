@@ -1,0 +1,85 @@
+"""Refuse a .csv that would be read as another table than its owner sees: other encodings, line ends, stray quotes."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from prism_ssl.errors import CatalogError
+
+_BLOCK_BYTES = 2**22
+_OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff")
+_QUOTE, _BEFORE, _BEHIND = ord('"'), np.frombuffer(b',"\r\n', np.uint8), np.frombuffer(b',"\r\n', np.uint8)
+
+
+def refuse_other_texts(path: Path) -> None:
+    """Read a .csv or .csv.gz once, in pieces, for what would make rows vanish; a file that is damaged is left to who
+    reads it.
+
+    A quote is in its place where it opens a whole field, closes it, or is doubled within it. Elsewhere (an inch mark)
+    readers differ, and some take all lines up to the next quote for one field.
+
+    Raises:
+        CatalogError: it is in UTF-16, has line ends of CR alone, or a quote out of its place, whose line is named.
+    """
+    quotes = lines = open_line = 0
+    before = b"\n"
+    for number, block in enumerate(_blocks(path)):
+        if number == 0:
+            _refuse_encoding(path, block)
+        # One byte of the block before and one behind decide on a quote: the last byte waits for the next block.
+        data = np.frombuffer(before + block, np.uint8)
+        places = np.flatnonzero(data[1:-1] == _QUOTE) + 1
+        opens = (quotes + np.arange(len(places))) % 2 == 0
+        fits = np.where(opens, np.isin(data[places - 1], _BEFORE), np.isin(data[places + 1], _BEHIND))
+        if not fits.all():
+            _refuse_quote(path, 1 + lines + _line_ends(data[1 : places[int(np.argmin(fits))]]))
+        quotes += len(places)
+        if len(places) and quotes % 2:
+            open_line = 1 + lines + _line_ends(data[1 : places[-1]])
+        lines += _line_ends(data[1:-1])
+        before = (before + block)[-2:]
+    if quotes % 2:
+        _refuse_quote(path, open_line)
+
+
+def _line_ends(data: np.ndarray) -> int:
+    return int(np.count_nonzero(data == ord("\n")))
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """The text, and a line end behind its last byte."""
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        try:
+            while block := file.read(_BLOCK_BYTES):
+                yield block
+        except (OSError, EOFError, zlib.error):
+            return
+    yield b"\n"
+
+
+def _refuse_encoding(path: Path, block: bytes) -> None:
+    if block.startswith(_OTHER_ENCODINGS) or b"\0" in block[:4096]:
+        what = "is not in UTF-8 (UTF-16, which Excel calls Unicode text?)"
+    elif b"\r" in block and b"\n" not in block:
+        what = "has line ends of an old Macintosh (CR)"
+    else:
+        return
+    raise CatalogError(
+        f"catalogue {path} {what}; needed: a header row, fields separated by commas, UTF-8, lines that end in LF or "
+        "CR LF, or parquet; export it again"
+    )
+
+
+def _refuse_quote(path: Path, line: int) -> NoReturn:
+    raise CatalogError(
+        f"catalogue {path} cannot be read: line {line} has a quote out of its place (an inch mark?), which would hide "
+        "all rows up to the next one; needed: a field that holds a quote stands in quotes and doubles it "
+        '("5"" THICK"); '
+        "export the table again, or as parquet"
+    )
