@@ -235,3 +235,5 @@ class RunSummary:
     tracking: dict[str, str] = field(default_factory=dict)
     alarms: list[str] = field(default_factory=list)
     not_judged: str | None = None
+    restarts: int = 0
+    """How often this start of the command began again after a scan that broke and was quarantined."""

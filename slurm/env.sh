@@ -85,6 +85,7 @@ prism_arguments() {
     local given=" $* "
     PRISM_ARGS=("$@")
     [[ $given == *" --run.root"* ]] || PRISM_ARGS+=(--run.root "$PRISM_RUNS")
+    [[ $given == *" --run.max-restarts"* ]] || PRISM_ARGS+=(--run.max-restarts "$PRISM_SCAN_RESTARTS")
     case $1 in phantom-cpu | core24-smoke) return ;; esac # they generate phantoms unless told otherwise
     if [ -n "$PRISM_CATALOG" ] && [[ $given != *" --data.catalog-path"* ]]; then
         PRISM_ARGS+=(--data.catalog-path "$PRISM_CATALOG")

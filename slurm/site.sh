@@ -21,6 +21,9 @@
 # How often a job may put itself back into the queue at its time limit.
 : "${PRISM_MAX_RESTARTS:=20}"
 
+# How often a run that ended on a broken scan (strict mode), which is quarantined then, begins again without it.
+: "${PRISM_SCAN_RESTARTS:=3}"
+
 # Seconds that a run has for its checkpoint after the warning (--signal=B:USR1@300) before the job requeues anyway.
 : "${PRISM_STOP_WITHIN_S:=240}"
 

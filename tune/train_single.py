@@ -21,6 +21,7 @@ from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_session import ray_environment
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, stop_signals_interrupt
 from prism_ssl.utils.terminal import output_that_ends_nothing
+from tune.restarts import train_with_restarts
 
 EXIT_CODES = {"ok": 0, "interrupted": EXIT_INTERRUPTED}
 """By the status of a run; everything else is 1."""
@@ -41,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with ray_environment(temporary_root(config.run.tmp_root)):
                 from prism_ssl.train.trainer import train  # Ray reads its environment when it is first imported
 
-                summary = train(config, console)
+                summary = train_with_restarts(
+                    lambda: train(config, console),
+                    config.run.max_restarts,
+                    lambda text: errors.print(text, markup=False, soft_wrap=True),
+                )
         except PrismError as error:
             errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             return 1

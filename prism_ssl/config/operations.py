@@ -121,6 +121,9 @@ class RunConfig:
     """Folder of the run folders, on durable storage."""
     tmp_root: str | None = None
     """Everything transient goes below this folder, in prism_ssl; None: /tmp/$USER, and a folder per SLURM job."""
+    max_restarts: int = 0
+    """In strict mode a scan that breaks ends a run and is quarantined: how often the command then begins again at the
+    checkpoint, without that scan. Job scripts set 3 (PRISM_SCAN_RESTARTS)."""
     memory_limit_bytes: int | None = None
     """Memory the run may use; None: the cgroup's or SLURM's limit, else what the machine has."""
 
@@ -128,5 +131,6 @@ class RunConfig:
         if self.name is not None:
             plain = self.name not in ("", "..") and self.name == Path(self.name).name
             require(plain, "run.name", self.name, "the name of one folder, not a path; set run.root for its place")
+        not_negative("run", self, "max_restarts")
         if self.memory_limit_bytes is not None:
             positive("run", self, "memory_limit_bytes")
