@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 import numpy as np
 
@@ -54,13 +53,27 @@ def _line_ends(data: np.ndarray) -> int:
 
 def _blocks(path: Path) -> Iterator[bytes]:
     """The text, and a line end behind its last byte."""
-    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+    with path.open("rb") as file:
         try:
-            while block := file.read(_BLOCK_BYTES):
-                yield block
-        except (OSError, EOFError, zlib.error):
+            if path.name.lower().endswith(".gz"):
+                yield from _inflated(file)
+            else:
+                yield from iter(lambda: file.read(_BLOCK_BYTES), b"")
+        except (OSError, zlib.error):
             return
     yield b"\n"
+
+
+def _inflated(file: IO[bytes]) -> Iterator[bytes]:
+    """Of every member of a gzip stream; in large pieces, which gzip.open does not take before Python 3.12."""
+    inflate = zlib.decompressobj(31)
+    while packed := file.read(_BLOCK_BYTES):
+        while packed:
+            if block := inflate.decompress(packed, _BLOCK_BYTES):
+                yield block
+            packed = inflate.unconsumed_tail
+            if inflate.eof:
+                packed, inflate = inflate.unused_data, zlib.decompressobj(31)
 
 
 def _refuse_encoding(path: Path, block: bytes) -> None:
