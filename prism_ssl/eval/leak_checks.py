@@ -27,6 +27,7 @@ from prism_ssl.utils.machine import usable_cpus
 
 ROTATION, DISPLACEMENT = ("rx", "ry", "rz"), ("dx", "dy", "dz")
 BLUR_BOUND, PHASE_BOUND, PADDED_ROTATION_BOUND, PADDED_DISPLACEMENT_BOUND = 0.10, 0.60, 0.10, 0.30
+ANSWER_BOUND = 0.0
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -42,7 +43,9 @@ class Effort:
     views_per_scan: int = 8
     phase_views_per_scan: int = 4
     n_patches: int = 128
-    real_patches: int = 256
+    real_patches: int | None = None
+    """Patches of the views of real scans and of the encoder's answer; None: as many as training uses."""
+    answer_pairs: int = 240
     seed: int = 71
 
 
@@ -74,10 +77,7 @@ def check_blanked(
 ) -> list[Finding]:
     """Constant patches at the true positions through an encoder (None: tiny, untrained), its embeddings read out."""
     sample = draw_sample(scans, draw, _per_scan(effort.position_pairs, scans), config.view)
-    if encoder is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(effort.seed)
-            encoder = build_encoder("tiny")
+    encoder = encoder or _untrained(effort)
     features = pair_features(blanked_features(encoder, sample.positions_mm[:, :, :48]))
     predicted = READERS["ridge"](features, sample.targets)
     name = "pixels blanked, " + ("ball tied to the window" if control else "true positions")
@@ -123,9 +123,25 @@ def check_noise(scans: Sequence[ScanGeometry], config: PrismConfig, effort: Effo
     return [*sorted(found, key=lambda finding: finding.check), ceiling]
 
 
+def check_answer(
+    scans: Sequence[ScanGeometry], config: PrismConfig, effort: Effort, encoder: PrismEncoder | None = None
+) -> list[Finding]:
+    """Does the encoder itself use the phase? It sees noise on the grid of each scan: no anatomy, and all of the phase.
+
+    Its embeddings (None: tiny, untrained) are read out for the rotation.
+    """
+    encoder = encoder or _untrained(effort)
+    draw = honest_drawer(config.view, effort.real_patches or config.data.n_patches, effort.seed)
+    per_scan = _per_scan(effort.answer_pairs, scans)
+    each = list(_in_threads(lambda scan: _noise_embeddings(scan, draw, per_scan, config, effort, encoder), scans))
+    turned = draw_sample(scans, draw, per_scan, config.view).targets[:, 3:6]
+    predicted = READERS["ridge"](pair_features(np.concatenate(each)), turned)
+    return [worst_axis("anatomy blanked, phase kept", "encoder + ridge", ROTATION, predicted, turned, ANSWER_BOUND)]
+
+
 def check_real(scans: Sequence[PreparedScan], config: PrismConfig, effort: Effort) -> list[Finding]:
     """The scans themselves: the phase of their interpolation blur, and what retrieval achieves without an encoder."""
-    draw = honest_drawer(config.view, effort.real_patches, effort.seed)
+    draw = honest_drawer(config.view, effort.real_patches or config.data.n_patches, effort.seed)
     each = list(_in_threads(lambda scan: _real_views(scan, draw, config, effort), scans))
     read, true, histogram, mean_std = (np.concatenate([views[part] for views in each]) for part in range(4))
     series = _repeated([scan.record.series_id for scan in scans], effort.views_per_scan)
@@ -165,6 +181,27 @@ def _noise_views(
                 true.append(view.rotation_deg)
     blur_pairs, padding_pairs = (np.array(features).reshape(n_pairs, 2, -1) for features in (blur, padding))
     return blur_pairs, padding_pairs, np.array(read), np.array(true)
+
+
+def _noise_embeddings(
+    scan: ScanGeometry, draw: Drawer, n_pairs: int, config: PrismConfig, effort: Effort, encoder: PrismEncoder
+) -> Float64:
+    """Embeddings of views of noise, [n_pairs, 2, D]."""
+    noise = pixels.noise_scan(scan, effort.seed)
+    embedded = []
+    for visit in range(n_pairs):
+        views = draw(scan, visit)
+        patches = np.stack([pixels.cut(noise, pixels.unclipped(view), config.data.patch_mm) for view in views])
+        positions = np.stack([view.positions_mm for view in views])
+        with torch.inference_mode():
+            embedded.append(encoder(torch.from_numpy(patches)[..., None], torch.from_numpy(positions)).double().numpy())
+    return np.stack(embedded)
+
+
+def _untrained(effort: Effort) -> PrismEncoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(effort.seed)
+        return build_encoder("tiny")
 
 
 def _real_views(

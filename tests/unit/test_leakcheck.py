@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.contracts import PreparedScan
+from prism_ssl.contracts import Float64, PreparedScan
 from prism_ssl.eval import leak_pixels as pixels
 from prism_ssl.eval.catalog_scans import catalog_config, usable_scans
-from prism_ssl.eval.leak_checks import Effort, check_blanked, check_lattice, check_positions
+from prism_ssl.eval.leak_checks import Effort, check_answer, check_blanked, check_lattice, check_positions
 from prism_ssl.eval.leak_finding import Finding, worst_axis
 from prism_ssl.eval.leak_views import Drawer, ScanGeometry, entangling_drawer, honest_drawer, rounding_drawer
 from prism_ssl.eval.leakcheck import leak_findings, main
+from prism_ssl.eval.slice_phase import rotation_from_phase_deg
+from prism_ssl.model.backbone import PrismEncoder
 
 SMALL = Effort(
     position_pairs=480, phase_pairs=60, noise_pairs=32, views_per_scan=4, phase_views_per_scan=2, n_patches=64,
-    real_patches=64,
+    real_patches=64, answer_pairs=96,
 )  # fmt: skip
 
 
@@ -51,6 +55,41 @@ def test_training_leaks_nothing_and_every_control_is_caught(scans: list[Prepared
     assert level["chance"] < level["modality alone"] < level["spacing alone"]
     ceiling = next(finding for finding in findings if "ceiling" in finding.reader)
     assert ceiling.value > 0.7, "interpolation of pure noise does tell the rotation: the reader must see it"
+
+
+class PhaseReader(PrismEncoder):
+    """An encoder that has learned nothing but the matched filter: its embedding is the rotation read from the phase."""
+
+    def __init__(self, affine: Float64, rotation_max_deg: float) -> None:
+        torch.nn.Module.__init__(self)
+        self._affine, self._rotation_max_deg = affine, rotation_max_deg
+
+    def forward(self, patches: torch.Tensor, positions_mm: torch.Tensor) -> torch.Tensor:
+        read = []
+        for view, where in zip(patches[..., 0].numpy(), positions_mm.numpy(), strict=True):
+            energy = np.log(view.var(axis=(1, 2)) + 1e-9).astype(np.float64)
+            points = where.astype(np.float64)
+            read.append(
+                rotation_from_phase_deg(points, energy - energy.mean(), self._affine, self._rotation_max_deg)[0]
+            )
+        return torch.from_numpy(np.array(read))
+
+
+def test_the_phase_is_looked_for_with_as_many_patches_as_training_uses(config: PrismConfig) -> None:
+    assert Effort().real_patches is None, "fewer would read less of it than an encoder could"
+    assert config.data.n_patches == 1024
+
+
+def test_an_encoder_that_answers_from_the_phase_is_found_out(
+    geometries: list[ScanGeometry], config: PrismConfig
+) -> None:
+    coarse = [scan for scan in geometries if np.linalg.norm(scan.affine[:3, :3], axis=0).max() >= 4][:1]
+    reader = PhaseReader(coarse[0].affine, config.view.rotation_max_deg)
+    effort = dataclasses.replace(SMALL, real_patches=512, answer_pairs=64)
+    (found,) = check_answer(coarse, config, effort, reader)
+    assert found.verdict == "LEAK", found
+    (untrained,) = check_answer(coarse, config, dataclasses.replace(effort, real_patches=32))
+    assert untrained.verdict == "ok", untrained
 
 
 def test_centres_rounded_to_voxels_are_a_leak(
