@@ -1,9 +1,11 @@
 """A soak: ``python tests/soak.py --minutes 20 --seed 0 --report tests/soak_report.md``. Exit code 0: nothing was wrong.
 
-Half of the time one lenient run trains while pool actors are killed, the archive is away, scans break and hang, and
-the tracking server fails; the other half runs are ended in every way there is and started again. What happens when
-follows from the seed. Checked all along: the status says what happened, steps are neither lost nor repeated, nothing
-is left on the machine, and no process grows.
+It has four acts. One lenient run trains while pool actors are killed, the archive is away, scans break and hang, and
+the tracking server fails (40 % of the time). Runs are ended in every way there is and started again (30 %). Two runs,
+a sweep and an embedding job start at the same moment on one catalogue, and one of them is killed (20 %, at least once).
+A run is stopped at random moments from its first second on, and its totals are compared with an unbroken twin's
+(10 %, at least two stops). What happens when follows from the seed. Checked all along: the status says what happened,
+steps are neither lost nor repeated, nothing is left on the machine, and no process grows.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from typing import TypeVar
 if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.soak_company import keep_company
 from tests.soak_faults import ENDING, PASSING, Ending
+from tests.soak_stops import stop_and_go
 from tests.soak_world import CHECKPOINT_EVERY, LOG_EVERY, Sample, SoakRun, World, remove, steps_of
 from tests.wandb_server import WandbServer
 
@@ -35,6 +39,8 @@ T = TypeVar("T")
 
 ENDLESS = 10**7
 START_LIMIT_S = 180.0
+STOP_S = 30.0
+"""About what a stop at a random moment takes."""
 SCAN_FAULTS_MAX = 6
 """Broken scans leave a pool for good; a shard must keep enough of them."""
 GROWTH_MAX, GROWTH_SLACK_BYTES, DESCRIPTORS_MAX = 0.05, 24 * 2**20, 8
@@ -181,6 +187,24 @@ def _judge(world: World, findings: Findings, run: SoakRun, code: int, fault: End
         findings.check(False, f"{fault.name}: left behind: {left}")
 
 
+# ---------------------------------------------------------------------- third and fourth act
+def company(world: World, findings: Findings, rng: Random, seconds: float) -> None:
+    """Jobs of all kinds side by side, again and again on an archive that none of them has checked."""
+    end, number = time.monotonic() + seconds, 0
+    encoder = SoakRun(world, "encoder", train__max_steps=20)
+    findings.check(encoder.end() == 0, f"no encoder to embed with: {_last_words(world)}")
+    while number == 0 or time.monotonic() < end:
+        number += 1
+        seen = keep_company(world, encoder.folder, number, rng, findings.check)
+        findings.note(_since(world), 0, "two runs, a sweep and an embedding job at once", seen)
+
+
+def stops(world: World, findings: Findings, rng: Random, number: int) -> None:
+    """A run stopped ``number`` times, and its twin."""
+    for seen in stop_and_go(world, number, rng, findings.check):
+        findings.note(_since(world), 0, "stopped at a random moment", seen)
+
+
 # ---------------------------------------------------------------------- the report
 def report(findings: Findings, seed: int, seconds: float) -> str:
     """Markdown: circumstances, what happened and what the user saw, and how the processes grew."""
@@ -218,14 +242,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stops", type=int, default=None, help="stops at random moments, in place of the act's share")
     parser.add_argument("--report", type=Path, default=None)
     arguments = parser.parse_args()
     findings, rng, seconds = Findings(), Random(arguments.seed), arguments.minutes * 60
     with tempfile.TemporaryDirectory(prefix="soak-", dir="/tmp") as root, WandbServer() as server:
         world = World(Path(root), server)
         try:
-            endure(world, findings, rng, seconds / 2)
-            come_and_go(world, findings, rng, seconds / 2)
+            stops(world, findings, rng, arguments.stops or max(2, int(0.1 * seconds / STOP_S)))
+            company(world, findings, rng, 0.2 * seconds)
+            endure(world, findings, rng, 0.4 * seconds)
+            come_and_go(world, findings, rng, 0.3 * seconds)
         finally:
             if findings.wrong:
                 print((world.root / "output.log").read_text()[-20_000:], file=sys.stderr)
