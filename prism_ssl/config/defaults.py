@@ -20,7 +20,6 @@ def phantom_cpu() -> PrismConfig:
         recipe="phantom-cpu",
         data=DataConfig(
             phantom_subjects=24,
-            holdout_min_series=12,
             workers=2,
             warm_pool_size=4,
             visits_per_scan=40,
