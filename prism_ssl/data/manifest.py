@@ -140,8 +140,9 @@ class Manifest:
             parts = _part_files(self._parts)
             if parts or not self.path.exists():
                 self._write(self.path, _folded([self.path, *sorted(parts, key=self._is_own)]))
+            folder_changed_s = self._parts.stat().st_mtime  # by the clock that dates its files, a file server's, say
             for file in files:
-                if self._is_own(file) or _is_left_behind(file):
+                if self._is_own(file) or _is_left_behind(file, folder_changed_s):
                     file.unlink(missing_ok=True)
 
     def _write(self, file: Path, table: pl.DataFrame) -> None:
@@ -235,13 +236,13 @@ def _started(process_id: int) -> str:
         return ""
 
 
-def _is_left_behind(file: Path) -> bool:
+def _is_left_behind(file: Path, now_s: float) -> bool:
     """Whether the process that wrote a part cannot come back for it: dead, or on another host and not heard of."""
     _, *owner, _ = file.name.split("-") if file.name.count("-") == 4 else ("", "", "", "", "")
     if owner[0] == _host():
         return _started(int(owner[1])) != owner[2]
     try:
-        return time.time() - file.stat().st_mtime > _FORGOTTEN_S
+        return now_s - file.stat().st_mtime > _FORGOTTEN_S
     except FileNotFoundError:
         return False
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from prism_ssl.config.schema import DataConfig
 from prism_ssl.errors import ConfigError, PrismError
 from prism_ssl.eval.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
 from prism_ssl.utils.fs import temporary_root
@@ -43,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with output_that_ends_nothing(), stop_signals_interrupt():
         console, started = Console(), time.monotonic()
         try:
-            tmp_root = temporary_root(given.tmp_root)
+            data, tmp_root = catalog_settings(given), temporary_root(given.tmp_root)
             with ray_environment(tmp_root):
-                report = _embed(given, tmp_root)
+                report = _embed(given, data, tmp_root)
         except (PrismError, OSError) as error:
             return refused(error)
         except KeyboardInterrupt:
@@ -56,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_OK if report.rows else EXIT_NO
 
 
-def _embed(given: argparse.Namespace, tmp_root: Path) -> EmbedReport:
-    data = catalog_settings(given)
+def _embed(given: argparse.Namespace, data: DataConfig, tmp_root: Path) -> EmbedReport:
     # Ray reads its environment when it is first imported. Its core calls it an error that an actor may be restarted.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from prism_ssl.eval.embed_job import embed_catalog, embed_config
