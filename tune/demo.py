@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 
 from prism_ssl.eval.ranking_report import TABLE_FILE, TEXT_FILE
@@ -82,7 +83,7 @@ def _demo(arguments: Sequence[str] | None) -> int:
         here = Path.cwd()
         programs = {name: Path(sys.prefix) / "bin" / name for name in ("python", "marimo")}
         shown = {"folder": sweep.folder, "best": best, "catalog": catalog, **programs}
-        words = {name: _from(here, path) for name, path in shown.items()} | {"ranking": TEXT_FILE}
+        words = {name: escape(_from(here, path)) for name, path in shown.items()} | {"ranking": TEXT_FILE}
         # Without a frame: these lines are there to be copied.
         console.rule(f"done in {format_duration(time.monotonic() - started)}", align="left")
         console.print(_AFTER.format(**words), highlight=False, soft_wrap=True)

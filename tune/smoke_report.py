@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from prism_ssl.config.defaults import config_from_dict
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checks = [check for folder in folders for check in checks_of(folder)]
     results = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: "not asked"}
     for check in checks:
-        table.add_row(check.run, check.what, results[check.passed], check.found)
+        table.add_row(escape(check.run), check.what, results[check.passed], escape(check.found))
     Console().print(table)
     failed = sum(check.passed is False for check in checks)
     Console().print(f"{failed} of {len(checks)} checks failed" if failed else "passed", highlight=False)

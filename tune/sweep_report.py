@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from prism_ssl.eval.ranking import (
@@ -81,7 +82,7 @@ def _table(ranked: pl.DataFrame) -> Table:
         interval = f" ({run[QUALITY_LOW]:.3f} to {run[QUALITY_HIGH]:.3f})" if known else ""
         table.add_row(
             str(run["rank"]),
-            run["run"],
+            escape(run["run"]),
             f"[{'green' if run['status'] == 'ok' else 'red'}]{run['status']}[/]",
             _said(run[QUALITY], "{:.3f}") + interval,
             _said(run[THROUGHPUT], "{:,.0f}"),

@@ -182,7 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PrismError, OSError) as error:
         Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True)
         return 1
-    Console().print("\n".join(map(str, paths)) or "nothing was logged yet", highlight=False, soft_wrap=True)
+    told = "\n".join(map(str, paths)) or "nothing was logged yet"
+    Console().print(told, markup=False, highlight=False, soft_wrap=True)
     return 0 if paths else 1
 
 

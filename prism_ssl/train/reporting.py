@@ -1,7 +1,8 @@
 """What Ray Train's and Tune's own views show of a run while it goes on: some scalars at checkpoints and evaluations.
 
-A report is a wait for Ray's controller, which looks at its worker every RAY_TRAIN_HEALTH_CHECK_INTERVAL_S: 0.2 s
-(set by ``fit``) cost 0.2 s a report here, Ray's own 2 s cost 2 s. Therefore none at every step.
+A report waits until Ray's controller next looks at its workers, every RAY_TRAIN_HEALTH_CHECK_INTERVAL_S: up to 0.2 s as
+``fit`` sets it, up to 2 s by Ray's default. This follows from the interval and was not timed. Therefore none at every
+step.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ def _finished(sweep: Sweep) -> None:
 def test_the_demo_ends_with_commands_that_can_be_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    tmp_path = tmp_path / "lab[bold]"  # which is no markup on the console
     places = ["--run.root", str(tmp_path / "runs"), "--run.tmp-root", str(tmp_path)]
     sweep = tune_core24.parse([*demo.SWEEP, *places])
     assert [point.objective for point in sweep.points].count("regression") == 2
