@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prism_ssl.config.defaults import apply_overrides
+from prism_ssl.config.defaults import apply_overrides, known_keys
 from prism_ssl.config.operations import TrackingConfig, TrackingMode
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.data.holdout import Split
 from prism_ssl.errors import RunFolderError
 from prism_ssl.train.local_record import CHECKPOINT_FILE, read_summary, write_json
-from prism_ssl.train.run_folder import folder_of_command, refuse_other_settings, with_absolute_catalog
+from prism_ssl.train.run_folder import folder_of_command, refuse_other_settings, saved_settings, with_absolute_catalog
 from prism_ssl.utils.fs import FolderLock, private_folder
 from tune.core24 import (
     DERIVED,
@@ -54,7 +54,7 @@ class Sweep:
         # Here, once: Ray Tune gives every trial's process a working directory of its own.
         places = {"run.root": self.base.run.root, "run.tmp_root": self.base.run.tmp_root}
         placed = {key: str(Path(path).absolute()) for key, path in places.items() if path is not None}
-        placed["run.name"] = self.base.run.name or folder_of_command(Path(self.base.run.root), self.base).name
+        placed["run.name"] = self.base.run.name or _folder_of(self.base).name
         object.__setattr__(self, "base", with_absolute_catalog(apply_overrides(self.base, placed)))
 
     @property
@@ -181,6 +181,17 @@ def with_max_steps(base: PrismConfig, max_steps: int | None) -> PrismConfig:
 def largest(configs: Sequence[PrismConfig]) -> PrismConfig:
     """The settings whose chunks need most room in the object store."""
     return max(configs, key=lambda config: config.train.batch_size * config.data.n_patches)
+
+
+def _folder_of(base: PrismConfig) -> Path:
+    factors = {key: value for key, value in known_keys(base).items() if key in (*LEVELS, DERIVED)}
+
+    def shared_by_cells(folder: Path) -> PrismConfig | None:
+        told = (saved_settings(folder / point.name) for point in design_points("full"))
+        cell = next((settings for settings in told if settings is not None), None)
+        return cell and apply_overrides(cell, factors)
+
+    return folder_of_command(Path(base.run.root), base, shared_by_cells)
 
 
 def _finished(summary: RunSummary | None, max_steps: int) -> bool:

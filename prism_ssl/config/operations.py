@@ -116,7 +116,8 @@ class RunConfig:
     """Where a run lives."""
 
     name: str | None = None
-    """Name of the run folder; None: recipe and a hash of the settings, so that the same command finds it again."""
+    """Name of the run folder; None: recipe and a hash of the settings that a resume must not change, so that the same
+    command finds it again."""
     root: str = "runs"
     """Folder of the run folders, on durable storage."""
     tmp_root: str | None = None

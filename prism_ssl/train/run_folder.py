@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,14 +93,15 @@ class RunFolder:
 def folder_for(config: PrismConfig) -> Path:
     """Where the run of these settings is, or will be."""
     root = Path(config.run.root).absolute()
-    return root / config.run.name if config.run.name is not None else folder_of_command(root, config, _first_unfinished)
+    return root / config.run.name if config.run.name is not None else folder_of_command(root, config)
 
 
 def claim_run_folder(config: PrismConfig) -> RunFolder:
     """The folder for ``config``: the unfinished run of the same settings, or a new one.
 
-    With ``run.name`` the named folder is taken. Otherwise the name follows from recipe and settings, so that the
-    same command finds its own interrupted run; a run that has finished is left alone and the next free number used.
+    With ``run.name`` the named folder is taken. Otherwise the name follows from recipe and the settings that must not
+    change, so that the same command finds its own interrupted run, also with another limit, length or tracking; a run
+    that has finished is left alone and the next free number used.
 
     Raises:
         RunFolderError: not writable, in use by another process, finished, or of different settings.
@@ -111,22 +113,63 @@ def claim_run_folder(config: PrismConfig) -> RunFolder:
     return _claim(path, with_absolute_catalog(config))
 
 
-def folder_of_command(root: Path, config: PrismConfig, of: Callable[[Path], Path] = Path) -> Path:
-    """The folder below ``root`` of a command without a name; ``of`` maps the folder of its settings to the one to use.
+def saved_settings(path: Path) -> PrismConfig | None:
+    """The settings that a run folder tells; None where it tells none.
 
-    The catalogue counts as the file that its path leads to. Where only the folder is there that an earlier version
-    named by the spelling of the path, it is that one.
+    Raises:
+        RunFolderError: they cannot be read.
     """
-    given = config.data.catalog_path
-    file = given and str(Path(given).expanduser().resolve())
-    now, before = (of(root / f"{config.recipe}-{_hash_of_command(config, path)}") for path in (file, given))
-    return before if before.exists() and not now.exists() else now
+    saved = path / CONFIG_FILE
+    try:
+        return config_from_dict(json.loads(saved.read_text())) if saved.exists() else None
+    except (ConfigError, ValueError) as error:
+        raise RunFolderError(f"{saved} cannot be read ({error}); choose another --run.name") from error
 
 
-def _hash_of_command(config: PrismConfig, catalog_path: str | None) -> str:
-    """Eight characters that differ whenever any setting but those of ``run`` does."""
-    settings = {key: value for key, value in known_keys(config).items() if not key.startswith("run.")}
-    return content_hash(settings | {"data.catalog_path": catalog_path})[:8]
+def folder_of_command(
+    root: Path, config: PrismConfig, settings_in: Callable[[Path], PrismConfig | None] = saved_settings
+) -> Path:
+    """The folder below ``root`` of a command without a name: of its unfinished run, or a new one.
+
+    A run is the command's when what must not change is equal, under whichever name a version put it; of several it is
+    the one whose other settings agree most, then the newest. ``settings_in`` reads the settings from a folder.
+    """
+    fixed, known = _fixed_by_command(config), _told(config)
+    found = []
+    for path in _automatically_named(root, config.recipe):
+        try:
+            before = settings_in(path)
+        except (RunFolderError, OSError):  # not to be read, so not to be gone on with
+            continue
+        if before is not None and _fixed_by_command(before) == fixed and not _finished(path):
+            told = _told(before)
+            agreeing = sum(told[key] == value for key, value in known.items())
+            found.append((agreeing, path.stat().st_mtime_ns, path))
+    return max(found)[-1] if found else _first_unfinished(root / f"{config.recipe}-{content_hash(fixed)[:8]}")
+
+
+def _automatically_named(root: Path, recipe: str) -> list[Path]:
+    name = re.compile(rf"{re.escape(recipe)}-[0-9a-f]{{8}}(-\d+)?")
+    try:
+        return sorted(path for path in root.iterdir() if name.fullmatch(path.name))
+    except OSError:
+        return []
+
+
+def _fixed_by_command(config: PrismConfig) -> dict[str, Any]:
+    """What must be equal for a command to go on with a run: settings that are not at their default, and the table.
+
+    A setting of a later version whose default changes nothing then changes no name.
+    """
+    given, default = config.data.catalog_path, known_keys(PrismConfig())
+    fixed = {key: value for key, value in _told(config).items() if _is_fixed(key) and value != default[key]}
+    # the table as the file that its path leads to; its columns say who a patient is
+    table = given and str(Path(given).expanduser().resolve())
+    return fixed | {"data.catalog_path": table, "data.columns": config.data.columns}
+
+
+def _told(config: PrismConfig) -> dict[str, Any]:
+    return {key: value for key, value in known_keys(config).items() if not key.startswith("run.")}
 
 
 def _first_unfinished(base: Path) -> Path:
@@ -184,19 +227,6 @@ def _other_settings(path: Path, changed: Sequence[str]) -> RunFolderError:
         f"run {path.name!r} was trained with other settings ({'; '.join(changed)}); "
         "give the same ones to resume it, or choose another --run.name"
     )
-
-
-def saved_settings(path: Path) -> PrismConfig | None:
-    """The settings that a run folder tells; None where it tells none.
-
-    Raises:
-        RunFolderError: they cannot be read.
-    """
-    saved = path / CONFIG_FILE
-    try:
-        return config_from_dict(json.loads(saved.read_text())) if saved.exists() else None
-    except (ConfigError, ValueError) as error:
-        raise RunFolderError(f"{saved} cannot be read ({error}); choose another --run.name") from error
 
 
 def _claim(path: Path, config: PrismConfig) -> RunFolder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.errors import RunFolderError
 from prism_ssl.train.local_record import CHECKPOINT_FILE, CONFIG_FILE, write_json, write_summary
-from prism_ssl.train.run_folder import MAY_CHANGE, claim_run_folder, identities, identity
+from prism_ssl.train.run_folder import MAY_CHANGE, claim_run_folder, folder_for, identities, identity
 from prism_ssl.utils.hashing import content_hash
 
 OTHER_VALUES: dict[str, Any] = {
@@ -71,9 +72,42 @@ def test_a_finished_run_is_left_alone_and_the_next_number_used(tmp_path: Path) -
     assert third.checkpoint is None
 
 
-@pytest.mark.parametrize(("key", "value"), [("train.lr", 1.0), ("train.max_steps", 401), ("preflight.min_slices", 13)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("train.lr", 1.0), ("data.n_scans", 9), ("data.selection_seed", 1), ("data.columns", {"pmbb_id": "mrn"})],
+)
 def test_another_command_gets_another_folder(tmp_path: Path, key: str, value: Any) -> None:
     assert _leave(_config(tmp_path)) != _leave(apply_overrides(_config(tmp_path), {key: value}))
+
+
+def test_a_command_with_another_limit_length_or_tracking_goes_on_with_its_unfinished_run(tmp_path: Path) -> None:
+    before = _leave(_config(tmp_path))
+    told = {"quota.home_hard_bytes": 10**12, "tracking.mode": "offline", "eval.every": 50, "preflight.min_slices": 13}
+    for changes in ({key: value} for key, value in {**told, **OTHER_VALUES}.items()):
+        folder = claim_run_folder(apply_overrides(_config(tmp_path), changes))
+        folder.release()
+        assert (folder.path, folder.checkpoint) == (before, before / CHECKPOINT_FILE)
+
+
+def test_a_setting_at_its_default_is_no_part_of_a_name(tmp_path: Path) -> None:
+    config = apply_overrides(PrismConfig(), {"run.root": str(tmp_path), "train.lr": 0.5})
+    hashed = content_hash({"train.lr": 0.5, "data.catalog_path": None, "data.columns": {}})[:8]
+    assert claim_run_folder(config).name == f"custom-{hashed}"
+
+
+def test_of_runs_that_earlier_versions_named_apart_each_command_finds_its_own(tmp_path: Path) -> None:
+    limits = (None, 10**12, 2 * 10**12)
+    for number, limit in enumerate(limits):
+        config = _config(tmp_path, run__name=f"phantom-cpu-0000000{number}", quota__home_hard_bytes=limit)
+        _leave(config)
+        os.utime(tmp_path / str(config.run.name), (number, number))
+    _leave(_config(tmp_path, run__name="phantom-cpu-mine"))
+    for number, limit in enumerate(limits):
+        assert folder_for(_config(tmp_path, quota__home_hard_bytes=limit)).name == f"phantom-cpu-0000000{number}"
+    other = _config(tmp_path, quota__home_hard_bytes=3 * 10**12, quota__home_soft_bytes=1)
+    assert folder_for(other).name == "phantom-cpu-00000002"
+    (tmp_path / "phantom-cpu-00000002" / CONFIG_FILE).write_text("{")
+    assert folder_for(other).name == "phantom-cpu-00000001"
 
 
 def test_a_named_run_that_has_finished_is_refused(tmp_path: Path) -> None:

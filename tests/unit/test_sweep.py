@@ -64,6 +64,14 @@ def test_the_same_command_finds_its_folder_and_so_does_one_for_other_cells(tmp_p
     assert re.fullmatch(r"core24-smoke-[0-9a-f]{8}", here.name)
 
 
+def test_a_sweep_is_found_under_other_limits_and_under_the_name_of_an_earlier_version(tmp_path: Path) -> None:
+    before = sweep(tmp_path, run__name="core24-smoke-00000000", quota__home_hard_bytes=10**12)
+    leave(before, 3, "failed")
+    for changed in ({"tracking__mode": "offline"}, {"quota__home_hard_bytes": 2 * 10**12}, {"train__max_steps": 13}):
+        assert sweep(tmp_path, **changed).folder == before.folder
+    assert sweep(tmp_path, train__lr=0.5).folder != before.folder
+
+
 def test_a_trials_run_is_below_the_sweep_and_tracked_as_a_part_of_it(tmp_path: Path) -> None:
     some = sweep(tmp_path, tracking__tags=("mine",))
     config = some.config(some.points[0])
