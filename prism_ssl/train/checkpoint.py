@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from prism_ssl.utils.fs import atomic_file
 
 _FORMAT = 1
 _ZIP_FOLDER = 0x10
+_PLAIN_VALUES = "data.pkl"
 
 
 @dataclass
@@ -68,8 +71,54 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
         CheckpointError: the file is damaged, of another format, or holds code.
     """
     verify_checkpoint_file(path)  # torch itself ignores the checksums: a flipped bit would become a weight
+    return _read(path, map_location=device)
+
+
+@dataclass(frozen=True)
+class CheckpointNote:
+    """What a checkpoint says of itself beside its tensors; see ``Checkpoint``."""
+
+    step: int
+    tracked: dict[str, Any] | None
+    split: dict[str, Any] | None
+
+
+def verified_note(path: Path) -> CheckpointNote:
+    """What a checkpoint says of itself, after one reading of the whole file; raises as ``load_checkpoint``."""
+    verify_checkpoint_file(path)
+    return _note(path)
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step at which a checkpoint was written, whose tensors are not read: some of them may be damaged.
+
+    Raises as ``load_checkpoint``, but for them.
+    """
+    with _damage_named(path), zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.filename.endswith(_PLAIN_VALUES):
+                archive.read(entry)  # which compares its checksum
+    return _note(path).step
+
+
+def verify_checkpoint_file(path: Path) -> None:
+    """Check the file's own checksums without torch; raises ``CheckpointError``."""
+    with _damage_named(path), zipfile.ZipFile(path) as archive:
+        # torch takes an entry marked as a folder for empty, and returns memory that nobody wrote
+        folders = (entry.filename for entry in archive.infolist() if entry.external_attr & _ZIP_FOLDER)
+        damaged = archive.testzip() or next(folders, None)
+    if damaged:
+        raise CheckpointError(f"{path} is damaged: the checksum or the header of {damaged} is wrong; {ADVICE}")
+
+
+def _note(path: Path) -> CheckpointNote:
+    told = _read(path, map_location="cpu", mmap=True)  # maps the tensors; nobody looks at them
+    return CheckpointNote(told.step, told.tracked, told.split)
+
+
+def _read(path: Path, **how: Any) -> Checkpoint:
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, weights_only=True, **how)
         if state.pop("format") != _FORMAT:
             raise CheckpointError(f"{path} has another format than this version writes ({_FORMAT}); {ADVICE}")
         return Checkpoint(**state)
@@ -83,22 +132,12 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
         raise CheckpointError(f"{path} does not load ({type(error).__name__}: {error}); {ADVICE}") from error
 
 
-def checkpoint_step(path: Path) -> int:
-    """The step at which a checkpoint was written; raises as ``load_checkpoint``."""
-    return load_checkpoint(path, torch.device("cpu")).step
-
-
-def verify_checkpoint_file(path: Path) -> None:
-    """Check the file's own checksums without torch; raises ``CheckpointError``."""
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            # torch takes an entry marked as a folder for empty, and returns memory that nobody wrote
-            folders = (entry.filename for entry in archive.infolist() if entry.external_attr & _ZIP_FOLDER)
-            damaged = archive.testzip() or next(folders, None)
+        yield
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); {ADVICE}") from error
-    if damaged:
-        raise CheckpointError(f"{path} is damaged: the checksum or the header of {damaged} is wrong; {ADVICE}")
 
 
 ADVICE = "move it away to start at step 0, or pass --run.name for a new run; it is never overwritten silently"

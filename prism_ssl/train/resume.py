@@ -7,13 +7,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import Archive
 from prism_ssl.data.holdout import Split
 from prism_ssl.errors import CheckpointError, RunFolderError, TrackingError
-from prism_ssl.train.checkpoint import ADVICE, Checkpoint, load_checkpoint
+from prism_ssl.train.checkpoint import ADVICE, CheckpointNote, verified_note
 from prism_ssl.train.local_record import CHECKPOINT_FILE
 from prism_ssl.train.run_folder import RunFolder, refuse_unknown_table
 from prism_ssl.train.tracked_checkpoint import fetch_checkpoint, find_tracked
@@ -44,7 +42,7 @@ def starting_point(folder: RunFolder, config: PrismConfig) -> StartingPoint:
     if folder.checkpoint is None:
         return _from_artifact(folder.path, config)
     try:
-        checkpoint = load_checkpoint(folder.checkpoint, torch.device("cpu"))
+        checkpoint = verified_note(folder.checkpoint)
     except CheckpointError as error:
         raise CheckpointError(f"{str(error).removesuffix(ADVICE)}{_next_option(folder.path, config)}") from error
     if checkpoint.tracked is not None and read_tracked_as(folder.path) is None:
@@ -118,13 +116,13 @@ _UNPROVEN = (
 )
 
 
-def _split_of(checkpoint: Checkpoint) -> Split | None:
+def _split_of(checkpoint: CheckpointNote) -> Split | None:
     return None if checkpoint.split is None else Split.from_plain(checkpoint.split)
 
 
-def _verified(fetched: Path, artifact: str) -> Checkpoint:
+def _verified(fetched: Path, artifact: str) -> CheckpointNote:
     try:
-        return load_checkpoint(fetched, torch.device("cpu"))
+        return verified_note(fetched)
     except CheckpointError as error:
         what = str(error).removesuffix(f"; {ADVICE}").replace(str(fetched), "its file")
         raise CheckpointError(f"the W&B artifact {artifact}:latest is damaged ({what}); {_NEW}") from error

@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from prism_ssl.config.defaults import phantom_cpu
+from prism_ssl.data.holdout import Split
 from prism_ssl.errors import CheckpointError
 from prism_ssl.train.checkpoint import (
     Checkpoint,
@@ -23,14 +25,22 @@ from prism_ssl.train.checkpoint import (
     restore_rng,
     rng_state,
     save_checkpoint,
+    verified_note,
     verify_checkpoint_file,
 )
 from prism_ssl.train.learner import Learner
+from prism_ssl.train.resume import starting_point
+from prism_ssl.train.run_folder import RunFolder
+from prism_ssl.utils.fs import FolderLock
 from tests.unit.model_batches import random_batch
 
 CPU = torch.device("cpu")
 ADVICE = "move it away to start at step 0, or pass --run.name for a new run"
-READERS: list[Callable[[Path], Any]] = [verify_checkpoint_file, lambda path: load_checkpoint(path, CPU)]
+READERS: list[Callable[[Path], Any]] = [
+    verify_checkpoint_file,
+    verified_note,
+    lambda path: load_checkpoint(path, CPU),
+]
 CURSORS: list[dict[str, Any] | None] = [{"epoch": 1, "slots": [["scan-1", 3, 17]]}, None]
 
 
@@ -110,7 +120,7 @@ def test_a_checkpoint_loaded_to_the_gpu_restores_the_generators(tmp_path: Path) 
     assert_same((torch.rand(5), torch.rand(5, device="cuda")), draws)
 
 
-@pytest.mark.parametrize("reader", READERS, ids=["verify", "load"])
+@pytest.mark.parametrize("reader", READERS, ids=["verify", "note", "load"])
 @pytest.mark.parametrize("damage", ["empty", "half", "last byte missing", "text", "zeros"])
 def test_a_damaged_file_is_refused_with_its_path_and_advice(
     tmp_path: Path, damage: str, reader: Callable[[Path], Any]
@@ -124,7 +134,7 @@ def test_a_damaged_file_is_refused_with_its_path_and_advice(
         reader(path)
 
 
-@pytest.mark.parametrize("reader", READERS, ids=["verify", "load"])
+@pytest.mark.parametrize("reader", READERS, ids=["verify", "note", "load"])
 def test_a_flipped_byte_is_refused_or_was_only_padding(tmp_path: Path, reader: Callable[[Path], Any]) -> None:
     path = _small(tmp_path)
     raw, wanted = path.read_bytes(), vars(load_checkpoint(path, CPU))
@@ -139,12 +149,12 @@ def test_a_flipped_byte_is_refused_or_was_only_padding(tmp_path: Path, reader: C
                 assert ADVICE in str(error)  # noqa: PT017  every one of 2,000
             else:
                 if loaded is not None:
-                    assert_same(vars(loaded), wanted)
+                    assert_same(vars(loaded), {name: wanted[name] for name in vars(loaded)})
             os.pwrite(file.fileno(), bytes([byte]), position)
     assert refused > len(raw) / 3
 
 
-def test_a_flipped_weight_is_refused_by_both_readers(tmp_path: Path) -> None:
+def test_a_flipped_weight_is_refused_by_every_reader(tmp_path: Path) -> None:
     path = _small(tmp_path)
     raw = path.read_bytes()
     weight = torch.tensor([5.0]).numpy().tobytes()
@@ -163,6 +173,48 @@ class Trap:
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.mkdir, (str(self._path),)
+
+
+def _bytes_read() -> int:
+    """By this process so far; mapped pages are not among them."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts what a process reads")
+def test_a_step_is_told_without_reading_tensors_and_a_resume_reads_the_file_once(tmp_path: Path) -> None:
+    split = {"training": {"p": ["s"]}, "held_out": {}, "proven": True}
+    learner = {"network": {"w": torch.ones(4 * 2**20)}}
+    path = save_checkpoint(tmp_path, Checkpoint(3, learner, CURSORS, rng_state(), "abc", split=split))
+    size = path.stat().st_size
+    start = _bytes_read()
+    assert checkpoint_step(path) == 3
+    told = _bytes_read()
+    assert told - start < size / 8
+    found = starting_point(RunFolder(tmp_path, path, FolderLock(tmp_path)), phantom_cpu())
+    assert (found.step, found.checkpoint, found.split) == (3, path, Split.from_plain(split))
+    assert size <= _bytes_read() - told < 1.25 * size
+
+
+def test_a_step_is_the_one_that_was_written_or_refused(tmp_path: Path) -> None:
+    path = _small(tmp_path)
+    told = set[int]()
+    with path.open("r+b") as file:
+        for position, byte in enumerate(path.read_bytes()):
+            os.pwrite(file.fileno(), bytes([byte ^ 0xFF]), position)
+            with suppress(CheckpointError):
+                told.add(checkpoint_step(path))
+            os.pwrite(file.fileno(), bytes([byte]), position)
+    assert told == {3}
+
+
+def test_a_damaged_tensor_stops_a_resume_and_not_the_word_of_its_step(tmp_path: Path) -> None:
+    path = _small(tmp_path)
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(torch.arange(6.0).numpy().tobytes()) + 2] ^= 1
+    path.write_bytes(raw)
+    assert checkpoint_step(path) == 3
+    with pytest.raises(CheckpointError, match=rf"^{re.escape(str(path))} is damaged: the checksum .*{ADVICE}"):
+        starting_point(RunFolder(tmp_path, path, FolderLock(tmp_path)), phantom_cpu())
 
 
 def test_a_checkpoint_that_pickles_code_is_refused_and_the_code_never_run(tmp_path: Path) -> None:
