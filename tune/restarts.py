@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prism_ssl.contracts import RunSummary
-from prism_ssl.errors import ReplacementFailed
+from prism_ssl.errors import PrismError, ReplacementFailed
 from prism_ssl.train.local_record import write_summary
+from tune.core24 import DesignPoint
+from tune.sweep import Sweep
 
 
 def is_safe_to_restart(summary: RunSummary | None) -> bool:
@@ -29,3 +31,33 @@ def train_with_restarts(train: Callable[[], RunSummary], allowed: int, tell: Cal
         summary = dataclasses.replace(train(), restarts=restarts)
         write_summary(summary)
     return summary
+
+
+def sweep_with_restarts(
+    run: Callable[[Sequence[DesignPoint]], bool],
+    sweep: Sweep,
+    pending: Sequence[DesignPoint],
+    tell: Callable[[str], None],
+) -> bool:
+    """Run the ``pending`` cells, then those again that failed on a broken scan, at most ``run.max_restarts`` times.
+
+    ``run`` begins with a preflight, which leaves out what is quarantined by then, and returns whether it was asked to
+    stop; so does this. How often a cell was tried again is counted in its summary. A restart that cannot begin is told,
+    and what there is stands.
+    """
+    interrupted, restarts, allowed = run(pending), 0, sweep.base.run.max_restarts
+    while not interrupted and restarts < allowed:
+        again = [point for point in pending if is_safe_to_restart(sweep.summary(point))]
+        if not again:
+            break
+        restarts += 1
+        names = ", ".join(point.name for point in again)
+        tell(f"restart {restarts} of at most {allowed} (run.max_restarts), after a scan that broke: {names}")
+        try:
+            interrupted = run(again)
+        except PrismError as error:
+            tell(f"no restart: {type(error).__name__}: {error}")
+            break
+        for summary in filter(None, map(sweep.summary, again)):
+            write_summary(dataclasses.replace(summary, restarts=restarts))
+    return interrupted

@@ -25,6 +25,7 @@ from prism_ssl.utils.ray_session import ray_environment
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, stop_signals_interrupt
 from prism_ssl.utils.terminal import output_that_ends_nothing
 from tune.core24 import BASE_RECIPES, Design, Scale
+from tune.restarts import sweep_with_restarts
 from tune.sweep import Sweep, with_max_steps
 from tune.sweep_report import conclude, say
 
@@ -88,7 +89,9 @@ def _run(sweep: Sweep, console: Console) -> int:
             with ray_environment(temporary_root(sweep.base.run.tmp_root)):
                 from tune.sweep_run import run_sweep  # Ray reads its environment when it is first imported
 
-                interrupted = run_sweep(sweep, pending, console)
+                interrupted = sweep_with_restarts(
+                    lambda cells: run_sweep(sweep, cells, console), sweep, pending, lambda text: say(console, text)
+                )
         conclude(sweep, console)
         if not sweep.pending():
             return 0

@@ -124,7 +124,8 @@ class RunConfig:
     """Everything transient goes below this folder, in prism_ssl; None: /tmp/$USER, and a folder per SLURM job."""
     max_restarts: int = 0
     """In strict mode a scan that breaks ends a run and is quarantined: how often the command then begins again at the
-    checkpoint, without that scan. Job scripts set 3 (PRISM_SCAN_RESTARTS)."""
+    checkpoint, without that scan; a sweep does so with the trials that it ended. Job scripts set 3
+    (PRISM_SCAN_RESTARTS)."""
     memory_limit_bytes: int | None = None
     """Memory the run may use; None: the cgroup's or SLURM's limit, else what the machine has."""
 

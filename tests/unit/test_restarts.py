@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from prism_ssl.config.defaults import apply_overrides, core24_smoke
 from prism_ssl.contracts import RunSummary
-from prism_ssl.train.local_record import read_summary
-from tune.restarts import train_with_restarts
+from prism_ssl.errors import BatchDoesNotFit
+from prism_ssl.train.local_record import read_summary, write_summary
+from tune.core24 import DesignPoint
+from tune.restarts import sweep_with_restarts, train_with_restarts
+from tune.sweep import Sweep
 
 BROKEN = "ReplacementFailed: scan 1 failed at stage 'open': ..."
 
@@ -38,3 +43,51 @@ def test_restarts_are_bounded_and_the_run_then_stays_failed(tmp_path: Path) -> N
 def test_no_other_end_is_begun_again(tmp_path: Path, cause: str | None) -> None:
     summary, told, left = starts(tmp_path, cause, None)
     assert (summary.cause, summary.restarts, told, left) == (cause, 0, [], 1)
+
+
+class Night:
+    """A sweep of three cells, each of whose starts ends with the next of its causes; None: ok."""
+
+    def __init__(self, root: Path, *ends: Sequence[str | None], stopped_in: int | None = None) -> None:
+        settings = {"run.root": str(root), "run.max_restarts": 2}
+        self.sweep = Sweep(apply_overrides(core24_smoke(), settings), "smoke", "half", ("b32-p16-*-r2000-*",))
+        self._ends = {point: list(causes) for point, causes in zip(self.sweep.points, ends, strict=True)}
+        self._stopped_in = stopped_in
+        self.ran: list[int] = []
+        self.told: list[str] = []
+        self.interrupted = sweep_with_restarts(self._run, self.sweep, self.sweep.points, self.told.append)
+
+    def _run(self, cells: Sequence[DesignPoint]) -> bool:
+        self.ran.append(len(cells))
+        for point in cells:
+            cause, folder = self._ends[point].pop(0), self.sweep.run_dir(point)
+            if cause == "unusable":
+                raise BatchDoesNotFit("too few scans are left")
+            folder.mkdir(parents=True, exist_ok=True)
+            write_summary(RunSummary(point.name, "failed" if cause else "ok", cause, 12, 12, None, str(folder)))
+        return len(self.ran) == self._stopped_in
+
+    @property
+    def restarts(self) -> list[int]:
+        """What the summaries count."""
+        return [summary.restarts for summary in map(self.sweep.summary, self.sweep.points) if summary]
+
+
+def test_trials_that_failed_on_a_broken_scan_are_tried_again_and_no_others(tmp_path: Path) -> None:
+    night = Night(tmp_path, (BROKEN, BROKEN, None), (BROKEN, None), ("NonFiniteLoss: ...",))
+    assert (night.ran, night.restarts, night.interrupted) == ([3, 2, 1], [2, 1, 0], False)
+    assert night.told[1].startswith("restart 2 of at most 2 (run.max_restarts), after a scan that broke: b32-p16-w0.1-")
+    assert night.sweep.pending() == night.sweep.points[2:]
+
+
+def test_restarts_of_trials_are_bounded_and_a_stopped_sweep_begins_none(tmp_path: Path) -> None:
+    bounded = Night(tmp_path / "a", (BROKEN,) * 3, (None,), (None,))
+    assert (bounded.ran, bounded.restarts, len(bounded.sweep.pending())) == ([3, 1, 1], [2, 0, 0], 1)
+    stopped = Night(tmp_path / "b", (BROKEN,) * 2, (BROKEN, None), (None,), stopped_in=2)
+    assert (stopped.ran, stopped.interrupted) == ([3, 2], True)
+
+
+def test_a_restart_that_cannot_begin_is_told_and_the_sweep_is_ranked_as_it_is(tmp_path: Path) -> None:
+    night = Night(tmp_path, (BROKEN, "unusable"), (None,), (None,))
+    assert (night.ran, night.interrupted) == ([3, 1], False)
+    assert night.told[-1] == "no restart: BatchDoesNotFit: too few scans are left"
