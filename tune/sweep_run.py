@@ -21,7 +21,7 @@ from prism_ssl.train.stop_file import stop_file_of
 from prism_ssl.train.trainer import check_memory, describe_archive
 from prism_ssl.utils.fs import OWNED_BY_PROCESSES, remove_stale_folders, temporary_root
 from prism_ssl.utils.gpu_check import require_usable_gpus
-from prism_ssl.utils.ray_session import ray_session
+from prism_ssl.utils.ray_session import dashboard_words, ray_session
 from prism_ssl.utils.stop_signals import stop_file_interrupts
 from prism_ssl.utils.time import format_duration
 from tune.core24 import DesignPoint
@@ -50,7 +50,10 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
             check_account(sweep.config(pending[0]))
             selected = select_scans(sweep.base, tmp_root)
             store_bytes = object_store_bytes(largest([sweep.config(point) for point in pending]))
-            session.enter_context(ray_session(training_cpus(sweep.base) + TRIAL_CPUS, store_bytes, tmp_root))
+            cpus = training_cpus(sweep.base) + TRIAL_CPUS
+            dashboard = session.enter_context(ray_session(cpus, store_bytes, tmp_root, sweep.base.run.dashboard))
+            if dashboard is not None:
+                say(console, dashboard_words(dashboard))
             archive = _prepare(sweep, pending, selected, console)
         view, tracking = TrialView(sweep, console, len(pending)), WandbTrials(sweep, console)
         setup_s = time.monotonic() - started

@@ -126,6 +126,9 @@ class RunConfig:
     """In strict mode a scan that breaks ends a run and is quarantined: how often the command then begins again at the
     checkpoint, without that scan; a sweep does so with the trials that it ended. Job scripts set 3
     (PRISM_SCAN_RESTARTS)."""
+    dashboard: bool = False
+    """Outside a job, start Ray's dashboard too, on the loopback and behind a token; its address is printed. Off: it is
+    some processes more. A job's Ray has one."""
     memory_limit_bytes: int | None = None
     """Memory the run may use; None: the cgroup's or SLURM's limit, else what the machine has."""
 

@@ -34,7 +34,7 @@ from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.fs import home_folder, remove_stale_folders, temporary_root
 from prism_ssl.utils.gpu_check import require_usable_gpus
 from prism_ssl.utils.machine import memory_limit_bytes
-from prism_ssl.utils.ray_session import ray_session
+from prism_ssl.utils.ray_session import dashboard_words, ray_session
 from prism_ssl.utils.stop_signals import ignore_stop_signals, stop_file_interrupts, stop_signals_interrupt
 
 _TASK_CPUS = 1  # for the tasks of preflight
@@ -61,7 +61,11 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
             start = _begin_or_resume(folder, config, console)
             selected = selected or select_scans(config, tmp_root)
             cpus = training_cpus(config) + _TASK_CPUS
-            session.enter_context(ray_session(cpus, object_store_bytes(config), tmp_root))
+            dashboard = session.enter_context(
+                ray_session(cpus, object_store_bytes(config), tmp_root, config.run.dashboard)
+            )
+            if dashboard is not None:
+                console.print(dashboard_words(dashboard), markup=False, highlight=False, soft_wrap=True)
             require_resources(config, ray.cluster_resources())
             require_usable_gpus(config.train.num_workers)
             archive = prepare_archive(selected, config, folder.path.parent / ".preflight", start.split)

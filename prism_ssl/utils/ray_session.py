@@ -57,39 +57,47 @@ def ray_environment(tmp_root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path) -> Iterator[None]:
+def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path, dashboard: bool = False) -> Iterator[str | None]:
     """A usable Ray: the session that is already there, the cluster of ``RAY_ADDRESS``, or a local one.
 
     A local cluster has at least ``cpus`` logical CPUs. It is shut down and removed from disk on every way out, also
-    when this process is killed.
+    when this process is killed. ``dashboard``: whether a local one gets Ray's dashboard, on the loopback and behind the
+    token of ``ray_environment``; its host and port are given then, and None otherwise.
     """
     import ray
 
     _quiet_ray()
     if ray.is_initialized():
-        yield
+        yield None
     elif os.environ.get("RAY_ADDRESS"):
         try:
             _join(os.environ["RAY_ADDRESS"])
-            yield
+            yield None
         finally:
             ray.shutdown()
     else:
         with owned_folder(_short_parent(tmp_root)) as folder, after_death(folder, tmp_root):
             try:
                 with _own_answer_to_sigterm():
-                    ray.init(
+                    context = ray.init(
                         address="local",
                         num_cpus=max(cpus, usable_cpus()),
                         object_store_memory=object_store_bytes,
-                        include_dashboard=False,
+                        include_dashboard=dashboard,
+                        dashboard_host="127.0.0.1",
                         logging_level=logging.WARNING,
                         log_to_driver=False,
                         _temp_dir=str(folder),
                     )
-                yield
+                yield (context.dashboard_url or None) if dashboard else None
             finally:
                 ray.shutdown()
+
+
+def dashboard_words(address: str) -> str:
+    """Where the dashboard at this host and port is, and how to enter."""
+    token = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return f"Ray dashboard: http://{address}, from this machine only" + (f"; its token: cat {token}" if token else "")
 
 
 @contextmanager
