@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -39,19 +40,25 @@ def damage_behind_preflights_back(root: Path, catalog: Path) -> str:
 
 
 def _a_training_scan(root: Path) -> dict[str, str]:
+    """The scan that its pool actor opens last, so that steps are trained before."""
     import polars as pl
 
     from prism_ssl.config.defaults import phantom_cpu
     from prism_ssl.data.catalog import load_records
     from prism_ssl.data.holdout import split_by_patient
+    from prism_ssl.data.scan_order import ScanOrder
+    from prism_ssl.utils.hashing import shard_worker
 
     catalog = next((root / "archive").glob("*.csv"))
-    data = phantom_cpu().data.__class__(catalog_path=str(catalog))
+    data = dataclasses.replace(phantom_cpu().data, catalog_path=str(catalog))
     train, _ = split_by_patient(load_records(data, 0).records, data.holdout_fraction, data.holdout_min_series, 0)
     (manifest,) = (root / "runs" / ".preflight").glob("*/manifest.parquet")
     rows = pl.read_parquet(manifest).filter(pl.col("reason").is_null())
-    ids = sorted(set(rows["scan_id"]) & {record.scan_id for record in train})
-    return rows.filter(pl.col("scan_id") == ids[0]).select("scan_id", "path").to_dicts()[0]
+    ids = set(rows["scan_id"]) & {record.scan_id for record in train}
+    shards = [[scan_id for scan_id in ids if shard_worker(scan_id, data.workers) == n] for n in range(data.workers)]
+    order = ScanOrder(max(shards, key=len), seed=0)
+    *_, (last, _) = [order.next(()) or ("", 0) for _ in range(len(order))]
+    return rows.filter(pl.col("scan_id") == last).select("scan_id", "path").to_dicts()[0]
 
 
 def test_strict_mode_ends_as_failed_and_the_next_run_goes_on_without_the_scan(tmp_path: Path, catalog: Path) -> None:

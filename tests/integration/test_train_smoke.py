@@ -134,7 +134,7 @@ def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Pa
     assert all(torch.equal(taken_away[name], trained[f"encoder.{name}"]) for name in taken_away)
     card = (Path(summary.run_dir) / "model_card.md").read_text()
     assert f"training: {summary.data['scans_training']:.0f} scans" in card
-    assert f"| recall@1, same series | {summary.probe['recall_at_1']:.2f} | " in card
+    assert f"| same series, nearest view | {summary.probe['recall_at_1']:.2f} | " in card
     assert all(f"- {alarm}" in card for alarm in summary.alarms)
     scans = prepare_archive(select_scans(config, tmp_path / "tmp"), config, tmp_path / "runs" / ".preflight")
     records = [scan.record for scan in (*itertools.chain(*scans.shards), *scans.held_out)]
