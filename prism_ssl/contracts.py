@@ -236,4 +236,4 @@ class RunSummary:
     alarms: list[str] = field(default_factory=list)
     not_judged: str | None = None
     restarts: int = 0
-    """How often this start of the command began again after a scan that broke and was quarantined."""
+    """How often the run, in all starts of its command, began again after a scan that broke and was quarantined."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import PrismError, ReplacementFailed
-from prism_ssl.train.local_record import write_summary
+from prism_ssl.train.local_record import restarts_so_far, write_summary
 from tune.core24 import DesignPoint
 from tune.sweep import Sweep
 
@@ -22,13 +22,13 @@ def is_safe_to_restart(summary: RunSummary | None) -> bool:
 def train_with_restarts(train: Callable[[], RunSummary], allowed: int, tell: Callable[[str], None]) -> RunSummary:
     """The summary of the last start of at most ``1 + allowed``; strict mode stays strict, and each restart is told.
 
-    How often it was begun again is counted in the summary, of its folder too.
+    How often the run was begun again, by earlier starts of the command too, is counted in the summary.
     """
     summary, restarts = train(), 0
     while restarts < allowed and is_safe_to_restart(summary):
         restarts += 1
         tell(f"restart {restarts} of at most {allowed} (run.max_restarts): {summary.cause}")
-        summary = dataclasses.replace(train(), restarts=restarts)
+        summary = dataclasses.replace(train(), restarts=summary.restarts + 1)
         write_summary(summary)
     return summary
 
@@ -53,11 +53,13 @@ def sweep_with_restarts(
         restarts += 1
         names = ", ".join(point.name for point in again)
         tell(f"restart {restarts} of at most {allowed} (run.max_restarts), after a scan that broke: {names}")
+        before = [restarts_so_far(sweep.run_dir(point)) for point in again]
         try:
             interrupted = run(again)
         except PrismError as error:
             tell(f"no restart: {type(error).__name__}: {error}")
             break
-        for summary in filter(None, map(sweep.summary, again)):
-            write_summary(dataclasses.replace(summary, restarts=restarts))
+        for summary, count in zip(map(sweep.summary, again), before, strict=True):
+            if summary is not None:
+                write_summary(dataclasses.replace(summary, restarts=count + 1))
     return interrupted

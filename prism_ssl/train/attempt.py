@@ -40,7 +40,7 @@ from prism_ssl.train.run_folder import identities, identity
 from prism_ssl.train.run_totals import carried, whole_run
 from prism_ssl.train.step_clock import step_clock
 from prism_ssl.train.step_counter import StepCounter
-from prism_ssl.train.stop_request import attempt_has_ended, raise_if_stop_is_requested, step_begins
+from prism_ssl.train.stop_request import attempt_has_ended, raise_if_stop_is_requested, step_begins, stop_is_requested
 from prism_ssl.train.tracking_identity import read_tracked_as
 from prism_ssl.train.unjudged import too_short_to_judge
 from prism_ssl.train.work_order import WorkOrder
@@ -170,7 +170,12 @@ class Attempt:
             self._said_left_out = True
 
     def report(self) -> None:
-        """Tell Ray's own views how far the run is."""
+        """Tell Ray's own views how far the run is; no more once one of the workers was asked to stop.
+
+        Nobody may take the report then, and who waits for that would not come to the end of the run.
+        """
+        if any(asked for (asked,) in self._ranks.compare([float(stop_is_requested())])):
+            return
         problem = tell_ray(self._recorder.steps_done, self._recorder.shown)
         if problem is not None:
             with self._ranks.alone():

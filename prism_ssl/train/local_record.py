@@ -99,6 +99,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def restarts_so_far(run_dir: Path) -> int:
+    """How often the run of the folder has begun again after a scan that broke, by its last summary."""
+    summary = read_summary(run_dir)
+    return summary.restarts if summary is not None else 0
+
+
 def read_summary(run_dir: Path) -> RunSummary | None:
     """The summary of a run folder; None before the first is written.
 

@@ -11,13 +11,14 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.archive import Archive
 from prism_ssl.errors import RunFolderError
-from prism_ssl.train.failures import cause_of, is_about_others
+from prism_ssl.train.failures import cause_of, is_about_others, is_death_by_machine
 from prism_ssl.train.local_record import (
     CHECKPOINT_FILE,
     is_probe,
     last_probe,
     read_history,
     read_summary,
+    restarts_so_far,
     write_summary,
 )
 from prism_ssl.train.logging import end_lost_run
@@ -27,6 +28,16 @@ from prism_ssl.train.work_order import WorkOrder
 
 WORKER_RESTART = "worker_restart"
 """Event of the history: the machine killed a training worker, and the run went on without being asked to."""
+
+
+def was_cut_short(run_dir: Path, failure: BaseException | None) -> bool:
+    """Whether the machine killed a training worker before the run had an end, so that it may be started again.
+
+    An end that was written (all steps done, asked to stop, an error) stands, whatever killed the worker afterwards.
+    """
+    summary = read_summary(run_dir)
+    has_end = summary is not None and summary.status != "running" and not is_about_others(summary.cause)
+    return is_death_by_machine(failure) and not has_end
 
 
 def final_summary(order: WorkOrder, failure: BaseException | None, archive: Archive) -> RunSummary:
@@ -106,4 +117,5 @@ def _unfinished(
         losses=last_losses(last),
         probe=last_probe(history),
         not_judged=too_short_to_judge(config, last["global_step"]) if rows else None,
+        restarts=restarts_so_far(run_dir),
     )

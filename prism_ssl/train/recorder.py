@@ -28,6 +28,7 @@ from prism_ssl.train.local_record import (
     is_probe,
     last_probe,
     read_history,
+    restarts_so_far,
     write_summary,
 )
 from prism_ssl.train.logging import start_tracker
@@ -204,6 +205,7 @@ class Recorder(StepCounter):
             probe=last_probe(read_history(self._run_dir)),
             alarms=self.alarms,
             not_judged=too_short_to_judge(self._config, self.steps_done),
+            restarts=restarts_so_far(self._run_dir),
         )
         write_summary(self.summary)  # before the tracker's end, which may wait for a server
         try:

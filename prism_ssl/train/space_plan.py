@@ -138,7 +138,8 @@ def check_space(plan: SpacePlan, quota: QuotaConfig, root: Path, home: Path, in_
                 "runs elsewhere (--run.root), let W&B keep the checkpoints of a sweep (--tracking.mode online with "
                 "tracking.artifact_every set), or train fewer cells at a time (--only)"
             )
-    free, free_inodes = free_bytes(root), _free_inodes(root)
+    disk = next(folder for folder in (root, *root.parents) if folder.is_dir())  # the root may not be made yet
+    free, free_inodes = free_bytes(disk), _free_inodes(disk)
     if needed.bytes > free:
         words += f"; only {decimal(free)} are free at {root}: make room, or set --run.root"
     if free_inodes is not None and needed.inodes > free_inodes:

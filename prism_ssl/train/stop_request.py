@@ -29,6 +29,11 @@ def raise_if_stop_is_requested(stop_file: Path | None) -> None:
         raise RunInterrupted("the run was asked to stop; the same command goes on from its checkpoint, if it has one")
 
 
+def stop_is_requested() -> bool:
+    """Whether a signal has asked for the end; Ray's controller then waits for it, and takes no report meanwhile."""
+    return _requested.is_set()
+
+
 def _is_there(file: Path) -> bool:
     try:
         return file.exists()

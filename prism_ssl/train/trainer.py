@@ -18,12 +18,18 @@ from prism_ssl.data.catalog import modalities_in_words
 from prism_ssl.data.holdout import Split
 from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory
 from prism_ssl.train.console import LiveView
-from prism_ssl.train.failures import cause_of, is_death_by_machine
+from prism_ssl.train.failures import cause_of
 from prism_ssl.train.fit import fit
 from prism_ssl.train.leftovers import Places
 from prism_ssl.train.local_record import HISTORY_FILE, LocalRecord, truncate_history
 from prism_ssl.train.logging import check_account, let_clients_finish
-from prism_ssl.train.outcome import WORKER_RESTART, final_summary, record_unfinished, refusals_in_summary
+from prism_ssl.train.outcome import (
+    WORKER_RESTART,
+    final_summary,
+    record_unfinished,
+    refusals_in_summary,
+    was_cut_short,
+)
 from prism_ssl.train.pictures import Pictures
 from prism_ssl.train.quota_guard import admit
 from prism_ssl.train.resources import require_resources, training_cpus, workers_on_a_node
@@ -122,7 +128,7 @@ def _attempt(
     while True:
         order = _work_order(folder, config, archive, start, earlier)
         failure = fit(order, tmp_root)
-        if not (is_death_by_machine(failure) and restarts < config.train.max_worker_restarts):
+        if not (was_cut_short(folder.path, failure) and restarts < config.train.max_worker_restarts):
             return final_summary(order, failure, archive)
         restarts += 1
         let_clients_finish(config)

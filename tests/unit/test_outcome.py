@@ -10,9 +10,9 @@ import pytest
 from prism_ssl.config.defaults import RECIPES, apply_overrides
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
-from prism_ssl.errors import CatalogError
+from prism_ssl.errors import CatalogError, NonFiniteLoss, TrainWorkerDied
 from prism_ssl.train.local_record import read_summary, write_summary
-from prism_ssl.train.outcome import record_unfinished, refusals_in_summary
+from prism_ssl.train.outcome import record_unfinished, refusals_in_summary, was_cut_short
 
 
 @pytest.fixture
@@ -79,3 +79,27 @@ def test_a_finished_run_that_cannot_be_extended_stays_finished(tmp_path: Path, c
     with pytest.raises(CatalogError, match="no scan"), refusals_in_summary(tmp_path, config):
         raise CatalogError("no scan")
     assert read_summary(tmp_path) == finished
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "cut_short"),
+    [
+        ("running", None, True),
+        ("failed", "PeerLost: another training worker is gone", True),
+        ("failed", "NonFiniteLoss: the loss was not finite", False),
+        ("interrupted", "RunInterrupted: the run was asked to stop", False),
+        ("ok", None, False),
+    ],
+)
+def test_a_worker_that_is_killed_after_the_end_was_written_is_not_started_again(
+    tmp_path: Path, config: PrismConfig, status: RunStatus, cause: str | None, cut_short: bool
+) -> None:
+    record_unfinished(tmp_path, config, status, cause)
+    assert was_cut_short(tmp_path, TrainWorkerDied("killed")) is cut_short
+    assert not was_cut_short(tmp_path, NonFiniteLoss("an error of its own"))
+    assert not was_cut_short(tmp_path, None)
+
+
+def test_a_later_start_of_the_command_keeps_the_count_of_restarts(tmp_path: Path, config: PrismConfig) -> None:
+    write_summary(replace(record_unfinished(tmp_path, config, "interrupted"), restarts=2))
+    assert record_unfinished(tmp_path, config, "running").restarts == 2

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray.train
 
+from prism_ssl.train import stop_request
+from prism_ssl.train.attempt import Attempt
+from prism_ssl.train.ranks import Ranks
 from prism_ssl.train.reporting import ListensToReports, _somebody_listens, tell_ray
 
 
@@ -42,3 +47,18 @@ def test_a_controller_that_fails_is_named_once_and_ends_nothing(
     monkeypatch.setattr(ray.train, "report", gone)
     assert tell_ray(5, {}) == "Ray's own views are told no more (RuntimeError: no controller)"
     assert tell_ray(6, {}) is None
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_who_was_asked_to_stop_waits_for_no_controller_that_waits_for_him(
+    told: list[Any], monkeypatch: pytest.MonkeyPatch, stopping: bool
+) -> None:
+    monkeypatch.setattr(stop_request, "_requested", threading.Event())
+    ListensToReports().after_init_train_context()
+    if stopping:
+        stop_request._requested.set()
+    attempt: Any = Attempt.__new__(Attempt)
+    attempt._ranks = Ranks.here(60.0)
+    attempt._recorder = SimpleNamespace(steps_done=5, shown={})
+    attempt.report()
+    assert told == ([] if stopping else [{"global_step": 5}])

@@ -39,6 +39,12 @@ def test_restarts_are_bounded_and_the_run_then_stays_failed(tmp_path: Path) -> N
     assert (summary.status, summary.cause, summary.restarts, len(told), left) == ("failed", BROKEN, 2, 2, 1)
 
 
+def test_restarts_of_an_earlier_start_of_the_command_are_counted_with_the_new_ones(tmp_path: Path) -> None:
+    requeued = RunSummary("run", "failed", BROKEN, 10, 10, 5, str(tmp_path), restarts=2)
+    left = [requeued, dataclasses.replace(requeued, status="ok", cause=None)]
+    assert train_with_restarts(lambda: left.pop(0), 1, lambda _: None).restarts == 3
+
+
 @pytest.mark.parametrize("cause", ["ArchiveUnreachable: ...", "TooManyBrokenScans: ...", "NonFiniteLoss: ...", None])
 def test_no_other_end_is_begun_again(tmp_path: Path, cause: str | None) -> None:
     summary, told, left = starts(tmp_path, cause, None)

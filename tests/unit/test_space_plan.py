@@ -109,3 +109,9 @@ def test_the_folders_of_runs_are_looked_at(tmp_path: Path, monkeypatch: pytest.M
     said = space_words([config], [run, tmp_path / "runs" / "not-yet"])
     assert "already there 1.0 MB" in said
     assert "the home then holds" in said
+
+
+def test_a_root_that_is_not_made_yet_is_judged_by_the_disk_it_will_lie_on(tmp_path: Path) -> None:
+    config = apply_overrides(phantom_cpu(), {"run.root": str(tmp_path / "new" / "runs")})
+    assert space_words([config], [tmp_path / "new" / "runs" / "mine"]).startswith("space plan of 1 run: ")
+    assert not (tmp_path / "new").exists()
