@@ -191,7 +191,7 @@ def _folder_of(base: PrismConfig) -> Path:
         cell = next((settings for settings in told if settings is not None), None)
         return cell and apply_overrides(cell, factors)
 
-    return folder_of_command(Path(base.run.root), base, shared_by_cells)
+    return folder_of_command(Path(base.run.root), base, shared_by_cells, kind="sweep")
 
 
 def _finished(summary: RunSummary | None, max_steps: int) -> bool:

@@ -249,6 +249,8 @@ def _facts_table(summary: RunSummary) -> Table:
     )
     if number("worker_restarts"):
         table.add_row("restarts", f"{number('worker_restarts'):.0f} of a training worker that the machine killed")
+    if summary.restarts:
+        table.add_row("new starts", f"{summary.restarts} after a scan that broke, each without that scan")
     skipped = number("nonfinite_skipped_steps")
     if skipped:
         table.add_row("skipped steps", f"{skipped:.0f} with a loss that was not finite")

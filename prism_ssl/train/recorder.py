@@ -63,7 +63,7 @@ class Recorder(StepCounter):
         clock: StepClock | None = None,
     ) -> None:
         super().__init__(config, run_dir, first_step)
-        self._resumed_from = first_step or None
+        self._resumed_from, self._restarts = first_step or None, restarts_so_far(run_dir)
         self.checkpoint = checkpoint
         self._tracker = start_tracker(config, run_dir, first_step)
         self._record = LocalRecord(run_dir)
@@ -205,7 +205,7 @@ class Recorder(StepCounter):
             probe=last_probe(read_history(self._run_dir)),
             alarms=self.alarms,
             not_judged=too_short_to_judge(self._config, self.steps_done),
-            restarts=restarts_so_far(self._run_dir),
+            restarts=self._restarts,
         )
         write_summary(self.summary)  # before the tracker's end, which may wait for a server
         try:

@@ -127,12 +127,16 @@ def saved_settings(path: Path) -> PrismConfig | None:
 
 
 def folder_of_command(
-    root: Path, config: PrismConfig, settings_in: Callable[[Path], PrismConfig | None] = saved_settings
+    root: Path,
+    config: PrismConfig,
+    settings_in: Callable[[Path], PrismConfig | None] = saved_settings,
+    kind: str = "run",
 ) -> Path:
     """The folder below ``root`` of a command without a name: of its unfinished run, or a new one.
 
     A run is the command's when what must not change is equal, under whichever name a version put it; of several it is
     the one whose other settings agree most, then the newest. ``settings_in`` reads the settings from a folder.
+    ``kind`` keeps a sweep out of the folder of a single run with the same settings.
     """
     fixed, known = _fixed_by_command(config), _told(config)
     found = []
@@ -145,7 +149,8 @@ def folder_of_command(
             told = _told(before)
             agreeing = sum(told[key] == value for key, value in known.items())
             found.append((agreeing, path.stat().st_mtime_ns, path))
-    return max(found)[-1] if found else _first_unfinished(root / f"{config.recipe}-{content_hash(fixed)[:8]}")
+    named = content_hash(fixed if kind == "run" else fixed | {"kind": kind})[:8]
+    return max(found)[-1] if found else _first_unfinished(root / f"{config.recipe}-{named}")
 
 
 def _automatically_named(root: Path, recipe: str) -> list[Path]:

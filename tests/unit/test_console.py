@@ -56,6 +56,11 @@ def test_a_step_line_gives_every_loss_in_scientific_notation_beside_its_chance()
 
 
 # ---------------------------------------------------------------------- summaries
+def test_new_starts_after_broken_scans_are_told_where_there_were_any() -> None:
+    assert "2 after a scan that broke, each without that scan" in _shown(replace(OK, restarts=2))
+    assert "after a scan that broke" not in _shown(OK)
+
+
 def test_a_good_end_says_ok_and_explains_its_numbers() -> None:
     text = _shown(OK)
     assert "phantom-cpu-1234abcd: ok at step 400 of 400" in text

@@ -13,6 +13,7 @@ from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.holdout import Split
 from prism_ssl.errors import ConfigError, RunFolderError
 from prism_ssl.train.local_record import write_json, write_summary
+from prism_ssl.train.run_folder import folder_for
 from tune.core24 import design_points
 from tune.sweep import Sweep
 from tune.tune_core24 import main, parse
@@ -62,6 +63,11 @@ def test_the_same_command_finds_its_folder_and_so_does_one_for_other_cells(tmp_p
     assert Sweep(sweep(tmp_path).base, "smoke", "full").folder == here
     assert sweep(tmp_path, train__lr=0.5).folder != here
     assert re.fullmatch(r"core24-smoke-[0-9a-f]{8}", here.name)
+
+
+def test_a_sweep_and_a_single_run_of_the_same_settings_have_folders_of_their_own(tmp_path: Path) -> None:
+    base = apply_overrides(core24_smoke(), {"run.root": str(tmp_path)})
+    assert Sweep(base, "smoke", "half").folder != folder_for(base)
 
 
 def test_a_sweep_is_found_under_other_limits_and_under_the_name_of_an_earlier_version(tmp_path: Path) -> None:
