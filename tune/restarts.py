@@ -19,13 +19,16 @@ def is_safe_to_restart(summary: RunSummary | None) -> bool:
     return (summary.cause or "").startswith(f"{ReplacementFailed.__name__}:")
 
 
-def train_with_restarts(train: Callable[[], RunSummary], allowed: int, tell: Callable[[str], None]) -> RunSummary:
+def train_with_restarts(
+    train: Callable[[], RunSummary], allowed: int, tell: Callable[[str], None], stopped: Callable[[], bool]
+) -> RunSummary:
     """The summary of the last start of at most ``1 + allowed``; strict mode stays strict, and each restart is told.
 
     How often the run was begun again, by earlier starts of the command too, is counted in the summary.
+    ``stopped``: whether the command was asked to stop meanwhile; it then begins no more.
     """
     summary, restarts = train(), 0
-    while restarts < allowed and is_safe_to_restart(summary):
+    while restarts < allowed and is_safe_to_restart(summary) and not stopped():
         restarts += 1
         tell(f"restart {restarts} of at most {allowed} (run.max_restarts): {summary.cause}")
         summary = dataclasses.replace(train(), restarts=summary.restarts + 1)

@@ -19,7 +19,7 @@ from prism_ssl.errors import PrismError
 from prism_ssl.train.console import show_summary
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_session import ray_environment
-from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, stop_signals_interrupt
+from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, stop_signals_interrupt, stop_was_asked
 from prism_ssl.utils.terminal import output_that_ends_nothing
 from tune.restarts import train_with_restarts
 
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     lambda: train(config, console),
                     config.run.max_restarts,
                     lambda text: errors.print(text, markup=False, soft_wrap=True),
+                    stop_was_asked,
                 )
         except PrismError as error:
             errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)

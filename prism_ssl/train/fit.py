@@ -6,9 +6,11 @@ import os
 import sys
 import time
 from pathlib import Path
+from threading import Event
 from typing import Any, cast
 
 import ray
+from ray.exceptions import RayError
 from ray.train import TrainingFailedError, UserCallback, WorkerGroupError
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
@@ -29,8 +31,9 @@ def fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
     name = f"prism-train-{os.getpid()}-{time.time_ns()}"
     # The controller polls its workers at this pace, and by default notices their end, and a report, up to 2 s late.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    stop = Event()
     try:
-        with owned_folder(tmp_root / "ray_train") as storage, sigterm_as_ctrl_c():
+        with owned_folder(tmp_root / "ray_train") as storage, sigterm_as_ctrl_c() as stop:
             TorchTrainer(
                 _in_worker,
                 train_loop_config={"order": order},
@@ -50,6 +53,8 @@ def fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
         return root_failure(error.worker_failures, order.config.train.num_workers)
     except TrainingFailedError as error:
         return error
+    except RayError as error:  # Ray's own processes are gone, as after a SIGTERM to the whole process group
+        return KeyboardInterrupt() if stop.is_set() else error
     except (KeyboardInterrupt, SystemExit):  # Ray Train turns Ctrl-C into the latter
         return KeyboardInterrupt()
     return None

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from prism_ssl.utils.stop_signals import note_stop
+
 
 def stop_file_of(tmp_root: Path) -> Path:
     """Where the request is made: one file for all that a SLURM job does, otherwise one for this process."""
@@ -32,6 +34,7 @@ def sigusr1_asks_to_stop(stop_file: Path) -> Iterator[None]:
     def ask(*_: object) -> None:
         nonlocal asked
         asked = True
+        note_stop()
         stop_file.touch()
 
     before = signal.signal(signal.SIGUSR1, ask)

@@ -91,18 +91,25 @@ def act_as_on_ctrl_c() -> None:
 
 
 @contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
+def sigterm_as_ctrl_c() -> Iterator[Event]:
     """While the block lasts, SIGTERM to this process is what Ctrl-C is; nothing changes outside the main thread.
 
-    After it Ctrl-C is what it was before, too: Ray Train sets an answer of its own, and leaves it there.
+    After it Ctrl-C is what it was before, too: Ray Train sets an answer of its own, and leaves it there. The event that
+    is given is set once SIGTERM has come.
     """
+    asked = Event()
     if current_thread() is not main_thread():
-        yield
+        yield asked
         return
+
+    def answer(*_: object) -> None:
+        asked.set()
+        act_as_on_ctrl_c()
+
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, lambda *_: act_as_on_ctrl_c())
+    signal.signal(signal.SIGTERM, answer)
     try:
-        yield
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

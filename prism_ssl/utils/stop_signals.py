@@ -20,6 +20,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 NOTHING_BEGAN = "interrupted before anything began; the same command begins it"
 
 _POLL_S = 0.5
+_asked = threading.Event()
 
 
 def leave_on_stop_signals() -> None:
@@ -38,6 +39,7 @@ def stop_signals_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _asked.clear()
     before = {number: signal.signal(number, _interrupt) for number in _heeded()}
     try:
         yield
@@ -45,6 +47,16 @@ def stop_signals_interrupt() -> Iterator[None]:
         for number, handler in before.items():
             # A command that has done its work leaves by its own exit code.
             signal.signal(number, _ignore if handler is _leave else handler)
+
+
+def note_stop() -> None:
+    """For handlers of other modules: a stop signal has come."""
+    _asked.set()
+
+
+def stop_was_asked() -> bool:
+    """Whether a stop signal has come since ``stop_signals_interrupt`` was last entered, ignored ones included."""
+    return _asked.is_set()
 
 
 def ignore_stop_signals() -> None:
@@ -89,9 +101,11 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    note_stop()
     ignore_stop_signals()
     raise KeyboardInterrupt
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
     """Not ``SIG_IGN``, which processes started from now on would inherit."""
+    note_stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from prism_ssl.config.defaults import apply_overrides, core24_smoke
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import BatchDoesNotFit
 from prism_ssl.train.local_record import read_summary, write_summary
+from prism_ssl.utils.stop_signals import ignore_stop_signals, stop_signals_interrupt, stop_was_asked
 from tune.core24 import DesignPoint
 from tune.restarts import sweep_with_restarts, train_with_restarts
 from tune.sweep import Sweep
@@ -24,7 +26,7 @@ def starts(tmp_path: Path, *ends: str | None) -> tuple[RunSummary, list[str], in
     ok = RunSummary("run", "ok", None, 10, 10, None, str(tmp_path))
     left = [dataclasses.replace(ok, status="failed", cause=cause) if cause else ok for cause in ends]
     told: list[str] = []
-    return train_with_restarts(lambda: left.pop(0), 2, told.append), told, len(left)
+    return train_with_restarts(lambda: left.pop(0), 2, told.append, lambda: False), told, len(left)
 
 
 def test_a_broken_scan_is_survived_by_a_restart_that_is_told_and_counted(tmp_path: Path) -> None:
@@ -42,7 +44,21 @@ def test_restarts_are_bounded_and_the_run_then_stays_failed(tmp_path: Path) -> N
 def test_restarts_of_an_earlier_start_of_the_command_are_counted_with_the_new_ones(tmp_path: Path) -> None:
     requeued = RunSummary("run", "failed", BROKEN, 10, 10, 5, str(tmp_path), restarts=2)
     left = [requeued, dataclasses.replace(requeued, status="ok", cause=None)]
-    assert train_with_restarts(lambda: left.pop(0), 1, lambda _: None).restarts == 3
+    assert train_with_restarts(lambda: left.pop(0), 1, lambda _: None, lambda: False).restarts == 3
+
+
+def test_a_run_that_was_asked_to_stop_while_a_start_came_to_its_end_is_not_begun_again(tmp_path: Path) -> None:
+    broken = RunSummary("run", "failed", BROKEN, 10, 20, None, str(tmp_path))
+
+    def fails_and_is_asked_to_stop_while_it_cleans_up() -> RunSummary:
+        with stop_signals_interrupt():
+            ignore_stop_signals()
+            signal.raise_signal(signal.SIGTERM)
+        return broken
+
+    with stop_signals_interrupt():
+        summary = train_with_restarts(fails_and_is_asked_to_stop_while_it_cleans_up, 2, lambda _: None, stop_was_asked)
+    assert summary == broken
 
 
 @pytest.mark.parametrize("cause", ["ArchiveUnreachable: ...", "TooManyBrokenScans: ...", "NonFiniteLoss: ...", None])
