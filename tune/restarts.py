@@ -59,6 +59,8 @@ def sweep_with_restarts(
         before = [restarts_so_far(sweep.run_dir(point)) for point in again]
         try:
             interrupted = run(again)
+        except KeyboardInterrupt:  # asked to stop before a trial began; those that have ended are ranked all the same
+            return True
         except PrismError as error:
             tell(f"no restart: {type(error).__name__}: {error}")
             break

@@ -264,7 +264,8 @@ class TrainConfig:
     """Consecutive steps with a non-finite loss before the run ends; fewer are skipped and counted."""
     max_worker_restarts: int = 2
     """A training worker that the machine killed (out of memory, its node lost) is started again this often, from
-    last.ckpt; an error of its own never is. Two: a kill that comes back every time is none of chance."""
+    last.ckpt; an error of its own never is. Two, because a kill that comes back each time has a cause that no restart
+    removes."""
     stall_warmup_steps: int = 20
     """Steps before stalls are counted."""
     torch_threads: int | None = None

@@ -83,6 +83,8 @@ class Night:
         self.ran.append(len(cells))
         for point in cells:
             cause, folder = self._ends[point].pop(0), self.sweep.run_dir(point)
+            if cause == "stopped early":
+                raise KeyboardInterrupt
             if cause == "unusable":
                 raise BatchDoesNotFit("too few scans are left")
             folder.mkdir(parents=True, exist_ok=True)
@@ -113,3 +115,8 @@ def test_a_restart_that_cannot_begin_is_told_and_the_sweep_is_ranked_as_it_is(tm
     night = Night(tmp_path, (BROKEN, "unusable"), (None,), (None,))
     assert (night.ran, night.interrupted) == ([3, 1], False)
     assert night.told[-1] == "no restart: BatchDoesNotFit: too few scans are left"
+
+
+def test_a_sweep_that_is_stopped_before_the_first_trial_of_a_restart_keeps_what_it_has(tmp_path: Path) -> None:
+    night = Night(tmp_path, [BROKEN, "stopped early"], [None], [None])
+    assert (night.ran, night.restarts, night.interrupted) == ([3, 1], [0, 0, 0], True)
