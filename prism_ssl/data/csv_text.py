@@ -13,6 +13,7 @@ from prism_ssl.errors import CatalogError
 
 _BLOCK_BYTES = 2**22
 _OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff")
+_UTF8_MARK = b"\xef\xbb\xbf"  # Excel, and SQL Server, begin a file in UTF-8 with it
 _QUOTE, _BEFORE, _BEHIND = ord('"'), np.frombuffer(b',"\r\n', np.uint8), np.frombuffer(b',"\r\n', np.uint8)
 
 
@@ -31,6 +32,7 @@ def refuse_other_texts(path: Path) -> None:
     for number, block in enumerate(_blocks(path)):
         if number == 0:
             _refuse_encoding(path, block)
+            block = block.removeprefix(_UTF8_MARK)
         # One byte of the block before and one behind decide on a quote: the last byte waits for the next block.
         data = np.frombuffer(before + block, np.uint8)
         places = np.flatnonzero(data[1:-1] == _QUOTE) + 1

@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import polars as pl
 
 from prism_ssl.contracts import PreparedScan, RobustStats, ScanRecord
 from prism_ssl.data.patience import within
+from prism_ssl.data.reject_reason import PASSING_REASONS
 from prism_ssl.errors import RunFolderError
 from prism_ssl.utils.fs import FolderLock, private_folder, write_atomic
 
@@ -31,7 +32,8 @@ LOCK_LIMIT_S = 60.0
 class ManifestRow:
     """The verdict on one selected row. ``reason`` is ``None`` for a scan that is kept; then every other field is given.
 
-    ``path`` is its file; of a row that leads to no file, the place where one was looked for. ``size`` and ``mtime_ns``
+    ``path`` is its file; of a row that leads to no file, the place where one was looked for, or the file that was kept
+    before, with what was found in it. ``size`` and ``mtime_ns``
     are those of the file when it was checked, ``modality`` and ``config_hash`` what it was checked as and against; the
     verdict holds as long as path and these four stay. ``content`` is equal where the voxels are. Intensities are
     rescaled units.
@@ -107,11 +109,20 @@ class Manifest:
         self._flushed_at = clock()
 
     def find(self, record: ScanRecord) -> ManifestRow | None:
-        """The row of a record and its file, whatever its age."""
+        """What was found when the file of a record was read last, whatever its age; also where it was away since."""
         return find_row(self._rows, record)
 
     def add(self, row: ManifestRow) -> None:
-        """Remember a row; it survives a kill once it is flushed."""
+        """Remember a row; it survives a kill once it is flushed.
+
+        One that says that the file is away keeps what was found when the file was read: a volume that is not mounted
+        for an hour must not cost the verdicts on all its files.
+        """
+        earlier = self._rows.get((row.scan_id, row.modality))
+        if earlier is not None and _was_kept(earlier) and row.size == 0 and row.reason in PASSING_REASONS:
+            row = replace(earlier, reason=row.reason, detail=row.detail)
+        if row == earlier:
+            return
         self._rows[row.scan_id, row.modality] = row
         self._new.append(row)
         if len(self._new) >= self._flush_rows or self._clock() - self._flushed_at >= self._flush_s:
@@ -187,9 +198,16 @@ def read_manifest(folder: Path) -> dict[tuple[str, str], ManifestRow]:
 
 
 def find_row(rows: dict[tuple[str, str], ManifestRow], record: ScanRecord) -> ManifestRow | None:
-    """The row of a record and its file, whatever its age."""
+    """What was found when the file of a record was read last, whatever its age; also where it was away since."""
     row = rows.get((record.scan_id, record.modality))
-    return row if row is not None and row.path == record.nifti_path else None
+    if row is None or row.path != record.nifti_path:
+        return None
+    return replace(row, reason=None, detail=None) if _was_kept(row) else row
+
+
+def _was_kept(row: ManifestRow) -> bool:
+    """Whether a file was kept when it was read; it may be away since."""
+    return row.content is not None and (row.reason is None or row.reason in PASSING_REASONS)
 
 
 def _part_files(parts: Path) -> list[Path]:

@@ -147,6 +147,7 @@ def _settled(
             and row.reason not in PASSING_REASONS
         ):
             verdicts[record.scan_id] = row
+            manifest.add(row)  # new only where the file was away meanwhile
     return verdicts
 
 

@@ -14,8 +14,9 @@ from prism_ssl.contracts import PreparedScan, ScanRecord
 from prism_ssl.data.archive import preflight_dir
 from prism_ssl.data.catalog import load_records
 from prism_ssl.data.manifest import ManifestRow, find_row, read_manifest
+from prism_ssl.data.reject_reason import PASSING_REASONS
 from prism_ssl.data.scan_check import check_scan, file_signature, verdict_key
-from prism_ssl.errors import ScanRejected
+from prism_ssl.errors import PrismError
 from prism_ssl.utils.machine import usable_cpus
 
 Rows = dict[tuple[str, str], ManifestRow]
@@ -78,11 +79,11 @@ def _manifest(config: PrismConfig, preflight_root: Path | None) -> Rows:
 
 def _known(record: ScanRecord, config: PrismConfig, manifest: Rows) -> ManifestRow | None:
     row = find_row(manifest, record)
-    if row is None or row.config_hash != verdict_key(record, config)["config_hash"]:
+    if row is None or row.reason in PASSING_REASONS or row.config_hash != verdict_key(record, config)["config_hash"]:
         return None
     try:
         unchanged = (row.size, row.mtime_ns) == file_signature(record.nifti_path)
-    except ScanRejected:
+    except PrismError:
         return None
     return row if unchanged else None
 

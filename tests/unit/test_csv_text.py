@@ -58,3 +58,15 @@ def test_whatever_a_careful_writer_writes_is_read_as_python_reads_it(
     writer.writerows([row | {"series_description": draw.choice(odd)} for row in rows])
     (path := tmp_path / "a.csv").write_text(text.getvalue())
     assert load(path).report.rows == len(list(csv.DictReader(io.StringIO(text.getvalue())))) == 90
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_ALL, csv.QUOTE_MINIMAL])
+def test_a_table_that_begins_with_the_mark_of_utf8_is_read(tmp_path: Path, name: str, quoting: int) -> None:
+    rows, text = archive_rows(3), io.StringIO()
+    writer = csv.DictWriter(text, rows[0], quoting=quoting)
+    writer.writeheader()
+    writer.writerows(rows)
+    data = text.getvalue().encode("utf-8-sig")
+    (path := tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert load(path).report.rows == len(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import os
@@ -13,7 +14,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from prism_ssl.data.manifest import Manifest, ManifestRow, read_manifest
+from prism_ssl.contracts import ScanRecord
+from prism_ssl.data.manifest import Manifest, ManifestRow, find_row, read_manifest
 from prism_ssl.errors import RunFolderError
 from prism_ssl.utils.fs import FolderLock
 
@@ -144,6 +146,34 @@ def test_brackets_in_a_folder_are_letters(tmp_path: Path) -> None:
         manifest.add(row(number))
         manifest.close()
     assert sorted(read_manifest(folder)) == [("scan-0001", "CT"), ("scan-0002", "CT")]
+
+
+@pytest.mark.parametrize("reason", ["missing_path", "not_readable", "open_timed_out"])
+def test_what_a_file_was_found_to_be_outlasts_a_time_when_it_was_away(tmp_path: Path, reason: str) -> None:
+    record = ScanRecord("scan-0001", "series", "CT", "/archive/1.nii.gz", "folder", "subject")
+    kept = dataclasses.replace(row(1), reason=None, content="c", nx=4, ny=4, nz=4, volume_bytes=64, median=1.0, std=1.0)
+    away = ManifestRow("scan-0001", "/archive/folder", "CT", 0, 0, "limits", reason, "its volume is not mounted")
+    for found in (kept, away, away):
+        manifest = Manifest(tmp_path)
+        manifest.add(found)
+        manifest.close()
+    told = read_manifest(tmp_path)["scan-0001", "CT"]
+    assert (told.reason, told.detail) == (reason, "its volume is not mounted")
+    manifest = Manifest(tmp_path)
+    assert manifest.find(record) == find_row(read_manifest(tmp_path), record) == kept
+    manifest.add(kept)
+    manifest.close()
+    assert read_manifest(tmp_path)["scan-0001", "CT"] == kept
+
+
+def test_a_file_that_could_be_asked_and_not_read_is_read_again(tmp_path: Path) -> None:
+    record = ScanRecord("scan-0001", "series", "CT", "/archive/1.nii.gz", "folder", "subject")
+    manifest = Manifest(tmp_path)
+    manifest.add(dataclasses.replace(row(1), reason=None, content="c"))
+    manifest.add(dataclasses.replace(row(1), reason="not_readable"))
+    found = manifest.find(record)
+    assert found is not None
+    assert found.reason == "not_readable"
 
 
 def test_reading_makes_nothing(tmp_path: Path) -> None:
