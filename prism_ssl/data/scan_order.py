@@ -79,6 +79,7 @@ def position_by_index(
     with its epoch, are not where that order has them. Then the next pass begins, so that at least nothing repeats.
     """
     order = generator_for(seed, "scan-order", epoch).permutation(len(scan_ids))
-    done = [sorted(scan_ids)[i] for i in order[:index]]
-    same = all(scan_id in scan_ids and (of != epoch or scan_id in done) for scan_id, of in held)
+    ids = sorted(scan_ids)  # once: a shard may hold 10^5
+    done = [ids[i] for i in order[:index]]
+    same = all(scan_id in ids and (of != epoch or scan_id in done) for scan_id, of in held)
     return Position(epoch, done=tuple(done)) if same else Position(epoch + 1)
