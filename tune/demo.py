@@ -19,7 +19,7 @@ from rich.panel import Panel
 
 from prism_ssl.eval.ranking_report import TABLE_FILE, TEXT_FILE
 from prism_ssl.utils.fs import temporary_root
-from prism_ssl.utils.stop_signals import stop_signals_interrupt
+from prism_ssl.utils.stop_signals import leave, stop_signals_interrupt
 from prism_ssl.utils.terminal import output_that_ends_nothing
 from prism_ssl.utils.time import format_duration
 from tune import tune_core24
@@ -96,4 +96,4 @@ def _from(here: Path, path: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

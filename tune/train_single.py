@@ -7,7 +7,6 @@ if __name__ == "__main__":  # before all other imports, which take seconds
 
     leave_on_stop_signals()
 
-import sys
 from collections.abc import Sequence
 
 import tyro
@@ -19,7 +18,7 @@ from prism_ssl.errors import PrismError
 from prism_ssl.train.console import show_summary
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_session import ray_environment
-from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, stop_signals_interrupt, stop_was_asked
+from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, leave, stop_signals_interrupt, stop_was_asked
 from prism_ssl.utils.terminal import output_that_ends_nothing
 from tune.restarts import train_with_restarts
 
@@ -59,4 +58,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

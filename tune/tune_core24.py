@@ -22,7 +22,7 @@ from prism_ssl.errors import PrismError
 from prism_ssl.train.space_plan import space_words
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_session import ray_environment
-from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, stop_signals_interrupt
+from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, leave, stop_signals_interrupt
 from prism_ssl.utils.terminal import output_that_ends_nothing
 from tune.core24 import BASE_RECIPES, Design, Scale
 from tune.restarts import sweep_with_restarts
@@ -99,4 +99,4 @@ def _run(sweep: Sweep, console: Console) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -10,7 +10,6 @@ if __name__ == "__main__":  # before all other imports, which take seconds
 import argparse
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.gpu_check import require_usable_gpus
 from prism_ssl.utils.ray_session import ray_environment, ray_session
 from prism_ssl.utils.stderr_filter import stderr_without
-from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, stop_signals_interrupt
+from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, leave, stop_signals_interrupt
 from prism_ssl.utils.terminal import output_that_ends_nothing
 from prism_ssl.utils.time import format_duration
 
@@ -106,4 +105,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -104,3 +104,16 @@ def test_a_stop_file_interrupts_a_main_thread_that_waits(tmp_path: Path) -> None
 def test_a_stop_file_that_never_comes_changes_nothing(tmp_path: Path) -> None:
     with stop_signals_interrupt(), stop_file_interrupts(tmp_path / "stop"):
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("code", "ended"), [(EXIT_INTERRUPTED, EXIT_INTERRUPTED), (0, -signal.SIGABRT)])
+def test_an_interrupted_command_keeps_its_exit_code_whatever_its_interpreter_would_die_of(
+    code: int, ended: int
+) -> None:
+    program = (
+        "import atexit, os; from prism_ssl.utils.stop_signals import leave; atexit.register(os.abort); "
+        f"print('said', end=''); leave({code})"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=60)
+    assert result.returncode == ended
+    assert result.stdout == b"said" or code == 0
