@@ -21,6 +21,7 @@ from prism_ssl.data.patience import within
 from prism_ssl.data.reject_reason import PASSING_REASONS
 from prism_ssl.errors import RunFolderError
 from prism_ssl.utils.fs import FolderLock, private_folder, write_atomic
+from prism_ssl.utils.machine import started_ticks
 
 _log = logging.getLogger(__name__)
 
@@ -239,26 +240,18 @@ def _rows(file: Path) -> Iterator[ManifestRow]:
 
 
 def _this_process() -> str:
-    return f"{_host()}-{os.getpid()}-{_started(os.getpid())}"
+    return f"{_host()}-{os.getpid()}-{started_ticks(os.getpid())}"
 
 
 def _host() -> str:
     return re.sub("[^A-Za-z0-9.]", "_", socket.gethostname())
 
 
-def _started(process_id: int) -> str:
-    """When a process began, in ticks since the machine did; "" where there is none of that number."""
-    try:
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
 def _is_left_behind(file: Path, now_s: float) -> bool:
     """Whether the process that wrote a part cannot come back for it: dead, or on another host and not heard of."""
     _, *owner, _ = file.name.split("-") if file.name.count("-") == 4 else ("", "", "", "", "")
     if owner[0] == _host():
-        return _started(int(owner[1])) != owner[2]
+        return str(started_ticks(int(owner[1]))) != owner[2]
     try:
         return now_s - file.stat().st_mtime > _FORGOTTEN_S
     except FileNotFoundError:

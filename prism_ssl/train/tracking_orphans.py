@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from prism_ssl.utils.machine import started_ticks
 from prism_ssl.utils.wandb_paths import wandb_environment
 
 
@@ -32,17 +33,18 @@ def _serves_the_dead(process: psutil.Process, tmp_root: Path) -> bool:
         if process.uids().real != os.getuid() or not command or Path(command[0]).name != "wandb-core":
             return False
         ours = process.environ().get("WANDB_DIR") == wandb_environment(tmp_root)["WANDB_DIR"]
-        if not ours or process.create_time() < psutil.Process().create_time():
+        started, this_one = started_ticks(process.pid), started_ticks(os.getpid())
+        if not ours or started is None or this_one is None or started <= this_one:
             return False
-        return _is_gone(int(command[command.index("--pid") + 1]), process.create_time())
+        return _is_gone(int(command[command.index("--pid") + 1]), started)
     except (psutil.Error, ValueError, IndexError):
         return False
 
 
-def _is_gone(process_id: int, client_started: float) -> bool:
+def _is_gone(process_id: int, client_started: int) -> bool:
     """Whether the process is over that started the client; a younger one may have its number by now."""
     try:
-        served = psutil.Process(process_id)
-        return bool(served.status() == psutil.STATUS_ZOMBIE or served.create_time() > client_started)
+        served, started = psutil.Process(process_id), started_ticks(process_id)
+        return bool(served.status() == psutil.STATUS_ZOMBIE or started is None or started > client_started)
     except psutil.NoSuchProcess:
         return True

@@ -20,6 +20,17 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def started_ticks(process_id: int) -> int | None:
+    """When a process began, in ticks since the machine did (man 5 proc); None where there is none of that number.
+
+    Unlike psutil's time of creation it does not follow the wall clock, whose second may change between two looks.
+    """
+    try:
+        return int(Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return None
+
+
 def memory_limit_bytes(
     environment: Mapping[str, str] = os.environ, process: Path = Path("/proc/self")
 ) -> tuple[int, str]:
