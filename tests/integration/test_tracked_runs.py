@@ -86,8 +86,9 @@ def test_a_killed_run_resumes_from_the_artifact_as_the_same_tracked_run(
         assert kept == {"checkpoint": 800, "encoder": 800}
         for secret in (str(tmp_path), str(phantom_catalog.parent), API_KEY, "PH000"):  # the last: every patient's id
             assert server.holding(secret) == []
-        speak_of_patients = {Path(key).name for key in server.holding("patient")}  # how many there were, in words
-        assert speak_of_patients == {"encoder.json", "model_card.md"}
+        # How many there were, in words and as the scalar probe/place_patients.
+        speak_of_patients = {Path(key).name for key in server.holding("patient")}
+        assert speak_of_patients == {"encoder.json", "model_card.md", "wandb-summary.json", "file_stream"}
         assert left_behind(tmp_path) == []
         assert "wandb:" not in output
     assert [row["global_step"] for row in history_of(tmp_path)] == list(range(5, 801, 5))
