@@ -62,8 +62,8 @@ class HostClock:
 class DeviceClock:
     """From event to event on the device, which is some steps behind the host that queues its work.
 
-    The host's laps are short while the queue fills and hold the time of several steps where it drains, as at every row
-    of the history: stalls that there are none of.
+    The host's laps are short while the queue fills, and one lap holds several steps where the queue drains, as at every
+    row of the history. Timed by the host, that lap would count as a stall.
 
     Args:
         record: puts an event (of ``torch.cuda.Event``'s kind, with timing) behind the work that is queued so far.
