@@ -14,9 +14,8 @@ def _():
     import marimo as mo
     import polars as pl
 
+    from prism_ssl.data.checks.usable_scans import open_prepared
     from prism_ssl.errors import PrismError
-    from prism_ssl.eval.catalog_scans import open_prepared
-    from prism_ssl.eval.view_panel import draw_panel
     from prism_ssl.explore import (
         alarm_view,
         curves,
@@ -26,10 +25,11 @@ def _():
         throughput_view,
         trained_encoder,
     )
-    from prism_ssl.explore.local_runs import run_collections
     from prism_ssl.explore.neighbour_picture import draw_neighbours
     from prism_ssl.explore.runs import LOCAL, matching
-    from prism_ssl.explore.tracked_runs import account_found
+    from prism_ssl.inspect.view_panel import draw_panel
+    from prism_ssl.records.local import run_collections
+    from prism_ssl.records.tracked import account_found
 
     return (
         LOCAL, PrismError, account_found, alarm_view, curves, draw_neighbours, draw_panel, matching, mo, open_prepared,

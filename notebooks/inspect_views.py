@@ -15,12 +15,12 @@ def _():
 
     import marimo as mo
 
+    from prism_ssl.data.checks.usable_scans import open_prepared
     from prism_ssl.errors import PrismError
-    from prism_ssl.eval.catalog_scans import open_prepared
-    from prism_ssl.eval.view_panel import draw_panel
-    from prism_ssl.eval.view_words import pair_in_words
     from prism_ssl.explore import checked_scans, moved_pair
     from prism_ssl.explore.inspected import Inspected, inspected
+    from prism_ssl.inspect.view_panel import draw_panel
+    from prism_ssl.inspect.view_words import pair_in_words
 
     return (
         Inspected, Path, PrismError, checked_scans, draw_panel, inspected, mo, moved_pair, open_prepared, pair_in_words,

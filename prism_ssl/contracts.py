@@ -105,7 +105,7 @@ class VisitChunk:
     ``blocked_ms`` is the time this chunk waited for a scan to open, ``sampling_ms`` the time spent
     drawing and extracting; ``counters`` are the actor's running totals, ``cursor`` its resume state, ``broken``
     the scans that failed since its last chunk (lenient mode). ``sight_bits`` says what views that show nothing are, see
-    ``prism_ssl.data.view_sight``.
+    ``prism_ssl.data.extract.visibility``.
     """
 
     positions_mm: Float32  # [n, 2, N, 3] prism frame
@@ -149,7 +149,7 @@ class UncutChunk(VisitChunk):
     """Pairs whose patches the consumer is to cut out of its own copy of the volumes (``data.extract_on: cuda``).
 
     ``volumes`` are those, by scan id, that the consumer does not have yet. After this chunk it needs no volumes of
-    this actor but those in ``mirrored``. See ``prism_ssl.data.lattice`` for the two arrays.
+    this actor but those in ``mirrored``. See ``prism_ssl.data.views.pixel_transform`` for the two arrays.
     """
 
     pixel_to_voxel: Float64  # [n, 2, 3, 6]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-from tests.wandb_server import WandbServer
+from tests.support.wandb_server import WandbServer
 
 # Before Ray and the modules under test are imported.
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2")
@@ -58,7 +58,7 @@ def ray_local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def phantom_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small catalogue of phantoms, shared by the tests that only read it."""
-    from prism_ssl.data.phantoms import write_phantoms
+    from prism_ssl.data.phantoms.writer import write_phantoms
 
     return write_phantoms(tmp_path_factory.mktemp("phantoms"), n_subjects=12, seed=0)
 

@@ -15,21 +15,22 @@ from tests.conftest import REPOSITORY
 
 LAYERS = {
     "prism_ssl.contracts": 0, "prism_ssl.errors": 0, "prism_ssl.config": 0, "prism_ssl.utils": 0,
-    "prism_ssl.data": 1, "prism_ssl.model": 1,
-    "prism_ssl.eval": 2,
-    "prism_ssl.train": 3,
-    "prism_ssl.explore": 4, "tune": 4,
-    "notebooks": 5,
+    "prism_ssl.data": 1, "prism_ssl.model": 1, "prism_ssl.cli": 1,
+    "prism_ssl.records": 2, "prism_ssl.eval": 2,
+    "prism_ssl.report": 3, "prism_ssl.embed": 3, "prism_ssl.leak": 3, "prism_ssl.inspect": 3,
+    "prism_ssl.train": 4,
+    "prism_ssl.explore": 5, "tune": 5,
+    "notebooks": 6,
 }  # fmt: skip
 """Height of every part; imports go downwards or stay inside a part, and the parts of layer 0 may share."""
 
-WRITERS_OF_SCANS = ("prism_ssl/data/phantoms.py", "prism_ssl/data/broken_files.py")
+WRITERS_OF_SCANS = ("prism_ssl/data/phantoms/writer.py", "tests/support/broken_files.py")
 HOMES = {
     "wandb": ("prism_ssl/utils/wandb_client.py",),
-    "nibabel": ("prism_ssl/data/nifti.py", *WRITERS_OF_SCANS),
-    "isal": ("prism_ssl/data/file_stream.py", *WRITERS_OF_SCANS),
-    "numba": ("prism_ssl/data/extract.py",),
-    "llvmlite": ("prism_ssl/data/extract.py",),
+    "nibabel": ("prism_ssl/data/scan/nifti.py", *WRITERS_OF_SCANS),
+    "isal": ("prism_ssl/data/scan/byte_stream.py", *WRITERS_OF_SCANS),
+    "numba": ("prism_ssl/data/extract/cpu.py",),
+    "llvmlite": ("prism_ssl/data/extract/cpu.py",),
     "tyro": ("tune/*.py",),
 }
 """Foreign libraries that have one home, and where it is."""
@@ -123,8 +124,8 @@ def test_every_foreign_library_stays_in_its_home() -> None:
 @pytest.mark.parametrize(
     ("path", "line"),
     [
-        ("prism_ssl/data/views.py", "from prism_ssl.model.heads import PairHeads"),
-        ("prism_ssl/model/heads.py", "import prism_ssl.data.views"),
+        ("prism_ssl/data/views/view_pairs.py", "from prism_ssl.model.heads import PairHeads"),
+        ("prism_ssl/model/heads.py", "import prism_ssl.data.views.view_pairs"),
         ("prism_ssl/utils/fs.py", "def late():\n    from prism_ssl.data import views"),
         ("prism_ssl/eval/probe.py", "from prism_ssl.train import learner"),
         ("prism_ssl/train/learner.py", "import tune.core24"),
@@ -144,19 +145,19 @@ def test_the_law_of_homes_sees_a_guest(tmp_path: Path, library: str) -> None:
 
 
 def test_the_warm_pool_knows_neither_ray_nor_threads_nor_clocks() -> None:
-    tree = ast.parse((REPOSITORY / "prism_ssl/data/warm_pool.py").read_text())
+    tree = ast.parse((REPOSITORY / "prism_ssl/data/pool/warm_pool.py").read_text())
     foreign = {name.split(".")[0] for name in _imports(tree)}
     assert foreign & {"ray", "threading", "asyncio", "concurrent", "time", "datetime"} == set()
     assert not any(name.startswith("prism_ssl.utils.time") for name in _imports(tree))
 
 
 def test_a_pool_actor_never_pays_for_torch() -> None:
-    told = _run("import sys, prism_ssl.data.pool_actor; print(sorted({'torch', 'jaxtyping'} & set(sys.modules)))")
+    told = _run("import sys, prism_ssl.data.pool.actor; print(sorted({'torch', 'jaxtyping'} & set(sys.modules)))")
     assert told == "[]"
 
 
 def test_ray_is_not_imported_before_its_environment_is_set() -> None:
-    modules = "tune.train_single, tune.tune_core24, prism_ssl.utils.ray_session"
+    modules = "tune.train_single, tune.tune_core24, prism_ssl.utils.ray_cluster.session"
     assert _run(f"import sys, {modules}; print('ray' in sys.modules)") == "False"
 
 

@@ -17,11 +17,11 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.config.tracking_environment import tracking_words
 from prism_ssl.data.catalog import load_records
 from prism_ssl.errors import ConfigError, PrismError, RunFolderError
-from prism_ssl.train.leftovers import Places
+from prism_ssl.train.guards.deletable_files import Places
+from prism_ssl.train.guards.space_plan import space_words
 from prism_ssl.train.logging import check_account
 from prism_ssl.train.quota_guard import admit
-from prism_ssl.train.run_folder import folder_for
-from prism_ssl.train.space_plan import space_words
+from prism_ssl.train.run.folder import folder_for
 from prism_ssl.utils.fs import TMP_ROOT, home_folder, private_folder, temporary_root
 from prism_ssl.utils.gpu_check import require_usable_local_gpus
 from tune.train_single import parse

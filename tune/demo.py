@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
-from prism_ssl.eval.ranking_report import TABLE_FILE, TEXT_FILE
+from prism_ssl.report.ranking_report import TABLE_FILE, TEXT_FILE
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.stop_signals import leave, stop_signals_interrupt
 from prism_ssl.utils.terminal import output_that_ends_nothing
@@ -53,7 +53,7 @@ _AFTER = """\
   {marimo} run notebooks/explore_runs.py
 
 [bold]Take the encoder away[/]: one embedding a scan (here of the phantoms)
-  {python} -m prism_ssl.eval.embed --catalog {catalog} \\
+  {python} -m prism_ssl.embed.command --catalog {catalog} \\
       --checkpoint {best} --out embeddings.parquet
 
 [bold]Train on your own scans[/]

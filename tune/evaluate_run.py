@@ -17,7 +17,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.errors import PrismError, RunFolderError
 from prism_ssl.utils.fs import temporary_root
-from prism_ssl.utils.ray_session import ray_environment
+from prism_ssl.utils.ray_cluster.session import ray_environment
 
 if TYPE_CHECKING:
     from prism_ssl.data.holdout import Split
@@ -43,8 +43,8 @@ def evaluate_run(run_dir: Path, catalog: Path | None = None, trained: bool = Fal
     from prism_ssl.data.holdout import Split
     from prism_ssl.eval.evaluate import Evaluator
     from prism_ssl.model.network import build_network
+    from prism_ssl.records.run_files import CHECKPOINT_FILE
     from prism_ssl.train.checkpoint import load_checkpoint
-    from prism_ssl.train.local_record import CHECKPOINT_FILE
 
     config = _config(run_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -69,8 +69,8 @@ def _scans(
 ) -> tuple[list[PreparedScan], Path]:
     """The scans to ask about, and their catalogue."""
     from prism_ssl.data.archive import check_scans, prepare_archive, select_scans
-    from prism_ssl.data.memory_plan import OBJECT_STORE_MIN_BYTES
-    from prism_ssl.utils.ray_session import ray_session
+    from prism_ssl.data.pool.memory_plan import OBJECT_STORE_MIN_BYTES
+    from prism_ssl.utils.ray_cluster.session import ray_session
 
     tmp_root, cache_root = temporary_root(config.run.tmp_root), run_dir.absolute().parent / ".preflight"
     if catalog is not None:

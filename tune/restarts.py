@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import PrismError, ReplacementFailed
-from prism_ssl.train.local_record import restarts_so_far, write_summary
+from prism_ssl.records.run_files import restarts_so_far, write_summary
 from tune.core24 import DesignPoint
-from tune.sweep import Sweep
+from tune.sweep.folder import Sweep
 
 
 def is_safe_to_restart(summary: RunSummary | None) -> bool:

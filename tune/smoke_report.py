@@ -16,9 +16,9 @@ from rich.table import Table
 from prism_ssl.config.defaults import config_from_dict
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import PrismError
-from prism_ssl.train.local_record import CONFIG_FILE, read_history, read_summary
-from prism_ssl.train.logging import open_api, service_errors
-from prism_ssl.train.tracking_identity import read_tracked_as
+from prism_ssl.records.run_files import CONFIG_FILE, read_history, read_summary
+from prism_ssl.records.wandb_api import open_api, service_errors
+from prism_ssl.train.tracking.identity import read_tracked_as
 
 
 @dataclass(frozen=True)

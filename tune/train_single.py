@@ -15,9 +15,9 @@ from rich.console import Console
 from prism_ssl.config.defaults import RECIPES
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import PrismError
-from prism_ssl.train.console import show_summary
+from prism_ssl.train.record.console import show_summary
 from prism_ssl.utils.fs import temporary_root
-from prism_ssl.utils.ray_session import ray_environment
+from prism_ssl.utils.ray_cluster.session import ray_environment
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, leave, stop_signals_interrupt, stop_was_asked
 from prism_ssl.utils.terminal import output_that_ends_nothing
 from tune.restarts import train_with_restarts

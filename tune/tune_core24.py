@@ -19,15 +19,15 @@ from prism_ssl.config.defaults import RECIPES
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.config.tracking_environment import settled, tracking_words
 from prism_ssl.errors import PrismError
-from prism_ssl.train.space_plan import space_words
+from prism_ssl.train.guards.space_plan import space_words
 from prism_ssl.utils.fs import temporary_root
-from prism_ssl.utils.ray_session import ray_environment
+from prism_ssl.utils.ray_cluster.session import ray_environment
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, leave, stop_signals_interrupt
 from prism_ssl.utils.terminal import output_that_ends_nothing
 from tune.core24 import BASE_RECIPES, Design, Scale
 from tune.restarts import sweep_with_restarts
-from tune.sweep import Sweep, with_max_steps
-from tune.sweep_report import conclude, say
+from tune.sweep.folder import Sweep, with_max_steps
+from tune.sweep.report import conclude, say
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _run(sweep: Sweep, console: Console) -> int:
         if pending:
             say(console, space_words([sweep.config(p) for p in pending], [*map(sweep.run_dir, pending)], in_sweep=True))
             with ray_environment(temporary_root(sweep.base.run.tmp_root)):
-                from tune.sweep_run import run_sweep  # Ray reads its environment when it is first imported
+                from tune.sweep.run import run_sweep  # Ray reads its environment when it is first imported
 
                 interrupted = sweep_with_restarts(
                     lambda cells: run_sweep(sweep, cells, console), sweep, pending, lambda text: say(console, text)

@@ -20,14 +20,14 @@ import ray
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord
 from prism_ssl.data.catalog import CatalogReport, UnresolvedRow
-from prism_ssl.data.manifest import Manifest, ManifestRow
-from prism_ssl.data.patience import archive_root, holds_something, within
-from prism_ssl.data.quarantine import Quarantine, QuarantinedScan
-from prism_ssl.data.reject_reason import PASSING_REASONS, RejectReason
-from prism_ssl.data.scan_check import check_scan, file_signature, verdict_key
-from prism_ssl.data.survey import items_per_task, map_rows, survey, with_progress
+from prism_ssl.data.checks.manifest import Manifest, ManifestRow
+from prism_ssl.data.checks.quarantine import Quarantine, QuarantinedScan
+from prism_ssl.data.checks.verdict import check_scan, file_signature, verdict_key
+from prism_ssl.data.scan.bounded_reads import archive_root, holds_something, within
+from prism_ssl.data.scan.reject_reasons import PASSING_REASONS, RejectReason
 from prism_ssl.errors import ArchiveUnreachable, HostOutOfMemory, MachineTrouble, PrismError
 from prism_ssl.utils.fs import write_atomic
+from prism_ssl.utils.ray_cluster.isolated_map import items_per_task, map_rows, survey, with_progress
 
 FILES_PER_TASK = 8
 """Most files of one Ray task: a task costs about 30 ms, a full-size CT 400 ms."""

@@ -20,10 +20,10 @@ from scipy.stats import t as student_t
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX, PLACE_POINTS, Float32, Float64, PreparedScan
-from prism_ssl.data.extract import extract_view
-from prism_ssl.data.nifti import open_scan
-from prism_ssl.data.patience import Patience, archive_root
-from prism_ssl.data.views import draw_view_at
+from prism_ssl.data.extract.cpu import extract_view
+from prism_ssl.data.scan.bounded_reads import Patience, archive_root
+from prism_ssl.data.scan.nifti import open_scan
+from prism_ssl.data.views.view_pairs import draw_view_at
 from prism_ssl.eval.place_points import shared_points
 from prism_ssl.eval.proxy_metrics import cross_similarity, hits_at
 from prism_ssl.utils.hashing import stable_int

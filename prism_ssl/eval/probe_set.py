@@ -12,12 +12,12 @@ import torch
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, BrokenScan, PreparedScan, PrismBatch, ScanRecord
-from prism_ssl.data.extract import extract_view
-from prism_ssl.data.nifti import open_scan
-from prism_ssl.data.patience import Patience, archive_root
-from prism_ssl.data.phantom_truth import Place, phantom_truth
-from prism_ssl.data.read_errors import out_of_memory
-from prism_ssl.data.views import View, draw_view, pair_targets
+from prism_ssl.data.extract.cpu import extract_view
+from prism_ssl.data.phantoms.truth import Place, phantom_truth
+from prism_ssl.data.scan.bounded_reads import Patience, archive_root
+from prism_ssl.data.scan.nifti import open_scan
+from prism_ssl.data.scan.read_errors import out_of_memory
+from prism_ssl.data.views.view_pairs import View, draw_view, pair_targets
 from prism_ssl.utils.hashing import stable_int
 from prism_ssl.utils.seeds import generator_for
 

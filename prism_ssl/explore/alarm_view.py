@@ -12,8 +12,8 @@ from prism_ssl.config.defaults import apply_overrides
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import ConfigError
 from prism_ssl.explore.chart_style import finished, in_words
-from prism_ssl.train.held_out_tables import verdict
-from prism_ssl.train.unjudged import too_short_to_judge
+from prism_ssl.report.held_out_tables import verdict
+from prism_ssl.train.guards.unjudged_alarms import too_short_to_judge
 
 PREFIX = "alarm/"
 

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from prism_ssl.eval.panels import NUMBER_FORMAT
+from prism_ssl.report.panels import NUMBER_FORMAT
 
 RUNS_DRAWN = 8
 """Most runs whose curves are drawn at once: more colours cannot be told apart."""

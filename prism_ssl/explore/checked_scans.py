@@ -13,9 +13,9 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord
 from prism_ssl.data.archive import preflight_dir
 from prism_ssl.data.catalog import load_records
-from prism_ssl.data.manifest import ManifestRow, find_row, read_manifest
-from prism_ssl.data.reject_reason import PASSING_REASONS
-from prism_ssl.data.scan_check import check_scan, file_signature, verdict_key
+from prism_ssl.data.checks.manifest import ManifestRow, find_row, read_manifest
+from prism_ssl.data.checks.verdict import check_scan, file_signature, verdict_key
+from prism_ssl.data.scan.reject_reasons import PASSING_REASONS
 from prism_ssl.errors import PrismError
 from prism_ssl.utils.machine import usable_cpus
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import altair as alt
 import polars as pl
 
-from prism_ssl.eval.panels import named_rows, small_multiples
-from prism_ssl.eval.plots import AXES, HEADS
 from prism_ssl.explore.chart_style import finished, in_words, pointing, run_color
+from prism_ssl.report.panels import named_rows, small_multiples
+from prism_ssl.report.plots import AXES, HEADS
 
 LOSS_FORMS: Mapping[str, tuple[str, str]] = {
     "normalised": ("loss_normalized", "chance_normalized"),

@@ -20,8 +20,8 @@ from prism_ssl.eval.ranking import (
     rank_runs,
     recommended_command,
 )
-from prism_ssl.eval.ranking_plot import OBJECTIVE_COLOR, effects_chart, quality_chart
 from prism_ssl.explore.chart_style import GREY, ROWS_DRAWN, finished, in_words
+from prism_ssl.report.ranking_plot import OBJECTIVE_COLOR, effects_chart, quality_chart
 
 NO_QUALITY = "No run that ended ok has a measured proxy quality yet: it is measured at the end of a run."
 

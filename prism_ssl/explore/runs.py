@@ -16,11 +16,11 @@ import polars as pl
 
 from prism_ssl.errors import ConfigError
 from prism_ssl.eval.ranking import compute_proxy_score, summarize_best_configs
-from prism_ssl.eval.run_records import OF_A_RUN
-from prism_ssl.explore.history_rows import one_row_a_step
-from prism_ssl.explore.local_runs import local_history, local_records
-from prism_ssl.explore.table_cache import TableCache
-from prism_ssl.explore.tracked_runs import RECORD_TTL_S, open_reader, tracked_history, tracked_records
+from prism_ssl.records.cache import TableCache
+from prism_ssl.records.history_rows import one_row_a_step
+from prism_ssl.records.local import local_history, local_records
+from prism_ssl.records.runs_table import OF_A_RUN
+from prism_ssl.records.tracked import RECORD_TTL_S, open_reader, tracked_history, tracked_records
 
 __all__ = ["LOCAL", "compute_proxy_score", "fetch_history", "fetch_runs", "matching", "summarize_best_configs"]
 

@@ -16,7 +16,7 @@ from prism_ssl.explore.alarm_view import PREFIX
 from prism_ssl.explore.chart_style import RUNS_DRAWN
 from prism_ssl.explore.curves import curve_keys
 from prism_ssl.explore.runs import compute_proxy_score, fetch_history, fetch_runs
-from prism_ssl.train.alarm_rules import alarm_rules
+from prism_ssl.train.guards.alarm_rules import alarm_rules
 
 DEFAULT_CURVES = 4
 """Runs whose curves are drawn before anybody chooses."""

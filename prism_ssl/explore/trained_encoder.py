@@ -13,16 +13,16 @@ import torch
 from prism_ssl.config.defaults import apply_overrides, config_from_dict, known_keys
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import CheckpointError, ConfigError, RunFolderError
-from prism_ssl.explore.tracked_runs import OTHERWISE, open_reader
 from prism_ssl.model.backbone import PrismEncoder
 from prism_ssl.model.encoder_source import WEIGHTS_FILE
 from prism_ssl.model.export import load_encoder
 from prism_ssl.model.network import build_network
+from prism_ssl.records.run_files import CHECKPOINT_FILE, CONFIG_FILE
+from prism_ssl.records.tracked import OTHERWISE, open_reader
+from prism_ssl.records.wandb_api import service_errors
 from prism_ssl.train.checkpoint import load_checkpoint
-from prism_ssl.train.local_record import CHECKPOINT_FILE, CONFIG_FILE
-from prism_ssl.train.logging import service_errors
-from prism_ssl.train.tracked_checkpoint import fetch_checkpoint
-from prism_ssl.train.tracking_identity import TrackedAs
+from prism_ssl.train.resume.tracked_checkpoint import fetch_checkpoint
+from prism_ssl.train.tracking.identity import TrackedAs
 from prism_ssl.utils.fs import private_folder, temporary_root
 from prism_ssl.utils.hashing import short_id
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from prism_ssl.errors import CheckpointError
-from prism_ssl.train.local_record import CHECKPOINT_FILE
+from prism_ssl.records.run_files import CHECKPOINT_FILE
 from prism_ssl.utils.fs import atomic_file
 
 _FORMAT = 1

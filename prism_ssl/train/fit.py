@@ -16,11 +16,11 @@ from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from prism_ssl.train.failures import root_failure
-from prism_ssl.train.reporting import ListensToReports
-from prism_ssl.train.stop_request import StopBetweenSteps, sigterm_as_ctrl_c
+from prism_ssl.train.guards.stop_request import StopBetweenSteps, sigterm_as_ctrl_c
+from prism_ssl.train.run.failure_cause import root_failure
+from prism_ssl.train.run.loop_config import WorkOrder
+from prism_ssl.train.run.ray_report import ListensToReports
 from prism_ssl.train.train_loop import train_loop
-from prism_ssl.train.work_order import WorkOrder
 from prism_ssl.utils.fs import owned_folder
 
 

@@ -13,8 +13,8 @@ from prism_ssl.model.loss import LossBundle, LossReport
 from prism_ssl.model.network import PrismNet, build_network
 from prism_ssl.model.precision import autocast_for
 from prism_ssl.model.schedules import lr_factor
-from prism_ssl.train.joint_batch import joint_batch, sum_gradients
-from prism_ssl.train.ranks import Ranks
+from prism_ssl.train.distributed.joint_batch import joint_batch, sum_gradients
+from prism_ssl.train.distributed.ranks import Ranks
 
 
 class GuardedAdamW(torch.optim.AdamW):

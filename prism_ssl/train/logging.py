@@ -13,7 +13,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,12 +23,13 @@ from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import RunInterrupted, TrackingError
 from prism_ssl.eval.ranking import GENERATED
 from prism_ssl.model.encoder_source import EXPORT_FILES
-from prism_ssl.train.background import BackgroundWork
-from prism_ssl.train.local_record import CHECKPOINT_FILE, is_probe, read_history
-from prism_ssl.train.tracking_identity import TrackedAs, keep_tracked_as, public_settings, tracked_as
-from prism_ssl.train.tracking_orphans import let_orphans_finish
+from prism_ssl.records.run_files import CHECKPOINT_FILE, is_probe, read_history
+from prism_ssl.records.wandb_api import WITHOUT_W_AND_B, has_key, open_api, service_errors
+from prism_ssl.train.tracking.background_work import BackgroundWork
+from prism_ssl.train.tracking.client_processes import let_orphans_finish
+from prism_ssl.train.tracking.identity import TrackedAs, keep_tracked_as, public_settings, tracked_as
 from prism_ssl.utils.fs import private_folder, temporary_root
-from prism_ssl.utils.wandb_client import client_errors, load_client
+from prism_ssl.utils.wandb_client import load_client
 
 ARTIFACT_TYPE, ENCODER_TYPE = "checkpoint", "encoder"
 INTERRUPTED_EXIT_CODE = 143
@@ -98,13 +98,8 @@ def check_account(config: PrismConfig) -> None:
         load_client(temporary_root(config.run.tmp_root))
         with service_errors():
             if not has_key(config):
-                raise TrackingError(f"no W&B key was found; set WANDB_API_KEY, or {_ADVICE}")
+                raise TrackingError(f"no W&B key was found; set WANDB_API_KEY, or {WITHOUT_W_AND_B}")
             open_api(config).default_entity  # noqa: B018  asked for so that the server answers
-
-
-def has_key(config: PrismConfig) -> bool:
-    """Whether the client finds a W&B key on this machine; nobody is asked, and no server."""
-    return bool(load_client(temporary_root(config.run.tmp_root)).login(prompt=False, verify=False))
 
 
 def let_clients_finish(config: PrismConfig) -> None:
@@ -126,15 +121,6 @@ def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dic
         return start_tracker(config, run_dir, summary.steps_done).finish(summary)
     except TrackingError as error:
         return {"mode": mode, "problem": str(error)}
-
-
-def open_api(config: PrismConfig) -> Any:
-    """The client's reading side (``wandb.Api``), as patient as ``tracking.init_timeout_s``, or a ``TrackingError``."""
-    tracking = settled(config.tracking)
-    overrides = {"project": tracking.project} | ({"entity": tracking.entity} if tracking.entity else {})
-    wandb = load_client(temporary_root(config.run.tmp_root))
-    with service_errors():
-        return wandb.Api(overrides, timeout=max(1, round(config.tracking.init_timeout_s)))
 
 
 class _WandbTracker(Tracker):
@@ -293,14 +279,6 @@ class _WandbTracker(Tracker):
 
 _UPLOAD_S = 3600
 """An upload that takes longer is given up, so that the next one can begin."""
-
-_ADVICE = "pass --tracking.mode offline (or disabled) to train without it"
-
-
-def service_errors(otherwise: str = _ADVICE) -> AbstractContextManager[None]:
-    """What the client raises in the block becomes a ``TrackingError`` that says what to do; ``otherwise`` is the way
-    without W&B."""
-    return client_errors(otherwise)
 
 
 def _add_open_file(artifact: Any, file: Any, name: str) -> None:

@@ -10,8 +10,8 @@ from rich.filesize import decimal
 
 from prism_ssl.config.operations import QuotaConfig
 from prism_ssl.errors import QuotaExceeded
-from prism_ssl.train.leftovers import Places
-from prism_ssl.train.quota_limits import Finding, Measure, Reading, look
+from prism_ssl.train.guards.deletable_files import Places
+from prism_ssl.train.guards.quota_limits import Finding, Measure, Reading, look
 from prism_ssl.utils.disk_usage import DiskUsage, disk_usage
 from prism_ssl.utils.time import Stopwatch
 

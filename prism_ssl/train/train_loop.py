@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from prism_ssl.contracts import RunSummary
-from prism_ssl.train.attempt import Attempt
-from prism_ssl.train.work_order import WorkOrder
+from prism_ssl.train.run.loop_config import WorkOrder
+from prism_ssl.train.worker import Attempt
 
 
 def train_loop(order: WorkOrder) -> RunSummary:

@@ -13,34 +13,34 @@ from prism_ssl.config.schema import DataConfig, PrismConfig
 from prism_ssl.config.tracking_environment import settled, tracking_words
 from prism_ssl.contracts import RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
-from prism_ssl.data.archive_notes import archive_notes
 from prism_ssl.data.catalog import modalities_in_words
 from prism_ssl.data.holdout import Split
-from prism_ssl.data.memory_plan import MemoryPlan, object_store_bytes, plan_memory
-from prism_ssl.train.console import LiveView
-from prism_ssl.train.failures import cause_of
+from prism_ssl.data.pool.memory_plan import MemoryPlan, object_store_bytes, plan_memory
+from prism_ssl.data.split_warnings import archive_notes
+from prism_ssl.records.run_files import HISTORY_FILE, LocalRecord, truncate_history
+from prism_ssl.train.distributed.resources import require_resources, training_cpus, workers_on_a_node
 from prism_ssl.train.fit import fit
-from prism_ssl.train.leftovers import Places
-from prism_ssl.train.local_record import HISTORY_FILE, LocalRecord, truncate_history
+from prism_ssl.train.guards.deletable_files import Places
+from prism_ssl.train.guards.stop_file import sigusr1_asks_to_stop, stop_file_of
 from prism_ssl.train.logging import check_account, let_clients_finish
-from prism_ssl.train.outcome import (
+from prism_ssl.train.quota_guard import admit
+from prism_ssl.train.record.console import LiveView
+from prism_ssl.train.record.driver_summary import (
     WORKER_RESTART,
     final_summary,
     record_unfinished,
     refusals_in_summary,
     was_cut_short,
 )
-from prism_ssl.train.pictures import Pictures
-from prism_ssl.train.quota_guard import admit
-from prism_ssl.train.resources import require_resources, training_cpus, workers_on_a_node
-from prism_ssl.train.resume import StartingPoint, continued, starting_point
-from prism_ssl.train.run_folder import RunFolder, claim_run_folder, with_absolute_catalog
-from prism_ssl.train.stop_file import sigusr1_asks_to_stop, stop_file_of
-from prism_ssl.train.work_order import WorkOrder
+from prism_ssl.train.record.pictures import Pictures
+from prism_ssl.train.resume.starting_point import StartingPoint, continued, starting_point
+from prism_ssl.train.run.failure_cause import cause_of
+from prism_ssl.train.run.folder import RunFolder, claim_run_folder, with_absolute_catalog
+from prism_ssl.train.run.loop_config import WorkOrder
 from prism_ssl.utils.fs import home_folder, remove_stale_folders, temporary_root
 from prism_ssl.utils.gpu_check import require_usable_gpus
 from prism_ssl.utils.machine import memory_limit_bytes
-from prism_ssl.utils.ray_session import dashboard_words, ray_session
+from prism_ssl.utils.ray_cluster.session import dashboard_words, ray_session
 from prism_ssl.utils.stop_signals import ignore_stop_signals, stop_file_interrupts, stop_signals_interrupt
 
 _TASK_CPUS = 1  # for the tasks of preflight

@@ -17,10 +17,10 @@ from prism_ssl.config.defaults import phantom_cpu
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PrismBatch
 from prism_ssl.model.loss import LossReport
-from prism_ssl.train.alarm_rules import alarm_rules
-from prism_ssl.train.alarms import Alarms
-from prism_ssl.train.diagnostics import Diagnostics
+from prism_ssl.train.guards.alarm_rules import alarm_rules
+from prism_ssl.train.guards.alarms import Alarms
 from prism_ssl.train.learner import Learner
+from prism_ssl.train.record.diagnostics import Diagnostics
 
 LOG_EVERY = 100
 

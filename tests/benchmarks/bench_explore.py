@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from prism_ssl.explore import alarm_view, curves, ranking_view, session, throughput_view
 from prism_ssl.explore.runs import LOCAL, fetch_history, fetch_runs
 from prism_ssl.utils.time import Stopwatch
-from tests.sweep_records import write_run
+from tests.support.sweep_records import write_run
 from tune.core24 import design_points
 
 _DISTINCT = 4

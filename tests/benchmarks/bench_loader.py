@@ -42,16 +42,16 @@ from plain_loader import plain_pairs_per_s
 
 from prism_ssl.config.schema import DataConfig, PrismConfig, TrainConfig
 from prism_ssl.contracts import PATCH_PX, PairChunk, PreparedScan, ScanRecord, VisitChunk, VisitKey
-from prism_ssl.data.extract import extract_view
-from prism_ssl.data.memory_plan import chunk_bytes, object_store_bytes
-from prism_ssl.data.nifti import OpenScan, open_scan
-from prism_ssl.data.phantoms import full_size_ct, write_gz
-from prism_ssl.data.pool_actor import ActorSettings
-from prism_ssl.data.scratch import ScratchStore
+from prism_ssl.data.extract.cpu import extract_view
+from prism_ssl.data.phantoms.writer import full_size_ct, write_gz
+from prism_ssl.data.pool.actor import ActorSettings
+from prism_ssl.data.pool.memory_plan import chunk_bytes, object_store_bytes
+from prism_ssl.data.pool.scratch import ScratchStore
+from prism_ssl.data.pool.warm_pool import PoolSettings
+from prism_ssl.data.scan.nifti import OpenScan, open_scan
+from prism_ssl.data.scan.volume_memory import VolumeMemory
 from prism_ssl.data.sharded_dataset import NO_WAIT, PairStream, WaitCauses
-from prism_ssl.data.views import draw_pair, pair_targets
-from prism_ssl.data.volume_memory import VolumeMemory
-from prism_ssl.data.warm_pool import PoolSettings
+from prism_ssl.data.views.view_pairs import draw_pair, pair_targets
 from prism_ssl.utils.time import Stopwatch
 
 Shape = tuple[int, int, int]

@@ -23,7 +23,7 @@ from harness import Row, at_least, at_most, circumstances, parser, report
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
-from prism_ssl.data.memory_plan import plan_memory
+from prism_ssl.data.pool.memory_plan import plan_memory
 from prism_ssl.data.sharded_dataset import PairStream
 
 SHAPE = (256, 256, 150)

@@ -26,9 +26,9 @@ from harness import Row, Timing, at_least, at_most, circumstances, measure, pars
 from isal import igzip, isal_zlib
 
 from prism_ssl.contracts import RobustStats
-from prism_ssl.data.nifti import open_scan
-from prism_ssl.data.phantoms import full_size_ct, write_gz
-from prism_ssl.data.volume_memory import VolumeMemory
+from prism_ssl.data.phantoms.writer import full_size_ct, write_gz
+from prism_ssl.data.scan.nifti import open_scan
+from prism_ssl.data.scan.volume_memory import VolumeMemory
 
 SHAPE = (512, 512, 200)
 CHUNK_BYTES = 2**20

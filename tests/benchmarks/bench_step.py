@@ -26,14 +26,14 @@ from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan, PrismBatch, ScanRecord
 from prism_ssl.data.collate import Collator
-from prism_ssl.data.nifti import open_scan
-from prism_ssl.data.phantoms import write_phantoms
+from prism_ssl.data.phantoms.writer import write_phantoms
+from prism_ssl.data.scan.nifti import open_scan
 from prism_ssl.train.learner import Learner
-from prism_ssl.utils.ray_session import ray_environment, ray_session
+from prism_ssl.utils.ray_cluster.session import ray_environment, ray_session
 from prism_ssl.utils.time import Stopwatch
 
 if TYPE_CHECKING:
-    from prism_ssl.train.work_order import WorkOrder
+    from prism_ssl.train.run.loop_config import WorkOrder
 
 SETTINGS = {"data.n_patches": 128, "data.visits_per_scan": 40, "train.batch_size": 8, "train.torch_threads": 1}
 STALL_MS = 2000.0
@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     config = apply_overrides(phantom_cpu(), SETTINGS)
     with tempfile.TemporaryDirectory(prefix="bench_step_") as name, ray_environment(Path(name)):
         from prism_ssl.data.sharded_dataset import make_shards
-        from prism_ssl.train.work_order import WorkOrder
+        from prism_ssl.train.run.loop_config import WorkOrder
 
         folder = Path(name)
         shards = make_shards(phantom_scans(folder / "phantoms", 12), config.data.workers)

@@ -30,13 +30,13 @@ from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.config.schema import DataConfig, ExtractOn, PrismConfig
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, PreparedScan, PrismBatch
 from prism_ssl.data.collate import Collator
-from prism_ssl.data.memory_plan import chunk_bytes
-from prism_ssl.data.nifti import OpenScan, open_scan
-from prism_ssl.data.phantoms import full_size_ct, write_gz
-from prism_ssl.data.pool_actor import PoolActor
-from prism_ssl.data.scratch import ScratchStore
+from prism_ssl.data.phantoms.writer import full_size_ct, write_gz
+from prism_ssl.data.pool.actor import PoolActor
+from prism_ssl.data.pool.memory_plan import chunk_bytes
+from prism_ssl.data.pool.scratch import ScratchStore
+from prism_ssl.data.scan.nifti import OpenScan, open_scan
 from prism_ssl.train.learner import Learner
-from prism_ssl.train.work_order import WorkOrder
+from prism_ssl.train.run.loop_config import WorkOrder
 
 Patches = Callable[[torch.Tensor], torch.Tensor]
 

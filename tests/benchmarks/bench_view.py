@@ -30,10 +30,10 @@ from harness import Row, Timing, at_least, at_most, circumstances, measure, pars
 
 from prism_ssl.config.schema import ViewConfig
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, Float32, Float64, RobustStats
-from prism_ssl.data.extract import extract_view, warm_up
-from prism_ssl.data.geometry import acquisition_frame, apply_affine, inverse
-from prism_ssl.data.nifti import OpenScan
-from prism_ssl.data.views import View, draw_view
+from prism_ssl.data.extract.cpu import extract_view, warm_up
+from prism_ssl.data.scan.geometry import acquisition_frame, apply_affine, inverse
+from prism_ssl.data.scan.nifti import OpenScan
+from prism_ssl.data.views.view_pairs import View, draw_view
 
 SHAPE = (512, 512, 300)
 N_PATCHES, PATCH_MM = 1024, 16.0

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX, Float64, RobustStats, VisitKey
-from prism_ssl.data.geometry import acquisition_frame
-from prism_ssl.data.views import View, draw_pair
+from prism_ssl.data.scan.geometry import acquisition_frame
+from prism_ssl.data.views.view_pairs import View, draw_pair
 
 PERCENTILES = (0.5, 25, 50, 75, 99.5)
 _nib: Any = nib  # nibabel publishes types for a part of what it offers

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli_runs import command, run_to_end
+from tests.support.cli_runs import command, run_to_end
 
 pytestmark = pytest.mark.slow
 

@@ -21,10 +21,10 @@ from prism_ssl.contracts import PrismBatch
 from prism_ssl.data.sharded_dataset import NO_WAIT
 from prism_ssl.model.backbone import PRESETS, EncoderShape
 from prism_ssl.model.loss import LossBundle
+from prism_ssl.records.run_files import read_history, read_summary
 from prism_ssl.train.learner import Learner
-from prism_ssl.train.local_record import read_history, read_summary
-from prism_ssl.train.recorder import Recorder
-from tests.unit.model_batches import random_batch
+from prism_ssl.train.record.recorder import Recorder
+from tests.support.model_batches import random_batch
 
 B, N, SERIES, STEPS = 8, 4, 4, 80
 Arrange = Callable[[PrismBatch], PrismBatch]

@@ -15,7 +15,7 @@ CODE = """
 import os, sys, urllib.error, urllib.request
 from pathlib import Path
 import psutil
-from prism_ssl.utils.ray_session import dashboard_words, ray_environment, ray_session
+from prism_ssl.utils.ray_cluster.session import dashboard_words, ray_environment, ray_session
 
 def status(headers):
     try:

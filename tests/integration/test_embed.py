@@ -19,17 +19,17 @@ import prism_ssl
 from prism_ssl.config.defaults import phantom_cpu
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import PATCH_SCALE, ScanRecord
-from prism_ssl.data.broken_files import BrokenKind, write_broken
 from prism_ssl.data.catalog import load_records
-from prism_ssl.data.extract import extract_view
-from prism_ssl.data.nifti import open_scan
-from prism_ssl.data.views import draw_view
-from prism_ssl.eval.embed_job import EmbedReport, embed_catalog, embed_config
-from prism_ssl.eval.embed_scan import EmbedSettings, Row, cut_views
+from prism_ssl.data.extract.cpu import extract_view
+from prism_ssl.data.scan.nifti import open_scan
+from prism_ssl.data.views.view_pairs import draw_view
+from prism_ssl.embed.job import EmbedReport, embed_catalog, embed_config
+from prism_ssl.embed.scan import EmbedSettings, Row, cut_views
 from prism_ssl.model.backbone import build_encoder
 from prism_ssl.model.export import read_export, save_encoder
 from prism_ssl.utils.seeds import generator_for
-from tests.cli_runs import CliRun, run_to_end
+from tests.support.broken_files import BrokenKind, write_broken
+from tests.support.cli_runs import CliRun, run_to_end
 
 VIEWS = 3
 
@@ -156,7 +156,7 @@ def test_a_killed_command_goes_on_where_it_was(encoder_dir: Path, phantom_catalo
     line = [
         sys.executable,
         "-m",
-        "prism_ssl.eval.embed",
+        "prism_ssl.embed.command",
         *places,
         "--views",
         "60",

@@ -14,7 +14,7 @@ import pytest
 
 from prism_ssl.utils.fs import OWNED_BY_PROCESSES
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED
-from tests.cli_runs import CliRun, command, history_of, only_run, run_to_end, summary_of
+from tests.support.cli_runs import CliRun, command, history_of, only_run, run_to_end, summary_of
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def _a_training_scan(root: Path) -> dict[str, str]:
     from prism_ssl.config.defaults import phantom_cpu
     from prism_ssl.data.catalog import load_records
     from prism_ssl.data.holdout import split_by_patient
-    from prism_ssl.data.scan_order import ScanOrder
+    from prism_ssl.data.pool.scan_order import ScanOrder
     from prism_ssl.utils.hashing import shard_worker
 
     catalog = next((root / "archive").glob("*.csv"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prism_ssl.eval.leakcheck import main
+from prism_ssl.leak.command import main
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from prism_ssl.data.pool_metrics import POOL_EXPORTS
-from prism_ssl.train.train_metrics import ROW_EXPORTS, STEP_EXPORTS
+from prism_ssl.data.pool.dashboard import POOL_EXPORTS
+from prism_ssl.train.record.dashboard import ROW_EXPORTS, STEP_EXPORTS
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED
-from tests.cli_runs import CliRun, command, history_of, summary_of
+from tests.support.cli_runs import CliRun, command, history_of, summary_of
 
 pytestmark = pytest.mark.slow
 

@@ -20,13 +20,13 @@ import torch
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from prism_ssl.config.defaults import apply_overrides
-from prism_ssl.data.broken_files import BrokenKind, write_broken
+from prism_ssl.records.run_files import write_json
 from prism_ssl.train.checkpoint import Checkpoint, rng_state, save_checkpoint
 from prism_ssl.train.learner import Learner
-from prism_ssl.train.local_record import write_json
 from tests.conftest import REPOSITORY
-from tests.sweep_records import settings_of, track_run, write_sweep
-from tests.wandb_server import WandbServer
+from tests.support.broken_files import BrokenKind, write_broken
+from tests.support.sweep_records import settings_of, track_run, write_sweep
+from tests.support.wandb_server import WandbServer
 from tune.core24 import design_points
 
 pytestmark = pytest.mark.slow

@@ -15,17 +15,17 @@ import pytest
 
 from prism_ssl.config.schema import PreflightConfig, PrismConfig
 from prism_ssl.contracts import ScanRecord
-from prism_ssl.data.broken_files import EXPECTED, BrokenKind, sound_bytes, sound_volume, write_broken
 from prism_ssl.data.catalog import UnresolvedRow
-from prism_ssl.data.manifest import Manifest, ManifestRow
-from prism_ssl.data.nifti import open_scan
+from prism_ssl.data.checks.manifest import Manifest, ManifestRow
+from prism_ssl.data.checks.quarantine import Quarantine
+from prism_ssl.data.checks.verdict import check_scan
 from prism_ssl.data.preflight import run_preflight
-from prism_ssl.data.quarantine import Quarantine
-from prism_ssl.data.read_errors import read_failure
-from prism_ssl.data.reject_reason import RejectReason
-from prism_ssl.data.scan_check import check_scan
-from prism_ssl.data.series_file import resolve_nifti
+from prism_ssl.data.scan.nifti import open_scan
+from prism_ssl.data.scan.read_errors import read_failure
+from prism_ssl.data.scan.reject_reasons import RejectReason
+from prism_ssl.data.table.series_file import resolve_nifti
 from prism_ssl.errors import ArchiveUnreachable, HostOutOfMemory, ScanRejected
+from tests.support.broken_files import EXPECTED, BrokenKind, sound_bytes, sound_volume, write_broken
 
 CONFIG = PrismConfig()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli_runs import CliRun, command, only_run, run_to_end, summary_of
+from tests.support.cli_runs import CliRun, command, only_run, run_to_end, summary_of
 
 pytestmark = pytest.mark.slow
 

@@ -15,12 +15,12 @@ from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import CheckpointError, TrackingError
 from prism_ssl.train.checkpoint import Checkpoint, checkpoint_step, rng_state, save_checkpoint
 from prism_ssl.train.logging import start_tracker
-from prism_ssl.train.resume import StartingPoint, starting_point
-from prism_ssl.train.run_folder import RunFolder, claim_run_folder, identity
-from prism_ssl.train.tracking_identity import read_tracked_as
+from prism_ssl.train.resume.starting_point import StartingPoint, starting_point
+from prism_ssl.train.run.folder import RunFolder, claim_run_folder, identity
+from prism_ssl.train.tracking.identity import read_tracked_as
 from tests.integration.test_tracking import end, settings
-from tests.wandb_server import WandbServer
-from tune.trial import drop_uploaded_checkpoint
+from tests.support.wandb_server import WandbServer
+from tune.sweep.trial import drop_uploaded_checkpoint
 
 
 def claimed(config: PrismConfig) -> RunFolder:

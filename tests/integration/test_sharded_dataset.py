@@ -17,12 +17,12 @@ import ray.util
 from prism_ssl.config.schema import DataConfig, ExtractOn, PrismConfig
 from prism_ssl.contracts import BrokenScan, PreparedScan, UncutChunk, VisitChunk
 from prism_ssl.data.catalog import load_records
-from prism_ssl.data.scan_check import check_scan
+from prism_ssl.data.checks.verdict import check_scan
 from prism_ssl.data.sharded_dataset import NO_WAIT, Cursors, PairStream, WaitCauses, dashboard_name, make_shards
 from prism_ssl.errors import BatchDoesNotFit, PoolActorDied, PrismError, ReplacementFailed, TooManyBrokenScans
 from prism_ssl.utils.fs import remove_stale_folders
 from prism_ssl.utils.hashing import shard_worker
-from tests.pool_fakes import actor_settings, assert_equal_chunks, pool_settings, scan_ids, truncate, write_scans
+from tests.support.pool_fakes import actor_settings, assert_equal_chunks, pool_settings, scan_ids, truncate, write_scans
 
 Batch = list[VisitChunk]
 PAIRS = 5

@@ -7,11 +7,11 @@ from random import Random
 
 import pytest
 
-from tests.cli_runs import command, only_run, run_to_end
-from tests.soak_company import keep_company
-from tests.soak_stops import stop_and_go
-from tests.soak_world import World
-from tests.wandb_server import WandbServer
+from tests.soak.company import keep_company
+from tests.soak.stops import stop_and_go
+from tests.soak.world import World
+from tests.support.cli_runs import command, only_run, run_to_end
+from tests.support.wandb_server import WandbServer
 
 pytestmark = pytest.mark.slow
 

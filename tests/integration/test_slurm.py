@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from tests.cli_runs import SMALL
-from tests.slurm_jobs import Job, Slurm
-from tests.wandb_server import WandbServer
+from tests.support.cli_runs import SMALL
+from tests.support.slurm_jobs import Job, Slurm
+from tests.support.wandb_server import WandbServer
 from tune.core24 import design_points
 
 pytestmark = pytest.mark.slow

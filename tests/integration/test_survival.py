@@ -27,13 +27,13 @@ from prism_ssl.errors import (
     ReplacementFailed,
     RunFolderError,
 )
-from prism_ssl.train.attempt import Attempt
+from prism_ssl.records.run_files import read_history, read_summary
 from prism_ssl.train.checkpoint import checkpoint_step, load_checkpoint
-from prism_ssl.train.local_record import read_history, read_summary
+from prism_ssl.train.run.loop_config import WorkOrder
 from prism_ssl.train.train_loop import train_loop
-from prism_ssl.train.work_order import WorkOrder
+from prism_ssl.train.worker import Attempt
 from tests.integration.test_train_smoke import one_thread, small, work_order
-from tests.pool_fakes import make_hang
+from tests.support.pool_fakes import make_hang
 
 __all__ = ["one_thread"]
 

@@ -12,8 +12,8 @@ import ray
 from rich.console import Console
 
 from prism_ssl.config.defaults import apply_overrides, core24_smoke
-from tune.sweep import Sweep
-from tune.sweep_run import run_sweep
+from tune.sweep.folder import Sweep
+from tune.sweep.run import run_sweep
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ import pytest
 
 from prism_ssl.train.checkpoint import checkpoint_step
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED
-from tests.cli_runs import CliRun, command, history_of, only_run, run_to_end, summary_of
-from tests.wandb_server import API_KEY, WandbServer
+from tests.support.cli_runs import CliRun, command, history_of, only_run, run_to_end, summary_of
+from tests.support.wandb_server import API_KEY, WandbServer
 
 pytestmark = pytest.mark.slow
 

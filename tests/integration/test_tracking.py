@@ -22,12 +22,12 @@ from prism_ssl.errors import CheckpointError, TrackingError
 from prism_ssl.model.backbone import build_encoder
 from prism_ssl.model.encoder_source import CARD_FILE
 from prism_ssl.model.export import save_encoder
-from prism_ssl.train.local_record import LocalRecord
+from prism_ssl.records.run_files import LocalRecord
 from prism_ssl.train.logging import Tracker, check_account, checkpoint_due, end_lost_run, start_tracker
-from prism_ssl.train.tracking_identity import read_tracked_as
+from prism_ssl.train.tracking.identity import read_tracked_as
 from prism_ssl.utils.fs import temporary_root
 from tests.conftest import REPOSITORY
-from tests.wandb_server import API_KEY, WandbServer
+from tests.support.wandb_server import API_KEY, WandbServer
 
 
 @pytest.fixture

@@ -18,13 +18,13 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import prepare_archive, select_scans
 from prism_ssl.errors import CheckpointError, ConfigError, ReplacementFailed, RunInterrupted
 from prism_ssl.eval.patient_evidence import read_evidence
-from prism_ssl.train.attempt import Attempt
+from prism_ssl.records.run_files import is_probe, read_history, read_summary
 from prism_ssl.train.checkpoint import load_checkpoint
-from prism_ssl.train.local_record import is_probe, read_history, read_summary
+from prism_ssl.train.run.loop_config import WorkOrder
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.trainer import train
-from prism_ssl.train.work_order import WorkOrder
-from tests.wandb_server import WandbServer
+from prism_ssl.train.worker import Attempt
+from tests.support.wandb_server import WandbServer
 from tune.evaluate_run import evaluate_run
 
 

@@ -18,8 +18,8 @@ import pytest
 
 from prism_ssl.utils.fs import OWNED_BY_PROCESSES
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED
-from tests.cli_runs import REPOSITORY, CliRun
-from tests.wandb_server import WandbServer
+from tests.support.cli_runs import REPOSITORY, CliRun
+from tests.support.wandb_server import WandbServer
 
 pytestmark = pytest.mark.slow
 

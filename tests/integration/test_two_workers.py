@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cli_runs import CliRun, command, history_of, run_to_end, summary_of
+from tests.support.cli_runs import CliRun, command, history_of, run_to_end, summary_of
 
 pytestmark = pytest.mark.slow
 

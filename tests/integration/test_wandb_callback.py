@@ -11,12 +11,12 @@ from rich.console import Console
 
 from prism_ssl.config.defaults import apply_overrides, core24_smoke
 from prism_ssl.config.operations import TrackingMode
-from prism_ssl.train.local_record import read_summary
-from prism_ssl.train.outcome import record_unfinished
+from prism_ssl.records.run_files import read_summary
+from prism_ssl.train.record.driver_summary import record_unfinished
 from prism_ssl.utils.fs import private_folder
-from tests.wandb_server import WandbServer
-from tune.sweep import Sweep
-from tune.wandb_callback import WandbTrials
+from tests.support.wandb_server import WandbServer
+from tune.sweep.folder import Sweep
+from tune.sweep.wandb_callback import WandbTrials
 
 CAUSE = "ActorDiedError: the process of the trial died; see /tmp/logs/worker 1.err"
 

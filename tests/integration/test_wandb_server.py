@@ -13,8 +13,8 @@ import pytest
 import wandb
 
 from tests.conftest import REPOSITORY
-from tests.graphql_document import parse
-from tests.wandb_server import API_KEY, WandbServer
+from tests.support.graphql_document import parse
+from tests.support.wandb_server import API_KEY, WandbServer
 
 
 def _start(**settings: Any) -> Any:
@@ -136,7 +136,9 @@ def test_everything_received_can_be_searched(wandb_server: WandbServer, tmp_path
 
 def test_the_server_runs_from_the_command_line() -> None:
     server = subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "tests/wandb_server.py"), "--port", "0"], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(REPOSITORY / "tests/support/wandb_server.py"), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert server.stdout is not None

@@ -11,10 +11,10 @@ import pytest
 from prism_ssl import errors
 from prism_ssl.config.defaults import RECIPES, known_keys
 from prism_ssl.config.defaults import phantom_cpu as phantoms
-from prism_ssl.data.catalog_columns import OPTIONAL, REQUIRED
-from prism_ssl.data.reject_reason import RejectReason
-from prism_ssl.eval.embed_scan import EMBEDDING_FAILED
-from prism_ssl.train.alarm_rules import alarm_rules
+from prism_ssl.data.scan.reject_reasons import RejectReason
+from prism_ssl.data.table.columns import OPTIONAL, REQUIRED
+from prism_ssl.embed.scan import EMBEDDING_FAILED
+from prism_ssl.train.guards.alarm_rules import alarm_rules
 from tests.conftest import REPOSITORY
 
 DOCS = REPOSITORY / "docs"

@@ -1,0 +1,264 @@
+"""What preflight found out about each file, kept from run to run."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from prism_ssl.contracts import PreparedScan, RobustStats, ScanRecord
+from prism_ssl.data.scan.bounded_reads import within
+from prism_ssl.data.scan.reject_reasons import PASSING_REASONS
+from prism_ssl.errors import RunFolderError
+from prism_ssl.utils.fs import FolderLock, private_folder, write_atomic
+from prism_ssl.utils.machine import started_ticks
+
+_log = logging.getLogger(__name__)
+
+LOCK_LIMIT_S = 60.0
+"""How long the end of a preflight waits for another one that is folding its parts, which takes it a second or two."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRow:
+    """The verdict on one selected row. ``reason`` is ``None`` for a scan that is kept; then every other field is given.
+
+    ``path`` is its file; of a row that leads to no file, the place where one was looked for, or the file that was kept
+    before, with what was found in it. ``size`` and ``mtime_ns``
+    are those of the file when it was checked, ``modality`` and ``config_hash`` what it was checked as and against; the
+    verdict holds as long as path and these four stay. ``content`` is equal where the voxels are. Intensities are
+    rescaled units.
+    """
+
+    scan_id: str
+    path: str
+    modality: str
+    size: int
+    mtime_ns: int
+    config_hash: str
+    reason: str | None = None
+    detail: str | None = None
+    nx: int | None = None
+    ny: int | None = None
+    nz: int | None = None
+    spacing_x_mm: float | None = None
+    spacing_y_mm: float | None = None
+    spacing_z_mm: float | None = None
+    volume_bytes: int | None = None
+    lowest: float | None = None
+    median: float | None = None
+    std: float | None = None
+    content: str | None = None
+
+    def prepared(self, record: ScanRecord) -> PreparedScan:
+        """The scan as the pools want it; only for a row without a reason."""
+        return PreparedScan(
+            record=record,
+            stats=RobustStats(_given(self.lowest), _given(self.median), _given(self.std)),
+            volume_bytes=_given(self.volume_bytes),
+            shape=(_given(self.nx), _given(self.ny), _given(self.nz)),
+            spacing_mm=(_given(self.spacing_x_mm), _given(self.spacing_y_mm), _given(self.spacing_z_mm)),
+            content=_given(self.content),
+        )
+
+
+_POLARS_TYPES = {"str": pl.String, "int": pl.Int64, "float": pl.Float64}
+_KEY = ("scan_id", "modality")
+_PARTS = "manifest_parts"
+_LOCK_HANGS_S = 10.0
+_FORGOTTEN_S = 7 * 24 * 3600.0
+_SCHEMA = pl.Schema({field.name: _POLARS_TYPES[str(field.type).split(" ")[0]] for field in fields(ManifestRow)})
+
+
+class Manifest:
+    """``manifest.parquet`` and the part files of preflights that have not ended. Its files have mode 0600: they hold
+    paths. Several processes may have one folder; each writes and removes parts of its own.
+
+    Args:
+        folder: where ``manifest.parquet`` is; parts lie in its sub-folder ``manifest_parts``.
+        flush_rows: a part is written when this many rows are new ...
+        flush_s: ... or when rows are new and this much time has passed since the last part.
+        clock: seconds, monotonic.
+        lock_limit_s: how long ``close`` waits for another process that holds the folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        flush_rows: int = 500,
+        flush_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+        lock_limit_s: float = LOCK_LIMIT_S,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self.path = folder, folder / "manifest.parquet"
+        self._parts = private_folder(folder / _PARTS)
+        self._owner = _this_process()
+        self._flush_rows, self._flush_s, self._clock, self._lock_limit_s = flush_rows, flush_s, clock, lock_limit_s
+        self._rows = read_manifest(folder)
+        self._new: list[ManifestRow] = []
+        self._flushed_at = clock()
+
+    def find(self, record: ScanRecord) -> ManifestRow | None:
+        """What was found when the file of a record was read last, whatever its age; also where it was away since."""
+        return find_row(self._rows, record)
+
+    def add(self, row: ManifestRow) -> None:
+        """Remember a row; it survives a kill once it is flushed.
+
+        One that says that the file is away keeps what was found when the file was read: a volume that is not mounted
+        for an hour must not cost the verdicts on all its files.
+        """
+        earlier = self._rows.get((row.scan_id, row.modality))
+        if earlier is not None and _was_kept(earlier) and row.size == 0 and row.reason in PASSING_REASONS:
+            row = replace(earlier, reason=row.reason, detail=row.detail)
+        if row == earlier:
+            return
+        self._rows[row.scan_id, row.modality] = row
+        self._new.append(row)
+        if len(self._new) >= self._flush_rows or self._clock() - self._flushed_at >= self._flush_s:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the new rows as a part file."""
+        if self._new:
+            own = [int(file.stem.rpartition("-")[2]) for file in _part_files(self._parts) if self._is_own(file)]
+            number = 1 + max(own, default=0)
+            part = pl.DataFrame([asdict(row) for row in self._new], schema=_SCHEMA)
+            self._write(self._parts / f"part-{self._owner}-{number:06d}.parquet", part)
+            self._new = []
+        self._flushed_at = self._clock()
+
+    def close(self) -> None:
+        """Fold all parts into ``manifest.parquet``, beside what other processes have put there meanwhile.
+
+        Raises:
+            RunFolderError: another process holds the folder for too long, or its file system knows no locks.
+        """
+        self.flush()
+        with self._locked():
+            # What another process writes from now on it folds itself, and has to wait with it.
+            files = sorted(self._parts.iterdir())
+            parts = _part_files(self._parts)
+            if parts or not self.path.exists():
+                self._write(self.path, _folded([self.path, *sorted(parts, key=self._is_own)]))
+            folder_changed_s = self._parts.stat().st_mtime  # by the clock that dates its files, a file server's, say
+            for file in files:
+                if self._is_own(file) or _is_left_behind(file, folder_changed_s):
+                    file.unlink(missing_ok=True)
+
+    def _write(self, file: Path, table: pl.DataFrame) -> None:
+        buffer = io.BytesIO()
+        table.write_parquet(buffer)
+        # In the private folder, so that the rows are never readable by others.
+        staged = self._parts / f"staged-{self._owner}-0"
+        write_atomic(staged, buffer.getvalue())
+        staged.chmod(0o600)
+        staged.replace(file)
+
+    def _is_own(self, file: Path) -> bool:
+        return f"-{self._owner}-" in file.name
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = FolderLock(self._folder)
+        try:
+            # A lock daemon that is away may hang; then the time limit is that of the whole call.
+            free = within(self._lock_limit_s + _LOCK_HANGS_S, lambda: lock.acquire(self._lock_limit_s))
+        except OSError as error:  # a TimeoutError is one
+            raise RunFolderError(
+                f"{self._folder} cannot be locked ({error.strerror or error}), which is needed where several runs may "
+                "check one catalogue; set --run.root to a folder whose file system has locks (flock)"
+            ) from error
+        if not free:
+            raise RunFolderError(
+                f"{self._folder} is held by another process for more than {self._lock_limit_s:g} s; see which one "
+                f"(fuser {self._folder / '.lock'}), or set --run.root to another folder. What was found is kept there"
+            )
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def read_manifest(folder: Path) -> dict[tuple[str, str], ManifestRow]:
+    """Scan id and modality -> row, of a folder that others may be writing; without locks, and nothing is made."""
+    parts = [row for file in _part_files(folder / _PARTS) for row in _rows(file)]
+    # After the parts: one that has gone meanwhile was folded into it.
+    return {(row.scan_id, row.modality): row for row in (*_rows(folder / "manifest.parquet"), *parts)}
+
+
+def find_row(rows: dict[tuple[str, str], ManifestRow], record: ScanRecord) -> ManifestRow | None:
+    """What was found when the file of a record was read last, whatever its age; also where it was away since."""
+    row = rows.get((record.scan_id, record.modality))
+    if row is None or row.path != record.nifti_path:
+        return None
+    return replace(row, reason=None, detail=None) if _was_kept(row) else row
+
+
+def _was_kept(row: ManifestRow) -> bool:
+    """Whether a file was kept when it was read; it may be away since."""
+    return row.content is not None and (row.reason is None or row.reason in PASSING_REASONS)
+
+
+def _part_files(parts: Path) -> list[Path]:
+    found = parts.iterdir() if parts.is_dir() else ()
+    return sorted(file for file in found if re.fullmatch(r"part-.*-\d+\.parquet", file.name))
+
+
+def _folded(files: list[Path]) -> pl.DataFrame:
+    """Of each scan and modality the last row."""
+    tables = [table for file in files if (table := _table(file)) is not None]
+    return pl.concat([pl.DataFrame(schema=_SCHEMA), *tables]).unique(_KEY, keep="last", maintain_order=True)
+
+
+def _table(file: Path) -> pl.DataFrame | None:
+    try:
+        table = pl.read_parquet(io.BytesIO(file.read_bytes()))  # of bytes: to polars a path may be a pattern
+    except FileNotFoundError:
+        return None
+    except pl.exceptions.PolarsError as error:
+        _log.warning("%s cannot be read (%s); its files are checked again", file, type(error).__name__)
+        return None
+    return table if table.schema == _SCHEMA else None  # written by another version: its verdicts are not ours
+
+
+def _rows(file: Path) -> Iterator[ManifestRow]:
+    table = _table(file)
+    if table is not None:
+        yield from (ManifestRow(**row) for row in table.iter_rows(named=True))
+
+
+def _this_process() -> str:
+    return f"{_host()}-{os.getpid()}-{started_ticks(os.getpid())}"
+
+
+def _host() -> str:
+    return re.sub("[^A-Za-z0-9.]", "_", socket.gethostname())
+
+
+def _is_left_behind(file: Path, now_s: float) -> bool:
+    """Whether the process that wrote a part cannot come back for it: dead, or on another host and not heard of."""
+    _, *owner, _ = file.name.split("-") if file.name.count("-") == 4 else ("", "", "", "", "")
+    if owner[0] == _host():
+        return str(started_ticks(int(owner[1]))) != owner[2]
+    try:
+        return now_s - file.stat().st_mtime > _FORGOTTEN_S
+    except FileNotFoundError:
+        return False
+
+
+def _given(value: Any) -> Any:
+    if value is None:
+        raise ValueError("the manifest row of a kept scan lacks a value; delete manifest.parquet and run again")
+    return value

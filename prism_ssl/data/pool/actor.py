@@ -1,0 +1,245 @@
+"""The process around a warm pool: obeys the state machine, draws and extracts pairs, hands over chunks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from prism_ssl.config.schema import ExtractOn, ViewConfig
+from prism_ssl.contracts import BrokenScan, PairChunk, PreparedScan, UncutChunk
+from prism_ssl.data.extract.cpu import extract_view, warm_up
+from prism_ssl.data.extract.visibility import kinds_of, look
+from prism_ssl.data.pool.chunks import empty_chunk, put_lattice, put_targets, put_volume
+from prism_ssl.data.pool.counters import join_counters
+from prism_ssl.data.pool.dashboard import POOL_EXPORTS
+from prism_ssl.data.pool.opener import Landing, ScanOpener
+from prism_ssl.data.pool.scratch import ScratchStore
+from prism_ssl.data.pool.warm_pool import Draw, PoolSettings, WarmPool
+from prism_ssl.data.scan.bounded_reads import Patience, archive_root
+from prism_ssl.data.scan.nifti import OpenScan, open_scan
+from prism_ssl.data.scan.read_errors import out_of_memory
+from prism_ssl.data.scan.volume_memory import VolumeMemory
+from prism_ssl.data.views.view_pairs import View, draw_pair, pair_targets
+from prism_ssl.errors import PoolStalled, PrismError, ScanRejected
+from prism_ssl.utils.ray_cluster.metrics_port import LiveMetrics
+from prism_ssl.utils.time import Stopwatch
+
+
+@dataclass(frozen=True)
+class ActorSettings:
+    """What a pool actor must know besides its shard; see ``DataConfig`` and ``ViewConfig``."""
+
+    pool: PoolSettings
+    view: ViewConfig
+    n_patches: int
+    patch_mm: float
+    max_volume_bytes: int
+    scratch_bytes: int
+    scratch_folder: str
+    stall_timeout_s: float
+    extract_on: ExtractOn = "cpu"
+    scratch_keep_free_bytes: int = 0
+    open_timeout_s: float = 120.0
+    outage_patience_s: float = 120.0
+
+
+class PoolActor:
+    """A warm pool over one shard; runs as a Ray actor, and as a plain object in tests.
+
+    A scan that cannot be opened (``ScanRejected``) raises ``ReplacementFailed`` from the next call in strict mode;
+    otherwise it is listed in the next chunk's ``broken``. Any other error is no scan's fault and raised as it is, in
+    both modes. Nothing fails in a thread without being reported here.
+    """
+
+    def __init__(
+        self,
+        shard: Sequence[PreparedScan],
+        settings: ActorSettings,
+        name: str,
+        cursor: dict[str, Any] | None = None,
+        number: int = 0,
+    ) -> None:
+        self._scans = {scan.record.scan_id: scan for scan in shard}
+        self._settings = settings
+        self._pool = WarmPool(list(self._scans), settings.pool, cursor)
+        self._scratch = ScratchStore(
+            Path(settings.scratch_folder), name, settings.scratch_bytes, settings.scratch_keep_free_bytes
+        )
+        self._patience = Patience(
+            archive_root(scan.record.nifti_path for scan in shard),
+            settings.open_timeout_s,
+            settings.outage_patience_s,
+        )
+        self._memory = VolumeMemory(keep=settings.pool.slots)  # no more are opened at once
+        self._opener = ScanOpener(self._open, settings.pool.max_prefetch_replacements)
+        self._open_scans: dict[str, OpenScan] = {}
+        self._mirrored: set[str] = set()  # scans whose volume the consumer has, for as long as they stay in the pool
+        self._volumes_handed_over = 0
+        self._broken: list[BrokenScan] = []
+        self._counted_before: dict[str, float] = (cursor or {}).get("totals", {})
+        self._blocked_ms_total = 0.0
+        self._open_ms_total = 0.0
+        self._live = LiveMetrics(POOL_EXPORTS, ("pool", number), pause_s=1.0)  # Ray looks every 10 s
+
+    def ready(self) -> int:
+        """Start filling the pool, and have the kernel loaded while the first scans open; returns the process id."""
+        self._obey(self._opener.finished())
+        warm_up(np.int16)  # what CT and most MR is stored as
+        return os.getpid()
+
+    def next_chunk(self, n_pairs: int) -> PairChunk | UncutChunk:
+        """``n_pairs`` pairs from the open slots in turn; blocks only while no slot may serve.
+
+        Their patches are cut out here, or not at all: ``extract_on`` decides.
+        """
+        chunk = empty_chunk(n_pairs, self._settings.n_patches, self._settings.extract_on)
+        watch = Stopwatch()
+        filled = 0
+        while filled < n_pairs:
+            self._obey(self._opener.finished())
+            draw = self._pool.draw()
+            if draw is None:
+                chunk.blocked_ms += self._wait_for_a_scan()
+            elif self._fill(chunk, filled, draw):
+                filled += 1
+        self._let_go_of_retired_scans()
+        if isinstance(chunk, UncutChunk):
+            chunk.mirrored = frozenset(self._mirrored)
+        chunk.sampling_ms = watch.ms() - chunk.blocked_ms
+        self._blocked_ms_total += chunk.blocked_ms
+        chunk.counters, chunk.cursor = self._counters(), self._pool.cursor() | {"totals": self._totals()}
+        self._live.show(join_counters([chunk.counters]))
+        chunk.broken, self._broken = self._broken, []
+        return chunk
+
+    def close(self) -> list[BrokenScan]:
+        """Stop the threads and remove the scratch folder; returns the failures that no chunk has reported."""
+        self._patience.closing.set()
+        errors = [(end.load.scan_id, end.error) for end in self._opener.close() if end.error is not None]
+        self._open_scans.clear()
+        self._scratch.close()
+        for _, error in errors:
+            if not isinstance(error, PrismError):
+                raise error
+        return self._broken + [_broken(scan_id, error) for scan_id, error in errors if isinstance(error, ScanRejected)]
+
+    # ------------------------------------------------------------------ opening
+    def _open(self, scan_id: str) -> OpenScan:
+        known = self._scratch.get(scan_id)
+        if known is not None:
+            return known
+        prepared, limit = self._scans[scan_id], self._settings.max_volume_bytes
+        path = Path(prepared.record.nifti_path)
+        scan = self._patience.read(lambda: open_scan(path, prepared.stats, limit, self._memory))
+        return self._scratch.put(scan_id, scan)
+
+    def _obey(self, landings: list[Landing]) -> None:
+        for landing in landings:
+            if landing.error is not None:
+                if not isinstance(landing.error, ScanRejected):
+                    raise landing.error
+                broken = _broken(landing.load.scan_id, landing.error)
+                self._pool.failed(landing.load.slot, broken.stage, broken.cause)
+                self._broken.append(broken)
+            elif landing.scan is not None:
+                self._open_ms_total += landing.open_ms
+                self._open_scans[landing.load.scan_id] = landing.scan
+                self._pool.landed(landing.load.slot)
+        self._order_scans()
+
+    def _order_scans(self) -> None:
+        self._let_go_of_retired_scans()  # those that are ordered now may have their memory
+        for load in self._pool.to_open():
+            self._opener.start(load)
+
+    def _wait_for_a_scan(self) -> float:
+        watch = Stopwatch()
+        self._order_scans()  # a draw that found nothing may have chosen another scan
+        limit_s = self._settings.stall_timeout_s
+        landings = self._opener.finished(block_s=limit_s)
+        if not landings:
+            raise PoolStalled(
+                f"no scan could be opened within {limit_s:.0f} s while {self._opener.busy} were on the way; "
+                "is the archive's file system reachable? raise data.stall_timeout_s if it is only slow"
+            )
+        self._obey(landings)
+        return watch.ms()
+
+    def _let_go_of_retired_scans(self) -> None:
+        held = self._pool.open_scan_ids()
+        self._open_scans = {scan_id: scan for scan_id, scan in self._open_scans.items() if scan_id in held}
+        self._mirrored &= held
+
+    # ------------------------------------------------------------------ sampling
+    def _fill(self, chunk: PairChunk | UncutChunk, row: int, draw: Draw) -> bool:
+        """Put one pair into ``row``; False when the scan turned out to be broken (lenient mode)."""
+        scan_id = draw.key.scan_id
+        scan, settings = self._open_scans[scan_id], self._settings
+        try:
+            pair = draw_pair(
+                scan.affine, scan.shape, scan.stats, settings.view, settings.n_patches, settings.pool.seed, draw.key
+            )
+            for side, view in enumerate(pair):
+                self._look(chunk, row, side, scan, view)
+        except MemoryError as error:
+            raise out_of_memory("to cut views out of a scan", error) from error
+        except (ValueError, ArithmeticError) as error:
+            broken = _broken(scan_id, error, "extract")
+            self._pool.broke(draw.slot, broken.stage, broken.cause)
+            self._broken.append(broken)
+            return False
+        if isinstance(chunk, UncutChunk) and scan_id not in self._mirrored:
+            put_volume(chunk, scan_id, scan)
+            self._mirrored.add(scan_id)
+            self._volumes_handed_over += 1
+        put_targets(chunk, row, pair_targets(*pair), scan, self._scans[scan_id].record, draw.key)
+        for bits in chunk.sight_bits[row].tolist():
+            self._pool.counters.saw(kinds_of(bits))
+        return True
+
+    def _look(self, chunk: PairChunk | UncutChunk, row: int, side: int, scan: OpenScan, view: View) -> None:
+        """The pixels of a view, or where the consumer finds them."""
+        chunk.positions_mm[row, side] = view.positions_mm
+        if isinstance(chunk, PairChunk):
+            extract_view(scan, view, self._settings.patch_mm, chunk.patches[row, side])
+            sight = look(scan, view, self._settings.patch_mm, chunk.patches[row, side])
+        else:
+            put_lattice(chunk, row, side, scan, view, self._settings.patch_mm)
+            sight = look(scan, view, self._settings.patch_mm)
+        chunk.sight_bits[row, side] = sight.bits
+
+    def _totals(self) -> dict[str, float]:
+        """Running totals that the cursor hands on to the actor of a resumed run, or of one in place of a dead one."""
+        totals = {
+            "replacement_wait_time_ms_total": self._blocked_ms_total,
+            "open_time_ms_total": self._open_ms_total,
+            "open_retries": self._patience.retries,
+            "volumes_handed_over": self._volumes_handed_over,
+            "scratch_hits": self._scratch.hits,
+            "scratch_lost": self._scratch.lost,
+        }
+        return {name: self._counted_before.get(name, 0.0) + value for name, value in totals.items()}
+
+    def _counters(self) -> dict[str, float]:
+        return {
+            **asdict(self._pool.counters),
+            **self._totals(),
+            "scans_seen": self._pool.scans_seen,
+            "scans_in_shard": len(self._scans),
+            "slots": len(self._pool.slots),
+            "open_scans": len(self._pool.open_scan_ids()),
+            "scans_opening": self._opener.busy,
+            "scratch_bytes": self._scratch.used_bytes,
+            "rss_bytes": psutil.Process().memory_info().rss,
+            "metrics_failed": float(self._live.problem is not None),
+        }
+
+
+def _broken(scan_id: str, error: BaseException, stage: str = "open") -> BrokenScan:
+    return BrokenScan(scan_id, stage, f"{type(error).__name__}: {error}")

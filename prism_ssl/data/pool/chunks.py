@@ -1,0 +1,71 @@
+"""Chunks as they begin, and how a pair enters one row of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from prism_ssl.config.schema import ExtractOn
+from prism_ssl.contracts import PATCH_PX, PairChunk, ScanRecord, UncutChunk, VisitChunk, VisitKey, VolumeFile
+from prism_ssl.data.scan.nifti import OpenScan
+from prism_ssl.data.views.pixel_transform import levels, pixel_to_voxel
+from prism_ssl.data.views.view_pairs import PairTargets, View
+from prism_ssl.utils.hashing import stable_int
+
+
+def empty_chunk(n: int, N: int, extract_on: ExtractOn) -> PairChunk | UncutChunk:
+    """Room for ``n`` pairs of ``N`` patches a view; what its arrays hold is arbitrary."""
+    common: dict[str, Any] = {
+        "positions_mm": np.empty((n, 2, N, 3), np.float32),
+        "center_delta_mm": np.empty((n, 3), np.float32),
+        "rotation_delta_deg": np.empty((n, 3), np.float32),
+        "window_delta": np.empty((n, 2), np.float32),
+        "intensity_scale": np.empty(n, np.float32),
+        "series_label": np.empty(n, np.int64),
+        "series_id": [""] * n,
+        "visits": [VisitKey("", 0, 0)] * n,
+        "sight_bits": np.zeros((n, 2), np.uint8),
+        "blocked_ms": 0.0,
+        "sampling_ms": 0.0,
+        "counters": {},
+        "cursor": {},
+        "broken": [],
+    }
+    if extract_on == "cpu":
+        return PairChunk(**common, patches=np.empty((n, 2, N, PATCH_PX, PATCH_PX), np.int16))
+    return UncutChunk(
+        **common,
+        pixel_to_voxel=np.empty((n, 2, 3, 6), np.float64),
+        levels=np.empty((n, 2, 3), np.float32),
+        volumes={},
+        mirrored=frozenset(),
+    )
+
+
+def put_targets(
+    chunk: VisitChunk, row: int, targets: PairTargets, scan: OpenScan, record: ScanRecord, key: VisitKey
+) -> None:
+    """How the two views of a pair differ, and which scan they show."""
+    chunk.center_delta_mm[row] = targets.center_delta_mm
+    chunk.rotation_delta_deg[row] = targets.rotation_delta_deg
+    chunk.window_delta[row] = targets.window_delta
+    chunk.intensity_scale[row] = scan.stats.std
+    chunk.series_label[row] = stable_int(record.series_id)
+    chunk.series_id[row], chunk.visits[row] = record.series_id, key
+
+
+def put_lattice(chunk: UncutChunk, row: int, side: int, scan: OpenScan, view: View, patch_mm: float) -> None:
+    """What a consumer that has the scan's volume needs besides the positions to cut the view out."""
+    window = levels(scan, view)
+    chunk.levels[row, side] = window.gain, window.offset, window.outside
+    chunk.pixel_to_voxel[row, side] = pixel_to_voxel(scan, view, patch_mm)
+
+
+def put_volume(chunk: UncutChunk, scan_id: str, scan: OpenScan) -> None:
+    """The scan's voxels: by name where scratch holds them as a file, else themselves."""
+    voxels = scan.voxels
+    if isinstance(voxels, np.memmap):
+        chunk.volumes[scan_id] = VolumeFile(str(voxels.filename), voxels.dtype.str, voxels.shape)
+    else:
+        chunk.volumes[scan_id] = voxels

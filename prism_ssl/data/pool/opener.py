@@ -1,0 +1,72 @@
+"""Opening scans in the background: orders go in, finished scans or named failures come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from prism_ssl.data.pool.warm_pool import Load
+from prism_ssl.data.scan.nifti import OpenScan
+from prism_ssl.utils.time import Stopwatch
+
+CLOSE_S = 10.0
+"""How long the end of a pool waits for scans that are being opened."""
+
+
+@dataclass(frozen=True)
+class Landing:
+    """The end of a ``Load``: the open scan, or the error that it ended with."""
+
+    load: Load
+    scan: OpenScan | None
+    error: BaseException | None
+    open_ms: float
+
+
+class ScanOpener:
+    """Threads that open scans. Every future is read: an error is returned by ``finished``, never lost.
+
+    Args:
+        open_scan: scan id -> OpenScan; runs in a thread.
+        threads: scans opened at the same time.
+    """
+
+    def __init__(self, open_scan: Callable[[str], OpenScan], threads: int) -> None:
+        self._open = open_scan
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="open-scan")
+        self._futures: dict[Future[tuple[OpenScan, float]], Load] = {}
+
+    def start(self, load: Load) -> None:
+        """Begin to open a scan; returns at once."""
+        self._futures[self._pool.submit(self._timed, load.scan_id)] = load
+
+    def finished(self, block_s: float = 0.0) -> list[Landing]:
+        """What has ended since the last call; waits up to ``block_s`` for the first when nothing has."""
+        done, _ = wait(self._futures, timeout=block_s, return_when=FIRST_COMPLETED)
+        return [self._landing(future) for future in sorted(done, key=lambda f: self._futures[f].slot)]
+
+    @property
+    def busy(self) -> int:
+        """Scans being opened."""
+        return len(self._futures)
+
+    def close(self, limit_s: float = CLOSE_S) -> list[Landing]:
+        """Stop, and return the landings that nobody has read; what is not open after ``limit_s`` is given up."""
+        for future in [future for future in self._futures if future.cancel()]:
+            del self._futures[future]
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        ended, _ = wait(self._futures, timeout=limit_s)
+        return [self._landing(future) for future in list(self._futures) if future in ended]
+
+    def _landing(self, future: Future[tuple[OpenScan, float]]) -> Landing:
+        load = self._futures.pop(future)
+        error = future.exception()
+        if error is not None:
+            return Landing(load, None, error, 0.0)
+        scan, open_ms = future.result(timeout=0)
+        return Landing(load, scan, None, open_ms)
+
+    def _timed(self, scan_id: str) -> tuple[OpenScan, float]:
+        watch = Stopwatch()
+        return self._open(scan_id), watch.ms()

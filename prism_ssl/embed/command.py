@@ -1,0 +1,108 @@
+"""Embed an archive: ``python -m prism_ssl.embed.command --catalog TABLE --checkpoint RUN --out embeddings.parquet``."""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before all other imports, which take seconds
+    from prism_ssl.utils.stop_signals import leave_on_stop_signals
+
+    leave_on_stop_signals()
+
+import argparse
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
+from prism_ssl.config.schema import DataConfig
+from prism_ssl.errors import ConfigError, PrismError
+from prism_ssl.utils.fs import temporary_root
+from prism_ssl.utils.gpu_check import require_usable_gpus
+from prism_ssl.utils.ray_cluster.session import ray_environment, ray_session
+from prism_ssl.utils.ray_cluster.stderr_filter import stderr_without
+from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, leave, stop_signals_interrupt
+from prism_ssl.utils.terminal import output_that_ends_nothing
+from prism_ssl.utils.time import format_duration
+
+if TYPE_CHECKING:
+    from prism_ssl.embed.job import EmbedReport
+
+EVERY_SCAN = 2**31
+_ALL_GPUS = 2**31
+_OBJECT_STORE_BYTES = 2**30
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Embed what is not embedded yet, and say how it went; 0 when at least one scan has an embedding, 75 when it was
+    interrupted and the same command goes on, else as ``catalog_options`` says."""
+    given = _parser().parse_args(arguments)
+    with output_that_ends_nothing(), stop_signals_interrupt():
+        console, started = Console(), time.monotonic()
+        try:
+            data, tmp_root = catalog_settings(given), temporary_root(given.tmp_root)
+            with ray_environment(tmp_root):
+                report = _embed(given, data, tmp_root)
+        except (PrismError, OSError) as error:
+            return refused(error)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("interrupted; the same command goes on", style="yellow")
+            return EXIT_INTERRUPTED
+        for line in _in_words(report, Path(given.out), time.monotonic() - started):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return EXIT_OK if report.rows else EXIT_NO
+
+
+def _embed(given: argparse.Namespace, data: DataConfig, tmp_root: Path) -> EmbedReport:
+    # Ray reads its environment when it is first imported. Its core calls it an error that an actor may be restarted.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    from prism_ssl.embed.job import embed_catalog, embed_config
+    from prism_ssl.embed.scan import EmbedSettings
+    from prism_ssl.model.export import read_export
+
+    if given.views < 1:
+        raise ConfigError(f"--views is {given.views}; needed: 1 or more")
+    exported, _ = read_export(given.checkpoint)
+    settings = EmbedSettings(embed_config(exported, data), given.views, given.seed)
+    with contextlib.ExitStack() as session:
+        with stderr_without("Set ray log level from environment"):  # which is where we have set it, above
+            session.enter_context(ray_session(2, _OBJECT_STORE_BYTES, tmp_root))
+        require_usable_gpus(_ALL_GPUS)
+        return embed_catalog(exported, settings, Path(given.out).absolute())
+
+
+def _in_words(report: EmbedReport, out: Path, seconds: float) -> list[str]:
+    pace = f", {report.embedded / seconds:.1f} a second" if report.embedded else ""
+    lines = [
+        f"{out}: {report.rows} scans; {report.embedded} embedded now in {format_duration(seconds)}{pace}, "
+        f"{report.reused} settled before"
+    ]
+    if report.rejected:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in report.rejected.most_common())
+        listed = out.with_suffix(".rejected.csv")
+        lines.append(f"{report.rejected.total()} scans have no embedding ({reasons}); listed in {listed}")
+    return lines
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m prism_ssl.embed.command",
+        description="One embedding for every scan of a catalogue. The same command again goes on where it was killed, "
+        "and embeds only scans that are new or whose file changed.",
+    )
+    add_catalog_options(parser, n_scans=EVERY_SCAN)
+    parser.add_argument(
+        "--checkpoint", required=True, help="a finished run's folder, or a W&B artifact entity/project/name:alias"
+    )
+    parser.add_argument("--out", default="embeddings.parquet", help="table to write")
+    parser.add_argument("--views", type=int, default=8, help="views of each scan, over which the mean is taken")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the views")
+    parser.add_argument("--tmp-root", help="everything transient goes below this folder; default: /tmp/$USER")
+    return parser
+
+
+if __name__ == "__main__":
+    leave(main())

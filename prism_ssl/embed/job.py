@@ -1,0 +1,150 @@
+"""A whole catalogue through an encoder, as a Ray Data job that streams, and goes on where it was killed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+
+from prism_ssl.config.defaults import config_from_dict
+from prism_ssl.config.schema import DataConfig, PrismConfig
+from prism_ssl.contracts import ScanRecord
+from prism_ssl.data.catalog import load_records
+from prism_ssl.data.scan.reject_reasons import RejectReason
+from prism_ssl.embed.scan import (
+    EmbedSettings,
+    Row,
+    ViewEncoder,
+    cut_views,
+    file_stamp,
+    without_embedding,
+)
+from prism_ssl.embed.table import EmbeddingTable
+from prism_ssl.errors import CheckpointError, PrismError
+from prism_ssl.model.backbone import PRESETS
+from prism_ssl.model.encoder_source import DESCRIPTION_FILE
+from prism_ssl.model.export import ExportedEncoder
+from prism_ssl.utils.hashing import content_hash
+from prism_ssl.utils.ray_cluster.isolated_map import items_per_task, map_in_actors, map_rows, survey, with_progress
+
+SCANS_PER_TASK = 4
+"""Most scans of one Ray task; eight views of 1,024 patches are 4 MB a scan on their way to the encoder."""
+
+CutViews = Callable[[ScanRecord, EmbedSettings], Row]
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """``rows`` of the table have an embedding, ``embedded`` of them since now; ``rejected`` counts by reason.
+
+    ``reused`` scans, with an embedding or without, were settled by an earlier job.
+    """
+
+    rows: int
+    embedded: int
+    reused: int
+    rejected: Counter[str]
+
+
+def embed_config(exported: ExportedEncoder, data: DataConfig) -> PrismConfig:
+    """The catalogue of ``data``, seen as the encoder was trained to see: its views, limits and precision.
+
+    Raises:
+        CheckpointError, ConfigError: the description is of another version.
+    """
+    try:
+        told, trained = exported.description, exported.description["config"]
+        data = dataclasses.replace(data, n_patches=told["n_patches"], patch_mm=told["patch_mm"])
+        limits = {name: value for name, value in trained["preflight"].items() if name != "concurrency"}
+        precision = {"precision": trained["train"]["precision"]}
+        config = config_from_dict({"view": trained["view"], "preflight": limits, "train": precision})
+    except KeyError as error:
+        raise CheckpointError(
+            f"{DESCRIPTION_FILE} does not say {error}, which is needed to feed the encoder"
+        ) from error
+    return dataclasses.replace(config, data=data)
+
+
+def embed_catalog(
+    exported: ExportedEncoder, settings: EmbedSettings, out: Path, cut: CutViews = cut_views
+) -> EmbedReport:
+    """Embed every scan of ``settings.config.data``, and write ``out`` (see ``embedding_table``). Needs a Ray session.
+
+    A scan that cannot be used, even one that kills its process, is listed and costs no other scan its row.
+
+    Raises:
+        CatalogError: the catalogue cannot be used.
+        ConfigError: ``out`` is of another checkpoint or other settings, or in use.
+    """
+    config = settings.config
+    selection = load_records(config.data, config.data.selection_seed)
+    table = EmbeddingTable(out, _told(exported, settings), PRESETS[exported.description["preset"]].width)
+    try:
+        pending = [record for record in selection.records if not _is_settled(record, table)]
+        for unresolved in selection.unresolved:
+            table.add(without_embedding(unresolved.record, unresolved.reason, unresolved.detail))
+        embedded = 0
+        found = _embed_all(pending, exported, settings, cut)
+        for row in with_progress(found, len(pending), "embedding", _has_embedding, ("embedded", "left out")):
+            table.add(row)
+            embedded += _has_embedding(row)
+        rows, rejected = table.finish()
+    finally:
+        table.close()
+    return EmbedReport(rows, embedded, len(selection.records) - len(pending), rejected)
+
+
+def _told(exported: ExportedEncoder, settings: EmbedSettings) -> dict[str, Any]:
+    config = settings.config
+    limits = asdict(dataclasses.replace(config.preflight, concurrency=None))
+    how = [asdict(config.view), limits, config.data.n_patches, config.data.patch_mm, config.train.precision]
+    return {
+        "checkpoint_hash": exported.sha256[:16],
+        "views": settings.views,
+        "seed": settings.seed,
+        "way_to_draw_views": content_hash(how),
+    }
+
+
+def _is_settled(record: ScanRecord, table: EmbeddingTable) -> bool:
+    try:
+        return table.settled(record.scan_id, file_stamp(record))
+    except PrismError:
+        return False  # cut_views gives it its reason
+
+
+def _has_embedding(row: Row) -> bool:
+    return row["reason"] is None
+
+
+def _embed_all(
+    pending: Sequence[ScanRecord], exported: ExportedEncoder, settings: EmbedSettings, cut: CutViews
+) -> Iterator[Row]:
+    """Rows in the order in which they are found; a scan that kills its process twice has a reason instead."""
+    left = {record.scan_id: record for record in pending}
+    resources = ray.cluster_resources()
+    cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
+    weights = ray.put(exported)
+
+    def cut_row(item: dict[str, Any]) -> Row:
+        return cut(ScanRecord(**item), settings)
+
+    def pipeline(records: ray.data.Dataset, width: int) -> ray.data.Dataset:
+        encoders = max(1, min(gpus, width) if gpus else min(cpus // 2, width))
+        cpus_each = 0 if gpus or cpus == 1 else 1
+        views = map_rows(records, cut_row, width)
+        return map_in_actors(views, ViewEncoder, (weights, settings), encoders, gpus=min(gpus, 1), cpus=cpus_each)
+
+    per_task = items_per_task(len(pending), cpus, SCANS_PER_TASK)
+    for row in survey([asdict(record) for record in pending], "scan_id", pipeline, per_task, cpus):
+        left.pop(row["scan_id"])
+        yield row
+    for record in left.values():
+        detail = "the process that read it was killed twice; out of memory, or a file that crashes the reader"
+        yield without_embedding(record, RejectReason.CHECK_CRASHED, detail)

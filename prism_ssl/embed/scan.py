@@ -1,0 +1,128 @@
+"""One scan -> V views of it -> the mean of their embeddings, and how far the views lie apart."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, ScanRecord
+from prism_ssl.data.checks.scan_checks import inspect_and_open
+from prism_ssl.data.checks.verdict import file_signature
+from prism_ssl.data.extract.cpu import extract_view
+from prism_ssl.data.scan.nifti import OpenScan
+from prism_ssl.data.scan.reject_reasons import RejectReason
+from prism_ssl.data.views.view_pairs import draw_view
+from prism_ssl.errors import ArchiveUnreachable, MachineTrouble, ScanRejected
+from prism_ssl.model.export import ExportedEncoder
+from prism_ssl.model.precision import autocast_for
+from prism_ssl.utils.hashing import short_id
+from prism_ssl.utils.seeds import generator_for
+
+EMBEDDING_FAILED = "embedding_failed"
+"""Reason for a scan that could be read, and whose embedding is not finite or could not be computed."""
+_WEIGHTS_S = 600.0  # the object store of a busy cluster included
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """What an embedding follows from, besides the scan and the weights.
+
+    ``config`` has the views, limits and precision of the encoder's training.
+    """
+
+    config: PrismConfig
+    views: int
+    seed: int
+
+
+def file_stamp(record: ScanRecord) -> str:
+    """Changes when the file of a record does; raises ``ScanRejected`` where there is none."""
+    return short_id(*(str(part) for part in file_signature(record.nifti_path)))
+
+
+def without_embedding(record: ScanRecord, reason: str, detail: str, stamp: str = "") -> Row:
+    """The row of a scan that has none, and why."""
+    return _row(record, stamp) | {"reason": str(reason), "detail": detail}
+
+
+def cut_views(record: ScanRecord, settings: EmbedSettings) -> Row:
+    """The row of a scan with the pixels and positions of its views, or the reason why there are none; never raises."""
+    stamp = ""
+    try:
+        stamp = file_stamp(record)
+        _, scan = inspect_and_open(record.nifti_path, record.modality, settings.config)
+        patches, positions = _views(scan, record.scan_id, settings)
+    except ScanRejected as rejected:
+        return without_embedding(record, rejected.reason, rejected.detail, stamp)
+    except ArchiveUnreachable as away:
+        return without_embedding(record, RejectReason.NOT_READABLE, str(away), stamp)
+    except (MachineTrouble, MemoryError) as trouble:  # asked again by the next job, as the one above
+        return without_embedding(record, RejectReason.CHECK_CRASHED, str(trouble) or "out of memory", stamp)
+    except Exception as error:  # noqa: BLE001  the edge of a task: one odd file must not cost the others theirs
+        text = str(error).replace(record.nifti_path, "the file")
+        return without_embedding(record, RejectReason.NIFTI_LOAD_FAILED, f"{type(error).__name__}: {text}", stamp)
+    return _row(record, stamp) | {"patches": patches.tobytes(), "positions": positions.tobytes()}
+
+
+class ViewEncoder:
+    """The encoder in a process of its own, on the GPU where it has one. Takes rows of ``cut_views``.
+
+    All views of a scan are one batch, and nothing else is in it: an embedding does not depend on its neighbours.
+    """
+
+    def __init__(self, exported: ray.ObjectRef[ExportedEncoder], settings: EmbedSettings) -> None:
+        self._settings = settings
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._encoder = ray.get(exported, timeout=_WEIGHTS_S).build().to(self._device)
+
+    def __call__(self, row: Row) -> Row:
+        """The row with ``embedding`` and ``spread`` in place of the pixels, or with a reason; never raises."""
+        patches, positions = row.pop("patches"), row.pop("positions")
+        if row["reason"] is not None:
+            return row
+        try:
+            embeddings = self._encode(patches, positions)
+        except Exception as error:  # noqa: BLE001  the edge of a task, as above
+            return row | {"reason": EMBEDDING_FAILED, "detail": f"{type(error).__name__}: {error}"}
+        mean = embeddings.mean(dim=0)
+        if not torch.isfinite(mean).all():
+            return row | {"reason": EMBEDDING_FAILED, "detail": "the embedding is not finite"}
+        spread = (embeddings - mean).square().sum(dim=1).mean().sqrt()
+        return row | {"embedding": mean.numpy(), "spread": float(spread)}
+
+    def _encode(self, patches: bytes, positions: bytes) -> torch.Tensor:
+        views, n_patches = self._settings.views, self._settings.config.data.n_patches
+        pixels = np.frombuffer(patches, np.int16).reshape(views, n_patches, PATCH_PX, PATCH_PX, 1)
+        centres_mm = np.frombuffer(positions, np.float32).reshape(views, n_patches, 3)
+        with torch.no_grad(), autocast_for(self._settings.config.train.precision, self._device):
+            answer: torch.Tensor = self._encoder(
+                torch.from_numpy(pixels.copy()).to(self._device).float().mul_(1.0 / PATCH_SCALE),
+                torch.from_numpy(centres_mm.copy()).to(self._device),
+            )
+        return answer.float().cpu()
+
+
+def _row(record: ScanRecord, stamp: str) -> Row:
+    known = {name: value for name, value in asdict(record).items() if name not in ("nifti_path", "series_path")}
+    empty = {"patches": b"", "positions": b"", "embedding": None, "spread": None, "reason": None, "detail": None}
+    return known | {"file_stamp": stamp} | empty
+
+
+def _views(scan: OpenScan, scan_id: str, settings: EmbedSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [V, N, H, W] int16 and positions [V, N, 3] float32; view v follows from (seed, scan id, v)."""
+    config, n_patches = settings.config, settings.config.data.n_patches
+    patches = np.empty((settings.views, n_patches, PATCH_PX, PATCH_PX), np.int16)
+    positions = np.empty((settings.views, n_patches, 3), np.float32)
+    for number in range(settings.views):
+        rng = generator_for(settings.seed, "embed", scan_id, number)
+        view = draw_view(scan.affine, scan.shape, scan.stats, config.view, n_patches, rng)
+        extract_view(scan, view, config.data.patch_mm, patches[number])
+        positions[number] = view.positions_mm
+    return patches, positions

@@ -1,0 +1,34 @@
+"""W&B's reading side (``wandb.Api``), and its errors as ours."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.config.tracking_environment import settled
+from prism_ssl.utils.fs import temporary_root
+from prism_ssl.utils.wandb_client import client_errors, load_client
+
+WITHOUT_W_AND_B = "pass --tracking.mode offline (or disabled) to train without it"
+"""What to pass when W&B is not wanted: the end of an error's text."""
+
+
+def has_key(config: PrismConfig) -> bool:
+    """Whether the client finds a W&B key on this machine; nobody is asked, and no server."""
+    return bool(load_client(temporary_root(config.run.tmp_root)).login(prompt=False, verify=False))
+
+
+def open_api(config: PrismConfig) -> Any:
+    """The client's reading side (``wandb.Api``), as patient as ``tracking.init_timeout_s``, or a ``TrackingError``."""
+    tracking = settled(config.tracking)
+    overrides = {"project": tracking.project} | ({"entity": tracking.entity} if tracking.entity else {})
+    wandb = load_client(temporary_root(config.run.tmp_root))
+    with service_errors():
+        return wandb.Api(overrides, timeout=max(1, round(config.tracking.init_timeout_s)))
+
+
+def service_errors(otherwise: str = WITHOUT_W_AND_B) -> AbstractContextManager[None]:
+    """What the client raises in the block becomes a ``TrackingError`` that says what to do; ``otherwise`` is the way
+    without W&B."""
+    return client_errors(otherwise)

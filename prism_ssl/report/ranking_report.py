@@ -1,0 +1,156 @@
+"""The ranking as files: ranking.parquet to go on with, ranking.md to read, ranking.png to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from prism_ssl.eval.effects import main_effects
+from prism_ssl.eval.ranking import (
+    FACTORS,
+    INTERVAL_IN_WORDS,
+    QUALITY,
+    QUALITY_HIGH,
+    QUALITY_LOW,
+    THROUGHPUT,
+    never_began,
+    rank_runs,
+    recommended_command,
+)
+from prism_ssl.report.ranking_evidence import evidence_rows
+from prism_ssl.report.ranking_plot import ranking_plot
+from prism_ssl.utils.fs import write_atomic
+
+TABLE_FILE, TEXT_FILE, PLOT_FILE = "ranking.parquet", "ranking.md", "ranking.png"
+
+
+def write_ranking(folder: Path, scored: pl.DataFrame, notes: Sequence[str] = ()) -> pl.DataFrame:
+    """Rank ``compute_proxy_score``'s table, write the three files to ``folder``, and return the ranked table.
+
+    ``notes``: what a reader should know about the design, a sentence each. Without any measured quality there is no
+    plot, and one of an earlier call is removed.
+    """
+    ranked = rank_runs(scored)
+    effects = {response: _effects(scored, response) for response in (QUALITY, THROUGHPUT)}
+    ranked.write_parquet(folder / TABLE_FILE)
+    text = _text(ranked, never_began(scored), effects, recommended_command(scored), notes)
+    write_atomic(folder / TEXT_FILE, text.encode())
+    (folder / PLOT_FILE).unlink(missing_ok=True)
+    if ranked[QUALITY].count():
+        ranking_plot(ranked, effects[QUALITY]).save(folder / PLOT_FILE, ppi=150)
+    return ranked
+
+
+def _effects(scored: pl.DataFrame, response: str) -> pl.DataFrame:
+    present = [factor for factor in FACTORS if factor in scored.columns]
+    return main_effects(scored.filter(pl.col("status") == "ok"), response, present)
+
+
+def _text(
+    ranked: pl.DataFrame,
+    left_out: pl.DataFrame,
+    effects: dict[str, pl.DataFrame],
+    command: str | None,
+    notes: Sequence[str],
+) -> str:
+    ok = ranked.filter(pl.col("status") == "ok")
+    unmeasured = len(ok) - ok[QUALITY].count()
+    parts = [
+        "# Ranking",
+        f"{len(ranked)} runs: {len(ok)} ok, {len(ranked) - len(ok)} not"
+        + (f"; {unmeasured} ok runs without a measured quality rank after the others" if unmeasured else "")
+        + ". Best first: proxy quality on held-out scans (0 is chance, 1 perfect; 95 % interval over patients), then "
+        "throughput with every step of 2 s or more counted as lost (10 s or more: as five). "
+        "Runs that did not end ok come last.",
+        INTERVAL_IN_WORDS,
+        *([f"{left_out.height} runs ended before their first step and are left out."] if left_out.height else []),
+        *notes,
+        "## Recommendation",
+        _recommendation(ranked, command),
+        "## Runs",
+        _runs_table(ranked),
+        *_evidence(ranked),
+        *_causes(ranked, left_out),
+        "## Main effects on proxy quality",
+        "Deviation of a level from its factor's mean, the other factors held (least squares; 95 % interval, Student's "
+        "t). An interval that holds 0 is no evidence.",
+        _effects_table(effects[QUALITY], "{:+.4f}"),
+        "## Main effects on throughput (patches/s)",
+        _effects_table(effects[THROUGHPUT], "{:+,.0f}"),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _recommendation(ranked: pl.DataFrame, command: str | None) -> str:
+    if command is None:
+        return "None: no run that ended ok has a measured proxy quality."
+    near = ranked.filter(pl.col("near_best")).height - 1
+    beside = (
+        f"\n\n{near} other runs have intervals that reach into the best one's: among them the order is weak evidence."
+        if near > 0
+        else ""
+    )
+    return f"```\n{command}\n```{beside}"
+
+
+def _runs_table(ranked: pl.DataFrame) -> str:
+    rows = [
+        (
+            run["rank"],
+            run["run"],
+            run["status"],
+            _interval(run[QUALITY], run[QUALITY_LOW], run[QUALITY_HIGH], "{:.3f}"),
+            _said(run[THROUGHPUT], "{:,.0f}"),
+            f"{_said(run['steps_done'], '{}')}/{_said(run['max_steps'], '{}')}",
+        )
+        for run in ranked.iter_rows(named=True)
+    ]
+    return _table(("rank", "run", "status", "proxy quality", "patches/s after stalls", "steps"), rows)
+
+
+def _evidence(ranked: pl.DataFrame) -> list[str]:
+    header, rows = evidence_rows(ranked)
+    said = (
+        "Recall@1 of the twin in another series of the patient, recall@1 of the same series, mean sign skill; beside "
+        "what is reached without training. A run that does not beat random weights and pixel statistics has learned "
+        "nothing that counts."
+    )
+    return ["## What the quality rests on", said, _table(header, rows)] if rows else []
+
+
+def _causes(*tables: pl.DataFrame) -> list[str]:
+    """Why runs have not ended ok: below the table, for a cause is long and a table scrolls."""
+    ended = [(run["run"], run["status"], run["cause"] or "no cause was recorded") for table in tables for run in
+             table.filter(pl.col("status") != "ok").iter_rows(named=True)]  # fmt: skip
+    lines = [f"- {name}, {status}: {' '.join(cause.split())}" for name, status, cause in ended]
+    return ["## Runs that did not end ok", "\n".join(lines)] if lines else []
+
+
+def _effects_table(effects: pl.DataFrame, form: str) -> str:
+    if effects.is_empty():
+        return "Not estimable: no factor has two levels with measured runs."
+    rows = [
+        (e["factor"], e["level"], e["runs"], _interval(e["effect"], e["low"], e["high"], form))
+        for e in effects.iter_rows(named=True)
+    ]
+    return _table(("factor", "level", "runs", "effect"), rows)
+
+
+def _interval(value: float | None, low: float | None, high: float | None, form: str) -> str:
+    if value is None:
+        return "-"
+    if low is None or high is None:
+        return f"{form.format(value)} (no interval)"
+    return f"{form.format(value)} ({form.format(low)} to {form.format(high)})"
+
+
+def _said(value: Any, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)

@@ -1,0 +1,72 @@
+"""A batch that several training workers share is learned from as if one worker had it whole.
+
+Every worker encodes its own pairs. The answers, a few numbers a pair, are gathered, and every worker computes the loss
+of *all* pairs: masked means have their own denominators, SupCon its positives and negatives, diagnostics their pairs
+wherever these were encoded. Its gradient reaches a worker's own answers only, and whole, so that the sum over the
+workers is the gradient of the joint batch: nothing is weighed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from prism_ssl.contracts import PairFacts, PrismOutput
+from prism_ssl.train.distributed.ranks import Ranks, reaching_others
+
+_BUCKET_NUMBERS = 32 * 2**20  # 128 MiB of float32: few messages, and no second copy of all gradients
+
+
+def joint_batch(output: PrismOutput, facts: PairFacts, ranks: Ranks) -> tuple[PrismOutput, PairFacts]:
+    """The answers and facts of all workers' pairs, in the order of the workers; those of a single one as they are."""
+    if ranks.size == 1:
+        return output, facts
+    names = [field.name for field in dataclasses.fields(PrismOutput)]
+    answers = _gathered([getattr(output, name) for name in names], ranks)
+    known = [field.name for field in dataclasses.fields(PairFacts) if field.name != "series_label"]
+    truth = _gathered([getattr(facts, name) for name in known], ranks)
+    (labels,) = _gathered([facts.series_label], ranks)
+    return (
+        PrismOutput(**dict(zip(names, answers, strict=True))),
+        PairFacts(**dict(zip(known, truth, strict=True)), series_label=labels),
+    )
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
+    """Replace every gradient by its sum over the workers; all have gradients of the same parameters."""
+    if ranks.size == 1:
+        return
+    for bucket in _buckets([each.grad for each in parameters if each.grad is not None]):
+        joint = torch.cat([gradient.flatten() for gradient in bucket])
+        with reaching_others():
+            dist.all_reduce(joint)
+        for gradient, part in zip(bucket, joint.split([each.numel() for each in bucket]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _gathered(columns: list[Tensor], ranks: Ranks) -> list[Tensor]:
+    """Columns [B / workers, ...] of equal type -> [B, ...]; one message, and a gradient for one's own rows."""
+    mine = torch.cat([column.detach().reshape(len(column), -1) for column in columns], dim=1)
+    rows = [torch.empty_like(mine) for _ in range(ranks.size)]
+    with reaching_others():
+        dist.all_gather(rows, mine)
+    widths = [column[0].numel() for column in columns]
+    parts = [[part.reshape(c.shape) for part, c in zip(row.split(widths, 1), columns, strict=True)] for row in rows]
+    # Column by column: what enters no loss must get no gradient at all, not one of zeros.
+    parts[ranks.rank] = columns
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        if bucket and sum(each.numel() for each in bucket) + gradient.numel() > _BUCKET_NUMBERS:
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket

@@ -1,0 +1,61 @@
+"""Alarms that a run is too short to raise: silence about them is no good news (pure)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.train.guards.alarm_rules import alarm_rules
+from prism_ssl.train.guards.alarms import Span
+
+
+def first_judged_step(from_step: int, log_every: int) -> int:
+    """The first row, of one in ``log_every`` steps, at which a rule can be judged on a span from ``from_step`` on."""
+    span, step = Span(0), 0
+    while not (span.is_long_enough and span.first_step >= from_step):
+        step += log_every
+        span.add(step, {})
+    return step
+
+
+def too_short_to_judge(config: PrismConfig, steps_done: int) -> str | None:
+    """Which alarms could not be raised within ``steps_done`` steps, and when they can; None when all were judged.
+
+    The alarm of a head whose loss has no weight is none of them: it is never raised.
+    """
+    waiting: dict[int, list[str]] = defaultdict(list)
+    names = [rule.name for rule in alarm_rules(config) if not _without_weight(config, rule.name)]
+    for rule in alarm_rules(config):
+        step = first_judged_step(rule.from_step, config.train.log_every)
+        if rule.name in names and step > steps_done:
+            waiting[step].append(rule.name)
+    if not waiting:
+        return None
+    parts = [f"{', '.join(_grouped(late, names))} from step {step} on" for step, late in sorted(waiting.items())]
+    return f"too short to judge after {steps_done} steps: {'; '.join(parts)}"
+
+
+def _grouped(late: list[str], names: list[str]) -> list[str]:
+    """``kind`` for all alarms of a kind; the names where some of the kind are judged at another time."""
+    told: list[str] = []
+    for name in late:
+        kind = name.partition("/")[0]
+        whole = {each for each in names if each.partition("/")[0] == kind} <= set(late)
+        told.append(kind if whole else name)
+    return list(dict.fromkeys(told))
+
+
+def _without_weight(config: PrismConfig, name: str) -> bool:
+    kind, _, head = name.partition("/")
+    if kind not in ("at_chance", "frozen_head"):
+        return False
+    loss = config.loss
+    pairs = 0.0 if loss.simclr_baseline else 1.0
+    weights = {
+        "distance": pairs * loss.w_distance,
+        "rotation": pairs * loss.w_rotation,
+        "window_center": pairs * loss.w_window,
+        "window_width": pairs * loss.w_window,
+        "supcon": 1.0 if loss.simclr_baseline else loss.w_supcon_target,
+    }
+    return weights[head] <= 0

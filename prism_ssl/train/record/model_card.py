@@ -1,0 +1,117 @@
+"""What somebody must know who is handed an encoder: model_card.md beside its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prism_ssl.contracts import PATCH_PX
+from prism_ssl.model.backbone import PRESETS
+from prism_ssl.model.encoder_source import CARD_FILE, DESCRIPTION_FILE
+from prism_ssl.report.held_out_tables import measures, notes, verdict
+from prism_ssl.utils.fs import write_atomic
+
+
+def save_model_card(
+    folder: Path, probe: Mapping[str, float], alarms: Sequence[str], not_judged: str | None = None
+) -> None:
+    """Write model_card.md beside encoder.json in ``folder``; it holds no path and no id of a patient, series or scan.
+
+    Args:
+        folder: where the encoder was exported to.
+        probe: the last held-out evaluation.
+        alarms: of the run, in the words of its summary.
+        not_judged: which alarms the run was too short to raise, in the words of its summary.
+    """
+    description = json.loads((folder / DESCRIPTION_FILE).read_text())
+    write_atomic(folder / CARD_FILE, _card(description, probe, alarms, not_judged).encode())
+
+
+def _card(
+    description: Mapping[str, Any], probe: Mapping[str, float], alarms: Sequence[str], not_judged: str | None
+) -> str:
+    parts = [
+        f"# Encoder of run {description['run']}",
+        _what_it_is(description),
+        "## Load it",
+        '```python\nimport prism_ssl\n\nencoder = prism_ssl.load_encoder("FOLDER OF THIS FILE")\n```',
+        "A whole archive:",
+        "```\npython -m prism_ssl.embed.command --catalog TABLE --checkpoint FOLDER --out FILE.parquet\n```",
+        "## Trained on",
+        _data(description["data"]),
+        "## Held-out evaluation",
+        _evaluation(probe, description["data"]),
+        "## Alarms of the run",
+        "\n".join(f"- {line}" for line in (*alarms, *([not_judged] if not_judged else ()))) or "None.",
+        "## Intended use",
+        _INTENDED,
+        "## Limits",
+        _LIMITS + (_PHANTOMS if description["data"]["generated_phantoms"] else ""),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_INTENDED = (
+    "Research: features of CT and MR series for retrieval, for probes, and as a start for supervised training. "
+    "Not for diagnosis, triage, or any decision about a patient."
+)
+_LIMITS = (
+    "- Nothing here was measured on a clinical task; probe it on yours, beside an encoder of random weights.\n"
+    "- A number at the level of chance, or of random weights, has learned nothing: expect nothing of it.\n"
+    "- Scanners, protocols, ages and body parts that the archive lacks are unknown to it. Embeddings also tell "
+    "modality, spacing and protocol apart: check that a probe does not read those instead of anatomy.\n"
+    "- Weights can keep traces of the scans they were trained on; treat them as the archive's rules ask.\n"
+    "- Bit for bit equal embeddings are promised on the CPU, for the same batch of views; not between devices."
+)
+_UNPROVEN = (
+    "that are held out now. An earlier version began the run and kept no split: if the table of scans has changed "
+    "since, it may have been trained on some of them."
+)
+_PHANTOMS = "\n- **It was trained on generated phantoms alone. It has never seen a patient and knows nothing of one.**"
+
+
+def _what_it_is(description: Mapping[str, Any]) -> str:
+    config, shape = description["config"], PRESETS[description["preset"]]
+    loss, train, view = config["loss"], config["train"], config["view"]
+    objective = "NT-Xent (SimCLR baseline)" if loss["simclr_baseline"] else config["model"]["objective"]
+    rows = {
+        "encoder": f"{description['preset']}: {shape.width} wide, {shape.depth} deep, {shape.heads} heads",
+        "input": (
+            f"{description['n_patches']} patches of {PATCH_PX} x {PATCH_PX} x 1 pixels over "
+            f"{description['patch_mm']:g} mm, windowed to [-1, 1], and their centres in mm "
+            f"in a ball of {view['radius_mm_min']:g} to {view['radius_mm_max']:g} mm"
+        ),
+        "output": f"one embedding of {shape.width} numbers a view",
+        "objective": objective,
+        "training": (
+            f"{description['step']} of {train['max_steps']} steps of {train['batch_size']} pairs, "
+            f"seed {train['seed']}, recipe {config['recipe']}"
+        ),
+        "weights": f"sha256 {description['weights_sha256']}",
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())])
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    lines = [
+        f"- {what}: {counts['scans']} scans of {counts['series']} series and {counts['patients']} patients"
+        f" ({', '.join(f'{n} {modality}' for modality, n in counts['modalities'].items())})"
+        for what, counts in (("training", data["training"]), ("held out", data["held_out"]))
+    ]
+    return "\n".join([*lines, f"- hash of the data manifest: `{data['manifest_hash']}`"])
+
+
+def _evaluation(probe: Mapping[str, float], data: Mapping[str, Any]) -> str:
+    rows = measures(probe)
+    if not rows:
+        return "None: no held-out scan could be asked. Nothing says how good this encoder is."
+    said = f"Fixed views of {probe.get('scans', data['held_out']['scans']):.0f} scans of patients "
+    said += "that it was not trained on." if data.get("held_out_proven", True) else _UNPROVEN
+    finding = verdict(probe)
+    said += f"\n\n**{finding}.**" if finding else ""
+    columns = ("measure", "reached", "chance", "random weights", "pixel statistics only", "spacing only")
+    table = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    told = [f"- {note}" for note in notes(probe)]
+    return "\n".join([said, "", *table, *(f"| {' | '.join(row)} |" for row in rows), "", *told])

@@ -1,0 +1,229 @@
+"""Everything that is written down about a run while it trains, and the summary at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.contracts import RunStatus, RunSummary
+from prism_ssl.data.extract.visibility import view_shares
+from prism_ssl.data.sharded_dataset import WaitCauses
+from prism_ssl.errors import RunFolderError
+from prism_ssl.model.loss import LossReport
+from prism_ssl.records.run_files import (
+    PROBE_PREFIX,
+    LocalRecord,
+    is_probe,
+    last_probe,
+    read_history,
+    restarts_so_far,
+    write_summary,
+)
+from prism_ssl.train.guards.alarm_rules import alarm_rules
+from prism_ssl.train.guards.alarms import AlarmChange, Alarms
+from prism_ssl.train.guards.unjudged_alarms import too_short_to_judge
+from prism_ssl.train.logging import start_tracker
+from prism_ssl.train.metrics import StepTimes
+from prism_ssl.train.record.device_memory import device_memory
+from prism_ssl.train.record.diagnostics import Diagnostics
+from prism_ssl.train.record.pictures import draw_plots
+from prism_ssl.train.record.step_clock import HostClock, StepClock
+from prism_ssl.train.record.step_counter import StepCounter
+from prism_ssl.utils.time import Stopwatch
+
+
+class Recorder(StepCounter):
+    """Metrics, diagnostics and history of a run, written by one attempt from ``first_step`` on.
+
+    Totals and alarms go on where the attempts before have left them: totals from ``before``, which ``state`` returned,
+    alarms from the rows of the history.
+
+    Args:
+        checkpoint: the last written.
+        heads: the trained heads by the name of their loss.
+        clock: what the steps are timed with.
+    """
+
+    def __init__(
+        self,
+        config: PrismConfig,
+        run_dir: Path,
+        first_step: int,
+        checkpoint: Path | None,
+        heads: Mapping[str, nn.Module],
+        before: Mapping[str, Any] | None = None,
+        clock: StepClock | None = None,
+    ) -> None:
+        super().__init__(config, run_dir, first_step)
+        self._resumed_from, self._restarts = first_step or None, restarts_so_far(run_dir)
+        self.checkpoint = checkpoint
+        self._tracker = start_tracker(config, run_dir, first_step)
+        self._record = LocalRecord(run_dir)
+        self._times = StepTimes(
+            patches_per_step=2 * config.train.batch_size * config.data.n_patches,
+            warmup_steps=config.train.stall_warmup_steps,
+        )
+        self._diagnostics = Diagnostics(config.model.objective, heads)
+        if first_step:
+            self._times.go_on_from(before)
+        self._last_row: dict[str, float] = {}
+        self._alarms = self._alarms_of_history(first_step)
+        self._clock, self._waits = clock or HostClock(), deque[WaitCauses]()
+        self._told_of_metrics = False
+
+    def _alarms_of_history(self, first_step: int) -> Alarms:
+        """Judge the rows of earlier attempts again: an alarm is raised, or over, as if the run had not stopped."""
+        rows = [row for row in read_history(self._run_dir) if "event" not in row and not is_probe(row)]
+        rows = [row for row in rows if row["global_step"] <= first_step]
+        alarms = Alarms(alarm_rules(self._config), 0 if rows else first_step)
+        for row in rows:
+            self._last_row = {name: math.nan if value is None else value for name, value in row.items()}
+            step = self._last_row.pop("global_step")
+            for change in alarms.judge(int(step), self._last_row):
+                self._keep(change, int(step))
+        return alarms
+
+    def step(self, report: LossReport, wait: WaitCauses) -> bool:
+        """Note one finished step; True when a row of the history is due."""
+        self._clock.end_step()
+        self._waits.append(wait)
+        self._diagnostics.add(report)
+        row_is_due = super().step(report, wait)
+        self._live.show({"global_step": self.steps_done})
+        self._add_times(self._clock.known_ms())
+        return row_is_due
+
+    def _add_times(self, steps_ms: list[float]) -> None:
+        for step_ms in steps_ms:
+            self._times.add(step_ms, self._waits.popleft())
+            self._live.show({"step_ms": step_ms})
+
+    def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:
+        """Write a row of the history; the only place that waits for the device."""
+        values = self._diagnostics.row() | view_shares(self._last_row, counters)
+        changes = self._alarms.judge(self.steps_done, values)
+        values |= self._alarms.scalars()
+        self._add_times(self._clock.settled_ms())
+        values |= self._times.interval() | {"lr": learning_rate, **counters, **device_memory()}
+        self._last_row = values
+        self.shown |= values
+        self._record.row(self.steps_done, values)
+        self._tracker.row(self.steps_done, values)
+        self._live.show(values | self._for_the_dashboard())
+        for change in changes:
+            self._tell(change)
+        for problem in self._tracker.new_problems():
+            self.event("tracking", problem)
+        if self._live.problem is not None and not self._told_of_metrics:
+            self.event("metrics", f"the dashboard is shown no more numbers ({self._live.problem})")
+            self._told_of_metrics = True
+
+    def _for_the_dashboard(self) -> dict[str, float]:
+        told = {"alarms_raised": sum(self._alarms.scalars().values()), "max_steps": float(self._config.train.max_steps)}
+        limit = self._config.quota.home_hard_bytes
+        told |= {"quota/home_hard_bytes": float(limit)} if limit is not None else {}
+        return told | self._times.waited() | self._times.stalls()
+
+    def _tell(self, change: AlarmChange) -> None:
+        self.event(*(("alarm_over", f"{change.name} is over") if change.over else ("alarm", change.text)))
+        self._keep(change, self.steps_done)
+
+    def _keep(self, change: AlarmChange, step: int) -> None:
+        """For the summary."""
+        if change.over:
+            self.alarms[self.alarms.index(change.text)] += f" (over at step {step})"
+        else:
+            self.alarms.append(change.text)
+
+    def event(self, kind: str, text: str) -> None:
+        """Note something that a person should be told."""
+        self._record.event(self.steps_done, kind, text)
+
+    def state(self) -> dict[str, Any]:
+        """What the next attempt must know to go on with the totals; waits for the device."""
+        self._add_times(self._clock.settled_ms())
+        return self._times.state()
+
+    def saved(self, checkpoint: Path) -> None:
+        """A checkpoint of this step was written; beside the training it is uploaded where that is due."""
+        self.checkpoint = checkpoint
+        if self.artifact_due:
+            self._tracker.checkpoint(checkpoint, self.steps_done)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What happens in the block is no training: it counts in no step time, stall or rate."""
+        self._add_times(self._clock.settled_ms())  # what is queued already belongs to its step
+        self._clock.pause()
+        watch = Stopwatch()
+        try:
+            yield
+        finally:
+            self._times.set_aside(watch.ms())
+            self._clock.go_on()
+
+    def evaluated(self, values: Mapping[str, float]) -> None:
+        """Write the scalars of a held-out evaluation, as a row of their own."""
+        if values:
+            row = {f"{PROBE_PREFIX}{name}": value for name, value in values.items()}
+            self._record.row(self.steps_done, row)
+            self._tracker.row(self.steps_done, row)
+            self.shown |= row
+        else:
+            self.event(
+                "evaluation",
+                "no held-out scan could be asked, so nothing says how good the encoder is; see data.holdout_*",
+            )
+
+    def finish(self, status: RunStatus, cause: str | None, counters: Mapping[str, float], encoder: Path | None) -> None:
+        """Close the history and write summary.json; once that is written, nothing that fails here changes the end."""
+        with suppress(RuntimeError):  # a GPU that has failed says no more
+            self._add_times(self._clock.settled_ms())
+        with suppress(OSError):  # of a full disk: the rows that are there are what is known
+            self._record.close()
+        draw_plots(self._run_dir)  # before the tracker's end, which takes them along
+        self.summary = RunSummary(
+            run=self._run_dir.name,
+            status=status,
+            cause=cause,
+            steps_done=self.steps_done,
+            max_steps=self._config.train.max_steps,
+            resumed_from_step=self._resumed_from,
+            run_dir=str(self._run_dir),
+            checkpoint=str(self.checkpoint) if self.checkpoint else None,
+            encoder=str(encoder) if encoder else None,
+            totals={**self._times.totals(), **counters, **device_memory()},
+            losses=last_losses(self._last_row),
+            probe=last_probe(read_history(self._run_dir)),
+            alarms=self.alarms,
+            not_judged=too_short_to_judge(self._config, self.steps_done),
+            restarts=self._restarts,
+        )
+        write_summary(self.summary)  # before the tracker's end, which may wait for a server
+        try:
+            tracking = self._tracker.finish(self.summary)
+        except Exception as error:  # noqa: BLE001  told in the summary: the run has ended as it has
+            problem = f"the end of the run was not tracked ({type(error).__name__}: {error})"
+            tracking = {"mode": self._tracker.mode, "problem": problem}
+        self.summary = dataclasses.replace(self.summary, tracking=tracking)
+        with suppress(RunFolderError):  # the one before stands, and says the same but for the tracking
+            write_summary(self.summary)
+
+
+def last_losses(row: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Of a history row: per objective its loss, its chance level and its weight; per axis its skill."""
+    names = [key.removeprefix("chance/") for key in row if key.startswith("chance/")]
+    losses = {
+        name: {what: row[f"{what}/{name}"] for what in ("loss", "chance", "weight") if f"{what}/{name}" in row}
+        for name in names
+    }
+    skills = {key.removeprefix("skill/"): value for key, value in row.items() if key.startswith("skill/")}
+    return losses | ({"skill": skills} if skills else {})

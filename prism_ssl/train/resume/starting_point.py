@@ -1,0 +1,143 @@
+"""Where a run goes on: at its local checkpoint, else at the tracked one, else at step 0 (guide, section 10.3)."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.data.archive import Archive
+from prism_ssl.data.holdout import Split
+from prism_ssl.errors import CheckpointError, RunFolderError, TrackingError
+from prism_ssl.records.run_files import CHECKPOINT_FILE
+from prism_ssl.train.checkpoint import ADVICE, CheckpointNote, verified_note
+from prism_ssl.train.resume.tracked_checkpoint import fetch_checkpoint, find_tracked
+from prism_ssl.train.run.folder import RunFolder, refuse_unknown_table
+from prism_ssl.train.tracking.identity import TrackedAs, keep_tracked_as, read_tracked_as
+from prism_ssl.utils.fs import atomic_file, private_folder, temporary_root
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """The step that is done already, the local checkpoint to load, and where it came from in words.
+
+    ``split`` is that of the checkpoint; None where an earlier version wrote it, which kept none.
+    """
+
+    step: int = 0
+    checkpoint: Path | None = None
+    source: str = ""
+    split: Split | None = None
+
+
+def starting_point(folder: RunFolder, config: PrismConfig) -> StartingPoint:
+    """The first that there is of: last.ckpt; the tracked run's artifact ``latest``, which becomes last.ckpt; step 0.
+
+    Raises:
+        CheckpointError: there is one, and it is damaged; the text names it and the next option.
+        TrackingError: online, and the server does not answer.
+    """
+    if folder.checkpoint is None:
+        return _from_artifact(folder.path, config)
+    try:
+        checkpoint = verified_note(folder.checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{str(error).removesuffix(ADVICE)}{_next_option(folder.path, config)}") from error
+    if checkpoint.tracked is not None and read_tracked_as(folder.path) is None:
+        keep_tracked_as(folder.path, TrackedAs(**checkpoint.tracked))
+    return StartingPoint(checkpoint.step, folder.checkpoint, str(folder.checkpoint), _split_of(checkpoint))
+
+
+def _from_artifact(run_dir: Path, config: PrismConfig) -> StartingPoint:
+    tracked = find_tracked(config, run_dir)
+    if tracked is None:
+        return StartingPoint()
+    folder = private_folder(temporary_root(config.run.tmp_root) / "wandb" / "download" / tracked.run_id)
+    try:
+        fetched = fetch_checkpoint(config, tracked, folder)
+        if fetched is None:
+            return StartingPoint()
+        checkpoint = _verified(fetched, tracked.artifact)
+        with fetched.open("rb") as source, atomic_file(run_dir / CHECKPOINT_FILE) as target:
+            shutil.copyfileobj(source, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    keep_tracked_as(run_dir, tracked)
+    told = f"W&B artifact {tracked.artifact}:latest (no local last.ckpt)"
+    return StartingPoint(checkpoint.step, run_dir / CHECKPOINT_FILE, told, _split_of(checkpoint))
+
+
+def continued(
+    archive: Archive, start: StartingPoint, folder: RunFolder, config: PrismConfig
+) -> tuple[Archive, Split | None, str | None]:
+    """The archive with every patient on the side where the run had it, the run's split so far, and what to tell.
+
+    What to tell, in words: how the table has changed, or that nobody knows whether it has.
+
+    Raises:
+        RunFolderError: the run was trained on another table.
+        BatchDoesNotFit: too few scans to train on are left for the workers.
+    """
+    if start.checkpoint is None:
+        return archive, None, None
+    if start.split is None:
+        refuse_unknown_table(folder.path, folder.before, archive.catalog)
+        return archive, Split({}, {}, proven=False), _UNPROVEN
+    archive, changes = under_earlier(archive, start.split, f"run {folder.name!r}", config)
+    return archive, start.split, changes
+
+
+def under_earlier(
+    archive: Archive, earlier: Split | None, what: str, config: PrismConfig
+) -> tuple[Archive, str | None]:
+    """The archive with every patient on the side where an ``earlier`` split has them; what has changed, in words.
+
+    ``what`` goes on, such as "run 'mine'". Raises as ``continued``.
+    """
+    if earlier is None:
+        return archive, None
+    records = [scan.record for scan in itertools.chain(*archive.shards, archive.held_out)]
+    if not earlier.shares_training_with(records):
+        raise RunFolderError(
+            f"{what} was trained on {len(earlier.training)} patients, and none of them is in {archive.catalog}: it is "
+            "another table; give the one that it was begun with, or choose another --run.name"
+        )
+    archive = archive.under(earlier, config)
+    changes = archive.split.changes_since(earlier)
+    return archive, changes and f"the scans have changed since {what} began: {changes}. {_KEPT}"
+
+
+_KEPT = "Nobody who was trained on is held out, and nobody who was held out is trained on"
+_UNPROVEN = (
+    "an earlier version began this run and kept no split; who is held out follows from the table as it is now. If the "
+    "table has changed since, the run may have been trained on some of them"
+)
+
+
+def _split_of(checkpoint: CheckpointNote) -> Split | None:
+    return None if checkpoint.split is None else Split.from_plain(checkpoint.split)
+
+
+def _verified(fetched: Path, artifact: str) -> CheckpointNote:
+    try:
+        return verified_note(fetched)
+    except CheckpointError as error:
+        what = str(error).removesuffix(f"; {ADVICE}").replace(str(fetched), "its file")
+        raise CheckpointError(f"the W&B artifact {artifact}:latest is damaged ({what}); {_NEW}") from error
+
+
+def _next_option(run_dir: Path, config: PrismConfig) -> str:
+    try:
+        tracked = find_tracked(config, run_dir)
+    except TrackingError:
+        tracked = None
+    if tracked is None:
+        return ADVICE
+    return (
+        f"move it away to go on from the W&B artifact {tracked.artifact}:latest, if it was uploaded already, or {_NEW}"
+    )
+
+
+_NEW = "pass --run.name for a new run; it is never overwritten silently"

@@ -1,0 +1,57 @@
+"""What ended a run, in words; of several training workers, the one to blame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prism_ssl.errors import PeerLost, PrismError, RunInterrupted, TrainWorkerDied, TrainWorkerFailed
+from prism_ssl.train.distributed.ranks import describe
+
+
+def root_failure(failures: Mapping[int, BaseException], workers: int) -> BaseException:
+    """Of the errors that training workers ended with, by rank: the first that is not about the loss of another one."""
+    by_rank = dict(sorted(failures.items()))
+    rank, error = next(((rank, e) for rank, e in by_rank.items() if not isinstance(e, PeerLost)), (0, by_rank.get(0)))
+    if workers == 1 and error is not None:
+        return error
+    if error is None or _is_silent(error):
+        return _silent_death(f"training worker {rank} of {workers}")
+    return error if isinstance(error, PrismError) else TrainWorkerFailed(rank, describe(error))
+
+
+def cause_of(failure: BaseException | None) -> str:
+    """The cause that a summary names; ``failure`` is None where a run ended without a word."""
+    if isinstance(failure, KeyboardInterrupt):
+        return describe(
+            RunInterrupted(
+                "the run was asked to stop (Ctrl-C or a signal); the same command goes on from the last checkpoint, if "
+                "there is one yet"
+            )
+        )
+    if failure is None or _is_silent(failure):
+        failure = _silent_death("the training worker")
+    return describe(failure)
+
+
+def is_death_by_machine(failure: BaseException | None) -> bool:
+    """Whether a training worker's process ended without a word (killed, out of memory, its node lost).
+
+    No error of its own then ended it, and the same steps may well go through when they are tried again.
+    """
+    return failure is not None and (isinstance(failure, TrainWorkerDied) or _is_silent(failure))
+
+
+def is_about_others(cause: str | None) -> bool:
+    """Whether a summary's cause only says that another training worker is gone."""
+    return (cause or "").startswith(PeerLost.__name__)
+
+
+def _is_silent(failure: BaseException) -> bool:
+    return "HealthCheck" in type(failure).__name__
+
+
+def _silent_death(worker: str) -> TrainWorkerDied:
+    return TrainWorkerDied(
+        f"{worker} ended without a word (killed, or out of memory?); look at the system's log, then "
+        "run the same command: it resumes at the last checkpoint"
+    )

@@ -1,0 +1,277 @@
+"""Where a run lives, and whether it begins or goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prism_ssl.config.defaults import apply_overrides, config_from_dict, known_keys
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.errors import ConfigError, RunFolderError
+from prism_ssl.records.run_files import CHECKPOINT_FILE, CONFIG_FILE, read_summary, write_json
+from prism_ssl.utils.fs import FolderLock, private_folder
+from prism_ssl.utils.hashing import content_hash
+
+MAY_CHANGE = {
+    "train.max_steps", "train.log_every", "train.checkpoint_every", "train.stall_warmup_steps",
+    "train.max_nonfinite_steps", "train.torch_threads", "train.num_workers", "train.rank_timeout_s",
+    "train.max_worker_restarts", "model.compile",
+    "data.strict", "data.chunks_in_flight", "data.max_prefetch_replacements", "data.use_local_scratch",
+    "data.scratch_bytes", "data.stall_timeout_s", "data.abort_broken_share", "data.abort_after_opens",
+    "data.max_actor_restarts", "data.extract_on", "data.open_timeout_s", "data.outage_patience_s",
+}  # fmt: skip
+"""Settings that a resumed run may have changed; the others fix what is learned from what."""
+_FREE_SECTIONS = ("run.", "preflight.", "eval.", "tracking.", "quota.")
+
+
+WHERE = "data.catalog_path", "data.columns"
+"""Where the scans are told of. Which scans these are is a matter of the split in the checkpoint, not of a spelling."""
+FORMER_FILE = "former_spellings.json"
+"""Spellings of the catalogue's path under which a run was known before; kept where they differ from the present."""
+
+
+def identity(config: PrismConfig) -> str:
+    """Hash of the settings that must be equal for a run to be continued."""
+    return content_hash(_fixed(config))
+
+
+def identities(config: PrismConfig, run_dir: Path) -> tuple[str, ...]:
+    """``identity``, and the hashes of the same settings by earlier versions, in which the catalogue's path entered."""
+    given = config.data.catalog_path
+    spellings = [given, given and os.path.relpath(given), *_former_spellings(run_dir)]
+    fixed = {key: value for key, value in known_keys(config).items() if _is_fixed(key) or key in WHERE}
+    return identity(config), *(content_hash(fixed | {"data.catalog_path": path}) for path in dict.fromkeys(spellings))
+
+
+def _fixed(config: PrismConfig) -> dict[str, Any]:
+    fixed = {key: value for key, value in known_keys(config).items() if _is_fixed(key)}
+    return fixed | {"generated phantoms": config.data.catalog_path is None}
+
+
+def _is_fixed(key: str) -> bool:
+    return key not in MAY_CHANGE and key not in WHERE and not key.startswith(_FREE_SECTIONS)
+
+
+def with_absolute_catalog(config: PrismConfig) -> PrismConfig:
+    """``config`` with a path of the catalogue that means the same wherever it is read."""
+    given = config.data.catalog_path
+    if given is None:
+        return config
+    return apply_overrides(config, {"data.catalog_path": str(Path(given).expanduser().absolute())})
+
+
+@dataclass
+class RunFolder:
+    """A claimed run folder: 0700, locked for this process until ``release`` or its end."""
+
+    path: Path
+    checkpoint: Path | None
+    lock: FolderLock
+    before: PrismConfig | None = None
+    """The settings of the attempt before; None where there was none, or one of other settings."""
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.path.name
+
+    def look_again(self) -> None:
+        """For the checkpoint, which an attempt has written meanwhile."""
+        checkpoint = self.path / CHECKPOINT_FILE
+        self.checkpoint = checkpoint if checkpoint.exists() else None
+
+    def release(self) -> None:
+        """Let another process use the folder."""
+        self.lock.release()
+
+
+def folder_for(config: PrismConfig) -> Path:
+    """Where the run of these settings is, or will be."""
+    root = Path(config.run.root).absolute()
+    return root / config.run.name if config.run.name is not None else folder_of_command(root, config)
+
+
+def claim_run_folder(config: PrismConfig) -> RunFolder:
+    """The folder for ``config``: the unfinished run of the same settings, or a new one.
+
+    With ``run.name`` the named folder is taken. Otherwise the name follows from recipe and the settings that must not
+    change, so that the same command finds its own interrupted run, also with another limit, length or tracking; a run
+    that has finished is left alone and the next free number used.
+
+    Raises:
+        RunFolderError: not writable, in use by another process, finished, or of different settings.
+    """
+    path = folder_for(config)
+    if config.run.name is not None:
+        refuse_other_settings(path, config)
+        _refuse_finished(path, config)
+    return _claim(path, with_absolute_catalog(config))
+
+
+def saved_settings(path: Path) -> PrismConfig | None:
+    """The settings that a run folder tells; None where it tells none.
+
+    Raises:
+        RunFolderError: they cannot be read.
+    """
+    saved = path / CONFIG_FILE
+    try:
+        return config_from_dict(json.loads(saved.read_text())) if saved.exists() else None
+    except (ConfigError, ValueError) as error:
+        raise RunFolderError(f"{saved} cannot be read ({error}); choose another --run.name") from error
+
+
+def folder_of_command(
+    root: Path,
+    config: PrismConfig,
+    settings_in: Callable[[Path], PrismConfig | None] = saved_settings,
+    kind: str = "run",
+) -> Path:
+    """The folder below ``root`` of a command without a name: of its unfinished run, or a new one.
+
+    A run is the command's when what must not change is equal, under whichever name a version put it; of several it is
+    the one whose other settings agree most, then the newest. ``settings_in`` reads the settings from a folder.
+    ``kind`` keeps a sweep out of the folder of a single run with the same settings.
+    """
+    fixed, known = _fixed_by_command(config), _told(config)
+    found = []
+    for path in _automatically_named(root, config.recipe):
+        try:
+            before = settings_in(path)
+        except (RunFolderError, OSError):  # not to be read, so not to be gone on with
+            continue
+        if before is not None and _fixed_by_command(before) == fixed and not _finished(path):
+            told = _told(before)
+            agreeing = sum(told[key] == value for key, value in known.items())
+            found.append((agreeing, path.stat().st_mtime_ns, path))
+    named = content_hash(fixed if kind == "run" else fixed | {"kind": kind})[:8]
+    return max(found)[-1] if found else _first_unfinished(root / f"{config.recipe}-{named}")
+
+
+def _automatically_named(root: Path, recipe: str) -> list[Path]:
+    name = re.compile(rf"{re.escape(recipe)}-[0-9a-f]{{8}}(-\d+)?")
+    try:
+        return sorted(path for path in root.iterdir() if name.fullmatch(path.name))
+    except OSError:
+        return []
+
+
+def _fixed_by_command(config: PrismConfig) -> dict[str, Any]:
+    """What must be equal for a command to go on with a run: settings that are not at their default, and the table.
+
+    A setting of a later version whose default changes nothing then changes no name.
+    """
+    given, default = config.data.catalog_path, known_keys(PrismConfig())
+    fixed = {key: value for key, value in _told(config).items() if _is_fixed(key) and value != default[key]}
+    # the table as the file that its path leads to; its columns say who a patient is
+    table = given and str(Path(given).expanduser().resolve())
+    return fixed | {"data.catalog_path": table, "data.columns": config.data.columns}
+
+
+def _told(config: PrismConfig) -> dict[str, Any]:
+    return {key: value for key, value in known_keys(config).items() if not key.startswith("run.")}
+
+
+def _first_unfinished(base: Path) -> Path:
+    number, path = 1, base
+    while _finished(path):
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path
+
+
+def _finished(path: Path) -> bool:
+    summary = read_summary(path)
+    return summary is not None and summary.status == "ok"
+
+
+def _refuse_finished(path: Path, config: PrismConfig) -> None:
+    summary = read_summary(path)
+    if summary is not None and summary.status == "ok" and summary.steps_done >= config.train.max_steps:
+        raise RunFolderError(
+            f"run {path.name!r} has finished at step {summary.steps_done} of {config.train.max_steps}; "
+            "raise train.max_steps to train on, or choose another --run.name"
+        )
+
+
+def refuse_other_settings(path: Path, config: PrismConfig) -> None:
+    """Raise ``RunFolderError`` when the folder holds a run that was trained with other settings."""
+    if not (path / CHECKPOINT_FILE).exists():
+        return
+    before = saved_settings(path)
+    if before is None:
+        return
+    old, new = _fixed(before), _fixed(config)
+    changed = [f"{key}: {old[key]!r} -> {new[key]!r}" for key in new if old[key] != new[key]]
+    if changed:
+        raise _other_settings(path, changed)
+
+
+def refuse_unknown_table(path: Path, before: PrismConfig | None, catalog: Path) -> None:
+    """Raise ``RunFolderError`` when a run whose checkpoint does not tell its scans is to go on with another table.
+
+    ``before``: the settings under which it ran last. A relative path counts as equal when ``catalog`` ends with it: an
+    earlier version did not note the folder that it was relative to.
+    """
+    spelt = before.data.catalog_path if before else None
+    if spelt is None:
+        return
+    known = Path(os.path.normpath(Path(spelt).expanduser()))
+    ends_so = not known.is_absolute() and catalog.parts[-len(known.parts) :] == known.parts
+    if not ends_so and known.resolve() != catalog.resolve():
+        raise _other_settings(path, [f"data.catalog_path: {spelt!r} -> {str(catalog)!r}"])
+
+
+def _other_settings(path: Path, changed: Sequence[str]) -> RunFolderError:
+    return RunFolderError(
+        f"run {path.name!r} was trained with other settings ({'; '.join(changed)}); "
+        "give the same ones to resume it, or choose another --run.name"
+    )
+
+
+def _claim(path: Path, config: PrismConfig) -> RunFolder:
+    checkpoint = path / CHECKPOINT_FILE
+    try:
+        private_folder(path)
+        lock = FolderLock(path)
+        if not lock.acquire():
+            raise RunFolderError(
+                f"run folder {path} is in use by another process; wait for it, or pass --run.name for a second run"
+            )
+        before = _settings_before(path, config)
+        _keep_spelling(path, before, config)
+        write_json(path / CONFIG_FILE, config.to_dict())
+    except OSError as error:
+        if isinstance(error, RunFolderError):
+            raise
+        raise RunFolderError(
+            f"run folder {path} cannot be written ({error.strerror or error}); set --run.root to a folder that can"
+        ) from error
+    return RunFolder(path, checkpoint if checkpoint.exists() else None, lock, before)
+
+
+def _settings_before(path: Path, config: PrismConfig) -> PrismConfig | None:
+    try:
+        before = saved_settings(path)
+    except RunFolderError:
+        return None
+    return before if before is not None and identity(before) == identity(config) else None
+
+
+def _keep_spelling(path: Path, before: PrismConfig | None, config: PrismConfig) -> None:
+    """An earlier version's checkpoint and tracked run are known under the spelling of their time."""
+    former = before.data.catalog_path if before else None
+    if former is not None and former != config.data.catalog_path:
+        write_json(path / FORMER_FILE, list(dict.fromkeys([*_former_spellings(path), former])))
+
+
+def _former_spellings(run_dir: Path) -> list[str]:
+    try:
+        return [str(path) for path in json.loads((run_dir / FORMER_FILE).read_text())]
+    except (OSError, ValueError, TypeError):
+        return []

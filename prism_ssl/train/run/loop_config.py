@@ -1,0 +1,115 @@
+"""What the driver hands to the training worker."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.contracts import PreparedScan
+from prism_ssl.data.archive import manifest_hash
+from prism_ssl.data.holdout import Split
+from prism_ssl.data.pool.actor import ActorSettings
+from prism_ssl.data.pool.warm_pool import PoolSettings
+from prism_ssl.train.guards.deletable_files import Places
+from prism_ssl.utils.fs import home_folder
+
+
+@dataclass(frozen=True)
+class WorkOrder:
+    """One attempt at a run. ``checkpoint`` is None for a run that begins; ``held_out`` is never trained on.
+
+    A file at ``stop_file`` asks it to end early. ``earlier`` is the split under which the checkpoint was trained.
+    """
+
+    config: PrismConfig
+    shards: list[list[PreparedScan]]
+    held_out: list[PreparedScan]
+    catalog: Path
+    run_dir: Path
+    scratch_folder: Path
+    quarantine_file: Path
+    checkpoint: Path | None
+    extract_without_gpu: bool = False
+    """Where there is no GPU, let data.extract_on: cuda mirror volumes in memory and run the same code (for tests)."""
+    stop_file: Path | None = None
+    earlier: Split | None = None
+
+    @functools.cached_property
+    def split(self) -> Split:
+        """Who is trained on and who is held out, here and in the attempts before."""
+        training = (scan.record for scan in itertools.chain(*self.shards))
+        return Split.of(training, (scan.record for scan in self.held_out)).joined(self.earlier)
+
+    @property
+    def places(self) -> Places:
+        """Where the quota guard looks."""
+        return Places(home_folder(), self.scratch_folder.parent, self.run_dir.parent)
+
+    def actor_settings(self, actors: int | None = None) -> ActorSettings:
+        """What the pool actors must know; ``scratch_bytes`` are for this many of all, None: for all."""
+        share = 1.0 if actors is None else actors / len(self.shards)
+        data = self.config.data
+        pool = PoolSettings(
+            slots=data.warm_pool_size,
+            visits_per_scan=data.visits_per_scan,
+            max_prefetch_replacements=data.max_prefetch_replacements,
+            strict=data.strict,
+            deterministic=data.deterministic,
+            seed=self.config.train.seed,
+            pairs_per_turn=data.pairs_per_turn,
+        )
+        return ActorSettings(
+            pool=pool,
+            view=self.config.view,
+            n_patches=data.n_patches,
+            patch_mm=data.patch_mm,
+            max_volume_bytes=self.config.preflight.max_volume_bytes,
+            scratch_bytes=int(share * data.scratch_bytes) if data.use_local_scratch else 0,
+            scratch_folder=str(self.scratch_folder),
+            # Scratch must never be what crosses the limit that ends a run.
+            scratch_keep_free_bytes=2 * self.config.quota.tmp_min_free_bytes,
+            stall_timeout_s=data.stall_timeout_s,
+            extract_on=data.extract_on,
+            open_timeout_s=data.open_timeout_s,
+            outage_patience_s=data.outage_patience_s,
+        )
+
+    def data_facts(self) -> dict[str, Any]:
+        """What it is trained and judged on, in counts; no path and no id."""
+        training = list(itertools.chain(*self.shards))
+        return {
+            "manifest_hash": manifest_hash(training, self.held_out),
+            "generated_phantoms": self.config.data.catalog_path is None,
+            "training": _counts(training),
+            "held_out": _counts(self.held_out),
+            "held_out_proven": self.split.proven,
+        }
+
+    def encoder_description(self, step: int) -> dict[str, Any]:
+        """What a user of the encoder must know to feed it."""
+        config = self.config
+        return {
+            "preset": config.model.preset,
+            "n_patches": config.data.n_patches,
+            "patch_mm": config.data.patch_mm,
+            "step": step,
+            "run": self.run_dir.name,
+            "data": self.data_facts(),
+            "config": config.to_dict() | {"run": {}, "data": {"n_scans": config.data.n_scans}},
+        }
+
+
+def _counts(scans: Sequence[PreparedScan]) -> dict[str, Any]:
+    records = [scan.record for scan in scans]
+    return {
+        "scans": len(records),
+        "series": len({record.series_id for record in records}),
+        "patients": len({record.subject_id for record in records}),
+        "modalities": dict(sorted(Counter(record.modality for record in records).items())),
+    }

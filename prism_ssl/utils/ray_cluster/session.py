@@ -1,0 +1,189 @@
+"""The Ray cluster of a process: the one that is given, or a local one that leaves nothing behind.
+
+This module does not import Ray when it is imported: Ray reads its authentication settings once, at its first import.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prism_ssl.errors import ClusterUnreachable
+from prism_ssl.utils.fs import everything_below, owned_folder
+from prism_ssl.utils.machine import usable_cpus
+from prism_ssl.utils.ray_cluster.cleanup_after_kill import after_death
+
+_SOCKET_PATH_BYTES = 107 - 63  # the kernel's limit, less what Ray appends to its temporary folder
+
+_HEAD_ANSWERS_WITHIN_S = 10.0
+_SETTINGS, _FRAME_HEADER_BYTES = 4, 9  # of HTTP/2
+_ADVICE = "start it, or unset RAY_ADDRESS to use a local cluster"
+
+
+@contextmanager
+def ray_environment(tmp_root: Path) -> Iterator[None]:
+    """Settings that Ray reads at its first import, for a process that will start or join a cluster.
+
+    A local cluster gets token authentication with a 0600 token file that lives as long as the block: Ray's default
+    writes a world-readable token to the home, and its ports listen on every interface of a shared node.
+    What the environment already says (``RAY_AUTH_MODE``, ``RAY_ADDRESS``) is left alone.
+    """
+    assert "ray" not in sys.modules, "ray_environment must be entered before Ray is imported"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_AUTH_MODE"):
+        with everything_below(tmp_root):
+            yield
+        return
+    with everything_below(tmp_root), owned_folder(tmp_root / "ray_token") as folder:
+        path = folder / "token"
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(32))
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(path))
+        try:
+            yield
+        finally:
+            os.environ.pop("RAY_AUTH_MODE", None)
+            os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
+
+
+@contextmanager
+def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path, dashboard: bool = False) -> Iterator[str | None]:
+    """A usable Ray: the session that is already there, the cluster of ``RAY_ADDRESS``, or a local one.
+
+    A local cluster has at least ``cpus`` logical CPUs. It is shut down and removed from disk on every way out, also
+    when this process is killed. ``dashboard``: whether a local one gets Ray's dashboard, on the loopback and behind the
+    token of ``ray_environment``; its host and port are given then, and None otherwise.
+    """
+    import ray
+
+    _quiet_ray()
+    if ray.is_initialized():
+        yield None
+    elif os.environ.get("RAY_ADDRESS"):
+        try:
+            _join(os.environ["RAY_ADDRESS"])
+            yield None
+        finally:
+            ray.shutdown()
+    else:
+        with owned_folder(_short_parent(tmp_root)) as folder, after_death(folder, tmp_root):
+            try:
+                with _own_answer_to_sigterm():
+                    context = ray.init(
+                        address="local",
+                        num_cpus=max(cpus, usable_cpus()),
+                        object_store_memory=object_store_bytes,
+                        include_dashboard=dashboard,
+                        dashboard_host="127.0.0.1",
+                        logging_level=logging.WARNING,
+                        log_to_driver=False,
+                        _temp_dir=str(folder),
+                    )
+                yield (context.dashboard_url or None) if dashboard else None
+            finally:
+                ray.shutdown()
+
+
+def dashboard_words(address: str) -> str:
+    """Where the dashboard at this host and port is, and how to enter."""
+    token = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return f"Ray dashboard: http://{address}, from this machine only" + (f"; its token: cat {token}" if token else "")
+
+
+@contextmanager
+def _own_answer_to_sigterm() -> Iterator[None]:
+    """``ray.init`` answers SIGTERM by ``sys.exit(15)``, then and ever after; where the process has an answer of its
+    own, that one holds again after the block, and a SIGTERM in the block is ``KeyboardInterrupt``."""
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    try:
+        yield
+    except SystemExit as error:
+        if error.code == signal.SIGTERM:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def refuse_dead_head(address: str) -> None:
+    """Raise ``ClusterUnreachable`` where no Ray head answers: Ray itself goes on trying for ten minutes and more."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()) or "://" in address:
+        return  # "ray://...", which Ray looks up by itself, in seconds
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_HEAD_ANSWERS_WITHIN_S) as head:
+            answers = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(head)
+    except OSError as error:
+        raise ClusterUnreachable(
+            f"RAY_ADDRESS is {address} and no Ray head answers there ({error.strerror or error}); {_ADVICE}"
+        ) from error
+    if not answers:
+        raise ClusterUnreachable(
+            f"RAY_ADDRESS is {address} and what listens there is no Ray head: it does not answer as one within "
+            f"{_HEAD_ANSWERS_WITHIN_S:.0f} s; {_ADVICE}"
+        )
+
+
+def _speaks_http2(server: socket.socket) -> bool:
+    """Whether a server greets as gRPC, which Ray speaks, must: by a SETTINGS frame (RFC 9113, sections 3.4 and 6.5)."""
+    server.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0)))
+    frame, deadline = b"", time.monotonic() + _HEAD_ANSWERS_WITHIN_S
+    while len(frame) < _FRAME_HEADER_BYTES:
+        server.settimeout(max(0.01, deadline - time.monotonic()))
+        try:
+            more = server.recv(_FRAME_HEADER_BYTES - len(frame))
+        except TimeoutError:
+            return False
+        if not more:
+            return False
+        frame += more
+    return frame[3] == _SETTINGS and frame[5:] == bytes(4)
+
+
+def _join(address: str) -> None:
+    """Join the cluster of RAY_ADDRESS; what Ray raises becomes a ``ClusterUnreachable``."""
+    import ray
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        found = canonicalize_bootstrap_address(address) if address == "auto" else address
+    except ConnectionError:
+        found = None
+    if found is None or found == "auto":
+        raise ClusterUnreachable(f"RAY_ADDRESS is {address} and no Ray head runs on this machine; {_ADVICE}")
+    refuse_dead_head(found)
+    try:
+        with _own_answer_to_sigterm():
+            ray.init(address=found, logging_level=logging.WARNING, log_to_driver=False)
+    except Exception as error:
+        raise ClusterUnreachable(
+            f"RAY_ADDRESS is {address} and its cluster cannot be joined ({type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no word'}); is its token in "
+            f"RAY_AUTH_TOKEN_PATH, and its Ray {ray.__version__}? {_ADVICE}"
+        ) from error
+
+
+def _short_parent(tmp_root: Path) -> Path:
+    parent = tmp_root / "r"
+    if len(str(parent)) + 10 <= _SOCKET_PATH_BYTES:
+        return parent
+    return Path("/tmp") / f"prism-{os.getuid()}"
+
+
+def _quiet_ray() -> None:
+    """What Ray says below a warning is about Ray, not about the run."""
+    for name in ("ray", "ray.train", "ray.data", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,168 @@
+"""The scalars of a network on the probe set, and that asking leaves no trace in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from prism_ssl.config.schema import Objective
+from prism_ssl.contracts import PrismBatch, PrismOutput
+from prism_ssl.eval.evaluate import Evaluator, ask, evaluate
+from prism_ssl.eval.probe_set import ProbeSet, build_probe_set
+from prism_ssl.model.network import PrismNet, build_network
+from tests.support.model_batches import perfect_output
+from tests.support.probe_sets import prepared_scans, small
+
+ALWAYS = {
+    "recall_at_1", "recall_at_5", "recall_at_1_chance", "skill_mean", "pose_skill_mean", "lidar", "rankme", "alignment",
+    "uniformity", "std_mean", "std_min", "knn_modality", "linear_modality", "telling_directions_max",
+    "proxy_quality", "proxy_quality_low", "proxy_quality_high",
+    *(f"skill/{axis}" for axis in ("dx", "dy", "dz", "rx", "ry", "rz", "wc", "ww")),
+}  # fmt: skip
+
+
+class Oracle(PrismNet):
+    """Answers every pair of the probe set perfectly; embeddings are one direction per series."""
+
+    def __init__(self, probe_set: ProbeSet, objective: Objective) -> None:
+        torch.nn.Module.__init__(self)
+        self.dummy = torch.nn.Parameter(torch.zeros(()))
+        self._probe_set, self._objective, self._next = probe_set, objective, 0
+
+    def forward(
+        self, patches_a: torch.Tensor, positions_a: torch.Tensor, patches_b: torch.Tensor, positions_b: torch.Tensor
+    ) -> PrismOutput:
+        start, self._next = self._next, self._next + len(patches_a)
+        batch: PrismBatch = self._probe_set.pairs(start, self._next, torch.device("cpu"))
+        scans = torch.from_numpy(self._probe_set.scan_of_view[2 * start : 2 * self._next : 2])
+        directions = torch.nn.functional.one_hot(scans, len(self._probe_set.scans)).float()
+        return dataclasses.replace(
+            perfect_output(dataclasses.replace(batch, series_label=scans), self._objective),
+            embedding_a=directions,
+            embedding_b=directions,
+        )
+
+
+@pytest.fixture(scope="module")
+def probe_set(phantom_catalog: Path) -> ProbeSet:
+    return build_probe_set(prepared_scans(phantom_catalog, 8), small(eval__probe_scans=8), phantom_catalog)
+
+
+@pytest.mark.parametrize("objective", ["regression", "classification"])
+def test_perfect_answers_have_perfect_scores(probe_set: ProbeSet, objective: Objective) -> None:
+    config = small(model__objective=objective)
+    values = evaluate(Oracle(probe_set, objective), probe_set, config).values
+    perfect = {key: values[key] for key in values if key.startswith(("skill/", "r2/")) or key == "recall_at_1"}
+    assert perfect == pytest.approx(dict.fromkeys(perfect, 1.0), abs=1e-5)
+    assert len(perfect) == 1 + 8 + (9 if objective == "regression" else 0)
+    assert math.isnan(values["telling_directions"]), "8 series are too few to tell"
+    assert values["telling_directions_max"] == 7
+    assert values["proxy_quality"] == pytest.approx(1.0)
+    assert values["proxy_quality_low"] == pytest.approx(1.0, abs=0.05)
+    assert values["rankme"] == pytest.approx(8)
+    assert values["alignment"] == pytest.approx(0)
+    assert values["scans"] == 8
+
+
+@pytest.mark.parametrize("objective", ["regression", "classification"])
+def test_both_objectives_report_the_same_scalars_but_for_r2(probe_set: ProbeSet, objective: Objective) -> None:
+    config = small(model__objective=objective)
+    values = evaluate(build_network(config.model), probe_set, config).values
+    assert values.keys() >= ALWAYS
+    assert any(key.startswith("r2/") for key in values) == (objective == "regression")
+    assert all(math.isfinite(values[key]) for key in ALWAYS)
+
+
+def test_a_collapsed_encoder_gets_nothing_for_it(probe_set: ProbeSet) -> None:
+    config = small()
+    network = build_network(config.model)
+    for parameter in network.encoder.norm.parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.nn.init.ones_(network.encoder.norm.bias)
+    values = evaluate(network, probe_set, config).values
+    assert values["recall_at_1"] == pytest.approx(values["recall_at_1_chance"])
+    assert values["rankme"] == pytest.approx(1, abs=1e-3)
+    assert values["std_mean"] == pytest.approx(0, abs=1e-6)
+    assert values["skill_mean"] == 0
+    assert values["proxy_quality"] == pytest.approx(0, abs=1e-6)
+
+
+def test_embeddings_that_are_not_finite_are_counted_and_nothing_else_is_said(probe_set: ProbeSet) -> None:
+    network = build_network(small().model)
+    torch.nn.init.constant_(network.encoder.norm.bias, math.nan)
+    values = evaluate(network, probe_set, small()).values
+    assert values == {"scans": 8, "scans_left_out": 0, "views_not_finite": 32}
+
+
+def test_answers_do_not_depend_on_how_many_views_are_encoded_at_once(probe_set: ProbeSet) -> None:
+    network = build_network(small().model)
+    one, other = (ask(network, probe_set, small(eval__batch_views=views)) for views in (2, 32))
+    assert one.embeddings == pytest.approx(other.embeddings, abs=1e-4)
+    assert torch.equal(one.readings["dx"].target, other.readings["dx"].target)
+
+
+def test_embeddings_are_in_the_order_of_the_views(probe_set: ProbeSet) -> None:
+    network = build_network(small().model).eval()
+    batch = probe_set.pairs(5, 6, torch.device("cpu"))
+    with torch.no_grad():
+        b = network.encoder(batch.patches_b, batch.positions_b)[0]
+    assert ask(network, probe_set, small()).embeddings[11] == pytest.approx(b.numpy(), abs=1e-4)
+
+
+def test_asking_leaves_mode_gradients_and_random_numbers_alone(phantom_catalog: Path) -> None:
+    network: PrismNet = build_network(small().model)
+    network.train()
+    evaluator = Evaluator(prepared_scans(phantom_catalog, 4), small(), phantom_catalog)
+    torch_state = torch.get_rng_state()
+    first = evaluator(network)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert network.training
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert evaluator(network) == pytest.approx(first, nan_ok=True)
+
+
+def test_the_untrained_encoder_is_the_same_for_every_run(phantom_catalog: Path) -> None:
+    scans = prepared_scans(phantom_catalog, 4)
+    untrained = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        values = Evaluator(scans, small(train__seed=seed), phantom_catalog)(build_network(small().model))
+        untrained.append({key: value for key, value in values.items() if key.endswith("_random_init")})
+    assert untrained[0].keys() >= {"recall_at_1_random_init", "linear_modality_random_init"}
+    assert untrained[0] == pytest.approx(untrained[1], nan_ok=True)
+
+
+def test_places_and_baselines_stand_beside_the_encoder_and_the_evidence_says_the_same(phantom_catalog: Path) -> None:
+    evaluator = Evaluator(prepared_scans(phantom_catalog, 16), small(eval__probe_scans=16), phantom_catalog)
+    values = evaluator(build_network(small().model))
+    assert (values["place_pairs"], values["place_patients"], values["scans"]) == (4, 4, 16)
+    for ending in ("", "_random_init", "_pixels"):
+        known = [
+            f"{name}{ending}" for name in ("place_recall_at_1", "place_distance_mm", "proxy_quality", "recall_at_1")
+        ]
+        assert all(math.isfinite(values[name]) for name in known), ending
+    assert values["recall_at_1_spacing"] > values["recall_at_1_modality_alone"] > values["recall_at_1_chance"]
+    # the guess of who knows the modality alone: among 4 n - 1 views of n series of it, 3 are right
+    modalities = [scan.record.modality for scan in prepared_scans(phantom_catalog, 16)]
+    wanted = sum(3 / (4 * modalities.count(modality) - 1) for modality in modalities) / 16
+    assert values["recall_at_1_modality_alone"] == pytest.approx(wanted)
+    assert 0 <= values["telling_directions"] <= values["telling_directions_max"] == 15
+    evidence = evaluator.evidence
+    assert evidence is not None
+    assert evidence.recall.mean() == pytest.approx(values["recall_at_1"])
+    assert evidence.place_recall.mean() == pytest.approx(values["place_recall_at_1"]), "one pair each"
+    assert len(set(evidence.patient_of_series)) == 12
+
+
+def test_without_held_out_scans_there_is_nothing_to_say(phantom_catalog: Path) -> None:
+    assert Evaluator([], small(), phantom_catalog)(build_network(small().model)) == {}
+
+
+def test_a_single_series_leaves_unknown_what_needs_two(phantom_catalog: Path) -> None:
+    values = Evaluator(prepared_scans(phantom_catalog, 1), small(), phantom_catalog)(build_network(small().model))
+    assert math.isnan(values["proxy_quality"])
+    assert math.isnan(values["linear_modality"])

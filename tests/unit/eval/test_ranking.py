@@ -1,0 +1,205 @@
+"""What ranks before what, and what is recommended."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from prism_ssl.config.defaults import core24_base, known_keys
+from prism_ssl.eval.ranking import (
+    compute_proxy_score,
+    rank_runs,
+    recommended_command,
+    summarize_best_configs,
+)
+from prism_ssl.report.ranking_report import write_ranking
+from tune.core24 import design_points
+from tune.train_single import parse
+
+NO_HISTORY = pl.DataFrame()
+
+
+def run(name: str, quality: float | None, status: str = "ok", rate: float = 100.0, **more: Any) -> dict[str, Any]:
+    half = None if quality is None else 0.05
+    return {
+        "run": name, "status": status, "cause": None if status == "ok" else "TrialFailed: a | b",
+        "steps_done": 100, "max_steps": 100, "throughput_effective_patches_per_sec": rate,
+        "probe/proxy_quality": quality,
+        "probe/proxy_quality_low": None if half is None or quality is None else quality - half,
+        "probe/proxy_quality_high": None if half is None or quality is None else quality + half,
+    } | more  # fmt: skip
+
+
+def order(*rows: dict[str, Any], history: pl.DataFrame = NO_HISTORY) -> list[str]:
+    table = pl.from_dicts(list(rows), infer_schema_length=None)
+    return rank_runs(compute_proxy_score(table, history))["run"].to_list()
+
+
+def sweep() -> pl.DataFrame:
+    """24 runs of the half fraction in which batch 64 is better by 0.1; one failed, one without a metric."""
+    rows = []
+    for point in design_points("half"):
+        settings = known_keys(point.config(core24_base(), "full"))
+        plain = {k: v for k, v in settings.items() if v is None or isinstance(v, (bool, int, float, str))}
+        quality = 0.5 + 0.1 * (point.batch_size == 64) + 0.01 * point.w_supcon_target
+        rows.append(plain | run(point.name, quality))
+    rows[0] |= {"status": "failed", "cause": "ReplacementFailed: scan 1 | 2"}
+    rows[1] |= {f"probe/proxy_quality{end}": None for end in ("", "_low", "_high")}
+    return compute_proxy_score(pl.from_dicts(rows, infer_schema_length=None), NO_HISTORY)
+
+
+def test_quality_comes_first_and_throughput_decides_between_equals() -> None:
+    assert order(run("a", 0.3, rate=900), run("b", 0.5, rate=1), run("c", 0.3, rate=950)) == ["b", "c", "a"]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_missing_metric_ranks_last_and_a_failed_run_after_all(missing: float | None) -> None:
+    rows = [run("none", missing), run("failed", 0.99, "failed"), run("poor", 0.01), run("failed-too", None, "running")]
+    assert order(*rows) == ["poor", "none", "failed", "failed-too"]
+
+
+def test_a_table_in_which_nobody_measured_quality_still_ranks_by_throughput() -> None:
+    rows = [{"run": name, "status": "ok", "throughput_effective_patches_per_sec": rate} for name, rate in
+            [("slow", 1.0), ("fast", 2.0), ("unknown", None)]]  # fmt: skip
+    assert order(*rows) == ["fast", "slow", "unknown"]
+
+
+def test_stalls_cost_throughput() -> None:
+    stalled = run("stalled", 0.3, rate=100, stall_steps_ge_2000ms=10, stall_steps_ge_10000ms=5)
+    scored = compute_proxy_score(pl.from_dicts([stalled, run("smooth", 0.3, rate=80)]), NO_HISTORY)
+    # 10 steps of 2 s or more, 5 of them of 10 s or more: 5 x 1 + 5 x 5 of 100 steps are lost
+    assert scored["throughput_after_stalls"].to_list() == pytest.approx([70.0, 80.0])
+    assert rank_runs(scored)["run"].to_list() == ["smooth", "stalled"]
+
+
+def test_a_killed_runs_quality_is_the_last_of_its_history_with_its_own_interval() -> None:
+    history = pl.DataFrame(
+        {
+            "run": ["killed", "killed", "killed", "whole"],
+            "global_step": [30, 10, 20, 10],
+            "probe/proxy_quality": [None, 0.1, 0.4, 0.9],
+            "probe/proxy_quality_low": [None, 0.0, 0.3, 0.8],
+            "probe/proxy_quality_high": [None, 0.2, 0.5, 1.0],
+        }
+    )
+    scored = compute_proxy_score(pl.from_dicts([run("killed", None), run("whole", 0.2)]), history)
+    columns = ["proxy_quality", "proxy_quality_low", "proxy_quality_high"]
+    assert scored.select(columns).rows()[0] == (0.4, 0.3, 0.5)
+    assert scored.select(columns).rows()[1] == pytest.approx((0.2, 0.15, 0.25))
+
+
+def test_near_best_are_the_ok_runs_whose_interval_reaches_into_the_best_ones() -> None:
+    rows = [run("best", 0.5), run("near", 0.41), run("far", 0.39), run("dead", 0.5, "failed"), run("none", None)]
+    ranked = rank_runs(compute_proxy_score(pl.from_dicts(rows, infer_schema_length=None), NO_HISTORY))
+    assert ranked.filter("near_best")["run"].to_list() == ["best", "near"]
+
+
+def test_repeats_of_a_configuration_are_averaged() -> None:
+    small, large = {"train.batch_size": 32}, {"train.batch_size": 64}
+    rows = [run("lucky", 0.9) | small, run("unlucky", 0.1) | small, run("steady", 0.6) | large]
+    rows.append(run("lost", 0.9, "failed") | large)
+    best = summarize_best_configs(compute_proxy_score(pl.from_dicts(rows), NO_HISTORY))
+    assert best.select("rank", "train.batch_size", "runs", "best_run").rows() == [
+        (1, 64, 1, "steady"), (2, 32, 2, "lucky")]  # fmt: skip
+
+
+def test_the_recommendation_is_a_command_that_gives_the_best_runs_settings() -> None:
+    command = recommended_command(sweep())
+    assert command is not None
+    program, recipe, *flags = command.removeprefix("python ").split()
+    (best,) = [p for p in design_points("half") if p.name == rank_runs(sweep())["run"][0]]
+    assert program == "tune/train_single.py"
+    assert parse([recipe, *flags]) == best.config(core24_base(), "full")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "words"),
+    [
+        ("phantom-cpu", {"data.catalog_path": "/a b/t.csv"}, ["--data.catalog-path", "/a b/t.csv"]),
+        (
+            "core24-base",
+            {
+                "data.catalog_path": "/a/t.csv", "data.columns": '{"pmbb_id": "Patient ID"}',
+                "data.modality_filter": '["CT"]', "data.phantom_subjects": 0,
+            },
+            ["--data.catalog-path", "/a/t.csv", "--data.columns", "pmbb_id", "Patient ID",
+             "--data.modality-filter", "CT"],
+        ),
+        ("phantom-cpu", {"data.catalog_path": None, "data.phantom_subjects": 30}, ["--data.phantom-subjects", "30"]),
+        ("phantom-cpu", {"generated_phantoms": True, "data.phantom_subjects": 24}, []),
+        ("core24-base", {"data.catalog_path": None, "data.phantom_subjects": 30},
+         ["--data.catalog-path", "None", "--data.phantom-subjects", "30"]),
+        ("phantom-cpu", {"data.phantom_subjects": 24}, ["--data.catalog-path", "CATALOG"]),
+        ("phantom-cpu", {"generated_phantoms": False}, ["--data.catalog-path", "CATALOG"]),
+    ],
+)  # fmt: skip
+def test_the_recommended_command_names_the_scans_and_is_understood_as_printed(
+    recipe: str, settings: dict[str, Any], words: list[str]
+) -> None:
+    command = recommended_command(
+        compute_proxy_score(pl.from_dicts([run("a", 0.5, recipe=recipe) | settings]), NO_HISTORY)
+    )
+    assert command is not None
+    program = shlex.split(command)
+    assert program == ["python", "tune/train_single.py", recipe, *words]
+    data = parse(program[2:]).data
+    told = json.loads(settings.get("data.columns", "{}"))
+    assert data.columns == told
+    assert data.catalog_path == settings.get("data.catalog_path", "CATALOG" if "CATALOG" in words else None)
+
+
+def test_a_run_that_ended_before_its_first_step_is_left_out_and_named(tmp_path: Path) -> None:
+    rows = [
+        run("best", 0.5),
+        run("refused", None, "failed", steps_done=0),
+        run("stopped", None, "interrupted", steps_done=0),
+    ]
+    rows += [run("dead", None, "failed", steps_done=7), run("begins", None, "running", steps_done=0)]
+    rows.append(run("damaged", None, "unreadable", steps_done=None))
+    assert set(order(*rows)) == {"best", "dead", "begins", "damaged"}
+    scored = compute_proxy_score(pl.from_dicts(rows, infer_schema_length=None), NO_HISTORY)
+    assert write_ranking(tmp_path, scored)["run"].to_list()[0] == "best"
+    text = (tmp_path / "ranking.md").read_text()
+    assert "4 runs: 1 ok, 3 not" in text
+    assert "2 runs ended before their first step and are left out." in text
+    assert "- refused, failed: TrialFailed: a | b\n- stopped, interrupted: " in text
+
+
+def test_a_ranking_says_what_its_interval_covers(tmp_path: Path) -> None:
+    write_ranking(tmp_path, sweep())
+    assert "It does not say how far another seed of the training would" in (tmp_path / "ranking.md").read_text()
+
+
+def test_without_a_measured_run_nothing_is_recommended() -> None:
+    rows = [run("a", None), run("b", 0.9, "failed")]
+    assert recommended_command(compute_proxy_score(pl.from_dicts(rows), NO_HISTORY)) is None
+
+
+def test_the_ranking_is_written_as_table_text_and_plot(tmp_path: Path) -> None:
+    ranked = write_ranking(tmp_path, sweep(), ["A note on the design."])
+    assert pl.read_parquet(tmp_path / "ranking.parquet").equals(ranked)
+    assert (tmp_path / "ranking.png").read_bytes()[:4] == b"\x89PNG"
+    text = (tmp_path / "ranking.md").read_text()
+    failed, unmeasured = (point.name for point in design_points("half")[:2])
+    for said in (
+        "24 runs: 23 ok, 1 not; 1 ok runs without a measured quality",
+        "A note on the design.",
+        f"| 24 | {failed} | failed | 0.501 (0.451 to 0.551) | 100 | 100/100 |",
+        f"## Runs that did not end ok\n\n- {failed}, failed: ReplacementFailed: scan 1 | 2\n",
+        f"| 23 | {unmeasured} | ok | - | 100 | 100/100 |",
+        "| train.batch_size | 64 | 12 | +0.0500 (+0.0500 to +0.0500) |",
+        "python tune/train_single.py core24-base",
+    ):
+        assert said in text
+
+
+def test_a_sweep_in_which_everything_failed_is_written_without_a_plot(tmp_path: Path) -> None:
+    (tmp_path / "ranking.png").touch()
+    write_ranking(tmp_path, compute_proxy_score(pl.from_dicts([run("a", None, "failed")]), NO_HISTORY))
+    assert not (tmp_path / "ranking.png").exists()
+    assert "None: no run that ended ok" in (tmp_path / "ranking.md").read_text()

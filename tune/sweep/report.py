@@ -1,0 +1,94 @@
+"""The end of a sweep: its ranking as files and as a table, what is left to do, and what to train next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from prism_ssl.eval.ranking import (
+    PROBE_KEYS,
+    QUALITY,
+    QUALITY_HIGH,
+    QUALITY_LOW,
+    THROUGHPUT,
+    compute_proxy_score,
+    recommended_command,
+)
+from prism_ssl.records.runs_table import read_run_histories, read_run_records
+from prism_ssl.report.ranking_report import TEXT_FILE, write_ranking
+from tune.core24 import SCALED_LEVELS
+from tune.sweep.folder import Sweep
+
+
+def conclude(sweep: Sweep, console: Console) -> None:
+    """Rank all runs of the sweep's folder, and say how it went and what the same command would do next."""
+    runs = read_run_records(sweep.folder)
+    scored = compute_proxy_score(runs, read_run_histories(runs, PROBE_KEYS))
+    ranked = write_ranking(sweep.folder, scored, _notes(sweep))
+    console.print(_table(ranked))
+    for run in scored.filter(pl.col("status") != "ok").iter_rows(named=True):
+        say(console, f"{run['run']} {run['status']}: {run['cause']}", style="red")
+    pending = sweep.pending()
+    if pending:
+        say(console, f"{len(pending)} of {len(sweep.points)} trials have not ended ok", style="red")
+        say(console, "the same command tries them again, from their checkpoints, and leaves the others alone")
+    command = recommended_command(scored)
+    if command is not None:
+        say(console, f"recommended: {command}")
+    say(console, f"ranking: {sweep.folder / TEXT_FILE}")
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """A line as it is: no markup, no wrapping."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _notes(sweep: Sweep) -> list[str]:
+    notes = []
+    if sweep.design == "half":
+        notes.append(
+            "Design: half fraction of 48 cells. The objective is aliased with the interaction of batch, pool and ramp, "
+            "and with nothing below it."
+        )
+    if sweep.scale == "smoke":
+        scaled = "; ".join(
+            f"{key} {', '.join(f'{real} -> {tiny}' for real, tiny in levels.items())}"
+            for key, levels in SCALED_LEVELS.items()
+        )
+        notes.append(
+            f"Smoke scale: this shows that the code path works and says nothing about the factors. Runs are named by "
+            f"the guide's levels; set instead: {scaled}."
+        )
+    if len(sweep.archives()) > 1:
+        counts = [(archive["scans_training"], archive["scans_held_out"]) for archive in sweep.archives()]
+        told = ", then ".join(f"{training} to train on and {held_out} held out" for training, held_out in counts)
+        notes.append(f"The scans changed between attempts ({told}): runs before and after do not strictly compare.")
+    return notes
+
+
+def _table(ranked: pl.DataFrame) -> Table:
+    table = Table(
+        title="best first: proxy quality on held-out scans (95 % over their series, not over seeds), then throughput",
+        title_justify="left",
+    )
+    for column in ("rank", "trial", "status", "proxy quality", "patches/s"):
+        table.add_column(column, justify="left" if column in ("trial", "status") else "right", no_wrap=True)
+    for run in ranked.iter_rows(named=True):
+        known = run[QUALITY] is not None and run[QUALITY_LOW] is not None
+        interval = f" ({run[QUALITY_LOW]:.3f} to {run[QUALITY_HIGH]:.3f})" if known else ""
+        table.add_row(
+            str(run["rank"]),
+            escape(run["run"]),
+            f"[{'green' if run['status'] == 'ok' else 'red'}]{run['status']}[/]",
+            _said(run[QUALITY], "{:.3f}") + interval,
+            _said(run[THROUGHPUT], "{:,.0f}"),
+        )
+    return table
+
+
+def _said(value: Any, form: str) -> str:
+    return "-" if value is None else form.format(value)

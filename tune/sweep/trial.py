@@ -1,0 +1,130 @@
+"""One trial as Ray Tune runs it, and the Tuner that schedules all of a sweep, one after another."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray.tune
+from ray.tune.experiment import Trial
+from ray.tune.search.basic_variant import BasicVariantGenerator
+from rich.console import Console
+
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.contracts import RunSummary
+from prism_ssl.data.archive import Archive
+from prism_ssl.errors import TrackingError, TrialFailed
+from prism_ssl.records.run_files import write_summary
+from prism_ssl.train.guards.stop_file import stop_file_of
+from prism_ssl.train.resume.tracked_checkpoint import uploaded_step
+from prism_ssl.train.trainer import train_on
+from prism_ssl.utils.fs import owned_folder, temporary_root
+from tune.core24 import DERIVED, LEVELS, OBJECTIVES, DesignPoint, objective_rule
+from tune.sweep.folder import Sweep
+
+TRIAL_CPUS = 1
+"""What the process of a trial asks of the cluster, beside its training worker and the pool actors."""
+
+_TUNE_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # its banner ignores verbose=0
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders are the record
+}
+
+
+def run_trial(levels: dict[str, Any], sweep: Sweep, archive: Archive) -> dict[str, float]:
+    """Train one cell, from its checkpoint if it has one; returns its final metrics.
+
+    Raises:
+        TrialFailed: the run did not end ok; its folder says why.
+    """
+    point = sweep.point(levels)
+    config = sweep.config(point)
+    summary = train_on(archive, config, Console(quiet=True))
+    if summary.status != "ok":
+        raise TrialFailed(point.name, summary.cause or "no cause was recorded")
+    drop_uploaded_checkpoint(summary, config)
+    return {"steps_done": summary.steps_done, **summary.totals, **summary.probe}
+
+
+def drop_uploaded_checkpoint(summary: RunSummary, config: PrismConfig) -> None:
+    """A finished trial whose last checkpoint W&B has keeps none here: 24 of a ViT-L do not fit a home of 50 GB.
+
+    Its encoder stays. Asked for more steps, it goes on from the artifact.
+    """
+    try:
+        uploaded = uploaded_step(config, Path(summary.run_dir))
+    except TrackingError:  # then it stays
+        return
+    if summary.checkpoint and uploaded == summary.steps_done:
+        Path(summary.checkpoint).unlink()
+        write_summary(dataclasses.replace(summary, checkpoint=None))
+
+
+class PendingCells(BasicVariantGenerator):
+    """The variants of the grid, less those that are not to be run; none any more once there is a ``stop_file``."""
+
+    def __init__(self, sweep: Sweep, pending: Sequence[DesignPoint], stop_file: Path) -> None:
+        super().__init__(max_concurrent=1)  # what TuneConfig(max_concurrent_trials=1) asks of the default generator
+        self._sweep, self._pending, self._stop_file = sweep, frozenset(pending), stop_file
+
+    def next_trial(self) -> Trial | None:
+        """The next variant to run; None when none is left, or while another one runs."""
+        if self._stop_file.exists():
+            BasicVariantGenerator.set_finished(self)
+            return None
+        while True:
+            trial: Trial | None = BasicVariantGenerator.next_trial(self)
+            if trial is None or self._sweep.point(trial.config) in self._pending:
+                return trial
+            self.on_trial_complete(trial.trial_id)
+
+
+def run_trials(
+    sweep: Sweep, pending: Sequence[DesignPoint], archive: Archive, tmp_root: Path, callbacks: list[ray.tune.Callback]
+) -> None:
+    """Run the ``pending`` cells of a sweep, one at a time; a failing one does not stop the others.
+
+    Needs a Ray session. What became of each is in the run folders, and was told to ``callbacks``.
+    """
+    for name, value in _TUNE_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    trainable = ray.tune.with_resources(
+        ray.tune.with_parameters(run_trial, sweep=sweep, archive=archive), {"CPU": TRIAL_CPUS}
+    )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # run folders and callbacks say it, and in fewer words
+    with owned_folder(tmp_root / "ray_tune") as storage:
+        _tuner(sweep, pending, trainable, storage, callbacks).fit()
+
+
+def _tuner(
+    sweep: Sweep, pending: Sequence[DesignPoint], trainable: Any, storage: Path, callbacks: list[ray.tune.Callback]
+) -> ray.tune.Tuner:
+    return ray.tune.Tuner(
+        trainable,
+        param_space=_param_space(sweep),
+        tune_config=ray.tune.TuneConfig(
+            search_alg=PendingCells(sweep, pending, stop_file_of(temporary_root(sweep.base.run.tmp_root))),
+            trial_name_creator=lambda trial: sweep.point(trial.config).name,
+            trial_dirname_creator=lambda trial: sweep.point(trial.config).name,
+        ),
+        run_config=ray.tune.RunConfig(
+            # In a folder of this process: what is finished follows from the run folders, not from Tune's.
+            name=sweep.name,
+            storage_path=str(storage),
+            failure_config=ray.tune.FailureConfig(max_failures=0),
+            callbacks=callbacks,
+            verbose=0,
+        ),
+    )
+
+
+def _param_space(sweep: Sweep) -> dict[str, Any]:
+    grid: dict[str, Any] = {factor: ray.tune.grid_search(list(levels)) for factor, levels in LEVELS.items()}
+    rule = objective_rule(sweep.design)
+    if rule is None:
+        return grid | {DERIVED: ray.tune.grid_search(list(OBJECTIVES))}
+    return grid | {DERIVED: ray.tune.sample_from(lambda config: rule(config))}
