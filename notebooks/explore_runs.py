@@ -14,7 +14,7 @@ def _():
     import marimo as mo
     import polars as pl
 
-    from prism_ssl.data.checks.usable_scans import open_prepared
+    from prism_ssl.data.checks import open_prepared
     from prism_ssl.errors import PrismError
     from prism_ssl.explore import (
         alarm_view,

@@ -15,7 +15,7 @@ def _():
 
     import marimo as mo
 
-    from prism_ssl.data.checks.usable_scans import open_prepared
+    from prism_ssl.data.checks import open_prepared
     from prism_ssl.errors import PrismError
     from prism_ssl.explore import checked_scans, moved_pair
     from prism_ssl.explore.inspected import Inspected, inspected

@@ -200,7 +200,7 @@ prism_cleanup() {
     for folder in "$PRISM_ROOT" "${PRISM_RAY_FOLDER:-$PRISM_ROOT}"; do
         # Whoever has a file below the folder open gets time to end, then is killed.
         if [ -x "$PRISM_PYTHON" ] && [ -d "$folder" ]; then
-            "$PRISM_PYTHON" -I -S "$PRISM_REPO/prism_ssl/utils/last_rites.py" "$folder" "$PRISM_GRACE_S" </dev/null || continue
+            "$PRISM_PYTHON" -I -S "$PRISM_REPO/prism_ssl/utils/ray_cluster/cleanup_after_kill.py" "$folder" "$PRISM_GRACE_S" </dev/null || continue
         fi
         rm -rf "$folder"
     done

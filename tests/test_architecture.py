@@ -29,13 +29,15 @@ HOMES = {
     "wandb": ("prism_ssl/utils/wandb_client.py",),
     "nibabel": ("prism_ssl/data/scan/nifti.py", *WRITERS_OF_SCANS),
     "isal": ("prism_ssl/data/scan/byte_stream.py", *WRITERS_OF_SCANS),
-    "numba": ("prism_ssl/data/extract/cpu.py",),
-    "llvmlite": ("prism_ssl/data/extract/cpu.py",),
+    "numba": ("prism_ssl/data/extract/*.py",),
+    "llvmlite": ("prism_ssl/data/extract/*.py",),
     "tyro": ("tune/*.py",),
 }
 """Foreign libraries that have one home, and where it is."""
 
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_NAMES = 400, 60, 16
+FACED = "prism_ssl.data"
+"""The sub-packages of this package are imported by their face: ``from prism_ssl.data.scan import open_scan``."""
 
 
 def _files(root: Path, *folders: str) -> list[Path]:
@@ -91,6 +93,69 @@ def homeless_imports(root: Path) -> list[str]:
     return found
 
 
+def _module(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _room(module: str, packages: set[str]) -> str:
+    """The innermost package of a module below the packages of the first level; there, each module is its own room."""
+    parent = module if module in packages else module.rpartition(".")[0]
+    return parent if parent.count(".") >= 2 or parent.startswith("tune.") else module
+
+
+def import_cycles(root: Path) -> list[tuple[str, ...]]:
+    """Groups of sub-packages and modules that import each other, directly or by way of others."""
+    files = {_module(path, root): path for path in _library(root)}
+    packages = {module for module, path in files.items() if path.name == "__init__.py"}
+    graph: dict[str, set[str]] = {}
+    for module, path in files.items():
+        here = _room(module, packages)
+        for name in _imports(ast.parse(path.read_text())):
+            known = next((part for part in (name, name.rpartition(".")[0]) if part in files), None)
+            if known is not None and _room(known, packages) != here:
+                graph.setdefault(here, set()).add(_room(known, packages))
+    ahead = {room: _reachable(room, graph) for room in graph}
+    return sorted({tuple(sorted(b for b in ahead[a] if a in ahead.get(b, ()))) for a in ahead if a in ahead[a]})
+
+
+def _reachable(start: str, graph: dict[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    ahead = list(graph.get(start, ()))
+    while ahead:
+        room = ahead.pop()
+        if room not in found:
+            found.add(room)
+            ahead += graph.get(room, ())
+    return found
+
+
+def faceless_imports(root: Path) -> list[str]:
+    """Imports from inside a sub-package of ``FACED`` by those who are not in it."""
+    found = []
+    for path in _library(root):
+        here = _module(path, root)
+        for name in _imports(ast.parse(path.read_text())):
+            parts = name.split(".")
+            face, owner = ".".join(parts[:3]), path.parent / "__init__.py"
+            inside = name.startswith(f"{FACED}.") and (root / Path(*parts[:4]).with_suffix(".py")).is_file()
+            if inside and len(parts) >= 4 and not f"{here}.".startswith(f"{face}.") and owner.is_file():
+                found.append(f"{here} imports {name}")
+    return found
+
+
+def wide_packages(root: Path) -> list[str]:
+    """Packages that show more names than a reader takes in at one look."""
+    found = []
+    for init in sorted((root / "prism_ssl").rglob("__init__.py")) + sorted((root / "tune").rglob("__init__.py")):
+        names = {
+            path.stem for path in init.parent.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
+        }
+        shown = len(names - {"__init__"})
+        found += [f"{_module(init, root)} shows {shown} names"] if shown > MAX_NAMES else []
+    return found
+
+
 def _public(
     node: ast.Module | ast.ClassDef, owner: str
 ) -> Iterator[tuple[str, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]]:
@@ -142,6 +207,37 @@ def test_the_law_of_homes_sees_a_guest(tmp_path: Path, library: str) -> None:
     (tmp_path / "prism_ssl/eval").mkdir(parents=True)
     (tmp_path / "prism_ssl/eval/guest.py").write_text(f"def late():\n    from {library}.inner import thing")
     assert homeless_imports(tmp_path) == [f"prism_ssl/eval/guest.py imports {library}"]
+
+
+def test_no_two_packages_import_each_other() -> None:
+    assert import_cycles(REPOSITORY) == []
+
+
+def test_the_law_of_cycles_sees_a_detour(tmp_path: Path) -> None:
+    for name in ("train/run/__init__", "train/run/folder", "train/guards/__init__", "train/guards/alarms"):
+        (tmp_path / f"prism_ssl/{name}.py").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"prism_ssl/{name}.py").write_text("")
+    (tmp_path / "prism_ssl/train/run/folder.py").write_text("from prism_ssl.train.fit import fit")
+    (tmp_path / "prism_ssl/train/fit.py").write_text("from prism_ssl.train.guards import alarms")
+    assert import_cycles(tmp_path) == []
+    (tmp_path / "prism_ssl/train/guards/alarms.py").write_text("def late():\n    import prism_ssl.train.run.folder")
+    assert import_cycles(tmp_path) == [("prism_ssl.train.fit", "prism_ssl.train.guards", "prism_ssl.train.run")]
+
+
+def test_the_parts_of_data_are_imported_by_their_face() -> None:
+    assert faceless_imports(REPOSITORY) == []
+
+
+def test_the_law_of_faces_sees_an_import_past_one(tmp_path: Path) -> None:
+    for name in ("data/__init__", "data/scan/__init__", "data/scan/nifti"):
+        (tmp_path / f"prism_ssl/{name}.py").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"prism_ssl/{name}.py").write_text("")
+    (tmp_path / "prism_ssl/data/archive.py").write_text("from prism_ssl.data.scan.nifti import open_scan")
+    assert len(faceless_imports(tmp_path)) == 1
+
+
+def test_no_package_shows_more_than_one_look_takes_in() -> None:
+    assert wide_packages(REPOSITORY) == []
 
 
 def test_the_warm_pool_knows_neither_ray_nor_threads_nor_clocks() -> None:
@@ -202,9 +298,3 @@ def test_no_check_is_silenced() -> None:
     texts = {path: path.read_text() for path in files if path.is_file()}
     silenced = [f"{path.relative_to(REPOSITORY)}: {s}" for path, text in texts.items() for s in silencers if s in text]
     assert silenced == []
-
-
-def test_the_readme_names_every_module() -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    modules = [path for path in _library() if path.name != "__init__.py"]
-    assert [path.name for path in modules if f"  {path.name} " not in readme] == []

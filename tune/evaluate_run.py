@@ -69,7 +69,7 @@ def _scans(
 ) -> tuple[list[PreparedScan], Path]:
     """The scans to ask about, and their catalogue."""
     from prism_ssl.data.archive import check_scans, prepare_archive, select_scans
-    from prism_ssl.data.pool.memory_plan import OBJECT_STORE_MIN_BYTES
+    from prism_ssl.data.pool import OBJECT_STORE_MIN_BYTES
     from prism_ssl.utils.ray_cluster.session import ray_session
 
     tmp_root, cache_root = temporary_root(config.run.tmp_root), run_dir.absolute().parent / ".preflight"

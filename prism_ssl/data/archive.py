@@ -12,9 +12,9 @@ from typing import Any
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.catalog import CatalogReport, Selection, load_records
-from prism_ssl.data.checks.quarantine import Quarantine
+from prism_ssl.data.checks import Quarantine
 from prism_ssl.data.holdout import Split, split_by_patient
-from prism_ssl.data.phantoms.writer import phantom_folder, write_phantoms
+from prism_ssl.data.phantoms import phantom_folder, write_phantoms
 from prism_ssl.data.preflight import PreflightReport, PreflightResult, run_preflight
 from prism_ssl.data.sharded_dataset import make_shards
 from prism_ssl.errors import CatalogError

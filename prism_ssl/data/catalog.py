@@ -24,10 +24,16 @@ import pyarrow.parquet as pq
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import ScanRecord
 from prism_ssl.data.filters import has_modality, is_derived, is_localizer, is_time_series, modality_name, series_text
-from prism_ssl.data.table.columns import OPTIONAL, REQUIRED, column_names
-from prism_ssl.data.table.csv_text import refuse_other_texts
-from prism_ssl.data.table.hash_order import BATCH_ROWS, IDENTITY, HashOrder
-from prism_ssl.data.table.series_file import resolve_nifti
+from prism_ssl.data.table import (
+    BATCH_ROWS,
+    IDENTITY,
+    OPTIONAL,
+    REQUIRED,
+    HashOrder,
+    column_names,
+    refuse_other_texts,
+    resolve_nifti,
+)
 from prism_ssl.errors import CatalogError, ScanRejected
 from prism_ssl.utils.hashing import short_id
 

@@ -8,7 +8,7 @@ import torch
 
 from prism_ssl.config.schema import ExtractOn
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, PrismBatch, UncutChunk, VisitChunk
-from prism_ssl.data.gpu.volumes import VolumeMirror
+from prism_ssl.data.gpu import VolumeMirror
 
 _BUFFERS = 2  # one is filled while the other is on its way; also bounds how far the host runs ahead of the GPU
 

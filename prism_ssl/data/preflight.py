@@ -20,14 +20,19 @@ import ray
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord
 from prism_ssl.data.catalog import CatalogReport, UnresolvedRow
-from prism_ssl.data.checks.manifest import Manifest, ManifestRow
-from prism_ssl.data.checks.quarantine import Quarantine, QuarantinedScan
-from prism_ssl.data.checks.verdict import check_scan, file_signature, verdict_key
-from prism_ssl.data.scan.bounded_reads import archive_root, holds_something, within
-from prism_ssl.data.scan.reject_reasons import PASSING_REASONS, RejectReason
+from prism_ssl.data.checks import (
+    Manifest,
+    ManifestRow,
+    Quarantine,
+    QuarantinedScan,
+    check_scan,
+    file_signature,
+    verdict_key,
+)
+from prism_ssl.data.scan import TRANSIENT_REASONS, RejectReason, archive_root, is_not_empty, within
 from prism_ssl.errors import ArchiveUnreachable, HostOutOfMemory, MachineTrouble, PrismError
 from prism_ssl.utils.fs import write_atomic
-from prism_ssl.utils.ray_cluster.isolated_map import items_per_task, map_rows, survey, with_progress
+from prism_ssl.utils.isolated_map import items_per_task, map_rows, survey, with_progress
 
 FILES_PER_TASK = 8
 """Most files of one Ray task: a task costs about 30 ms, a full-size CT 400 ms."""
@@ -144,7 +149,7 @@ def _settled(
             and not suspected  # it could not be reached, while a run was training on it: now it is read again
             and signature == (row.size, row.mtime_ns)
             and row.config_hash == identity["config_hash"]
-            and row.reason not in PASSING_REASONS
+            and row.reason not in TRANSIENT_REASONS
         ):
             verdicts[record.scan_id] = row
             manifest.add(row)  # new only where the file was away meanwhile
@@ -201,7 +206,7 @@ def _check_all(pending: Sequence[ScanRecord], config: PrismConfig, check: ScanCh
                 raise _TROUBLES[row["reason"]](
                     f"preflight, with {len(left)} of {len(pending)} files to read: {row['detail']}"
                 )
-    if doubtful and not holds_something(archive_root(record.nifti_path for record in pending)):
+    if doubtful and not is_not_empty(archive_root(record.nifti_path for record in pending)):
         raise ArchiveUnreachable(
             f"the folder of all scans is gone, empty or fails after preflight has looked for {len(pending)} files in "
             "it; is its volume mounted? The same command goes on with those that it has not read"

@@ -15,11 +15,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import BrokenScan, PreparedScan, UncutChunk, VisitChunk
-from prism_ssl.data.pool.actor import ActorSettings, PoolActor
-from prism_ssl.data.pool.counters import join_counters
-from prism_ssl.data.pool.object_store import SpillWatch
-from prism_ssl.data.pool.opener import CLOSE_S
-from prism_ssl.data.pool.warm_pool import MIN_OPEN_SLOTS, check_broken_share
+from prism_ssl.data.pool import (
+    CLOSE_S,
+    MIN_OPEN_SLOTS,
+    ActorSettings,
+    PoolActor,
+    SpillWatch,
+    check_broken_share,
+    join_counters,
+)
 from prism_ssl.errors import BatchDoesNotFit, PoolActorDied, PoolStalled, PrismError
 from prism_ssl.utils.fs import remove_stale_folders
 from prism_ssl.utils.hashing import shard_worker, short_id

@@ -13,7 +13,7 @@ FEW_PATIENTS = 8
 _LARGE_SHARE = 0.2
 
 
-def archive_notes(archive: Archive, data: DataConfig) -> list[str]:
+def split_warnings(archive: Archive, data: DataConfig) -> list[str]:
     """Sentences; none where the division is as usual."""
     training, held_out = list(itertools.chain(*archive.shards)), archive.held_out
     patients = len({scan.record.subject_id for scan in (*training, *held_out)})

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Embed an archive with a trained encoder."""

@@ -16,7 +16,7 @@ from prism_ssl.config.defaults import config_from_dict
 from prism_ssl.config.schema import DataConfig, PrismConfig
 from prism_ssl.contracts import ScanRecord
 from prism_ssl.data.catalog import load_records
-from prism_ssl.data.scan.reject_reasons import RejectReason
+from prism_ssl.data.scan import RejectReason
 from prism_ssl.embed.scan import (
     EmbedSettings,
     Row,
@@ -31,7 +31,7 @@ from prism_ssl.model.backbone import PRESETS
 from prism_ssl.model.encoder_source import DESCRIPTION_FILE
 from prism_ssl.model.export import ExportedEncoder
 from prism_ssl.utils.hashing import content_hash
-from prism_ssl.utils.ray_cluster.isolated_map import items_per_task, map_in_actors, map_rows, survey, with_progress
+from prism_ssl.utils.isolated_map import items_per_task, map_in_actors, map_rows, survey, with_progress
 
 SCANS_PER_TASK = 4
 """Most scans of one Ray task; eight views of 1,024 patches are 4 MB a scan on their way to the encoder."""

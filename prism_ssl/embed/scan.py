@@ -11,12 +11,10 @@ import torch
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, ScanRecord
-from prism_ssl.data.checks.scan_checks import inspect_and_open
-from prism_ssl.data.checks.verdict import file_signature
-from prism_ssl.data.extract.cpu import extract_view
-from prism_ssl.data.scan.nifti import OpenScan
-from prism_ssl.data.scan.reject_reasons import RejectReason
-from prism_ssl.data.views.view_pairs import draw_view
+from prism_ssl.data.checks import file_signature, inspect_and_open
+from prism_ssl.data.extract import extract_view
+from prism_ssl.data.scan import OpenScan, RejectReason
+from prism_ssl.data.views import draw_view
 from prism_ssl.errors import ArchiveUnreachable, MachineTrouble, ScanRejected
 from prism_ssl.model.export import ExportedEncoder
 from prism_ssl.model.precision import autocast_for

@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prism_ssl.data.scan.reject_reasons import PASSING_REASONS
+from prism_ssl.data.scan import TRANSIENT_REASONS
 from prism_ssl.errors import ConfigError
 from prism_ssl.utils.fs import FolderLock, atomic_file, private_folder, write_atomic
 
@@ -82,7 +82,7 @@ class EmbeddingTable:
     def settled(self, scan_id: str, file_stamp: str) -> bool:
         """Whether a scan needs no further look: it has a row, for good, and its file is the same."""
         stamp, reason = self._settled.get(scan_id, (None, None))
-        return stamp == file_stamp and reason not in PASSING_REASONS
+        return stamp == file_stamp and reason not in TRANSIENT_REASONS
 
     def add(self, row: dict[str, Any]) -> None:
         """Take a row; it survives a kill once it is flushed."""

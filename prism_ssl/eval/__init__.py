@@ -1,1 +1,1 @@
-"""What a run has learned, what it sees, and whether it could cheat."""
+"""Measure what an encoder has learned, on held-out patients."""

@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from prism_ssl.contracts import Float64
-from prism_ssl.data.phantoms.truth import Place
+from prism_ssl.data.phantoms import Place
 from prism_ssl.eval.proxy_metrics import chance_at, cosine_similarity, hits_at
 
 FOLDS_MAX = 8

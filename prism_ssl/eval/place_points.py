@@ -8,10 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from prism_ssl.contracts import PLACE_POINTS, Float64
-from prism_ssl.data.scan.geometry import apply_affine
-from prism_ssl.data.scan.intensity import AIR_VALUE_MIN, stats_sample
-from prism_ssl.data.scan.nifti import OpenScan
-from prism_ssl.data.views.view_pairs import room_mm
+from prism_ssl.data.scan import AIR_VALUE_MIN, OpenScan, apply_affine, stats_sample
+from prism_ssl.data.views import room_mm
 
 APART_MM = 12.0
 """Two points of a pair are at least this far apart."""

@@ -20,10 +20,9 @@ from scipy.stats import t as student_t
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX, PLACE_POINTS, Float32, Float64, PreparedScan
-from prism_ssl.data.extract.cpu import extract_view
-from prism_ssl.data.scan.bounded_reads import Patience, archive_root
-from prism_ssl.data.scan.nifti import open_scan
-from prism_ssl.data.views.view_pairs import draw_view_at
+from prism_ssl.data.extract import extract_view
+from prism_ssl.data.scan import ReadLimits, archive_root, open_scan
+from prism_ssl.data.views import draw_view_at
 from prism_ssl.eval.place_points import shared_points
 from prism_ssl.eval.proxy_metrics import cross_similarity, hits_at
 from prism_ssl.utils.hashing import stable_int
@@ -86,13 +85,13 @@ def build_place_set(held_out: Sequence[PreparedScan], config: PrismConfig) -> Pl
     wanted = config.eval.place_pairs
     n_patches = config.eval.n_patches or config.data.n_patches
     root = archive_root(scan.record.nifti_path for scan in held_out) if held_out else ""
-    patience = Patience(root, config.data.open_timeout_s, config.data.outage_patience_s)
+    limits = ReadLimits(root, config.data.open_timeout_s, config.data.outage_patience_s)
     pairs, sampled, left_out = list[tuple[PreparedScan, PreparedScan]](), list[_Sampled](), list[str]()
     for pair in itertools.islice(_candidates(held_out, config.eval.seed), _TRIES * wanted):
         if len(pairs) == wanted:
             break
         try:
-            found, why = _sampled(pair, n_patches, config, patience)
+            found, why = _sampled(pair, n_patches, config, limits)
         except (ValueError, ArithmeticError, MemoryError) as error:  # ScanRejected is a ValueError
             found, why = None, f"{type(error).__name__}: {error}"
         if found is None:
@@ -179,11 +178,11 @@ def _candidates(held_out: Sequence[PreparedScan], seed: int) -> Iterator[tuple[P
 
 
 def _sampled(
-    pair: tuple[PreparedScan, PreparedScan], n_patches: int, config: PrismConfig, patience: Patience
+    pair: tuple[PreparedScan, PreparedScan], n_patches: int, config: PrismConfig, limits: ReadLimits
 ) -> tuple[_Sampled | None, str]:
     """Points, patches [2, K, N, H, W] and positions [2, K, N, 3] of a pair; None, and why, where it has none."""
     limit, seed = config.preflight.max_volume_bytes, config.eval.seed
-    a, b = (patience.read(partial(open_scan, Path(scan.record.nifti_path), scan.stats, limit)) for scan in pair)
+    a, b = (limits.read(partial(open_scan, Path(scan.record.nifti_path), scan.stats, limit)) for scan in pair)
     ids = sorted(scan.record.scan_id for scan in pair)
     view = config.view
     shared = shared_points(a, b, view.radius_mm_min, view.radius_mm_floor, generator_for(seed, "place", *ids))

@@ -12,12 +12,10 @@ import torch
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, BrokenScan, PreparedScan, PrismBatch, ScanRecord
-from prism_ssl.data.extract.cpu import extract_view
-from prism_ssl.data.phantoms.truth import Place, phantom_truth
-from prism_ssl.data.scan.bounded_reads import Patience, archive_root
-from prism_ssl.data.scan.nifti import open_scan
-from prism_ssl.data.scan.read_errors import out_of_memory
-from prism_ssl.data.views.view_pairs import View, draw_view, pair_targets
+from prism_ssl.data.extract import extract_view
+from prism_ssl.data.phantoms import Place, phantom_truth
+from prism_ssl.data.scan import ReadLimits, archive_root, open_scan, out_of_memory
+from prism_ssl.data.views import View, draw_view, pair_targets
 from prism_ssl.utils.hashing import stable_int
 from prism_ssl.utils.seeds import generator_for
 
@@ -82,13 +80,13 @@ def build_probe_set(held_out: Sequence[PreparedScan], config: PrismConfig, catal
     chosen = sorted(held_out, key=lambda scan: stable_int("probe", settings.seed, scan.record.scan_id))
     chosen = chosen[: settings.probe_scans]
     root = archive_root(scan.record.nifti_path for scan in chosen) if chosen else ""
-    patience = Patience(root, config.data.open_timeout_s, config.data.outage_patience_s)
+    limits = ReadLimits(root, config.data.open_timeout_s, config.data.outage_patience_s)
     patches = np.empty((len(chosen) * n_views, n_patches, PATCH_PX, PATCH_PX), np.int16)
     scans, views, left_out = list[PreparedScan](), list[View](), list[BrokenScan]()
     for scan in chosen:
         rows = patches[len(views) : len(views) + n_views]
         try:
-            views += _sampled(scan, n_patches, rows, config, patience)
+            views += _sampled(scan, n_patches, rows, config, limits)
         except MemoryError as error:
             raise out_of_memory("for the probe set", error) from error
         except (ValueError, ArithmeticError) as error:  # ScanRejected is a ValueError
@@ -107,11 +105,11 @@ def build_probe_set(held_out: Sequence[PreparedScan], config: PrismConfig, catal
 
 
 def _sampled(
-    scan: PreparedScan, n_patches: int, out: npt.NDArray[np.int16], config: PrismConfig, patience: Patience
+    scan: PreparedScan, n_patches: int, out: npt.NDArray[np.int16], config: PrismConfig, limits: ReadLimits
 ) -> list[View]:
     """The views of one scan; their patches are written to ``out``."""
     path, limit = Path(scan.record.nifti_path), config.preflight.max_volume_bytes
-    opened = patience.read(lambda: open_scan(path, scan.stats, limit))
+    opened = limits.read(lambda: open_scan(path, scan.stats, limit))
     views = []
     for number, patches in enumerate(out):
         rng = generator_for(config.eval.seed, "probe", scan.record.scan_id, number)

@@ -1,1 +1,1 @@
-"""Reading runs back: what the notebooks show, as functions that need no notebook."""
+"""Read runs and scans for the notebooks, as functions that need no notebook."""

@@ -13,9 +13,8 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord
 from prism_ssl.data.archive import preflight_dir
 from prism_ssl.data.catalog import load_records
-from prism_ssl.data.checks.manifest import ManifestRow, find_row, read_manifest
-from prism_ssl.data.checks.verdict import check_scan, file_signature, verdict_key
-from prism_ssl.data.scan.reject_reasons import PASSING_REASONS
+from prism_ssl.data.checks import ManifestRow, check_scan, file_signature, find_row, read_manifest, verdict_key
+from prism_ssl.data.scan import TRANSIENT_REASONS
 from prism_ssl.errors import PrismError
 from prism_ssl.utils.machine import usable_cpus
 
@@ -79,7 +78,7 @@ def _manifest(config: PrismConfig, preflight_root: Path | None) -> Rows:
 
 def _known(record: ScanRecord, config: PrismConfig, manifest: Rows) -> ManifestRow | None:
     row = find_row(manifest, record)
-    if row is None or row.reason in PASSING_REASONS or row.config_hash != verdict_key(record, config)["config_hash"]:
+    if row is None or row.reason in TRANSIENT_REASONS or row.config_hash != verdict_key(record, config)["config_hash"]:
         return None
     try:
         unchanged = (row.size, row.mtime_ns) == file_signature(record.nifti_path)

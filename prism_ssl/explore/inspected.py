@@ -12,7 +12,7 @@ import polars as pl
 from prism_ssl.cli.catalog_options import column_map
 from prism_ssl.config.defaults import phantom_cpu
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.data.checks.usable_scans import catalog_config
+from prism_ssl.data.checks import catalog_config
 from prism_ssl.explore.checked_scans import CheckedScans, checked_scans
 from prism_ssl.explore.scan_map import catalog_of
 from prism_ssl.explore.trained_encoder import run_settings

@@ -13,10 +13,8 @@ import torch
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX, PreparedScan, RobustStats, VisitKey
-from prism_ssl.data.scan.geometry import apply_affine
-from prism_ssl.data.scan.intensity import stats_sample
-from prism_ssl.data.scan.nifti import OpenScan
-from prism_ssl.data.views.view_pairs import View, draw_pair
+from prism_ssl.data.scan import OpenScan, apply_affine, stats_sample
+from prism_ssl.data.views import View, draw_pair
 from prism_ssl.eval.probe_set import ProbeSet
 from prism_ssl.explore.chart_style import finished
 from prism_ssl.model.pair_targets import AXES, TargetScales, pair_targets

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.data.checks.usable_scans import open_prepared
-from prism_ssl.data.scan.nifti import OpenScan
-from prism_ssl.data.views.view_pairs import View
+from prism_ssl.data.checks import open_prepared
+from prism_ssl.data.scan import OpenScan
+from prism_ssl.data.views import View
 from prism_ssl.explore.scan_map import EmbeddedViews
 from prism_ssl.inspect.view_panel import PLANES, Plane, bounding_box_mm, dark_figure, gray_range, slice_mm
 

@@ -18,7 +18,7 @@ from sklearn.manifold import TSNE
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_SCALE, Float64, PreparedScan
 from prism_ssl.data.archive import select_scans
-from prism_ssl.data.checks.usable_scans import usable_scans
+from prism_ssl.data.checks import usable_scans
 from prism_ssl.errors import CatalogError
 from prism_ssl.eval.probe_set import ProbeSet, build_probe_set
 from prism_ssl.eval.proxy_metrics import cosine_similarity

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Look at the views that an encoder is given."""

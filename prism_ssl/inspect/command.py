@@ -15,10 +15,9 @@ from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options,
 from prism_ssl.config.schema import PrismConfig, TrainConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord, VisitKey
 from prism_ssl.data.catalog import series_texts
-from prism_ssl.data.checks.usable_scans import catalog_records, open_prepared
-from prism_ssl.data.checks.verdict import check_scan
-from prism_ssl.data.scan.nifti import read_header
-from prism_ssl.data.views.view_pairs import View, draw_pair
+from prism_ssl.data.checks import catalog_records, check_scan, open_prepared
+from prism_ssl.data.scan import read_header
+from prism_ssl.data.views import View, draw_pair
 from prism_ssl.errors import CatalogError, PrismError, ScanRejected
 from prism_ssl.inspect.view_panel import save_panel
 from prism_ssl.inspect.view_words import pair_in_words, unit_of

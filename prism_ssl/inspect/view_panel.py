@@ -25,12 +25,10 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Circle
 
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, Float32, Float64, PreparedScan
-from prism_ssl.data.extract.cpu import extract_view
-from prism_ssl.data.extract.visibility import look
-from prism_ssl.data.scan.geometry import apply_affine
-from prism_ssl.data.scan.nifti import OpenScan
-from prism_ssl.data.views.view_pairs import View
-from prism_ssl.inspect.view_words import pair_in_words, sight_in_words, unit_of, view_window_in_words
+from prism_ssl.data.extract import extract_view, measure_visibility
+from prism_ssl.data.scan import OpenScan, apply_affine
+from prism_ssl.data.views import View
+from prism_ssl.inspect.view_words import pair_in_words, unit_of, view_window_in_words, visibility_in_words
 
 PANEL_FILE = "view_panel.png"
 CONVENTION = "radiological convention: the patient's right is on the left of the picture"
@@ -208,9 +206,9 @@ def _draw_patches(figure: SubFigure, scan: OpenScan, view: View, name: str, patc
         ax.set_facecolor("#111111")
         ax.set_xticks([])
         ax.set_yticks([])
-    sight = look(scan, view, patch_mm)
-    color = _NOTHING_COLOR if sight.bits else "#bbbbbb"
-    words = sight_in_words(sight)
+    visibility = measure_visibility(scan, view, patch_mm)
+    color = _NOTHING_COLOR if visibility.bits else "#bbbbbb"
+    words = visibility_in_words(visibility)
     axes[1].text(1.0, -0.015, words, color=color, fontsize=10, ha="right", va="top", transform=axes[1].transAxes)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from prism_ssl.contracts import ScanRecord
-from prism_ssl.data.extract.visibility import EMPTY, Sight, kinds_of
-from prism_ssl.data.views.view_pairs import View
+from prism_ssl.data.extract import EMPTY, Visibility, kinds_of
+from prism_ssl.data.views import View
 
 _DIRECTIONS = (("right of", "left of"), ("in front of", "behind"), ("above", "below"))
 """Along +R and -R, +A and -A, +S and -S, of the patient."""
@@ -47,12 +47,12 @@ def window_in_words(a: View, b: View, unit: str) -> str:
     return f"window {higher}, {_plain(width)} {unit} {'wider' if width > 0 else 'narrower'} ({contrast})"
 
 
-def sight_in_words(sight: Sight) -> str:
+def visibility_in_words(visibility: Visibility) -> str:
     """What a view shows, as a training run counts it."""
-    share = f"{sight.saturated_share:.0%} of the pixels at an end of the window"
-    if sight.outside_share > 0:
-        share += f", {sight.outside_share:.0%} outside the volume"
-    kinds = [kind.removeprefix("views_") for kind in kinds_of(sight.bits) if kind != EMPTY]
+    share = f"{visibility.saturated_share:.0%} of the pixels at an end of the window"
+    if visibility.outside_share > 0:
+        share += f", {visibility.outside_share:.0%} outside the volume"
+    kinds = [kind.removeprefix("views_") for kind in kinds_of(visibility.bits) if kind != EMPTY]
     return f"{share}: shows nothing ({', '.join(kinds)})" if kinds else share
 
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Check whether the pretext task can be solved without anatomy."""

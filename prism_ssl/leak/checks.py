@@ -14,8 +14,8 @@ import torch
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import Float32, Float64, PreparedScan
-from prism_ssl.data.checks.usable_scans import open_prepared
-from prism_ssl.data.views.view_pairs import View
+from prism_ssl.data.checks import open_prepared
+from prism_ssl.data.views import View
 from prism_ssl.leak import pixels
 from prism_ssl.leak.finding import Finding, recall_finding, worst_axis
 from prism_ssl.leak.readers import READERS, blanked_features, pair_features, position_features, set_network

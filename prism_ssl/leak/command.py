@@ -37,7 +37,7 @@ from rich.table import Table
 from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
-from prism_ssl.data.checks.usable_scans import usable_scans
+from prism_ssl.data.checks import usable_scans
 from prism_ssl.errors import PrismError
 from prism_ssl.leak.checks import (
     Effort,

@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, Float32, Float64, RobustStats
-from prism_ssl.data.extract.cpu import extract_view
-from prism_ssl.data.scan.geometry import acquisition_frame
-from prism_ssl.data.scan.nifti import OpenScan
-from prism_ssl.data.views.view_pairs import View
+from prism_ssl.data.extract import extract_view
+from prism_ssl.data.scan import OpenScan, acquisition_frame
+from prism_ssl.data.views import View
 from prism_ssl.leak.views import ScanGeometry
 from prism_ssl.utils.seeds import generator_for
 

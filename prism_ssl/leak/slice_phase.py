@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from prism_ssl.contracts import Float64
-from prism_ssl.data.scan.geometry import inverse, plane_distance_mm
+from prism_ssl.data.scan import inverse, plane_distance_mm
 
 _GRID_MIN, _GRID_MAX = 21, 49  # directions along each of the two tilts; 0.4 of a fringe apart at the rim of the ball
 _SHRINKAGE = 1.0  # about the mean score of pure chance, so that an axis nothing is known about is read as 0

@@ -15,9 +15,8 @@ import numpy.typing as npt
 
 from prism_ssl.config.schema import ViewConfig
 from prism_ssl.contracts import Float32, Float64, PreparedScan, RobustStats, VisitKey
-from prism_ssl.data.scan.geometry import NEAR_ISOTROPIC, apply_affine, inverse, spacing_mm
-from prism_ssl.data.scan.nifti import read_header
-from prism_ssl.data.views.view_pairs import Shape, View, draw_pair, pair_targets
+from prism_ssl.data.scan import NEAR_ISOTROPIC, apply_affine, inverse, read_header, spacing_mm
+from prism_ssl.data.views import Shape, View, draw_pair, pair_targets
 
 TARGETS = ("dx", "dy", "dz", "rx", "ry", "rz", "wc", "ww")
 """Directions of displacement, rotation differences, window centre and width."""

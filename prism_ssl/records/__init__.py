@@ -1,1 +1,1 @@
-"""TODO."""
+"""Read what runs have left: run folders, W&B, and a cache of both."""

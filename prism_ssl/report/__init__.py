@@ -1,1 +1,1 @@
-"""TODO."""
+"""Show what runs have learned: plots, rankings, held-out tables."""

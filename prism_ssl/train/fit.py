@@ -18,13 +18,13 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from prism_ssl.train.guards.stop_request import StopBetweenSteps, sigterm_as_ctrl_c
 from prism_ssl.train.run.failure_cause import root_failure
-from prism_ssl.train.run.loop_config import WorkOrder
-from prism_ssl.train.run.ray_report import ListensToReports
+from prism_ssl.train.run.loop_config import LoopConfig
+from prism_ssl.train.run.ray_report import ReportCallback
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.utils.fs import owned_folder
 
 
-def fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
+def fit(order: LoopConfig, tmp_root: Path) -> BaseException | None:
     """Train in Ray Train workers; returns what ended them early, ``KeyboardInterrupt`` for a request to stop."""
     # A name of its own for every attempt: an equal one would make Ray resume by rules that are not ours. Without the
     # run's name, for Ray shows this one at a port that is open to all.
@@ -61,7 +61,7 @@ def fit(order: WorkOrder, tmp_root: Path) -> BaseException | None:
 
 
 def _callbacks() -> list[UserCallback]:
-    callbacks: list[Any] = [StopBetweenSteps(), ListensToReports()]
+    callbacks: list[Any] = [StopBetweenSteps(), ReportCallback()]
     if "ray.tune" in sys.modules:  # else this is no trial, and need not pay for the import
         from ray.tune.integration.ray_train import TuneReportCallback
         from ray.tune.trainable.trainable_fn_utils import _in_tune_session

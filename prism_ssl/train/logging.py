@@ -26,7 +26,7 @@ from prism_ssl.model.encoder_source import EXPORT_FILES
 from prism_ssl.records.run_files import CHECKPOINT_FILE, is_probe, read_history
 from prism_ssl.records.wandb_api import WITHOUT_W_AND_B, has_key, open_api, service_errors
 from prism_ssl.train.tracking.background_work import BackgroundWork
-from prism_ssl.train.tracking.client_processes import let_orphans_finish
+from prism_ssl.train.tracking.client_processes import wait_for_clients
 from prism_ssl.train.tracking.identity import TrackedAs, keep_tracked_as, public_settings, tracked_as
 from prism_ssl.utils.fs import private_folder, temporary_root
 from prism_ssl.utils.wandb_client import load_client
@@ -102,10 +102,10 @@ def check_account(config: PrismConfig) -> None:
             open_api(config).default_entity  # noqa: B018  asked for so that the server answers
 
 
-def let_clients_finish(config: PrismConfig) -> None:
+def wait_for_tracking_clients(config: PrismConfig) -> None:
     """Online: wait until the clients of training workers that are gone have sent what they hold."""
     if tracking_mode(config.tracking) == "online":
-        let_orphans_finish(temporary_root(config.run.tmp_root), _ORPHAN_PATIENCE_S)
+        wait_for_clients(temporary_root(config.run.tmp_root), _ORPHAN_PATIENCE_S)
 
 
 def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dict[str, str]:
@@ -116,7 +116,7 @@ def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dic
     mode = tracking_mode(config.tracking)
     if mode != "online":
         return {"mode": mode}
-    let_clients_finish(config)
+    wait_for_tracking_clients(config)
     try:
         return start_tracker(config, run_dir, summary.steps_done).finish(summary)
     except TrackingError as error:

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from prism_ssl.config.operations import QuotaConfig
 from prism_ssl.errors import QuotaExceeded
 from prism_ssl.train.guards.deletable_files import Places
-from prism_ssl.train.guards.quota_limits import Finding, Measure, Reading, look
+from prism_ssl.train.guards.quota_limits import Finding, Measure, Reading, find_crossed
 from prism_ssl.utils.disk_usage import DiskUsage, disk_usage
 from prism_ssl.utils.time import Stopwatch
 
@@ -28,7 +28,7 @@ def admit(config: QuotaConfig, places: Places, measure: Measure = disk_usage) ->
         QuotaExceeded: a hard limit is crossed, and what may be pruned did not help.
     """
     deadline = time.monotonic() + ADMISSION_S
-    finding = look(config, places, lambda: time.monotonic() < deadline, measure)
+    finding = find_crossed(config, places, lambda: time.monotonic() < deadline, measure)
     if finding.excess:
         raise QuotaExceeded(_refusal("the run does not start", finding))
     note, home = finding.note(), finding.reading.home
@@ -86,7 +86,7 @@ class QuotaGuard:
         while not self._closed.is_set():
             watch = Stopwatch()
             try:
-                finding = look(self._config, self._places, lambda: not self._closed.is_set(), self._measure)
+                finding = find_crossed(self._config, self._places, lambda: not self._closed.is_set(), self._measure)
             except Exception as error:  # noqa: BLE001  the edge of a thread: counted and told
                 self._tell_failures(f"looking at the disks failed ({type(error).__name__}: {error})")
                 self._counters = self._counters | {"quota/failed_looks": float(self._failed_looks)}

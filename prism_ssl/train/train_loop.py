@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from prism_ssl.contracts import RunSummary
-from prism_ssl.train.run.loop_config import WorkOrder
+from prism_ssl.train.run.loop_config import LoopConfig
 from prism_ssl.train.worker import Attempt
 
 
-def train_loop(order: WorkOrder) -> RunSummary:
+def train_loop(order: LoopConfig) -> RunSummary:
     """Train from the order's checkpoint (or step 0) to ``max_steps``; history and summary go to the run folder.
 
     Raises whatever ended the attempt early, after the summary has said so.

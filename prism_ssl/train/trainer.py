@@ -15,14 +15,14 @@ from prism_ssl.contracts import RunSummary
 from prism_ssl.data.archive import Archive, prepare_archive, select_scans
 from prism_ssl.data.catalog import modalities_in_words
 from prism_ssl.data.holdout import Split
-from prism_ssl.data.pool.memory_plan import MemoryPlan, object_store_bytes, plan_memory
-from prism_ssl.data.split_warnings import archive_notes
+from prism_ssl.data.pool import MemoryPlan, object_store_bytes, plan_memory
+from prism_ssl.data.split_warnings import split_warnings
 from prism_ssl.records.run_files import HISTORY_FILE, LocalRecord, truncate_history
 from prism_ssl.train.distributed.resources import require_resources, training_cpus, workers_on_a_node
 from prism_ssl.train.fit import fit
 from prism_ssl.train.guards.deletable_files import Places
 from prism_ssl.train.guards.stop_file import sigusr1_asks_to_stop, stop_file_of
-from prism_ssl.train.logging import check_account, let_clients_finish
+from prism_ssl.train.logging import check_account, wait_for_tracking_clients
 from prism_ssl.train.quota_guard import admit
 from prism_ssl.train.record.console import LiveView
 from prism_ssl.train.record.driver_summary import (
@@ -36,7 +36,7 @@ from prism_ssl.train.record.pictures import Pictures
 from prism_ssl.train.resume.starting_point import StartingPoint, continued, starting_point
 from prism_ssl.train.run.failure_cause import cause_of
 from prism_ssl.train.run.folder import RunFolder, claim_run_folder, with_absolute_catalog
-from prism_ssl.train.run.loop_config import WorkOrder
+from prism_ssl.train.run.loop_config import LoopConfig
 from prism_ssl.utils.fs import home_folder, remove_stale_folders, temporary_root
 from prism_ssl.utils.gpu_check import require_usable_gpus
 from prism_ssl.utils.machine import memory_limit_bytes
@@ -131,7 +131,7 @@ def _attempt(
         if not (was_cut_short(folder.path, failure) and restarts < config.train.max_worker_restarts):
             return final_summary(order, failure, archive)
         restarts += 1
-        let_clients_finish(config)
+        wait_for_tracking_clients(config)
         remove_stale_folders(order.scratch_folder)
         folder.look_again()
         start = _begin_or_resume(folder, config, console)
@@ -144,9 +144,9 @@ def _attempt(
 
 def _work_order(
     folder: RunFolder, config: PrismConfig, archive: Archive, start: StartingPoint, earlier: Split | None
-) -> WorkOrder:
+) -> LoopConfig:
     tmp_root = temporary_root(config.run.tmp_root)
-    return WorkOrder(
+    return LoopConfig(
         config=config,
         shards=archive.shards,
         held_out=archive.held_out,
@@ -207,7 +207,7 @@ def describe_archive(archive: Archive, data: DataConfig, console: Console) -> No
         highlight=False,
         soft_wrap=True,
     )
-    for note in archive_notes(archive, data):
+    for note in split_warnings(archive, data):
         console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -12,11 +12,9 @@ import torch
 from rich.filesize import decimal
 
 from prism_ssl.contracts import BrokenScan, PreparedScan, PrismBatch, RunSummary, VisitKey
-from prism_ssl.data.checks.quarantine import quarantine_scan
+from prism_ssl.data.checks import quarantine_scan
 from prism_ssl.data.collate import Collator
-from prism_ssl.data.pool.counters import join_counters
-from prism_ssl.data.pool.memory_plan import check_mirror_fits, object_store_bytes, require_gpu
-from prism_ssl.data.pool.object_store import spill_note
+from prism_ssl.data.pool import check_mirror_fits, join_counters, object_store_bytes, require_gpu, spill_note
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
 from prism_ssl.errors import CheckpointError, PoolActorDied, QuotaExceeded, ReplacementFailed, RunFolderError
 from prism_ssl.eval.evaluate import Evaluator
@@ -45,8 +43,8 @@ from prism_ssl.train.record.step_counter import StepCounter
 from prism_ssl.train.record.view_tally import ViewTally, views_file
 from prism_ssl.train.run.endings import leaves_good_weights, status_after, whatever_happens, write_traceback
 from prism_ssl.train.run.folder import identities, identity
-from prism_ssl.train.run.loop_config import WorkOrder
-from prism_ssl.train.run.ray_report import tell_ray
+from prism_ssl.train.run.loop_config import LoopConfig
+from prism_ssl.train.run.ray_report import report_to_ray
 from prism_ssl.train.run.totals import carried, whole_run
 from prism_ssl.train.tracking.identity import read_tracked_as
 from prism_ssl.utils.disk_usage import free_bytes
@@ -61,7 +59,7 @@ class Attempt:
     ``ok`` only when all steps ran and nothing failed unseen, ``interrupted`` when it was asked to end before.
     """
 
-    def __init__(self, order: WorkOrder) -> None:
+    def __init__(self, order: LoopConfig) -> None:
         config = order.config
         self._order, self._config = order, config
         self._ranks = Ranks.here(config.train.rank_timeout_s)
@@ -181,7 +179,7 @@ class Attempt:
         """
         if any(asked for (asked,) in self._ranks.compare([float(stop_is_requested())])):
             return
-        problem = tell_ray(self._recorder.steps_done, self._recorder.shown)
+        problem = report_to_ray(self._recorder.steps_done, self._recorder.shown)
         if problem is not None:
             with self._ranks.alone():
                 self._recorder.event("reporting", problem)
@@ -394,7 +392,7 @@ class Attempt:
         return counters
 
 
-def _check_mirror(order: WorkOrder, shards: Sequence[Sequence[PreparedScan]], device: torch.device) -> None:
+def _check_mirror(order: LoopConfig, shards: Sequence[Sequence[PreparedScan]], device: torch.device) -> None:
     if order.config.data.extract_on == "cuda" and not order.extract_without_gpu:
         require_gpu(order.config, torch.cuda.device_count())
         check_mirror_fits(order.config, shards, torch.cuda.mem_get_info(device)[1])

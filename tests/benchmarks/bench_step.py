@@ -33,7 +33,7 @@ from prism_ssl.utils.ray_cluster.session import ray_environment, ray_session
 from prism_ssl.utils.time import Stopwatch
 
 if TYPE_CHECKING:
-    from prism_ssl.train.run.loop_config import WorkOrder
+    from prism_ssl.train.run.loop_config import LoopConfig
 
 SETTINGS = {"data.n_patches": 128, "data.visits_per_scan": 40, "train.batch_size": 8, "train.torch_threads": 1}
 STALL_MS = 2000.0
@@ -67,7 +67,7 @@ def _prepared(path: Path) -> PreparedScan:
 class Trainer:
     """A learner, and its two ways to get a batch."""
 
-    def __init__(self, config: PrismConfig, order: WorkOrder) -> None:
+    def __init__(self, config: PrismConfig, order: LoopConfig) -> None:
         from prism_ssl.data.sharded_dataset import PairStream  # imports Ray, whose settings main has made by now
 
         torch.set_num_threads(config.train.torch_threads or 1)
@@ -134,11 +134,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     config = apply_overrides(phantom_cpu(), SETTINGS)
     with tempfile.TemporaryDirectory(prefix="bench_step_") as name, ray_environment(Path(name)):
         from prism_ssl.data.sharded_dataset import make_shards
-        from prism_ssl.train.run.loop_config import WorkOrder
+        from prism_ssl.train.run.loop_config import LoopConfig
 
         folder = Path(name)
         shards = make_shards(phantom_scans(folder / "phantoms", 12), config.data.workers)
-        order = WorkOrder(
+        order = LoopConfig(
             config=config,
             shards=shards,
             held_out=[],

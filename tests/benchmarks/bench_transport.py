@@ -36,7 +36,7 @@ from prism_ssl.data.pool.memory_plan import chunk_bytes
 from prism_ssl.data.pool.scratch import ScratchStore
 from prism_ssl.data.scan.nifti import OpenScan, open_scan
 from prism_ssl.train.learner import Learner
-from prism_ssl.train.run.loop_config import WorkOrder
+from prism_ssl.train.run.loop_config import LoopConfig
 
 Patches = Callable[[torch.Tensor], torch.Tensor]
 
@@ -81,7 +81,7 @@ class Errors:
 
 def batches_of(config: PrismConfig, scans: list[PreparedScan], folder: Path, on: ExtractOn) -> list[PrismBatch]:
     """The first batches of a pool over the scans; the same visits wherever they are cut out."""
-    order = WorkOrder(
+    order = LoopConfig(
         config=config,
         shards=[scans],
         held_out=[],

@@ -29,10 +29,10 @@ from prism_ssl.errors import (
 )
 from prism_ssl.records.run_files import read_history, read_summary
 from prism_ssl.train.checkpoint import checkpoint_step, load_checkpoint
-from prism_ssl.train.run.loop_config import WorkOrder
+from prism_ssl.train.run.loop_config import LoopConfig
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.worker import Attempt
-from tests.integration.test_train_smoke import one_thread, small, work_order
+from tests.integration.test_train_smoke import loop_config, one_thread, small
 from tests.support.pool_fakes import make_hang
 
 __all__ = ["one_thread"]
@@ -49,12 +49,12 @@ def catalog(phantom_catalog: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(phantom_catalog.parent, tmp_path / "volume" / "archive")) / phantom_catalog.name
 
 
-def order_of(root: Path, catalog: Path, **settings: object) -> WorkOrder:
+def order_of(root: Path, catalog: Path, **settings: object) -> LoopConfig:
     """Of a small run that evaluates nothing."""
-    return dataclasses.replace(work_order(small(catalog, root, **settings), root, "run"), held_out=[])
+    return dataclasses.replace(loop_config(small(catalog, root, **settings), root, "run"), held_out=[])
 
 
-def train(order: WorkOrder, between: Between) -> RunSummary:
+def train(order: LoopConfig, between: Between) -> RunSummary:
     """As the training worker does, with something happening before each step."""
     with Attempt(order) as attempt:
         for step in range(order.config.train.max_steps):
@@ -65,7 +65,7 @@ def train(order: WorkOrder, between: Between) -> RunSummary:
     return attempt.summary
 
 
-def failed(order: WorkOrder, error: type[PrismError], match: str, between: Between) -> RunSummary:
+def failed(order: LoopConfig, error: type[PrismError], match: str, between: Between) -> RunSummary:
     """The summary of a run that ends with ``error``, which the summary names as its cause."""
     with pytest.raises(error, match=match):
         train(order, between)
@@ -77,7 +77,7 @@ def failed(order: WorkOrder, error: type[PrismError], match: str, between: Betwe
     return summary
 
 
-def resumed(order: WorkOrder) -> RunSummary:
+def resumed(order: LoopConfig) -> RunSummary:
     return train_loop(dataclasses.replace(order, checkpoint=order.run_dir / "last.ckpt"))
 
 

@@ -20,7 +20,7 @@ from prism_ssl.errors import CheckpointError, ConfigError, ReplacementFailed, Ru
 from prism_ssl.eval.patient_evidence import read_evidence
 from prism_ssl.records.run_files import is_probe, read_history, read_summary
 from prism_ssl.train.checkpoint import load_checkpoint
-from prism_ssl.train.run.loop_config import WorkOrder
+from prism_ssl.train.run.loop_config import LoopConfig
 from prism_ssl.train.train_loop import train_loop
 from prism_ssl.train.trainer import train
 from prism_ssl.train.worker import Attempt
@@ -47,11 +47,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def work_order(config: PrismConfig, root: Path, name: str, extract_without_gpu: bool = False) -> WorkOrder:
+def loop_config(config: PrismConfig, root: Path, name: str, extract_without_gpu: bool = False) -> LoopConfig:
     archive = prepare_archive(select_scans(config, root / "tmp"), config, root / "preflight")
     run_dir = root / name
     run_dir.mkdir()
-    return WorkOrder(
+    return LoopConfig(
         config=config,
         shards=archive.shards,
         held_out=archive.held_out,
@@ -69,7 +69,7 @@ def losses(run_dir: Path) -> list[tuple[int, float, float]]:
     return [(row["global_step"], row["loss/total"], row["loss/supcon"]) for row in rows]
 
 
-def interrupt_after(steps: int, order: WorkOrder) -> None:
+def interrupt_after(steps: int, order: LoopConfig) -> None:
     with Attempt(order) as attempt:
         for _ in range(steps):
             batch, wait = attempt.next_batch()
@@ -78,7 +78,7 @@ def interrupt_after(steps: int, order: WorkOrder) -> None:
         raise KeyboardInterrupt
 
 
-def ask_to_stop_after(steps: int, order: WorkOrder, stop_file: Path) -> None:
+def ask_to_stop_after(steps: int, order: LoopConfig, stop_file: Path) -> None:
     with Attempt(order) as attempt:
         while True:
             batch, wait = attempt.next_batch()
@@ -91,7 +91,7 @@ def ask_to_stop_after(steps: int, order: WorkOrder, stop_file: Path) -> None:
 def test_no_step_is_trained_where_the_encoder_could_not_be_exported(
     ray_local: None, phantom_catalog: Path, tmp_path: Path, one_thread: None
 ) -> None:
-    order = work_order(small(phantom_catalog, tmp_path), tmp_path, "run")
+    order = loop_config(small(phantom_catalog, tmp_path), tmp_path, "run")
     (tmp_path / "export").touch()  # where the untrained encoder would be written
     with pytest.raises(CheckpointError, match="training would end with weights that nobody can load"):
         train_loop(order)
@@ -123,7 +123,8 @@ def test_smoke_training_on_phantoms_ends_ok(ray_local: None, phantom_catalog: Pa
     assert evidence is not None
     assert evidence.recall.mean() == pytest.approx(summary.probe["recall_at_1"])
     asked_again = evaluate_run(Path(summary.run_dir))
-    assert {key: asked_again[key] for key in summary.probe} == summary.probe
+    again = {key: asked_again[key] for key in summary.probe}
+    assert again == pytest.approx(summary.probe, rel=1e-5, abs=1e-6)  # processes with other numbers of threads
     elsewhere = evaluate_run(Path(summary.run_dir), catalog=phantom_catalog)
     assert elsewhere["scans"] == summary.data["scans_held_out"]  # it was trained on the other patients of this table
     assert evaluate_run(Path(summary.run_dir), trained=True)["scans"] == summary.data["scans_training"]
@@ -150,10 +151,10 @@ def test_an_interruption_changes_nothing_in_deterministic_mode(
     ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
 ) -> None:
     config = small(phantom_catalog, tmp_path, data__deterministic=True)
-    whole = work_order(config, tmp_path, "whole")
+    whole = loop_config(config, tmp_path, "whole")
     totals = train_loop(whole).totals
 
-    parts = work_order(config, tmp_path, "parts")
+    parts = loop_config(config, tmp_path, "parts")
     with pytest.raises(KeyboardInterrupt):
         interrupt_after(8, parts)  # two steps past the checkpoint at 6
     interrupted = read_summary(parts.run_dir)
@@ -183,9 +184,9 @@ def test_views_cut_where_the_model_trains_give_the_losses_of_views_cut_by_the_ac
 ) -> None:
     """The same code that runs on a GPU, on CPU tensors; interrupted and resumed on the way."""
     config = small(phantom_catalog, tmp_path, data__deterministic=True)
-    actors = work_order(config, tmp_path, "actors")
+    actors = loop_config(config, tmp_path, "actors")
     train_loop(actors)
-    device = work_order(
+    device = loop_config(
         apply_overrides(config, {"data.extract_on": "cuda"}), tmp_path, "device", extract_without_gpu=True
     )
     with pytest.raises(KeyboardInterrupt):
@@ -212,13 +213,13 @@ def test_cutting_on_a_gpu_that_is_not_there_is_refused_before_training(
     assert summary is not None
     assert (summary.status, summary.steps_done) == ("failed", 0)
     with pytest.raises(ConfigError, match="there is no CUDA device"):
-        train_loop(work_order(config, tmp_path, "run"))
+        train_loop(loop_config(config, tmp_path, "run"))
 
 
 def test_a_run_that_is_asked_to_stop_checkpoints_and_is_neither_ok_nor_failed(
     ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
 ) -> None:
-    order = work_order(small(phantom_catalog, tmp_path), tmp_path, "run")
+    order = loop_config(small(phantom_catalog, tmp_path), tmp_path, "run")
     order = dataclasses.replace(order, stop_file=tmp_path / "stop")
     with pytest.raises(RunInterrupted, match="was asked to stop"):
         ask_to_stop_after(2, order, tmp_path / "stop")
@@ -234,9 +235,9 @@ def test_evaluating_changes_nothing_that_is_learned(
     ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
 ) -> None:
     config = small(phantom_catalog, tmp_path, data__deterministic=True, eval__bootstrap=20, eval__views_per_scan=2)
-    never = work_order(config, tmp_path, "never")
+    never = loop_config(config, tmp_path, "never")
     train_loop(dataclasses.replace(never, held_out=[]))
-    often = work_order(apply_overrides(config, {"eval.every": 2}), tmp_path, "often")
+    often = loop_config(apply_overrides(config, {"eval.every": 2}), tmp_path, "often")
     gone = dataclasses.replace(often.held_out[0].record, nifti_path=str(tmp_path / "gone.nii.gz"))
     often.held_out[0] = dataclasses.replace(often.held_out[0], record=gone)
     summary = train_loop(often)
@@ -254,7 +255,7 @@ def test_a_failed_background_replacement_is_an_explicit_error_also_where_the_run
     ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path, wandb_server: WandbServer
 ) -> None:
     config = small(phantom_catalog, tmp_path, train__max_steps=200, tracking__mode="online")
-    order = work_order(config, tmp_path, "run")
+    order = loop_config(config, tmp_path, "run")
     victim = order.shards[0][0]
     gone = dataclasses.replace(
         victim, record=dataclasses.replace(victim.record, nifti_path=str(tmp_path / "gone.nii.gz"))
@@ -278,7 +279,7 @@ def test_a_failed_background_replacement_is_an_explicit_error_also_where_the_run
 def test_a_checkpoint_of_other_settings_is_refused(
     ray_local: None, one_thread: None, phantom_catalog: Path, tmp_path: Path
 ) -> None:
-    order = work_order(small(phantom_catalog, tmp_path, train__max_steps=6), tmp_path, "run")
+    order = loop_config(small(phantom_catalog, tmp_path, train__max_steps=6), tmp_path, "run")
     train_loop(order)
     other = apply_overrides(order.config, {"model.objective": "classification", "train.max_steps": 8})
     with pytest.raises(CheckpointError, match=r"last\.ckpt was written under other settings"):

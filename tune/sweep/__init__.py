@@ -1,1 +1,1 @@
-"""TODO."""
+"""A sweep: its folder, its trials under Ray Tune, its console and its report."""

@@ -13,7 +13,7 @@ import ray
 from rich.console import Console
 
 from prism_ssl.data.archive import Archive, SelectedScans, manifest_hash, prepare_archive, select_scans
-from prism_ssl.data.pool.memory_plan import object_store_bytes
+from prism_ssl.data.pool import object_store_bytes
 from prism_ssl.train.distributed.resources import require_resources, training_cpus
 from prism_ssl.train.guards.stop_file import stop_file_of
 from prism_ssl.train.logging import check_account

@@ -17,8 +17,7 @@ from typing import Any
 import polars as pl
 
 from prism_ssl.contracts import PreparedScan, RobustStats, ScanRecord
-from prism_ssl.data.scan.bounded_reads import within
-from prism_ssl.data.scan.reject_reasons import PASSING_REASONS
+from prism_ssl.data.scan import TRANSIENT_REASONS, within
 from prism_ssl.errors import RunFolderError
 from prism_ssl.utils.fs import FolderLock, private_folder, write_atomic
 from prism_ssl.utils.machine import started_ticks
@@ -120,7 +119,7 @@ class Manifest:
         for an hour must not cost the verdicts on all its files.
         """
         earlier = self._rows.get((row.scan_id, row.modality))
-        if earlier is not None and _was_kept(earlier) and row.size == 0 and row.reason in PASSING_REASONS:
+        if earlier is not None and _was_kept(earlier) and row.size == 0 and row.reason in TRANSIENT_REASONS:
             row = replace(earlier, reason=row.reason, detail=row.detail)
         if row == earlier:
             return
@@ -208,7 +207,7 @@ def find_row(rows: dict[tuple[str, str], ManifestRow], record: ScanRecord) -> Ma
 
 def _was_kept(row: ManifestRow) -> bool:
     """Whether a file was kept when it was read; it may be away since."""
-    return row.content is not None and (row.reason is None or row.reason in PASSING_REASONS)
+    return row.content is not None and (row.reason is None or row.reason in TRANSIENT_REASONS)
 
 
 def _part_files(parts: Path) -> list[Path]:

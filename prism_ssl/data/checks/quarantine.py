@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prism_ssl.contracts import BrokenScan
-from prism_ssl.data.scan.bounded_reads import within
-from prism_ssl.data.scan.reject_reasons import PASSING_REASONS
+from prism_ssl.data.scan import TRANSIENT_REASONS, within
 from prism_ssl.errors import MachineTrouble, ScanRejected
 from prism_ssl.utils.json_lines import LineWriter, read_lines
 
@@ -32,7 +31,7 @@ class QuarantinedScan:
         kind, _, told = self.cause.partition(": ")
         reason = told.partition(": ")[0] if kind == ScanRejected.__name__ else kind
         error = getattr(builtins, kind, Exception)  # earlier versions put scans here for what the system could not do
-        return reason not in PASSING_REASONS and not issubclass(error, (OSError, MemoryError, RuntimeError))
+        return reason not in TRANSIENT_REASONS and not issubclass(error, (OSError, MemoryError, RuntimeError))
 
 
 _FIELDS = tuple(field.name for field in fields(QuarantinedScan))

@@ -15,11 +15,20 @@ import numpy.typing as npt
 
 from prism_ssl.config.schema import PreflightConfig, PrismConfig
 from prism_ssl.contracts import Float32, RobustStats
-from prism_ssl.data.scan.header_geometry import check_agreement, times
-from prism_ssl.data.scan.intensity import robust_stats, stats_sample
-from prism_ssl.data.scan.nifti import SMALLEST_FLOAT, OpenScan, ScanHeader, check_openable, load_voxels, read_header
-from prism_ssl.data.scan.reject_reasons import RejectReason
-from prism_ssl.data.views.view_pairs import largest_radius_mm
+from prism_ssl.data.scan import (
+    SMALLEST_FLOAT,
+    OpenScan,
+    RejectReason,
+    ScanHeader,
+    check_agreement,
+    check_openable,
+    load_voxels,
+    read_header,
+    robust_stats,
+    stats_sample,
+    times,
+)
+from prism_ssl.data.views import largest_radius_mm
 from prism_ssl.errors import ScanRejected
 
 SIGNED_LEVEL = 0.05

@@ -11,10 +11,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import ScanRecord
 from prism_ssl.data.checks.manifest import ManifestRow
 from prism_ssl.data.checks.scan_checks import inspect_and_open
-from prism_ssl.data.scan.bounded_reads import read_within
-from prism_ssl.data.scan.nifti import OpenScan
-from prism_ssl.data.scan.read_errors import read_failure
-from prism_ssl.data.scan.reject_reasons import RejectReason
+from prism_ssl.data.scan import OpenScan, RejectReason, read_failure, read_within
 from prism_ssl.errors import ArchiveUnreachable, MachineTrouble, ScanRejected
 from prism_ssl.utils.hashing import content_hash, short_id
 

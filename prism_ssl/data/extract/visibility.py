@@ -11,9 +11,8 @@ import numpy.typing as npt
 
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, Float64
 from prism_ssl.data.extract.cpu import extract_view
-from prism_ssl.data.scan.nifti import OpenScan
-from prism_ssl.data.views.pixel_transform import MIDDLE_PX, pixel_to_voxel
-from prism_ssl.data.views.view_pairs import View
+from prism_ssl.data.scan import OpenScan
+from prism_ssl.data.views import MIDDLE_PX, View, pixel_to_voxel
 
 LOOKED_AT_PATCHES = 32
 """A view is judged by so many of its patches, the first: all are drawn alike. That takes 0.035 ms (Xeon with AVX-512),
@@ -29,7 +28,7 @@ OUTSIDE_SHARE = 0.5
 """Share of the pixels beyond the outermost voxels' faces from which a view lies outside the volume."""
 
 KINDS = ("views_saturated", "views_flat", "views_outside")
-"""What a view that shows nothing may be, also several of them; their place is their bit in ``Sight.bits``."""
+"""What a view that shows nothing may be, also several of them; their place is their bit in ``Visibility.bits``."""
 
 EMPTY = "views_empty"
 """Of any of ``KINDS``."""
@@ -40,7 +39,7 @@ _COLUMNS_ROWS = np.array([(0, 0), (_LAST, 0), (0, _LAST), (_LAST, _LAST), (_LAST
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Visibility:
     """Of the pixels looked at: shares at an end of the window and outside the volume; span 1 is the whole window."""
 
     saturated_share: float
@@ -58,7 +57,9 @@ class Sight:
         return sum(1 << bit for bit, is_so in enumerate(found) if is_so)
 
 
-def look(scan: OpenScan, view: View, patch_mm: float, patches: npt.NDArray[np.int16] | None = None) -> Sight:
+def measure_visibility(
+    scan: OpenScan, view: View, patch_mm: float, patches: npt.NDArray[np.int16] | None = None
+) -> Visibility:
     """Judge a view. ``patches`` [N, H, W] are its pixels as ``extract_view`` gives them; None: some are cut out."""
     few = view.first_patches(LOOKED_AT_PATCHES)
     if patches is None:
@@ -68,7 +69,7 @@ def look(scan: OpenScan, view: View, patch_mm: float, patches: npt.NDArray[np.in
     low, high = int(pixels.min()), int(pixels.max())
     at_an_end = np.count_nonzero(pixels == -PATCH_SCALE) if low == -PATCH_SCALE else 0
     at_an_end += np.count_nonzero(pixels == PATCH_SCALE) if high == PATCH_SCALE else 0
-    return Sight(at_an_end / pixels.size, (high - low) / (2 * PATCH_SCALE), _outside_share(scan, few, patch_mm))
+    return Visibility(at_an_end / pixels.size, (high - low) / (2 * PATCH_SCALE), _outside_share(scan, few, patch_mm))
 
 
 def kinds_of(bits: int) -> list[str]:

@@ -31,7 +31,7 @@ from prism_ssl.data.phantoms.anatomy import (
     paint_body,
     triple,
 )
-from prism_ssl.data.scan.geometry import apply_affine, inverse
+from prism_ssl.data.scan import apply_affine, inverse
 from prism_ssl.utils.fs import write_atomic
 from prism_ssl.utils.seeds import generator_for
 

@@ -13,19 +13,15 @@ import psutil
 
 from prism_ssl.config.schema import ExtractOn, ViewConfig
 from prism_ssl.contracts import BrokenScan, PairChunk, PreparedScan, UncutChunk
-from prism_ssl.data.extract.cpu import extract_view, warm_up
-from prism_ssl.data.extract.visibility import kinds_of, look
+from prism_ssl.data.extract import extract_view, kinds_of, measure_visibility, warm_up
 from prism_ssl.data.pool.chunks import empty_chunk, put_lattice, put_targets, put_volume
 from prism_ssl.data.pool.counters import join_counters
 from prism_ssl.data.pool.dashboard import POOL_EXPORTS
 from prism_ssl.data.pool.opener import Landing, ScanOpener
 from prism_ssl.data.pool.scratch import ScratchStore
 from prism_ssl.data.pool.warm_pool import Draw, PoolSettings, WarmPool
-from prism_ssl.data.scan.bounded_reads import Patience, archive_root
-from prism_ssl.data.scan.nifti import OpenScan, open_scan
-from prism_ssl.data.scan.read_errors import out_of_memory
-from prism_ssl.data.scan.volume_memory import VolumeMemory
-from prism_ssl.data.views.view_pairs import View, draw_pair, pair_targets
+from prism_ssl.data.scan import OpenScan, ReadLimits, VolumeMemory, archive_root, open_scan, out_of_memory
+from prism_ssl.data.views import View, draw_pair, pair_targets
 from prism_ssl.errors import PoolStalled, PrismError, ScanRejected
 from prism_ssl.utils.ray_cluster.metrics_port import LiveMetrics
 from prism_ssl.utils.time import Stopwatch
@@ -71,7 +67,7 @@ class PoolActor:
         self._scratch = ScratchStore(
             Path(settings.scratch_folder), name, settings.scratch_bytes, settings.scratch_keep_free_bytes
         )
-        self._patience = Patience(
+        self._patience = ReadLimits(
             archive_root(scan.record.nifti_path for scan in shard),
             settings.open_timeout_s,
             settings.outage_patience_s,
@@ -208,11 +204,11 @@ class PoolActor:
         chunk.positions_mm[row, side] = view.positions_mm
         if isinstance(chunk, PairChunk):
             extract_view(scan, view, self._settings.patch_mm, chunk.patches[row, side])
-            sight = look(scan, view, self._settings.patch_mm, chunk.patches[row, side])
+            visibility = measure_visibility(scan, view, self._settings.patch_mm, chunk.patches[row, side])
         else:
             put_lattice(chunk, row, side, scan, view, self._settings.patch_mm)
-            sight = look(scan, view, self._settings.patch_mm)
-        chunk.sight_bits[row, side] = sight.bits
+            visibility = measure_visibility(scan, view, self._settings.patch_mm)
+        chunk.sight_bits[row, side] = visibility.bits
 
     def _totals(self) -> dict[str, float]:
         """Running totals that the cursor hands on to the actor of a resumed run, or of one in place of a dead one."""

@@ -8,9 +8,8 @@ import numpy as np
 
 from prism_ssl.config.schema import ExtractOn
 from prism_ssl.contracts import PATCH_PX, PairChunk, ScanRecord, UncutChunk, VisitChunk, VisitKey, VolumeFile
-from prism_ssl.data.scan.nifti import OpenScan
-from prism_ssl.data.views.pixel_transform import levels, pixel_to_voxel
-from prism_ssl.data.views.view_pairs import PairTargets, View
+from prism_ssl.data.scan import OpenScan
+from prism_ssl.data.views import PairTargets, View, levels, pixel_to_voxel
 from prism_ssl.utils.hashing import stable_int
 
 

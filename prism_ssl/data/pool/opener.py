@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from prism_ssl.data.pool.warm_pool import Load
-from prism_ssl.data.scan.nifti import OpenScan
+from prism_ssl.data.scan import OpenScan
 from prism_ssl.utils.time import Stopwatch
 
 CLOSE_S = 10.0

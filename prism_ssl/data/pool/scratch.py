@@ -12,7 +12,7 @@ from threading import Lock
 
 import numpy as np
 
-from prism_ssl.data.scan.nifti import OpenScan
+from prism_ssl.data.scan import OpenScan
 from prism_ssl.utils.disk_usage import free_bytes
 from prism_ssl.utils.fs import FolderLock, private_folder
 

@@ -66,7 +66,7 @@ def archive_root(paths: Iterable[str]) -> str:
 
 
 @dataclass
-class Patience:
+class ReadLimits:
     """How a scan of an archive is opened: no read takes longer than ``open_timeout_s``, and what is no scan's fault is
     tried again, with growing pauses, for ``outage_patience_s``: the archive is away, its storage fails, this machine
     has no memory, or no file to open.
@@ -126,10 +126,10 @@ class Patience:
     def _away(self, rejected: ScanRejected) -> bool:
         """Whether it is the archive as a whole that is gone, or closed to this user, and not this one scan."""
         in_doubt = rejected.reason in (RejectReason.MISSING_PATH, RejectReason.NOT_READABLE)
-        return in_doubt and not holds_something(self.root)
+        return in_doubt and not is_not_empty(self.root)
 
 
-def holds_something(folder: str) -> bool:
+def is_not_empty(folder: str) -> bool:
     """Whether a folder is there, can be listed in reasonable time, and is not empty."""
     try:
         return within(_LOOK_S, lambda: _not_empty(folder))

@@ -49,7 +49,7 @@ class RejectReason(StrEnum):
     CHECK_CRASHED = "check_crashed"
 
 
-PASSING_REASONS = frozenset(
+TRANSIENT_REASONS = frozenset(
     {RejectReason.MISSING_PATH, RejectReason.NOT_READABLE, RejectReason.OPEN_TIMED_OUT, RejectReason.CHECK_CRASHED}
 )
 """Reasons that may be gone tomorrow although the file is the same; never reused from a manifest."""

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, Float64
-from prism_ssl.data.scan.geometry import apply_affine
-from prism_ssl.data.scan.nifti import OpenScan
+from prism_ssl.data.scan import OpenScan, apply_affine
 from prism_ssl.data.views.view_pairs import View
 
 MIDDLE_PX = (PATCH_PX - 1) / 2

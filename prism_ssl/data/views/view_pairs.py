@@ -9,7 +9,7 @@ import numpy as np
 
 from prism_ssl.config.schema import ViewConfig
 from prism_ssl.contracts import Float32, Float64, RobustStats, VisitKey
-from prism_ssl.data.scan.geometry import apply_affine, euler_xyz_deg_to_matrix, inverse, plane_distance_mm
+from prism_ssl.data.scan import apply_affine, euler_xyz_deg_to_matrix, inverse, plane_distance_mm
 from prism_ssl.utils.seeds import generator_for
 
 Shape = tuple[int, int, int]

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Train with several workers: ranks, joint batches, devices, cluster resources."""

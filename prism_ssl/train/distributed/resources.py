@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.data.pool.memory_plan import require_gpu
+from prism_ssl.data.pool import require_gpu
 from prism_ssl.errors import ConfigError
 
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Stop or warn in time: alarms, non-finite losses, quotas, full GPU memory, stop requests."""

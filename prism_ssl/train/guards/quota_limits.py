@@ -91,7 +91,9 @@ class Finding:
         )
 
 
-def look(config: QuotaConfig, places: Places, keep_going: Callable[[], bool], measure: Measure = disk_usage) -> Finding:
+def find_crossed(
+    config: QuotaConfig, places: Places, keep_going: Callable[[], bool], measure: Measure = disk_usage
+) -> Finding:
     """Measure; where a soft limit is crossed, remove leftovers that lie there, one by one, until it no longer is.
 
     A disk that does not answer is no limit crossed: it is named in ``Finding.unknown``, and the other is judged.

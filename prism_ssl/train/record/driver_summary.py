@@ -24,7 +24,7 @@ from prism_ssl.train.guards.unjudged_alarms import too_short_to_judge
 from prism_ssl.train.logging import end_lost_run
 from prism_ssl.train.record.recorder import last_losses
 from prism_ssl.train.run.failure_cause import cause_of, is_about_others, is_death_by_machine
-from prism_ssl.train.run.loop_config import WorkOrder
+from prism_ssl.train.run.loop_config import LoopConfig
 
 WORKER_RESTART = "worker_restart"
 """Event of the history: the machine killed a training worker, and the run went on without being asked to."""
@@ -40,7 +40,7 @@ def was_cut_short(run_dir: Path, failure: BaseException | None) -> bool:
     return is_death_by_machine(failure) and not has_end
 
 
-def final_summary(order: WorkOrder, failure: BaseException | None, archive: Archive) -> RunSummary:
+def final_summary(order: LoopConfig, failure: BaseException | None, archive: Archive) -> RunSummary:
     """The worker's summary; where the worker could not write one, what its history still tells.
 
     An end that the worker has written stands, whatever its process died of afterwards.

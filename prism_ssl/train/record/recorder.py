@@ -14,7 +14,7 @@ from torch import nn
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
-from prism_ssl.data.extract.visibility import view_shares
+from prism_ssl.data.extract import view_shares
 from prism_ssl.data.sharded_dataset import WaitCauses
 from prism_ssl.errors import RunFolderError
 from prism_ssl.model.loss import LossReport

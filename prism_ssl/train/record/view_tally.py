@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from prism_ssl.contracts import VisitChunk
-from prism_ssl.data.extract.visibility import EMPTY, KINDS, kinds_of
+from prism_ssl.data.extract import EMPTY, KINDS, kinds_of
 from prism_ssl.utils.fs import write_atomic
 
 NAMES = ("views", EMPTY, *KINDS)

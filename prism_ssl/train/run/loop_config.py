@@ -14,14 +14,13 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.archive import manifest_hash
 from prism_ssl.data.holdout import Split
-from prism_ssl.data.pool.actor import ActorSettings
-from prism_ssl.data.pool.warm_pool import PoolSettings
+from prism_ssl.data.pool import ActorSettings, PoolSettings
 from prism_ssl.train.guards.deletable_files import Places
 from prism_ssl.utils.fs import home_folder
 
 
 @dataclass(frozen=True)
-class WorkOrder:
+class LoopConfig:
     """One attempt at a run. ``checkpoint`` is None for a run that begins; ``held_out`` is never trained on.
 
     A file at ``stop_file`` asks it to end early. ``earlier`` is the split under which the checkpoint was trained.

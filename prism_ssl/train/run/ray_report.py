@@ -19,7 +19,7 @@ SHOWN = ("loss/total", "chance/total", "lr", "patches_per_sec_interval", "data_w
 _somebody_listens = Event()
 
 
-class ListensToReports(WorkerCallback):
+class ReportCallback(WorkerCallback):
     """Ray Train's hook in the worker: from now on there is a controller to report to."""
 
     def after_init_train_context(self) -> None:
@@ -27,7 +27,7 @@ class ListensToReports(WorkerCallback):
         _somebody_listens.set()
 
 
-def tell_ray(global_step: int, values: Mapping[str, float]) -> str | None:
+def report_to_ray(global_step: int, values: Mapping[str, float]) -> str | None:
     """Tell of a step, by all workers alike; nothing where the loop is run without Ray Train.
 
     Returns why it could not be told: a view that is not up to date is no reason to end a training.

@@ -12,7 +12,7 @@ from prism_ssl.utils.machine import started_ticks
 from prism_ssl.utils.wandb_paths import wandb_environment
 
 
-def let_orphans_finish(tmp_root: Path, patience_s: float) -> None:
+def wait_for_clients(tmp_root: Path, patience_s: float) -> None:
     """Wait until those of this process's runs have sent what they hold; what takes longer is killed.
 
     Otherwise the summary of a killed worker would arrive after the end that is told in its place, and replace it.

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Start and leave a Ray cluster, map over it, export metrics from it."""

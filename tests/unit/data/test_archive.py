@@ -12,7 +12,7 @@ from prism_ssl.data.archive import Archive, _divided
 from prism_ssl.data.catalog import CatalogReport
 from prism_ssl.data.checks.verdict import check_scan
 from prism_ssl.data.preflight import PreflightReport
-from prism_ssl.data.split_warnings import archive_notes
+from prism_ssl.data.split_warnings import split_warnings
 from tests.support.broken_files import sound_bytes, sound_volume
 
 CONFIG = PrismConfig(data=DataConfig(catalog_path="a.csv", holdout_min_series=4, workers=1))
@@ -50,7 +50,7 @@ def test_what_a_held_out_scan_repeats_is_not_trained_on_and_is_told(tmp_path: Pa
     assert counts["scans_same_as_held_out"] == repeated
     assert counts["scans_training"] + counts["scans_held_out"] + repeated == 32
     assert (counts["left_out/modality"], counts["left_out/duplicate"]) == (3, 5)
-    assert any(note.startswith(f"{repeated} scans are not trained on") for note in archive_notes(archive, CONFIG.data))
+    assert any(note.startswith(f"{repeated} scans are not trained on") for note in split_warnings(archive, CONFIG.data))
     again = archive.under(archive.split, CONFIG)
     assert (again.repeated, len(again.shards[0])) == (repeated, len(train))
 

@@ -8,30 +8,30 @@ import pytest
 from rich.console import Console
 
 from prism_ssl.config.defaults import apply_overrides, phantom_cpu
-from prism_ssl.data.split_warnings import archive_notes
+from prism_ssl.data.split_warnings import split_warnings
 from prism_ssl.train.trainer import describe_archive
 from tests.support.archives import CONFIG, archive
 
 
 def test_half_an_archive_that_is_held_out_is_told_with_the_setting() -> None:
-    (note,) = archive_notes(archive(range(16)), CONFIG.data)
+    (note,) = split_warnings(archive(range(16)), CONFIG.data)
     assert note.startswith("8 of 16 scans (50%) are held out and not trained on")
     assert "8 series (data.holdout_min_series)" in note
 
 
 def test_an_archive_of_the_usual_kind_is_not_commented() -> None:
-    assert archive_notes(archive(range(60)), CONFIG.data) == []
+    assert split_warnings(archive(range(60)), CONFIG.data) == []
 
 
 @pytest.mark.parametrize(("patients", "told"), [(1, True), (7, True), (8, False)])
 def test_few_patients_are_told_with_the_column_that_was_read(patients: int, told: bool) -> None:
     data = apply_overrides(CONFIG, {"data.columns": {"pmbb_id": "who"}}).data
-    notes = archive_notes(archive(range(40), patient_of=lambda number: f"p{number % patients}"), data)
+    notes = split_warnings(archive(range(40), patient_of=lambda number: f"p{number % patients}"), data)
     assert any(f"40 scans of only {patients} patients" in note and "'who'" in note for note in notes) == told
 
 
 def test_one_patient_means_that_nothing_is_held_out() -> None:
-    notes = archive_notes(archive(range(40), patient_of=lambda _: "ANONYMOUS"), CONFIG.data)
+    notes = split_warnings(archive(range(40), patient_of=lambda _: "ANONYMOUS"), CONFIG.data)
     assert notes[-1] == "no scan is held out, so nothing will say how good the encoder is"
 
 

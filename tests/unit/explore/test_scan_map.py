@@ -13,7 +13,7 @@ import torch
 from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan, RunSummary
-from prism_ssl.data.checks.usable_scans import open_prepared
+from prism_ssl.data.checks.catalog_scans import open_prepared
 from prism_ssl.data.scan.nifti import OpenScan
 from prism_ssl.errors import CheckpointError, ConfigError, RunFolderError
 from prism_ssl.explore.checked_scans import checked_scans, reasons_of, scan_names

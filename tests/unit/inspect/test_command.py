@@ -15,7 +15,7 @@ from prism_ssl.inspect.command import main
 
 @pytest.fixture(scope="module")
 def scan_ids(phantom_catalog: Path) -> list[str]:
-    from prism_ssl.data.checks.usable_scans import catalog_config, catalog_records
+    from prism_ssl.data.checks.catalog_scans import catalog_config, catalog_records
 
     return [record.scan_id for record in catalog_records(catalog_config(str(phantom_catalog), 100))]
 

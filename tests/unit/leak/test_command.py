@@ -12,7 +12,7 @@ import torch
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import Float64, PreparedScan
-from prism_ssl.data.checks.usable_scans import catalog_config, usable_scans
+from prism_ssl.data.checks.catalog_scans import catalog_config, usable_scans
 from prism_ssl.leak import pixels
 from prism_ssl.leak.checks import Effort, check_answer, check_blanked, check_lattice, check_positions
 from prism_ssl.leak.command import leak_findings, main

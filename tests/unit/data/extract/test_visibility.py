@@ -10,7 +10,13 @@ import pytest
 from prism_ssl.config.schema import ViewConfig
 from prism_ssl.contracts import PATCH_PX, Float64, RobustStats, VisitKey
 from prism_ssl.data.extract.cpu import extract_view
-from prism_ssl.data.extract.visibility import LOOKED_AT_PATCHES, _surely_inside, kinds_of, look, view_shares
+from prism_ssl.data.extract.visibility import (
+    LOOKED_AT_PATCHES,
+    _surely_inside,
+    kinds_of,
+    measure_visibility,
+    view_shares,
+)
 from prism_ssl.data.scan.nifti import OpenScan
 from prism_ssl.data.views.pixel_transform import pixel_to_voxel
 from prism_ssl.data.views.view_pairs import View, draw_pair
@@ -34,13 +40,13 @@ def view_at(x_mm: float, window: tuple[float, float], radius_mm: float = 8.0, n_
 
 
 def found(scan: OpenScan, view: View) -> list[str]:
-    return kinds_of(look(scan, view, PATCH_MM).bits)
+    return kinds_of(measure_visibility(scan, view, PATCH_MM).bits)
 
 
 def test_a_view_beyond_its_window_is_saturated_and_flat_and_empty() -> None:
     scan = half_and_half(0, 1000)
     assert found(scan, view_at(16, (1000, 200))) == ["views_saturated", "views_flat", "views_empty"]
-    assert look(scan, view_at(31.5, (500, 200)), PATCH_MM).saturated_share == pytest.approx(1.0, abs=0.1)
+    assert measure_visibility(scan, view_at(31.5, (500, 200)), PATCH_MM).saturated_share == pytest.approx(1.0, abs=0.1)
     assert found(scan, view_at(31.5, (500, 200))) == ["views_saturated", "views_empty"]  # an edge, and no gray
 
 
@@ -58,9 +64,9 @@ def test_a_view_of_tissue_shows_something() -> None:
 @pytest.mark.parametrize(("x_mm", "share"), [(31.5, 0.0), (-0.5, 0.5), (-40.0, 1.0), (63.5, 0.5)])
 def test_outside_is_what_lies_beyond_the_outermost_faces(x_mm: float, share: float) -> None:
     scan = half_and_half(0, 1000)
-    sight = look(scan, view_at(x_mm, (500, 2000), n_patches=LOOKED_AT_PATCHES), PATCH_MM)
-    assert sight.outside_share == pytest.approx(share, abs=0.1)
-    assert ("views_outside" in kinds_of(sight.bits)) == (sight.outside_share >= 0.5)
+    visibility = measure_visibility(scan, view_at(x_mm, (500, 2000), n_patches=LOOKED_AT_PATCHES), PATCH_MM)
+    assert visibility.outside_share == pytest.approx(share, abs=0.1)
+    assert ("views_outside" in kinds_of(visibility.bits)) == (visibility.outside_share >= 0.5)
 
 
 def _all_places(scan: OpenScan, view: View) -> Float64:
@@ -91,7 +97,7 @@ def test_the_consumer_that_cuts_counts_what_the_actor_that_cuts_does() -> None:
     scan, view = half_and_half(0, 1000), view_at(28, (200, 900), n_patches=300)
     patches = np.empty((300, PATCH_PX, PATCH_PX), np.int16)
     extract_view(scan, view, PATCH_MM, patches)
-    assert look(scan, view, PATCH_MM) == look(scan, view, PATCH_MM, patches)
+    assert measure_visibility(scan, view, PATCH_MM) == measure_visibility(scan, view, PATCH_MM, patches)
 
 
 def test_shares_are_of_the_views_since_the_row_before() -> None:

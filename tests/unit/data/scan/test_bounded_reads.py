@@ -8,7 +8,7 @@ from threading import Event
 import pytest
 
 from prism_ssl.contracts import PreparedScan
-from prism_ssl.data.scan.bounded_reads import Patience, archive_root, read_within, within
+from prism_ssl.data.scan.bounded_reads import ReadLimits, archive_root, read_within, within
 from prism_ssl.data.scan.nifti import OpenScan
 from prism_ssl.data.scan.read_errors import read_failure
 from prism_ssl.errors import ArchiveUnreachable, HostOutOfMemory, MachineTrouble, ScanRejected
@@ -35,13 +35,13 @@ def scan(tmp_path: Path) -> PreparedScan:
     return write_scans(tmp_path / "volume" / "archive", 3)[0]
 
 
-def patience(scan: PreparedScan, outage_patience_s: float = LONG_S, open_timeout_s: float = LONG_S) -> Patience:
-    return Patience(archive_root([scan.record.nifti_path]), open_timeout_s, outage_patience_s, NoPauses())
+def read_limits(scan: PreparedScan, outage_patience_s: float = LONG_S, open_timeout_s: float = LONG_S) -> ReadLimits:
+    return ReadLimits(archive_root([scan.record.nifti_path]), open_timeout_s, outage_patience_s, NoPauses())
 
 
-def pauses_s(patience: Patience) -> list[float | None]:
-    assert isinstance(patience.closing, NoPauses)
-    return patience.closing.pauses_s
+def pauses_s(limits: ReadLimits) -> list[float | None]:
+    assert isinstance(limits.closing, NoPauses)
+    return limits.closing.pauses_s
 
 
 def test_a_call_within_its_limit_returns_or_raises_as_ever(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_an_archive_that_was_away_is_read_when_it_is_back(scan: PreparedScan, tm
             elsewhere.rename(volume)
         return opened(scan)
 
-    waited = patience(scan)
+    waited = read_limits(scan)
     assert waited.read(read).shape == (40, 36, 30)
     assert waited.retries == 3
     assert pauses_s(waited) == [0.5, 1.0, 2.0]
@@ -78,18 +78,18 @@ def test_an_empty_mount_point_counts_as_away(scan: PreparedScan, tmp_path: Path)
     for path in (tmp_path / "volume" / "archive").iterdir():
         path.unlink()
     with pytest.raises(ArchiveUnreachable, match=r"away for 0 s \(data\.outage_patience_s\).* is its volume mounted\?"):
-        patience(scan, outage_patience_s=0).read(lambda: opened(scan))
+        read_limits(scan, outage_patience_s=0).read(lambda: opened(scan))
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENETDOWN])
 def test_a_volume_that_fails_is_waited_for(scan: PreparedScan, number: int) -> None:
-    outage = patience(scan, outage_patience_s=0)
+    outage = read_limits(scan, outage_patience_s=0)
     with pytest.raises(ArchiveUnreachable, match="No scan was put in quarantine"):
         outage.read(lambda: _fail(number))
 
 
 def test_storage_that_fails_for_one_scan_while_others_are_read_is_about_that_scan(scan: PreparedScan) -> None:
-    bad_block = patience(scan, outage_patience_s=1.0)
+    bad_block = read_limits(scan, outage_patience_s=1.0)
     others = write_scans(Path(scan.record.series_path), 3)[1:]
 
     def read() -> OpenScan:
@@ -111,22 +111,22 @@ def test_what_this_machine_lacks_is_waited_for_and_never_a_scans_fault(scan: Pre
             raise MemoryError if number is None else OSError(number, "arranged")
         return opened(scan)
 
-    waited = patience(scan)
+    waited = read_limits(scan)
     assert waited.read(read).shape == (40, 36, 30)
     assert waited.retries == 2
     lasting = HostOutOfMemory if number in (errno.ENOMEM, None) else MachineTrouble
     with pytest.raises(lasting, match="no scan was blamed"):
-        patience(scan, outage_patience_s=0).read(lambda: _fail(number))
+        read_limits(scan, outage_patience_s=0).read(lambda: _fail(number))
 
 
 def test_an_archive_that_is_closed_to_this_user_is_away(scan: PreparedScan, tmp_path: Path) -> None:
     (tmp_path / "volume" / "archive").rename(tmp_path / "elsewhere")  # root may list any folder: so it is gone instead
     with pytest.raises(ArchiveUnreachable, match="the file cannot be read: Permission denied"):
-        patience(scan, outage_patience_s=0).read(lambda: _fail(errno.EACCES))
+        read_limits(scan, outage_patience_s=0).read(lambda: _fail(errno.EACCES))
 
 
 def test_a_scan_that_is_missing_or_forbidden_among_others_is_its_own_fault(scan: PreparedScan) -> None:
-    alone = patience(scan)
+    alone = read_limits(scan)
     with pytest.raises(ScanRejected, match="not_readable"):
         alone.read(lambda: _fail(errno.EACCES))
     Path(scan.record.nifti_path).unlink()
@@ -137,7 +137,7 @@ def test_a_scan_that_is_missing_or_forbidden_among_others_is_its_own_fault(scan:
 
 def test_closing_ends_the_waiting(scan: PreparedScan, tmp_path: Path) -> None:
     (tmp_path / "volume").rename(tmp_path / "elsewhere")
-    closed = patience(scan)
+    closed = read_limits(scan)
     closed.closing.set()
     with pytest.raises(ArchiveUnreachable):
         closed.read(lambda: opened(scan))

@@ -8,7 +8,7 @@ import pytest
 
 from prism_ssl.config.operations import QuotaConfig
 from prism_ssl.train.guards.deletable_files import Places
-from prism_ssl.train.guards.quota_limits import Finding, Reading, limits_crossed, look
+from prism_ssl.train.guards.quota_limits import Finding, Reading, find_crossed, limits_crossed
 from prism_ssl.utils.disk_usage import DiskUsage, disk_usage
 
 MB = 10**6
@@ -54,7 +54,7 @@ def places(tmp_path: Path) -> Places:
 
 
 def _look(places: Places, **limits: int) -> Finding:
-    return look(QuotaConfig(tmp_min_free_bytes=0, **limits), places, lambda: True)
+    return find_crossed(QuotaConfig(tmp_min_free_bytes=0, **limits), places, lambda: True)
 
 
 def test_pruning_stops_as_soon_as_the_soft_limit_is_met(places: Places) -> None:
@@ -88,7 +88,7 @@ def test_a_full_temporary_root_costs_the_home_nothing_that_would_not_help(places
     if not shared_memory.is_dir() or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("no second file system here")
     elsewhere = Places(places.home, shared_memory, places.runs)
-    finding = look(QuotaConfig(tmp_min_free_bytes=2**60), elsewhere, lambda: True)
+    finding = find_crossed(QuotaConfig(tmp_min_free_bytes=2**60), elsewhere, lambda: True)
     assert list(finding.excess) == ["quota.tmp_min_free_bytes"]
     assert finding.removed == ()
 
@@ -99,5 +99,5 @@ def test_leftovers_outside_the_home_do_not_go_for_the_homes_sake(places: Places)
     (stale / ".lock").touch()
     _look(places, home_soft_bytes=MB)
     assert stale.exists()
-    look(QuotaConfig(tmp_min_free_bytes=2**60), places, lambda: True)
+    find_crossed(QuotaConfig(tmp_min_free_bytes=2**60), places, lambda: True)
     assert not stale.exists()

@@ -10,7 +10,7 @@ import pytest
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
-from prism_ssl.data.checks.usable_scans import catalog_config, usable_scans
+from prism_ssl.data.checks.catalog_scans import catalog_config, usable_scans
 from prism_ssl.records.run_files import LocalRecord, read_history
 from prism_ssl.train.record.pictures import Pictures
 

@@ -13,7 +13,7 @@ import ray.train
 
 from prism_ssl.train.distributed.ranks import Ranks
 from prism_ssl.train.guards import stop_request
-from prism_ssl.train.run.ray_report import ListensToReports, _somebody_listens, tell_ray
+from prism_ssl.train.run.ray_report import ReportCallback, _somebody_listens, report_to_ray
 from prism_ssl.train.worker import Attempt
 
 
@@ -27,13 +27,13 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 
 def test_a_loop_without_ray_train_tells_nobody(told: list[Any]) -> None:
-    assert tell_ray(5, {"loss/total": 1.0}) is None
+    assert report_to_ray(5, {"loss/total": 1.0}) is None
     assert told == []
 
 
 def test_the_step_and_a_few_finite_scalars_are_told(told: list[Any]) -> None:
-    ListensToReports().after_init_train_context()
-    assert tell_ray(5, {"loss/total": 1.0, "lr": math.nan, "grad_norm": 2.0}) is None
+    ReportCallback().after_init_train_context()
+    assert report_to_ray(5, {"loss/total": 1.0, "lr": math.nan, "grad_norm": 2.0}) is None
     assert told == [{"global_step": 5, "loss/total": 1.0}]
 
 
@@ -43,10 +43,10 @@ def test_a_controller_that_fails_is_named_once_and_ends_nothing(
     def gone(_: Any) -> None:
         raise RuntimeError("no controller")
 
-    ListensToReports().after_init_train_context()
+    ReportCallback().after_init_train_context()
     monkeypatch.setattr(ray.train, "report", gone)
-    assert tell_ray(5, {}) == "Ray's own views are told no more (RuntimeError: no controller)"
-    assert tell_ray(6, {}) is None
+    assert report_to_ray(5, {}) == "Ray's own views are told no more (RuntimeError: no controller)"
+    assert report_to_ray(6, {}) is None
 
 
 @pytest.mark.parametrize("stopping", [False, True])
@@ -54,7 +54,7 @@ def test_who_was_asked_to_stop_waits_for_no_controller_that_waits_for_him(
     told: list[Any], monkeypatch: pytest.MonkeyPatch, stopping: bool
 ) -> None:
     monkeypatch.setattr(stop_request, "_requested", threading.Event())
-    ListensToReports().after_init_train_context()
+    ReportCallback().after_init_train_context()
     if stopping:
         stop_request._requested.set()
     attempt: Any = Attempt.__new__(Attempt)

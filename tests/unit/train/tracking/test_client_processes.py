@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from prism_ssl.train.tracking.client_processes import let_orphans_finish
+from prism_ssl.train.tracking.client_processes import wait_for_clients
 from prism_ssl.utils.wandb_paths import wandb_environment
 
 Client = subprocess.Popen[bytes]
@@ -53,7 +53,7 @@ def test_the_orphan_of_our_own_run_is_ended_and_the_others_are_left_alone(
     orphan = start_client(gone(), wandb_environment(ours))
     served = start_client(os.getpid(), wandb_environment(ours))
     elsewhere = [start_client(gone(), wandb_environment(job)), start_client(gone(), {"WANDB_DIR": "/tmp/other"})]
-    let_orphans_finish(ours, patience_s=0.2)
+    wait_for_clients(ours, patience_s=0.2)
     assert orphan.wait(timeout=10) != 0
     assert [client.poll() for client in (served, *elsewhere)] == [None, None, None]
 
@@ -64,8 +64,8 @@ def test_an_orphan_that_an_earlier_command_has_left_is_none_of_this_ones(
     orphan = start_client(gone(), wandb_environment(tmp_path))
     code = (
         "import sys; from pathlib import Path\n"
-        "from prism_ssl.train.tracking.client_processes import let_orphans_finish\n"
-        "let_orphans_finish(Path(sys.argv[1]), patience_s=0.2)"
+        "from prism_ssl.train.tracking.client_processes import wait_for_clients\n"
+        "wait_for_clients(Path(sys.argv[1]), patience_s=0.2)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     assert orphan.poll() is None

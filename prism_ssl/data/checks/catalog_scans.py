@@ -10,7 +10,7 @@ from prism_ssl.config.schema import DataConfig, PrismConfig, TrainConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord
 from prism_ssl.data.catalog import load_records
 from prism_ssl.data.checks.verdict import check_scan
-from prism_ssl.data.scan.nifti import OpenScan, open_scan
+from prism_ssl.data.scan import OpenScan, open_scan
 from prism_ssl.errors import CatalogError
 from prism_ssl.utils.machine import usable_cpus
 
