@@ -1,4 +1,4 @@
-"""Explore, rank and look inside the runs of a sweep.
+"""Notebook to compare and rank the runs of a sweep, and to inspect their encoders.
 
 marimo run notebooks/explore_runs.py                      # the newest runs of this machine
 marimo run notebooks/explore_runs.py -- --runs FOLDER     # others; also --entity, --project, --catalog
@@ -108,7 +108,7 @@ def _(entity, filters, folder, here, key_words, keys, mo, project, refresh, sett
         [
             mo.md("## PRISM SSL\nexplore runs"),
             mo.vstack([source, *where, refresh]),
-            mo.md("### Filters\nnothing chosen: everything is shown"),
+            mo.md("### Filters\nan empty filter shows all runs"),
             mo.vstack([*filters.elements.values(), keys, *settings.elements.values()]),
         ],
         width="340px",
@@ -144,7 +144,7 @@ def _(mo, ranking_view, shown):
         freeze_columns_left=["rank", "run"],
         show_column_summaries=False,
         show_data_types=False,
-        label="Best first: proxy quality on held-out scans, then throughput. Choose runs to draw their curves.",
+        label="Best first: proxy quality on held-out scans, then throughput. Select runs to draw their curves.",
     )
     table
     return (table,)
@@ -171,7 +171,7 @@ def _(mo, ranking_view, shown):
             mo.md(
                 "Proxy quality (0 chance, 1 perfect) is measured on held-out scans, the same views for every run: "
                 "recall of the same series and place, sign skill of shift and rotation. The bars are 95 % intervals "
-                "over the held-out patients; another seed of the training can move a run further than that."
+                "over the held-out patients; another training seed can change a run's quality by more."
             ),
             ranking_view.quality_picture(shown),
             ranking_view.pareto_chart(shown),
@@ -186,8 +186,8 @@ def _(mo, ranking_view, shown):
         [
             mo.md("## Main effects of the factors"),
             mo.md(
-                "How far a level lies from its factor's mean, the other factors held. An interval that holds 0 "
-                "(dashed) is no evidence."
+                "Deviation of a level from its factor's mean, with the other factors held fixed. An interval that "
+                "contains 0 (dashed) is no evidence of an effect."
             ),
             ranking_view.effects_picture(shown),
         ]
@@ -247,9 +247,9 @@ def _(curves, drawn, history, mo, shown, throughput_view):
         [
             mo.md("## Throughput and stalls"),
             mo.md(
-                "A step of 2 s or more is a stall and counts as one lost step, one of 10 s or more as five. *Waits "
-                "most for*: scans opening (slow storage, too small a pool), sampling (too few actors), transport "
-                "(object store)."
+                "A step of 2 s or more is a stall and counts as one lost step, one of 10 s or more as five. The "
+                "column *waits most for* names the main cause of waiting: scans opening (slow storage, too small a "
+                "pool), sampling (too few actors), transport (object store)."
             ),
             mo.ui.table(
                 throughput_view.throughput_table(shown),
@@ -300,10 +300,7 @@ def _(arguments, mo, session, shown):
     mo.vstack(
         [
             mo.md("## Encoder and scans"),
-            mo.md(
-                "The checkpoint of a run (of this machine, or the artifact that W&B keeps), and what it makes of scans "
-                "of this machine."
-            ),
+            mo.md("Embed scans of this machine with the checkpoint of a run, from its folder or its W&B artifact."),
             mo.hstack([encoder_of, catalog, n_scans, n_views], justify="start", wrap=True),
             go,
         ]
@@ -313,7 +310,7 @@ def _(arguments, mo, session, shown):
 
 @app.cell
 def _(PrismError, catalog, encoder_of, go, mo, n_scans, n_views, scan_map, trained_encoder):
-    mo.stop(not go.value or encoder_of.value is None, mo.md("*Turn the switch on to load a checkpoint.*"))
+    mo.stop(not go.value or encoder_of.value is None, mo.md("*Turn on the switch to load a checkpoint.*"))
     try:
         with mo.status.spinner("loading the checkpoint, checking and embedding scans", remove_on_exit=True):
             trained = trained_encoder.load_trained(encoder_of.value)
@@ -337,7 +334,7 @@ def _(mo, scan_map):
     color = mo.ui.radio(list(scan_map.COLORS), value="modality", label="colour by", inline=True)
     method = mo.ui.radio(["PCA", "t-SNE"], value="PCA", label="map", inline=True)
     k = mo.ui.slider(1, 8, value=5, label="neighbours", show_value=True)
-    other_scans = mo.ui.checkbox(value=True, label="of other scans only")
+    other_scans = mo.ui.checkbox(value=True, label="from other scans only")
     return color, k, method, other_scans
 
 
@@ -370,7 +367,7 @@ def _(draw_neighbours, k, mo, other_scans, picture, scan_map, trained, view, vie
     mo.vstack(
         [
             mo.md(f"### View {query} and its nearest neighbours"),
-            mo.md("Yellow: asked for. Green: of the same series. Blue: of another. Axial, coronal, sagittal."),
+            mo.md("Yellow: the query. Green: same series. Blue: another series. Rows: axial, coronal, sagittal."),
             mo.image(draw_neighbours(views, query, found, trained.config), alt="nearest neighbours", width="100%"),
         ]
     )

@@ -1,7 +1,7 @@
-"""What the model sees: a pair of prisms in its scan, moved by sliders, and what is asked about it.
+"""Notebook to inspect a pair of views in its scan: move one by sliders and read the targets.
 
 marimo run notebooks/inspect_views.py -- --catalog TABLE      # .csv, .csv.gz, .parquet; also --data.columns ..
-marimo run notebooks/inspect_views.py -- --run FOLDER         # with the settings and the scans of a run
+marimo run notebooks/inspect_views.py -- --run FOLDER         # settings and scans of a run
 """
 
 import marimo
@@ -58,7 +58,7 @@ def _(arguments, mo, names):
 
 @app.cell
 def _(chosen, mo, visit):
-    chosen, visit  # the sliders go back to the middle with every other pair
+    chosen, visit  # every new pair resets the sliders
     along = {
         axis: mo.ui.slider(-60, 60, 1, value=0, label=f"centre, {axis}, mm", show_value=True)
         for axis in ("right", "front", "up")
@@ -80,7 +80,7 @@ def _(catalog, chosen, mo, n_scans, sliders, visit):
         [
             mo.md("## PRISM SSL\ninspect views"),
             mo.vstack([catalog, n_scans, chosen, visit]),
-            mo.md("### Move view b\nfrom where training draws it"),
+            mo.md("### Move view b\nrelative to the view that training draws"),
             mo.vstack(list(sliders.elements.values())),
         ],
         width="360px",
@@ -135,7 +135,7 @@ def _(mo, moved_pair, pair, pair_in_words, prepared, scan, what):
     said = pair_in_words(*pair, unit).replace("\n", "  \n")
     mo.vstack(
         [
-            mo.md("## What is asked about it"),
+            mo.md("## Targets of the pair"),
             mo.md(said),
             mo.ui.table(
                 moved_pair.asked_of_the_heads(pair, prepared, what.config),

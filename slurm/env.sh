@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What every job of this project does around its work. Sourced by the .sbatch files, which set PRISM_REPO first.
-#   prism_begin                 folders, environment, cleanup on every way out, checks that need no Python
-#   prism_check RECIPE [...]    the settings, archive, quotas and W&B access of the run, in seconds
-#   prism_ray_start             a Ray head on the loopback with what the allocation has
-#   prism_run COMMAND [...]     the work; asked to stop before the time limit, the job requeues itself
-# Everything transient is below PRISM_ROOT = /tmp/$USER/prism_ssl/$SLURM_JOB_ID and is gone when the job is.
+# Functions for all jobs: checks, Ray head, requeue, cleanup. The .sbatch files set PRISM_REPO and then source this file.
+#   prism_begin                 folders, environment, cleanup at every exit, checks that need no Python
+#   prism_check RECIPE [...]    check settings, archive, quotas and W&B access of the run, in seconds
+#   prism_ray_start             start a Ray head on the loopback address with the CPUs and GPUs of the allocation
+#   prism_run COMMAND [...]     run the command; when stopped before the time limit, requeue the job
+# All temporary files are below PRISM_ROOT = /tmp/$USER/prism_ssl/$SLURM_JOB_ID, which is deleted when the job ends.
 
 prism_say() { echo "prism: $*" >&2 || return 0; } # a log on a full disk ends no job
 prism_fail() { prism_say "cannot start: $*"; exit 1; }
@@ -17,20 +17,20 @@ prism_begin() {
     export PRISM_ROOT=/tmp/$USER/prism_ssl/$SLURM_JOB_ID # in the environment, by it the cleanup knows its processes
     PRISM_STOP_FILE=$PRISM_ROOT/stop-$SLURM_JOB_ID
     PRISM_CHILD='' PRISM_RAY='' PRISM_ASKED='' PRISM_CLEAN='' PRISM_GRACE_S=15
-    mkdir -p "$PRISM_ROOT" || prism_fail "$PRISM_ROOT cannot be made; is /tmp/$USER somebody else's?"
+    mkdir -p "$PRISM_ROOT" || prism_fail "$PRISM_ROOT cannot be created; does /tmp/$USER belong to another user?"
     local folder
     for folder in "/tmp/$USER" "/tmp/$USER/prism_ssl" "$PRISM_ROOT"; do
-        [ -O "$folder" ] && [ ! -L "$folder" ] || prism_fail "$folder is not $USER's own folder; have it removed"
+        [ -O "$folder" ] && [ ! -L "$folder" ] || prism_fail "$folder does not belong to $USER; have it removed"
     done
     chmod 700 "/tmp/$USER/prism_ssl" "$PRISM_ROOT"
-    # Every process of a start holds this one to its end: after a requeue the next start must not share the folder
-    # with what the one before is still removing. Outside the folder, which is searched for processes to be ended.
+    # Every process of this start holds this lock until it ends: after a requeue, the next start must not use the folder
+    # while the previous one still removes it. The lock is outside the folder, which the cleanup searches for processes.
     PRISM_START_LOCK=/tmp/$USER/prism_ssl/.start-$SLURM_JOB_ID
     exec 8>"$PRISM_START_LOCK"
-    flock -w 120 8 || prism_fail "processes of the job's start before this one are still on $(hostname)"
+    flock -w 120 8 || prism_fail "processes of the job's previous start are still running on $(hostname)"
     mkdir -p "$PRISM_ROOT"
     chmod 700 "$PRISM_ROOT"
-    # Held while the job lives: who finds the lock free may remove the folder.
+    # Held while the job runs: a process that gets this lock may remove the folder.
     exec 9>"$PRISM_ROOT/.lock"
     flock -n 9 || prism_fail "$PRISM_ROOT is in use by another process"
     trap prism_cleanup EXIT
@@ -58,12 +58,12 @@ prism_begin() {
     prism_say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname); run folders in $PRISM_RUNS"
 }
 
-# Sources the site's script as a login shell would: an ordinary profile asks for variables that are not set, and goes on
-# after a command that fails. What it changes of the shell's own options is put back.
+# Sources the site's script as a login shell would: profiles often use unset variables and continue after a failed
+# command. The shell options are restored afterwards.
 prism_setup() {
     [ -r "$PRISM_SETUP" ] || prism_fail "PRISM_SETUP is $PRISM_SETUP, which $(hostname) cannot read; correct it in slurm/site.sh"
     local options status=0
-    options=$(set +o)$'\n'"set -e" # the $(...) above does not inherit it
+    options=$(set +o)$'\n'"set -e" # the subshell $(...) does not inherit -e
     set +eu +o pipefail
     # shellcheck disable=SC1090
     source "$PRISM_SETUP"
@@ -72,7 +72,7 @@ prism_setup() {
     [ "$status" -eq 0 ] || prism_say "the last command of $PRISM_SETUP failed with $status; the job goes on"
 }
 
-# scancel or pre-emption: every process of the job was asked to end, and is killed after KillWait seconds, as is this one.
+# scancel or pre-emption: SLURM has sent SIGTERM to every process of the job, and kills all after KillWait seconds.
 prism_cancelled() {
     local killed_after_s
     killed_after_s=$(timeout 5 scontrol show config | awk '$1 == "KillWait" { print $3 }') || killed_after_s=''
@@ -80,7 +80,7 @@ prism_cancelled() {
     exit 143
 }
 
-# The arguments that site.sh decides, unless they are given: sets PRISM_ARGS from a recipe and its options.
+# Sets PRISM_ARGS from a recipe and its options, and adds the arguments that site.sh defines, unless they are given.
 prism_arguments() {
     local given=" $* "
     PRISM_ARGS=("$@")
@@ -93,16 +93,16 @@ prism_arguments() {
 }
 
 prism_check() {
-    "$PRISM_PYTHON" tune/check_job.py "$@" || prism_fail "see above; the job ends before it costs anything"
+    "$PRISM_PYTHON" tune/check_job.py "$@" || prism_fail "see the failed checks above"
 }
 
 prism_ray_start() {
     local ports port dashboard metrics client agent folder
     PRISM_RAY_FOLDER=$PRISM_ROOT/ray
-    # Sockets lie below this folder, and the kernel limits their paths to 107 bytes.
+    # Ray's sockets are below this folder, and the kernel limits their paths to 107 bytes.
     if [ ${#PRISM_RAY_FOLDER} -gt 38 ]; then PRISM_RAY_FOLDER=/tmp/r$SLURM_JOB_ID-$UID; fi
-    mkdir -m 700 "$PRISM_RAY_FOLDER" || prism_fail "$PRISM_RAY_FOLDER cannot be made; is it left over from another job?"
-    folder=$PRISM_RAY_FOLDER/r # Ray opens its own folder to everybody
+    mkdir -m 700 "$PRISM_RAY_FOLDER" || prism_fail "$PRISM_RAY_FOLDER cannot be created; is it left over from another job?"
+    folder=$PRISM_RAY_FOLDER/r # Ray makes its own folder readable for all users
     ports=$("$PRISM_PYTHON" -I -S - <<'PORTS'
 import socket
 sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]
@@ -113,7 +113,7 @@ PORTS
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$PRISM_ROOT/token
     od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH"
     export RAY_USAGE_STATS_ENABLED=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0
-    export RAY_prestart_worker_first_driver=0 # one idle worker per core otherwise
+    export RAY_prestart_worker_first_driver=0 # otherwise Ray starts one idle worker per core
     "$PRISM_PYTHON" -m ray.scripts.scripts start --head --block --disable-usage-stats \
         --num-cpus "${SLURM_CPUS_PER_TASK:-$(nproc)}" --num-gpus "$PRISM_GPUS" \
         --object-store-memory $((PRISM_OBJECT_STORE_MIB * 1024 * 1024)) --temp-dir "$folder" \
@@ -121,26 +121,26 @@ PORTS
         --include-dashboard true --dashboard-host 127.0.0.1 --dashboard-port "$dashboard" \
         --dashboard-agent-listen-port "$agent" --metrics-export-port "$metrics" >"$PRISM_ROOT/ray_head.log" 2>&1 &
     PRISM_RAY=$!
-    disown "$PRISM_RAY" # the shell need not announce its end
+    disown "$PRISM_RAY" # no message of the shell when it ends
     local tries
     for ((tries = 0; tries < 120; tries++)); do
         if [ -s "$folder/ray_current_cluster" ]; then break; fi
         if ! kill -0 "$PRISM_RAY" 2>/dev/null; then
             tail -n 20 "$PRISM_ROOT/ray_head.log" >&2
-            prism_fail "the Ray head did not start; its last words are above"
+            prism_fail "the Ray head did not start; the end of its log is above"
         fi
         sleep 0.5
     done
     [ -s "$folder/ray_current_cluster" ] || prism_fail "the Ray head was not up within 60 s; is the node overloaded?"
     export RAY_ADDRESS=127.0.0.1:$port
-    # Compute nodes are seldom reached but through a login node: the host that the job was submitted from is one.
+    # Compute nodes are usually reached through a login node; the host from which the job was submitted is one.
     local through=''
     [ "${SLURM_SUBMIT_HOST:-$(hostname)}" = "$(hostname)" ] || through="-J $USER@$SLURM_SUBMIT_HOST "
     prism_say "Ray dashboard, from your own machine: ssh ${through}-N -L 8265:127.0.0.1:$dashboard $USER@$(hostname), then http://127.0.0.1:8265; its token: ssh ${through}$USER@$(hostname) cat $RAY_AUTH_TOKEN_PATH"
     prism_say "metrics for Prometheus on this node: http://127.0.0.1:$metrics/metrics"
 }
 
-# Seconds that the work may take to stop, and still leave time to clean up and to requeue before the job's limit.
+# Seconds that the run may take to stop, so that cleanup and requeue still fit before the job's time limit.
 prism_patience_s() {
     local end left_s=$((PRISM_STOP_WITHIN_S + 20))
     if end=$(timeout 10 squeue -h -j "$SLURM_JOB_ID" -o %e) && end=$(date -d "$end" +%s 2>/dev/null); then
@@ -153,7 +153,7 @@ prism_run() {
     local code=0 end_s=''
     "$@" &
     PRISM_CHILD=$!
-    # A trap cuts 'wait' short, so it is asked again until the work has ended or its time to stop is over.
+    # A trap interrupts 'wait', so it is repeated until the run has ended or its time to stop is over.
     while kill -0 "$PRISM_CHILD" 2>/dev/null && [ "$SECONDS" -lt "${end_s:-$((SECONDS + 1))}" ]; do
         if [ -z "$PRISM_ASKED" ]; then
             wait "$PRISM_CHILD" || continue
@@ -164,7 +164,7 @@ prism_run() {
         fi
     done
     if kill -0 "$PRISM_CHILD" 2>/dev/null; then
-        prism_say "the run had not ended when the job's time was up (PRISM_STOP_WITHIN_S is $PRISM_STOP_WITHIN_S): its checkpoint was slow to write, or W&B slow to answer (--tracking.finish-timeout-s); the last checkpoint that was written counts"
+        prism_say "the run did not stop in time (PRISM_STOP_WITHIN_S is $PRISM_STOP_WITHIN_S): its checkpoint was slow to write, or W&B slow to answer (--tracking.finish-timeout-s); it will resume at the last complete checkpoint"
         code=75
     else
         wait "$PRISM_CHILD" || code=$?
@@ -177,28 +177,28 @@ prism_run() {
 
 prism_requeue() {
     if [ "${SLURM_RESTART_COUNT:-0}" -ge "$PRISM_MAX_RESTARTS" ]; then
-        prism_say "interrupted after ${SLURM_RESTART_COUNT} restarts (PRISM_MAX_RESTARTS); submit again to go on"
+        prism_say "interrupted after ${SLURM_RESTART_COUNT} restarts (PRISM_MAX_RESTARTS); submit the job again to resume"
         exit 75
     fi
     prism_say "interrupted; the job goes back into the queue and resumes at the checkpoint"
     prism_cleanup
-    timeout 60 scontrol requeue "$SLURM_JOB_ID" || prism_fail "scontrol requeue failed; submit again to go on"
+    timeout 60 scontrol requeue "$SLURM_JOB_ID" || prism_fail "scontrol requeue failed; submit the job again to resume"
     sleep 60 & # Slurm ends this script now
     wait $!
     exit 75
 }
 
-# Ends what this job started, and nothing else, and removes its folder.
+# Ends the processes that this job started, and no others, and removes its folder.
 prism_cleanup() {
     [ -z "$PRISM_CLEAN" ] || return 0
     PRISM_CLEAN=1
     trap '' TERM INT USR1 HUP
     local pid folder environ
-    disown -a # the shell need not announce their end
+    disown -a # no messages of the shell when they end
     for pid in $PRISM_CHILD $PRISM_RAY; do kill -TERM "$pid" 2>/dev/null || continue; done
     exec 9>&-
     for folder in "$PRISM_ROOT" "${PRISM_RAY_FOLDER:-$PRISM_ROOT}"; do
-        # Whoever has a file below the folder open gets time to end, then is killed.
+        # Processes with an open file below the folder get time to end, then are killed.
         if [ -x "$PRISM_PYTHON" ] && [ -d "$folder" ]; then
             "$PRISM_PYTHON" -I -S "$PRISM_REPO/prism_ssl/utils/ray_cluster/cleanup_after_kill.py" "$folder" "$PRISM_GRACE_S" </dev/null || continue
         fi

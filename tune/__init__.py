@@ -1,1 +1,1 @@
-"""Command-line entry points: one verb a script."""
+"""Command-line entry points: one script per subcommand."""

@@ -1,6 +1,6 @@
-"""Can a run with these settings begin here? ``python tune/check_job.py RECIPE [--section.key value ...]``.
+"""Check whether a run with these settings can begin here: ``prism check RECIPE [--section.key value ...]``.
 
-Asked by job scripts before they start anything: an error costs seconds, not a night in the queue.
+Job scripts run it before they start anything, so that an error costs seconds and not a night in the queue.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ from prism_ssl.train.quota_guard import admit
 from prism_ssl.train.run.folder import folder_for
 from prism_ssl.utils.fs import TMP_ROOT, home_folder, private_folder, temporary_root
 from prism_ssl.utils.gpu_check import require_usable_local_gpus
-from tune.train_single import parse
+from tune.command_line import read_settings
 
 
 def check_temporary_root(config: PrismConfig) -> str:
-    """A job's runs leave nothing outside its own folder, where it looks for their stop requests too."""
+    """In a SLURM job, the temporary root is the job's own folder: the job deletes it and puts its stop file there."""
     given = config.run.tmp_root or os.environ.get(TMP_ROOT)
     if given is not None and "SLURM_JOB_ID" in os.environ:
         raise ConfigError(
             f"run.tmp_root (or {TMP_ROOT}) is {given!r}; leave it out in a SLURM job, which removes what is below "
             "/tmp/$USER/prism_ssl/$SLURM_JOB_ID and asks its runs to stop there"
         )
-    return f"temporary files below {temporary_root(config.run.tmp_root)}"
+    by = "run.tmp_root" if config.run.tmp_root else TMP_ROOT if given else f"the default; {TMP_ROOT} or run.tmp_root"
+    return f"temporary files below {temporary_root(config.run.tmp_root)} ({by})"
 
 
 def check_run_root(config: PrismConfig) -> str:
-    """Run folders can be written."""
+    """Run folders are writable."""
     root = Path(config.run.root).absolute()
     try:
         with tempfile.TemporaryFile(dir=private_folder(root)):
@@ -58,7 +59,7 @@ def check_quota(config: PrismConfig) -> str:
 
 
 def check_space(config: PrismConfig) -> str:
-    """What the run will leave fits where run folders are."""
+    """The files of the run will fit where run folders are."""
     return space_words([config], [folder_for(config)])
 
 
@@ -72,12 +73,19 @@ def check_catalog(config: PrismConfig) -> str:
 
 def check_gpus(config: PrismConfig) -> str:  # noqa: ARG001  as all checks
     """Torch can compute on the GPUs of this machine."""
-    gpus = require_usable_local_gpus()
-    return f"torch computes on {gpus} GPU(s)" if gpus else "no GPU here; training would be on the CPU"
+    gpus, visible = require_usable_local_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    words = f"torch computes on {gpus} GPU(s)" if gpus else "no GPU here; training would be on the CPU"
+    return words if visible is None else f"{words} (CUDA_VISIBLE_DEVICES is {visible!r})"
+
+
+def check_cluster(config: PrismConfig) -> str:  # noqa: ARG001  as all checks
+    """The Ray cluster that a run would use."""
+    address = os.environ.get("RAY_ADDRESS")
+    return f"Ray cluster at {address} (RAY_ADDRESS)" if address else "a local Ray cluster will be started"
 
 
 def check_tracking(config: PrismConfig) -> str:
-    """Online tracking has a key that its server accepts."""
+    """Online tracking has a key that the server accepts."""
     words = tracking_words(config.tracking)
     check_account(config)
     return words
@@ -89,17 +97,18 @@ CHECKS: tuple[Callable[[PrismConfig], str], ...] = (
     check_quota,
     check_space,
     check_gpus,
+    check_cluster,
     check_tracking,
     check_catalog,
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line per check; 0 when all of them passed."""
+    """Print a line per check; 0 when all passed."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     failed = 0
     try:
-        config = parse(arguments)
+        config = read_settings(arguments, "prism check")
     except PrismError as error:
         console.print(f"FAILED  settings: {error}")
         return 1

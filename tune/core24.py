@@ -1,4 +1,4 @@
-"""The core ablation (guide, section 12): its factors, its design points, and what they set. Pure.
+"""The core ablation (guide, section 12): factors, design points and their settings (pure).
 
 Five factors span 48 cells, and the guide asks for 24 runs. The half fraction runs every combination of the first four
 and derives the fifth: the objective is classification where an odd number of the three other two-level factors is at
@@ -37,10 +37,10 @@ SCALED_LEVELS: dict[str, dict[Any, Any]] = {
     "data.warm_pool_size": {16: 2, 24: 3},
     "loss.supcon_ramp_steps": {2000: 2, 5000: 5},
 }
-"""What the smoke scale sets in place of levels that a laptop cannot run; the number of levels stays."""
+"""Values of the smoke scale in place of levels that a laptop cannot run; the number of levels stays."""
 
 BASE_RECIPES: dict[Scale, str] = {"full": "core24-base", "smoke": "core24-smoke"}
-"""What all cells of a scale share."""
+"""Recipe that all cells of a scale share."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def derived_objective(levels: dict[str, Any]) -> Objective:
 
 
 def objective_rule(design: Design) -> Callable[[dict[str, Any]], Objective] | None:
-    """How a design fixes the objective from the levels of the grid; None where it is part of the grid."""
+    """The function by which a design sets the objective from the grid's levels; None if it is part of the grid."""
     if design == "half":
         return derived_objective
     if design == "full":
@@ -123,10 +123,10 @@ def select(points: Sequence[DesignPoint], only: Sequence[str]) -> list[DesignPoi
 
 
 def refuse_changed_factors(base: PrismConfig) -> None:
-    """The design sets its factors itself.
+    """Check that ``base`` does not set factors, which the design sets.
 
     Raises:
-        ConfigError: ``base`` differs from its recipe in one of them.
+        ConfigError: ``base`` differs from its recipe in a factor.
     """
     recipe, now = known_keys(RECIPES[base.recipe]()), known_keys(base)
     changed = [key for key in (*LEVELS, DERIVED) if now[key] != recipe[key]]

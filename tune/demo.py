@@ -1,4 +1,4 @@
-"""The whole way in a few minutes, on generated phantoms: ``python tune/demo.py`` (or ``make demo``)."""
+"""Demo on generated phantoms in a few minutes, from scans to a ranked encoder: ``prism demo``."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ No scans, no GPU and no account are needed. This will
   1  generate phantoms: small CT and MR scans with known anatomy, as .nii.gz files with a catalogue
   2  check every file before anything is trained on it (preflight)
   3  train four tiny encoders, one after another; every loss is printed as value/chance level
-  4  ask each about scans of patients it has never seen, and rank them
+  4  evaluate each on scans of patients that it was not trained on, and rank them
 
-It takes three to five minutes on two cores. Ctrl-C is safe: the same command goes on where it stopped."""
+It takes three to five minutes on two cores. Ctrl-C is safe: run the same command again to resume."""
 
 _AFTER = """\
 [bold]What you have now[/]
@@ -52,19 +52,19 @@ _AFTER = """\
 [bold]Look at the runs[/] (opens in your browser)
   {marimo} run notebooks/explore_runs.py
 
-[bold]Take the encoder away[/]: one embedding a scan (here of the phantoms)
+[bold]Use the encoder[/]: one embedding per scan (here of the phantoms)
   {python} -m prism_ssl.embed.command --catalog {catalog} \\
       --checkpoint {best} --out embeddings.parquet
 
 [bold]Train on your own scans[/]
   {python} tune/train_single.py phantom-cpu --data.catalog-path TABLE
 
-The four runs are tiny: they show the way, and say nothing yet about which settings are best.
-docs/tour.md explains what you just saw; docs/own-data.md what your table must look like."""
+The four runs are tiny: they show how it works, not which settings are best.
+docs/tour.md explains what you just saw; docs/own-data.md explains what your table needs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train and rank the four cells, and say what to look at; the exit code is the sweep's."""
+    """Train and rank the four cells, and print what to look at; returns the sweep's exit code."""
     with output_that_ends_nothing(), stop_signals_interrupt():
         return _demo(arguments)
 
@@ -73,10 +73,10 @@ def _demo(arguments: Sequence[str] | None) -> int:
     console, started = Console(), time.monotonic()
     more = list(sys.argv[1:] if arguments is None else arguments)
     sweep = tune_core24.parse([*SWEEP, *more])
-    console.print(Panel(_BEFORE, title="PRISM SSL, the whole way", title_align="left", expand=False))
+    console.print(Panel(_BEFORE, title="PRISM SSL demo", title_align="left", expand=False))
     code = tune_core24.main([*SWEEP, *more])
     if code == 0:
-        from prism_ssl.data.archive import select_scans  # brings Ray, which reads its environment when it is imported
+        from prism_ssl.data.archive import select_scans  # imports Ray, which reads its environment then
 
         catalog = select_scans(sweep.base, temporary_root(sweep.base.run.tmp_root)).catalog
         best = sweep.folder / pl.read_parquet(sweep.folder / TABLE_FILE, glob=False)["run"][0]
@@ -84,14 +84,14 @@ def _demo(arguments: Sequence[str] | None) -> int:
         programs = {name: Path(sys.prefix) / "bin" / name for name in ("python", "marimo")}
         shown = {"folder": sweep.folder, "best": best, "catalog": catalog, **programs}
         words = {name: escape(_from(here, path)) for name, path in shown.items()} | {"ranking": TEXT_FILE}
-        # Without a frame: these lines are there to be copied.
+        # Without a frame, so that the lines can be copied.
         console.rule(f"done in {format_duration(time.monotonic() - started)}", align="left")
         console.print(_AFTER.format(**words), highlight=False, soft_wrap=True)
     return code
 
 
 def _from(here: Path, path: Path) -> str:
-    """As short as it can be typed."""
+    """``path`` relative to ``here`` if it lies below it."""
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 

@@ -1,4 +1,4 @@
-"""Ask a trained network again: ``python tune/evaluate_run.py RUN_DIR [--trained | --catalog TABLE]``."""
+"""Evaluate a run's last checkpoint again: ``prism evaluate RUN_DIR [--trained | --catalog TABLE]``."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ def evaluate_run(run_dir: Path, catalog: Path | None = None, trained: bool = Fal
 
     Args:
         run_dir: a run folder with config.json and last.ckpt.
-        catalog: asked about the scans of this table, but for those of patients that the run was trained on; None:
-            about scans of its own catalogue.
-        trained: of its own scans, those that it was trained on, in views that it has not seen; else those held out.
+        catalog: evaluate on the scans of this table, without those of training patients; None: on its own catalogue.
+        trained: evaluate on unseen views of its training scans, else on its held-out scans.
 
     Raises:
         RunFolderError: not a run folder.
@@ -67,7 +66,7 @@ def _config(run_dir: Path) -> PrismConfig:
 def _scans(
     config: PrismConfig, run_dir: Path, catalog: Path | None, trained: bool, split: Split | None
 ) -> tuple[list[PreparedScan], Path]:
-    """The scans to ask about, and their catalogue."""
+    """The scans to evaluate on, and their catalogue."""
     from prism_ssl.data.archive import check_scans, prepare_archive, select_scans
     from prism_ssl.data.pool import OBJECT_STORE_MIN_BYTES
     from prism_ssl.utils.ray_cluster.session import ray_session
@@ -86,7 +85,7 @@ def _scans(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the scalars as JSON; 0 when there are any."""
+    """Print the scalars as JSON; 0 if there are any."""
 
     def command(
         run_dir: tyro.conf.Positional[Path], catalog: Path | None = None, trained: bool = False
@@ -95,12 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         Args:
             run_dir: the run folder.
-            catalog: instead, scans of this table, but for those of patients that the run was trained on.
-            trained: instead, unseen views of the scans that it was trained on.
+            catalog: evaluate on the scans of this table instead, without those of training patients.
+            trained: evaluate on unseen views of the training scans instead.
         """
         return run_dir, catalog, trained
 
-    run_dir, catalog, trained = tyro.cli(command, args=arguments)
+    run_dir, catalog, trained = tyro.cli(command, args=arguments, prog="prism evaluate")
     try:
         with ray_environment(temporary_root(_config(run_dir).run.tmp_root)):
             values = evaluate_run(run_dir, catalog, trained)
@@ -108,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True)
         return 1
     known = {name: value if value == value else None for name, value in values.items()}
-    print(json.dumps(known, indent=2))  # noqa: T201  for another program to read
+    print(json.dumps(known, indent=2))  # noqa: T201  output for other programs
     return 0 if values else 1
 
 

@@ -1,4 +1,4 @@
-"""Begin again after a scan that broke in strict mode: it is quarantined by then, and a checkpoint was written."""
+"""Restart a run or sweep after a broken scan in strict mode: the scan is quarantined, and a checkpoint was written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tune.sweep.folder import Sweep
 
 
 def is_safe_to_restart(summary: RunSummary | None) -> bool:
-    """Whether the run failed on a scan that a new start leaves out, by its quarantine, and on nothing else."""
+    """Whether the run failed only because of a broken scan, which is quarantined and left out after a restart."""
     if summary is None or summary.status != "failed":
         return False
     return (summary.cause or "").startswith(f"{ReplacementFailed.__name__}:")
@@ -22,10 +22,10 @@ def is_safe_to_restart(summary: RunSummary | None) -> bool:
 def train_with_restarts(
     train: Callable[[], RunSummary], allowed: int, tell: Callable[[str], None], stopped: Callable[[], bool]
 ) -> RunSummary:
-    """The summary of the last start of at most ``1 + allowed``; strict mode stays strict, and each restart is told.
+    """Train, and restart at most ``allowed`` times; returns the last summary. Each restart is reported by ``tell``.
 
-    How often the run was begun again, by earlier starts of the command too, is counted in the summary.
-    ``stopped``: whether the command was asked to stop meanwhile; it then begins no more.
+    Strict mode stays strict. The summary counts all restarts, also of earlier commands. ``stopped``: whether the
+    command was asked to stop meanwhile; then there is no restart.
     """
     summary, restarts = train(), 0
     while restarts < allowed and is_safe_to_restart(summary) and not stopped():
@@ -42,11 +42,11 @@ def sweep_with_restarts(
     pending: Sequence[DesignPoint],
     tell: Callable[[str], None],
 ) -> bool:
-    """Run the ``pending`` cells, then those again that failed on a broken scan, at most ``run.max_restarts`` times.
+    """Run the ``pending`` cells, then repeat those that failed on a broken scan, at most ``run.max_restarts`` times.
 
-    ``run`` begins with a preflight, which leaves out what is quarantined by then, and returns whether it was asked to
-    stop; so does this. How often a cell was tried again is counted in its summary. A restart that cannot begin is told,
-    and what there is stands.
+    ``run`` begins with a preflight, which leaves out quarantined scans, and returns whether it was asked to stop; so
+    does this function. The summary of a cell counts its restarts. If a restart cannot begin, ``tell`` reports it, and
+    the results so far stay.
     """
     interrupted, restarts, allowed = run(pending), 0, sweep.base.run.max_restarts
     while not interrupted and restarts < allowed:
@@ -55,11 +55,11 @@ def sweep_with_restarts(
             break
         restarts += 1
         names = ", ".join(point.name for point in again)
-        tell(f"restart {restarts} of at most {allowed} (run.max_restarts), after a scan that broke: {names}")
+        tell(f"restart {restarts} of at most {allowed} (run.max_restarts), after a broken scan: {names}")
         before = [restarts_so_far(sweep.run_dir(point)) for point in again]
         try:
             interrupted = run(again)
-        except KeyboardInterrupt:  # asked to stop before a trial began; those that have ended are ranked all the same
+        except KeyboardInterrupt:  # asked to stop before a trial began; finished ones are still ranked
             return True
         except PrismError as error:
             tell(f"no restart: {type(error).__name__}: {error}")

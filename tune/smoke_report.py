@@ -1,4 +1,4 @@
-"""Did the smoke test of a cluster pass? ``python tune/smoke_report.py RUN_FOLDER [RUN_FOLDER ...]`` prints a table."""
+"""Table of the smoke test of a cluster: ``python tune/smoke_report.py RUN_FOLDER [RUN_FOLDER ...]``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prism_ssl.train.tracking.identity import read_tracked_as
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the table. ``passed`` is None for what could not be asked here."""
+    """One row of the table. ``passed`` is None for a check that is not possible here."""
 
     run: str
     what: str
@@ -32,7 +32,7 @@ class Check:
 
 
 def checks_of(run_dir: Path) -> Iterator[Check]:
-    """What must be true of one run, in its folder and where it was tracked."""
+    """The checks of one run, in its folder and in W&B."""
     summary = read_summary(run_dir)
     if summary is None:
         yield Check(run_dir.name, "ran", False, "there is no summary.json")
@@ -72,11 +72,11 @@ def _tracked_checks(run_dir: Path, summary: RunSummary, logged: set[int]) -> Ite
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; 0 when nothing in it failed."""
+    """Print the table; 0 when no check failed."""
     folders = [Path(name) for name in (sys.argv[1:] if arguments is None else arguments)]
     table = Table("run", "check", "result", "found", title="cluster smoke test", title_justify="left")
     checks = [check for folder in folders for check in checks_of(folder)]
-    results = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: "not asked"}
+    results = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: "not checked"}
     for check in checks:
         table.add_row(escape(check.run), check.what, results[check.passed], escape(check.found))
     Console().print(table)

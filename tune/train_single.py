@@ -1,4 +1,4 @@
-"""Train one encoder: ``python tune/train_single.py RECIPE [--section.key value ...]``."""
+"""Train one encoder: ``prism train RECIPE``, or ``python tune/train_single.py RECIPE [--section.key value ...]``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ if __name__ == "__main__":  # before all other imports, which take seconds
 
 from collections.abc import Sequence
 
-import tyro
 from rich.console import Console
 
-from prism_ssl.config.defaults import RECIPES
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import PrismError
 from prism_ssl.train.record.console import show_summary
@@ -20,6 +18,7 @@ from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_cluster.session import ray_environment
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, leave, stop_signals_interrupt, stop_was_asked
 from prism_ssl.utils.terminal import output_that_ends_nothing
+from tune.command_line import read_settings
 from tune.restarts import train_with_restarts
 
 EXIT_CODES = {"ok": 0, "interrupted": EXIT_INTERRUPTED}
@@ -27,9 +26,8 @@ EXIT_CODES = {"ok": 0, "interrupted": EXIT_INTERRUPTED}
 
 
 def parse(arguments: Sequence[str] | None = None) -> PrismConfig:
-    """The settings of a command line: a recipe, and overrides of its keys."""
-    recipes = {name: ((recipe.__doc__ or "").split("\n")[0], recipe()) for name, recipe in RECIPES.items()}
-    return tyro.extras.overridable_config_cli(recipes, args=arguments)
+    """The settings of a command line: a recipe or a file, and overrides of its keys."""
+    return read_settings(arguments, "prism train")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

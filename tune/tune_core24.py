@@ -1,4 +1,4 @@
-"""Run the core ablation: ``python tune/tune_core24.py [--scale smoke] [--only CELL ...] [--section.key value ...]``."""
+"""Run the core ablation: ``prism sweep``, or ``python tune/tune_core24.py [--section.key value ...]``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_cluster.session import ray_environment
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, leave, stop_signals_interrupt
 from prism_ssl.utils.terminal import output_that_ends_nothing
+from tune.command_line import load_settings, take_config_file, wants_short_help
 from tune.core24 import BASE_RECIPES, Design, Scale
 from tune.restarts import sweep_with_restarts
 from tune.sweep.folder import Sweep, with_max_steps
@@ -50,6 +51,26 @@ class Command:
     """Names of the cells to run, * and ? allowed, such as 'b64-*-reg'."""
 
 
+_PROG = "prism sweep"
+_SHORT_HELP = f"""\
+usage: {_PROG} [--scale full|smoke] [--only CELL ...] [--section.key VALUE ...]
+
+Trains the cells of the core ablation one after another, and ranks them.
+Run the same command again to resume.
+
+  --scale full|smoke     full: the guide's values; smoke: every cell tiny, for a laptop
+  --design NAME          half: 24 balanced runs; full: 48; regression, classification:
+                         the 24 runs of one objective
+  --only CELL ...        names of the cells to run, * and ? allowed: 'b64-*-reg'
+  --max-steps N          steps of every trial
+  --config FILE          settings that all cells share, as JSON or YAML
+  --data.catalog-path FILE   table of scans; without it: phantoms (smoke only)
+  --run.name NAME        name of the sweep's folder
+  --tracking.mode MODE   W&B: online, offline or disabled
+
+All settings: {_PROG} --help-all"""
+
+
 @dataclass(frozen=True)
 class _ScaleFirst:
     scale: Scale = "full"
@@ -57,10 +78,14 @@ class _ScaleFirst:
 
 def parse(arguments: Sequence[str] | None = None) -> Sweep:
     """The sweep of a command line."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    first, _ = tyro.cli(_ScaleFirst, args=arguments, return_unknown_args=True, add_help=False)
-    default = Command(base=RECIPES[BASE_RECIPES[first.scale]](), scale=first.scale)
-    command = tyro.cli(Command, args=arguments, default=default)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and wants_short_help(given):
+        print(_SHORT_HELP)  # noqa: T201  help goes to stdout, without colours
+        raise SystemExit(0)
+    file, given = take_config_file(given)
+    first, _ = tyro.cli(_ScaleFirst, args=given, return_unknown_args=True, add_help=False)
+    base = load_settings(file) if file else RECIPES[BASE_RECIPES[first.scale]]()
+    command = tyro.cli(Command, args=given, default=Command(base=base, scale=first.scale), prog=_PROG)
     base = with_max_steps(command.base, command.max_steps)
     return Sweep(base, command.scale, command.design, command.only, settled(base.tracking))
 

@@ -125,15 +125,18 @@ def apply_overrides(config: PrismConfig, overrides: Mapping[str, Any]) -> PrismC
     return dataclasses.replace(config, **top)
 
 
-def config_from_dict(nested: Mapping[str, Any]) -> PrismConfig:
-    """The inverse of ``PrismConfig.to_dict``; unknown keys are refused as in ``apply_overrides``."""
+def config_from_dict(nested: Mapping[str, Any], base: PrismConfig | None = None) -> PrismConfig:
+    """The inverse of ``PrismConfig.to_dict``; keys that are missing come from ``base`` (None: the built-in defaults).
+
+    Unknown keys are refused as in ``apply_overrides``.
+    """
     flat: dict[str, Any] = {}
     for section, value in nested.items():
         if isinstance(value, Mapping):
             flat |= {f"{section}.{name}": inner for name, inner in value.items()}
         else:
             flat[section] = value
-    return apply_overrides(PrismConfig(), flat)
+    return apply_overrides(base or PrismConfig(), flat)
 
 
 def _unknown_key(key: str, known: Mapping[str, Any]) -> str:

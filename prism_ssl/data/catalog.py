@@ -133,16 +133,46 @@ def series_texts(config: DataConfig, records: Sequence[ScanRecord]) -> dict[str,
     return {scan: texts.get(scan, "") for scan in wanted}
 
 
-def _batches(path: Path, config: DataConfig, with_text: bool = False) -> Iterator[pl.DataFrame]:
-    """IDENTITY, modality and series_text of the table: trimmed strings, "" for null and for columns it lacks."""
+def column_values(config: DataConfig, records: Sequence[ScanRecord], column: str) -> dict[str, str]:
+    """``scan_id`` -> the text in ``column`` of the table; "" where the row has none.
+
+    Raises:
+        CatalogError: as ``load_records``, or the table has no such column.
+    """
+    path, wanted = Path(str(config.catalog_path)).expanduser().absolute(), {record.scan_id for record in records}
+    if column not in (found := _header(path)):
+        raise CatalogError(f"catalogue {path} has no column {column!r}; found: {', '.join(found)}")
+    of_selected, values = pl.col("series_path").is_in({record.series_path for record in records}), dict[str, str]()
+    for batch in _batches(path, config, other=column):
+        rows = batch.filter(of_selected).select(*IDENTITY, "modality", "other")
+        values |= {_record(*row[:-1]).scan_id: row[-1] for row in rows.iter_rows()}
+    return {scan: values.get(scan, "") for scan in wanted}
+
+
+def _batches(
+    path: Path, config: DataConfig, with_text: bool = False, other: str | None = None
+) -> Iterator[pl.DataFrame]:
+    """IDENTITY, modality and series_text of the table, and its column ``other`` by that name.
+
+    All are trimmed strings, "" for null and for columns that the table lacks.
+    """
     _check_path(path)
     try:
         names = column_names(_header(path), path, config, with_text)
         columns = [_text(names.get(ours)).alias(ours) for ours in REQUIRED + OPTIONAL]
-        for frame in _frames(path, sorted(set(names.values()))):
-            ours = frame.select(columns)
+        others = [] if other is None else [other]
+        for frame in _frames(path, sorted({*names.values(), *others})):
+            ours = frame.select(*columns, *(_text(name).alias("other") for name in others))
             series_path = pl.col("series_path").str.strip_chars_end("/")
-            yield ours.select(modality_name(), series_path, series_text(), "pmbb_id", "series_id", "nifti_path")
+            yield ours.select(
+                modality_name(),
+                series_path,
+                series_text(),
+                "pmbb_id",
+                "series_id",
+                "nifti_path",
+                *("other" for _ in others),
+            )
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         # What polars quotes after a backtick is content of the table.
         cause = str(error).partition("`")[0].strip().partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Embed an archive: ``python -m prism_ssl.embed.command --catalog TABLE --checkpoint RUN --out embeddings.parquet``."""
+"""Embed an archive: ``prism embed --catalog TABLE --checkpoint RUN --out embeddings.parquet``."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _OBJECT_STORE_BYTES = 2**30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Embed what is not embedded yet, and say how it went; 0 when at least one scan has an embedding, 75 when it was
-    interrupted and the same command goes on, else as ``catalog_options`` says."""
+    """Embed the scans without an embedding and print a summary; 0 when at least one scan has an embedding, 75 when
+    interrupted (the same command resumes), else as ``catalog_options`` says."""
     given = _parser().parse_args(arguments)
     with output_that_ends_nothing(), stop_signals_interrupt():
         console, started = Console(), time.monotonic()
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (PrismError, OSError) as error:
             return refused(error)
         except KeyboardInterrupt:
-            Console(stderr=True).print("interrupted; the same command goes on", style="yellow")
+            Console(stderr=True).print("interrupted; run the same command again to resume", style="yellow")
             return EXIT_INTERRUPTED
         for line in _in_words(report, Path(given.out), time.monotonic() - started):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _embed(given: argparse.Namespace, data: DataConfig, tmp_root: Path) -> EmbedReport:
-    # Ray reads its environment when it is first imported. Its core calls it an error that an actor may be restarted.
+    # Ray reads its environment at its first import. Its core logs the restart of an actor as an error.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from prism_ssl.embed.job import embed_catalog, embed_config
     from prism_ssl.embed.scan import EmbedSettings
@@ -68,7 +68,7 @@ def _embed(given: argparse.Namespace, data: DataConfig, tmp_root: Path) -> Embed
     exported, _ = read_export(given.checkpoint)
     settings = EmbedSettings(embed_config(exported, data), given.views, given.seed)
     with contextlib.ExitStack() as session:
-        with stderr_without("Set ray log level from environment"):  # which is where we have set it, above
+        with stderr_without("Set ray log level from environment"):  # set above
             session.enter_context(ray_session(2, _OBJECT_STORE_BYTES, tmp_root))
         require_usable_gpus(_ALL_GPUS)
         return embed_catalog(exported, settings, Path(given.out).absolute())
@@ -78,7 +78,7 @@ def _in_words(report: EmbedReport, out: Path, seconds: float) -> list[str]:
     pace = f", {report.embedded / seconds:.1f} a second" if report.embedded else ""
     lines = [
         f"{out}: {report.rows} scans; {report.embedded} embedded now in {format_duration(seconds)}{pace}, "
-        f"{report.reused} settled before"
+        f"{report.reused} done before"
     ]
     if report.rejected:
         reasons = ", ".join(f"{reason} {count}" for reason, count in report.rejected.most_common())
@@ -89,18 +89,18 @@ def _in_words(report: EmbedReport, out: Path, seconds: float) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m prism_ssl.embed.command",
-        description="One embedding for every scan of a catalogue. The same command again goes on where it was killed, "
-        "and embeds only scans that are new or whose file changed.",
+        prog="prism embed",
+        description="One embedding for every scan of a catalogue. Run the same command again to resume; it embeds only "
+        "scans that are new or whose file changed.",
     )
     add_catalog_options(parser, n_scans=EVERY_SCAN)
     parser.add_argument(
         "--checkpoint", required=True, help="a finished run's folder, or a W&B artifact entity/project/name:alias"
     )
     parser.add_argument("--out", default="embeddings.parquet", help="table to write")
-    parser.add_argument("--views", type=int, default=8, help="views of each scan, over which the mean is taken")
+    parser.add_argument("--views", type=int, default=8, help="views of each scan; the embedding is their mean")
     parser.add_argument("--seed", type=int, default=0, help="seed of the views")
-    parser.add_argument("--tmp-root", help="everything transient goes below this folder; default: /tmp/$USER")
+    parser.add_argument("--tmp-root", help="folder for temporary files; default: /tmp/$USER")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""A whole catalogue through an encoder, as a Ray Data job that streams, and goes on where it was killed."""
+"""Embed a whole catalogue in a streaming Ray Data job that resumes after a kill."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ CutViews = Callable[[ScanRecord, EmbedSettings], Row]
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """``rows`` of the table have an embedding, ``embedded`` of them since now; ``rejected`` counts by reason.
+    """``rows`` of the table have an embedding, ``embedded`` of them from this job; ``rejected`` counts by reason.
 
-    ``reused`` scans, with an embedding or without, were settled by an earlier job.
+    ``reused`` scans, with an embedding or without, were done by an earlier job.
     """
 
     rows: int
@@ -53,7 +53,7 @@ class EmbedReport:
 
 
 def embed_config(exported: ExportedEncoder, data: DataConfig) -> PrismConfig:
-    """The catalogue of ``data``, seen as the encoder was trained to see: its views, limits and precision.
+    """Settings for the catalogue of ``data`` with the views, limits and precision of the encoder's training.
 
     Raises:
         CheckpointError, ConfigError: the description is of another version.
@@ -65,18 +65,16 @@ def embed_config(exported: ExportedEncoder, data: DataConfig) -> PrismConfig:
         precision = {"precision": trained["train"]["precision"]}
         config = config_from_dict({"view": trained["view"], "preflight": limits, "train": precision})
     except KeyError as error:
-        raise CheckpointError(
-            f"{DESCRIPTION_FILE} does not say {error}, which is needed to feed the encoder"
-        ) from error
+        raise CheckpointError(f"{DESCRIPTION_FILE} lacks {error}, which is needed to feed the encoder") from error
     return dataclasses.replace(config, data=data)
 
 
 def embed_catalog(
     exported: ExportedEncoder, settings: EmbedSettings, out: Path, cut: CutViews = cut_views
 ) -> EmbedReport:
-    """Embed every scan of ``settings.config.data``, and write ``out`` (see ``embedding_table``). Needs a Ray session.
+    """Embed every scan of ``settings.config.data``, and write ``out`` (see ``table``). Needs a Ray session.
 
-    A scan that cannot be used, even one that kills its process, is listed and costs no other scan its row.
+    A scan that cannot be used, even one that kills its process, is listed, and no other scan loses its row.
 
     Raises:
         CatalogError: the catalogue cannot be used.
@@ -116,7 +114,7 @@ def _is_settled(record: ScanRecord, table: EmbeddingTable) -> bool:
     try:
         return table.settled(record.scan_id, file_stamp(record))
     except PrismError:
-        return False  # cut_views gives it its reason
+        return False  # cut_views gives the reason
 
 
 def _has_embedding(row: Row) -> bool:
@@ -126,7 +124,7 @@ def _has_embedding(row: Row) -> bool:
 def _embed_all(
     pending: Sequence[ScanRecord], exported: ExportedEncoder, settings: EmbedSettings, cut: CutViews
 ) -> Iterator[Row]:
-    """Rows in the order in which they are found; a scan that kills its process twice has a reason instead."""
+    """Rows in the order of completion; a scan that kills its process twice gets a reason instead of an embedding."""
     left = {record.scan_id: record for record in pending}
     resources = ray.cluster_resources()
     cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))

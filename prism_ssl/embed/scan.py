@@ -1,4 +1,4 @@
-"""One scan -> V views of it -> the mean of their embeddings, and how far the views lie apart."""
+"""Embed one scan: the mean of the embeddings of its V views, and their spread."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from prism_ssl.utils.hashing import short_id
 from prism_ssl.utils.seeds import generator_for
 
 EMBEDDING_FAILED = "embedding_failed"
-"""Reason for a scan that could be read, and whose embedding is not finite or could not be computed."""
-_WEIGHTS_S = 600.0  # the object store of a busy cluster included
+"""Reason for a readable scan whose embedding is not finite or could not be computed."""
+_WEIGHTS_S = 600.0  # also with the object store of a busy cluster
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """What an embedding follows from, besides the scan and the weights.
+    """Everything besides scan and weights that determines an embedding.
 
     ``config`` has the views, limits and precision of the encoder's training.
     """
@@ -41,12 +41,12 @@ class EmbedSettings:
 
 
 def file_stamp(record: ScanRecord) -> str:
-    """Changes when the file of a record does; raises ``ScanRejected`` where there is none."""
+    """Stamp that changes with the file of a record; raises ``ScanRejected`` when there is no file."""
     return short_id(*(str(part) for part in file_signature(record.nifti_path)))
 
 
 def without_embedding(record: ScanRecord, reason: str, detail: str, stamp: str = "") -> Row:
-    """The row of a scan that has none, and why."""
+    """The row of a scan without an embedding, with the reason."""
     return _row(record, stamp) | {"reason": str(reason), "detail": detail}
 
 
@@ -61,9 +61,9 @@ def cut_views(record: ScanRecord, settings: EmbedSettings) -> Row:
         return without_embedding(record, rejected.reason, rejected.detail, stamp)
     except ArchiveUnreachable as away:
         return without_embedding(record, RejectReason.NOT_READABLE, str(away), stamp)
-    except (MachineTrouble, MemoryError) as trouble:  # asked again by the next job, as the one above
+    except (MachineTrouble, MemoryError) as trouble:  # the next job tries again, as above
         return without_embedding(record, RejectReason.CHECK_CRASHED, str(trouble) or "out of memory", stamp)
-    except Exception as error:  # noqa: BLE001  the edge of a task: one odd file must not cost the others theirs
+    except Exception as error:  # noqa: BLE001  the edge of a task: one odd file must not lose the other rows
         text = str(error).replace(record.nifti_path, "the file")
         return without_embedding(record, RejectReason.NIFTI_LOAD_FAILED, f"{type(error).__name__}: {text}", stamp)
     return _row(record, stamp) | {"patches": patches.tobytes(), "positions": positions.tobytes()}
@@ -72,7 +72,7 @@ def cut_views(record: ScanRecord, settings: EmbedSettings) -> Row:
 class ViewEncoder:
     """The encoder in a process of its own, on the GPU where it has one. Takes rows of ``cut_views``.
 
-    All views of a scan are one batch, and nothing else is in it: an embedding does not depend on its neighbours.
+    The views of a scan form a batch of their own, so an embedding does not depend on other scans.
     """
 
     def __init__(self, exported: ray.ObjectRef[ExportedEncoder], settings: EmbedSettings) -> None:

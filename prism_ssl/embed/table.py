@@ -1,4 +1,4 @@
-"""embeddings.parquet: one row a scan, whole or absent, and the parts of a job that has not ended.
+"""embeddings.parquet: one row a scan, written whole or not at all, and the part files of an unfinished job.
 
 Columns: scan_id, series_id, subject_id (hashes), modality, embedding [D] (mean over the views), spread (root mean
 square distance of the views from it), views, checkpoint_hash, file_stamp. Rows come in no particular order. Scans
@@ -30,19 +30,19 @@ _BATCH_ROWS = 1000
 
 
 class EmbeddingTable:
-    """The table at ``out`` and what an earlier job of equal ``settings`` left of it.
+    """The table at ``out``, continued from an earlier job of equal ``settings``.
 
     Args:
         out: a .parquet file; parts lie beside it in ``.NAME.parts`` until the job ends.
-        settings: what every embedding follows from; ``checkpoint_hash`` and ``views`` become columns.
+        settings: everything that determines an embedding; ``checkpoint_hash`` and ``views`` become columns.
         width: D.
-        flush_rows: a part is written when this many rows are new ...
-        flush_s: ... or when rows are new and this much time has passed since the last part; the first row at once.
+        flush_rows: a part is written after this many new rows ...
+        flush_s: ... or with any new row after this time since the last part; the first row at once.
         clock: seconds, monotonic.
 
     Raises:
-        ConfigError: the file, or parts of it, are of other settings; another job is writing it; or its folder knows no
-            locks.
+        ConfigError: the file or its parts are of other settings; another job is writing it; or its folder does not
+            support locks.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class EmbeddingTable:
         try:
             free = self._lock.acquire()
         except OSError as error:
-            told = f"{self._parts} cannot be locked ({error.strerror or error}), which keeps two jobs apart"
-            raise ConfigError(f"{told}; choose an --out on a file system that has locks (flock)") from error
+            told = f"{self._parts} cannot be locked against a second job ({error.strerror or error})"
+            raise ConfigError(f"{told}; choose an --out on a file system with locks (flock)") from error
         if not free:
             raise ConfigError(f"{out} is being written by another job; wait for it, or choose another --out")
         self._schema = _schema(settings, width)
@@ -80,12 +80,12 @@ class EmbeddingTable:
         self._flushed_at = -math.inf
 
     def settled(self, scan_id: str, file_stamp: str) -> bool:
-        """Whether a scan needs no further look: it has a row, for good, and its file is the same."""
+        """Whether a scan is done: it has a final row, and its file is unchanged."""
         stamp, reason = self._settled.get(scan_id, (None, None))
         return stamp == file_stamp and reason not in TRANSIENT_REASONS
 
     def add(self, row: dict[str, Any]) -> None:
-        """Take a row; it survives a kill once it is flushed."""
+        """Add a row; it survives a kill once it is flushed."""
         self._new.append({name: row.get(name) for name in (*_REJECTED, "embedding", "spread")})
         if len(self._new) >= self._flush_rows or self._clock() - self._flushed_at >= self._flush_s:
             self.flush()
@@ -104,8 +104,8 @@ class EmbeddingTable:
         self._flushed_at = self._clock()
 
     def finish(self) -> tuple[int, Counter[str]]:
-        """Fold all parts into ``out`` and the list of rejected scans; how many rows have an embedding, and the
-        reasons of the others."""
+        """Merge all parts into ``out`` and the list of rejected scans; returns the number of embeddings, and how many
+        scans were rejected for each reason."""
         self.flush()
         rows = 0
         final = pa.schema([field for field in self._schema if field.name not in ("reason", "detail")])
@@ -120,7 +120,7 @@ class EmbeddingTable:
         return rows, Counter(rejected["reason"].to_list())
 
     def close(self) -> None:
-        """Flush what is new and let others have the table; harmless when repeated."""
+        """Flush new rows and release the lock; can be repeated."""
         if self._parts.exists():
             self.flush()
             if not self._part_files():

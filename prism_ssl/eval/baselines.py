@@ -1,4 +1,4 @@
-"""What is reached without training, on the same held-out views: random weights, pixel statistics, spacing, modality."""
+"""Baselines on the same held-out views: random weights, pixel statistics, spacing alone, modality alone."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ COMPARED = (
     "proxy_quality",
     *(f"{probe}_{what}" for what in ("modality", "organ") for probe in ("knn", "linear")),
 )
-"""Scalars that are also said of what is not trained, each with its own ending."""
+"""Scalars that every baseline reports too, each with the baseline's ending."""
 
 RANDOM, PIXELS, SPACING, MODALITY = "_random_init", "_pixels", "_spacing", "_modality_alone"
-"""The endings."""
+"""The baselines' endings."""
 
 
 def pixel_scalars(asked: Answers, probe_set: ProbeSet, place_set: PlaceSet, config: PrismConfig) -> dict[str, float]:
-    """``COMPARED`` of the quantiles of each view's pixels; the pairs of ``asked`` are read by a ridge regression that
-    was fitted on other patients."""
+    """``COMPARED`` with pixel quantiles as the embedding of a view; a ridge regression fitted on other patients
+    predicts the pair targets of ``asked``."""
     embeddings = pixel_quantiles(probe_set.patches)
     n_pairs = len(place_set.pairs)
     place = pixel_quantiles(place_set.patches.reshape(n_pairs * 2 * PLACE_POINTS, *place_set.patches.shape[3:]))
@@ -56,8 +56,8 @@ def pixel_scalars(asked: Answers, probe_set: ProbeSet, place_set: PlaceSet, conf
 
 
 def scanner_scalars(scans: Sequence[PreparedScan], probe_set: ProbeSet, config: PrismConfig) -> dict[str, float]:
-    """Recall of the same series, and the class probes, of who knows only a scan's spacing; recall of who knows only
-    its modality. ``scans`` hold those of the probe set."""
+    """Same-series recall and class probes from a scan's spacing alone; same-series recall from its modality alone.
+    ``scans`` contains those of the probe set."""
     spacing_of = {scan.record.scan_id: sorted(np.round(scan.spacing_mm, 2)) for scan in scans}
     of_scan = np.log(np.array([spacing_of[record.scan_id] for record in probe_set.scans]))
     series = series_of_view(probe_set)
@@ -72,7 +72,7 @@ def scanner_scalars(scans: Sequence[PreparedScan], probe_set: ProbeSet, config: 
 
 
 def compared(values: dict[str, float], ending: str) -> dict[str, float]:
-    """``COMPARED`` of the values that are there, with the ending."""
+    """Those of ``values`` that are in ``COMPARED``, with the ending."""
     return {f"{name}{ending}": values[name] for name in COMPARED if name in values}
 
 

@@ -1,4 +1,4 @@
-"""What each factor of an experiment does to a response, with intervals that know how few runs there are."""
+"""Main effects of an experiment's factors on a response, with Student's t intervals."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def main_effects(runs: pl.DataFrame, response: str, factors: Sequence[str], conf
 
     One row per factor and level: its number of runs, and the effect, the level's deviation from the mean over the
     factor's levels with the other factors held, in the response's unit, between ``low`` and ``high`` (Student's t
-    interval on the residual degrees of freedom). Runs without the response are left out, factors with a single level
-    too. Null where the runs cannot tell: an effect that the design confounds with others, or an interval without a
-    residual degree of freedom.
+    interval on the residual degrees of freedom). Runs without the response and factors with a single level are left
+    out. Null where the runs do not suffice: an effect that the design confounds with others, or an interval without
+    a residual degree of freedom.
     """
     if response not in runs.columns:
         return pl.DataFrame(schema=_SCHEMA)
@@ -59,7 +59,7 @@ def _effect_codes(levels: int) -> NDArray[np.float64]:
 
 
 class _Fit:
-    """Least squares that answers for a contrast only where the design determines it."""
+    """Least-squares fit that estimates a contrast only where the design determines it."""
 
     def __init__(self, design: NDArray[np.float64], response: NDArray[np.float64], confidence: float) -> None:
         self._design, self._inverse = design, np.linalg.pinv(design)

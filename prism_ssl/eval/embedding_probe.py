@@ -1,6 +1,6 @@
-"""What can be read from frozen embeddings: kNN and linear probes, and retrieval across patients by place (pure).
+"""Probes of frozen embeddings: kNN and linear classifiers, and retrieval across patients by place (pure).
 
-No patient is ever on both sides of a split. Legend of ``contracts.py``; here also V views.
+No patient is on both sides of a split. Legend of ``contracts.py``; here also V views.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from prism_ssl.data.phantoms import Place
 from prism_ssl.eval.proxy_metrics import chance_at, cosine_similarity, hits_at
 
 FOLDS_MAX = 8
-"""Folds of patients; fewer patients are left out one by one."""
+"""Most folds of patients; with fewer patients, each is a fold of its own."""
 
 PLACE_TOLERANCE_MM = 30.0
-"""Centres of two phantoms of the same region this close show the same place: the largest radius of a prism."""
+"""Centres this close, in the same region of two phantoms, show the same place: the largest radius of a prism."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ UNKNOWN = ProbeScore(math.nan, math.nan, math.nan)
 
 
 def probe_classes(embeddings: Float64, labels: Sequence[str | None], patients: Sequence[str], k: int) -> ProbeScore:
-    """Tell ``labels`` [V] from ``embeddings`` [V, D] of other patients: the majority of the k nearest by cosine, each
-    with one vote (Cover & Hart 1967; Wu et al. 2018 weight the votes by similarity, this does not), and logistic
+    """Predict ``labels`` [V] from ``embeddings`` [V, D] of other patients: majority of the k nearest by cosine, with
+    one vote each (Cover & Hart 1967; Wu et al. 2018 weight the votes by similarity, this does not), and logistic
     regression on standardised embeddings with balanced classes (Alain & Bengio 2017).
 
     Views without a label, and classes that fewer than two patients have, are left out; NaN when fewer than two
@@ -66,7 +66,7 @@ def probe_classes(embeddings: Float64, labels: Sequence[str | None], patients: S
 
 
 def _accuracy(probe: ClassifierMixin, x: Float64, y: npt.NDArray[np.str_], patients: npt.NDArray[np.str_]) -> float:
-    """Balanced accuracy over all views, each told by a probe that knows other patients only."""
+    """Balanced accuracy over all views, each predicted by a probe fitted on other patients."""
     told = np.empty_like(y)
     for train, test in GroupKFold(min(FOLDS_MAX, len(set(patients)))).split(x, y, patients):
         fold = clone(probe) if len(set(y[train])) > 1 else DummyClassifier()
@@ -81,8 +81,8 @@ def place_recall(
 ) -> tuple[float, float]:
     """``(recall@1, chance)`` of retrieval across patients by anatomical position, on phantoms.
 
-    Among the views of all other patients the most similar one is right when it shows the same region within
-    ``PLACE_TOLERANCE_MM``. Queries to which no candidate is right are left out; NaN when none is left.
+    A query is answered by the most similar view of all other patients, which is right when it shows the same region
+    within ``PLACE_TOLERANCE_MM``. Queries without a right candidate are left out; NaN when no query remains.
     """
     known = np.array([place is not None for place in places])
     region = np.array([place.region if place is not None else "" for place in places])[known]

@@ -1,4 +1,4 @@
-"""The held-out evaluation of a network: probe set and place test in, scalars and the evidence of each patient out."""
+"""Held-out evaluation of a network on the probe set and the place test: scalars, and evidence per patient."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Evaluator:
         self._place_set: PlaceSet | None = None
         self._baselines: dict[str, float] = {}
         self.evidence: PatientEvidence | None = None
-        """What each patient said at the last call."""
+        """Evidence per patient of the last call."""
 
     @property
     def left_out(self) -> list[BrokenScan]:
@@ -64,8 +64,7 @@ class Evaluator:
         return self._probe_set.left_out if self._probe_set else []
 
     def __call__(self, network: PrismNet) -> dict[str, float]:
-        """The scalars of ``evaluate``, and beside them what is reached without training (see ``baselines``); empty
-        without scans."""
+        """The scalars of ``evaluate`` and those of the untrained ``baselines``; empty without scans."""
         if self._probe_set is None or self._place_set is None:
             self._probe_set = build_probe_set(self._held_out, self._config, self._catalog)
             self._place_set = build_place_set(self._held_out, self._config)
@@ -96,11 +95,11 @@ class Evaluator:
 def evaluate(
     network: PrismNet, probe_set: ProbeSet, config: PrismConfig, place_set: PlaceSet | None = None
 ) -> Evaluation:
-    """What ``network`` reaches; what cannot be said is NaN.
+    """Evaluate ``network``; undefined scalars are NaN.
 
     ``r2/*`` is there for regression only, ``*_organ`` and ``position_*`` for phantoms only, ``place_*`` where there are
-    pairs, and nothing but counts where an embedding is not finite: no number is better than one that leaves views out.
-    The network's mode and the global random generators are as before.
+    pairs. Where an embedding is not finite, only counts are returned: no number is better than one that leaves views
+    out. The network's mode and the global random generators are restored.
     """
     place_set = place_set or no_places()
     answers = ask(network, probe_set, config, place_set)
@@ -118,7 +117,7 @@ def evaluate(
 
 
 def ask(network: PrismNet, probe_set: ProbeSet, config: PrismConfig, place_set: PlaceSet | None = None) -> Answers:
-    """Embeddings and pair answers of a network in evaluation mode, in the precision of training."""
+    """Embeddings and pair predictions of a network in evaluation mode, in the precision of training."""
     was_training = network.training
     network.eval()
     try:

@@ -1,4 +1,4 @@
-"""The scalars of one set of embeddings of the held-out views, whoever made them: an encoder, or pixel statistics.
+"""Held-out scalars of one set of view embeddings, made by an encoder or from pixel statistics.
 
 Legend: V views, S series, Q pairs of the place test, D the width of an embedding.
 """
@@ -23,13 +23,13 @@ from prism_ssl.eval.proxy_quality import POSE_AXES, proxy_quality, sign_counts
 from prism_ssl.model.pair_targets import AxisReading, sign_skill
 
 TELLING_SERIES_MIN = 16
-"""Series below which nothing is said about directions that tell them apart: shuffled labels do as well too often."""
+"""Fewest series for ``telling_directions``: with fewer, shuffled labels do as well too often."""
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """Embeddings of the probe set's views [V, D] and of the place test's [Q, 2, K, D], and the readings of the pairs by
-    axis; none where nobody reads."""
+    """Embeddings of the probe set's views [V, D] and of the place test's [Q, 2, K, D], and the predictions for the
+    pairs by axis; empty where there are none."""
 
     embeddings: Float64
     place: Float64
@@ -39,7 +39,7 @@ class Answers:
 def held_out_scalars(
     answers: Answers, probe_set: ProbeSet, place_set: PlaceSet, config: PrismConfig
 ) -> tuple[dict[str, float], PatientEvidence]:
-    """The scalars, without the prefix ``probe/``, and what they come from, by patient; what cannot be said is NaN."""
+    """The scalars, without the prefix ``probe/``, and their evidence by patient; undefined scalars are NaN."""
     series = series_of_view(probe_set)
     telling = telling_directions(answers.embeddings, series, config.eval.seed)
     place = place_answers(answers.place, place_set)
@@ -61,14 +61,14 @@ def held_out_scalars(
 
 
 def series_of_view(probe_set: ProbeSet) -> npt.NDArray[np.int64]:
-    """Number of the series of each view [V], series in the sorted order of their ids."""
+    """Index of the series of each view [V], series sorted by id."""
     _, series_of_scan = np.unique([record.series_id for record in probe_set.scans], return_inverse=True)
     series: npt.NDArray[np.int64] = series_of_scan[probe_set.scan_of_view]
     return series
 
 
 def retrieval(embeddings: Float64, series: npt.NDArray[np.int64]) -> dict[str, float]:
-    """Recall of views of the same series, beside chance."""
+    """Recall of views of the same series, and its chance level."""
     similarity = metrics.cosine_similarity(embeddings)
     positive, candidate = metrics.same_series(series)
     values = {}
@@ -79,7 +79,7 @@ def retrieval(embeddings: Float64, series: npt.NDArray[np.int64]) -> dict[str, f
 
 
 def telling_directions(embeddings: Float64, series: npt.NDArray[np.int64], seed: int) -> dict[str, float]:
-    """In how many directions series differ by more than shuffled labels do, and in how many they could."""
+    """Number of directions in which series differ by more than shuffled labels do, and its largest possible value."""
     most = metrics.lidar_ceiling(int(series.max()) + 1, embeddings.shape[1])
     enough = int(series.max()) + 1 >= TELLING_SERIES_MIN
     rows = metrics.telling_discriminants(embeddings, series, seed) if enough else None
@@ -88,7 +88,7 @@ def telling_directions(embeddings: Float64, series: npt.NDArray[np.int64], seed:
 
 
 def class_probes(features: Float64, probe_set: ProbeSet, k: int) -> dict[str, float]:
-    """kNN and linear probes of modality and, on phantoms, of the organ, beside chance."""
+    """kNN and linear probes of modality and, on phantoms, of the organ, with their chance levels."""
     patients = patients_of_views(probe_set)
     scans = [probe_set.scans[scan] for scan in probe_set.scan_of_view]
     labels: dict[str, list[str | None]] = {"modality": [scan.modality for scan in scans]}

@@ -1,4 +1,4 @@
-"""What each held-out patient says about an encoder: kept with the run, so that runs can be compared patient by patient.
+"""Evidence of a held-out evaluation per patient, kept with the run so that runs can be compared patient by patient.
 
 Legend: S series, A axes, Q pairs of the place test.
 """
@@ -17,16 +17,16 @@ from prism_ssl.contracts import Float64
 from prism_ssl.utils.fs import write_atomic
 
 EVIDENCE_FILE = "held_out_evidence.json"
-"""In the run folder: the evidence of the last held-out evaluation."""
+"""File of a run folder with the evidence of the last held-out evaluation."""
 
 _FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
 class PatientEvidence:
-    """Raw results (chance not taken off) by series and by pair; patients and series by their hashed ids.
+    """Raw results (chance not subtracted) by series and by pair; patients and series by their hashed ids.
 
-    ``signs`` counts, per series and axis, view pairs whose true sign is (up, down); ``right`` those told rightly.
+    ``signs`` counts, per series and axis, view pairs whose true sign is (up, down); ``right`` those predicted rightly.
     """
 
     series: list[str]  # [S]
@@ -42,10 +42,10 @@ class PatientEvidence:
     place_distance_mm: Float64  # [Q]
     place_chance: float
     telling_share: float
-    """Telling directions over all that there could be; NaN where there are too few series."""
+    """Telling directions as a share of the largest possible number; NaN where there are too few series."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; what is not finite becomes None."""
+        """Plain values, for JSON; values that are not finite become None."""
         series = [
             {
                 "series": name,
@@ -77,7 +77,7 @@ class PatientEvidence:
 
     @staticmethod
     def from_dict(known: Mapping[str, Any]) -> PatientEvidence:
-        """The inverse of ``to_dict``; raises KeyError or TypeError where it is of another form."""
+        """The inverse of ``to_dict``; raises KeyError or TypeError for any other form."""
         series, pairs, axes = known["series"], known["pairs"], known["axes"]
         counts = {
             what: np.array([[each[what][axis] for axis in axes] for each in series], float).reshape(-1, len(axes), 2)
@@ -101,7 +101,7 @@ class PatientEvidence:
 
 
 def write_evidence(run_dir: Path, evidence: PatientEvidence | None) -> None:
-    """Keep the evidence in the run folder, whole or not at all; None removes that of an earlier evaluation."""
+    """Write the evidence to the run folder, whole or not at all; None removes that of an earlier evaluation."""
     if evidence is None:
         (run_dir / EVIDENCE_FILE).unlink(missing_ok=True)
     else:
@@ -109,7 +109,7 @@ def write_evidence(run_dir: Path, evidence: PatientEvidence | None) -> None:
 
 
 def read_evidence(run_dir: Path) -> PatientEvidence | None:
-    """What ``write_evidence`` wrote; None where there is none, or none that can be read."""
+    """Read what ``write_evidence`` wrote; None when the file is missing or cannot be read."""
     try:
         return PatientEvidence.from_dict(json.loads((run_dir / EVIDENCE_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, IndexError):

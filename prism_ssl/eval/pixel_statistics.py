@@ -1,4 +1,4 @@
-"""What needs no learning: the quantiles of a view's pixels, and the spacing of its scan, in place of an embedding."""
+"""Untrained features in place of an embedding: a view's pixel quantiles, and ridge predictions from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from prism_ssl.contracts import PATCH_SCALE, Float64
 
 QUANTILES = np.linspace(0.02, 0.98, 17)
-"""Of all pixels of a view, wherever they lie."""
+"""Of all pixels of a view, regardless of their position."""
 
 _FOLDS_MAX = 8
 
@@ -37,7 +37,7 @@ def standardised(features: Float64) -> Float64:
 def read_pairs(per_view: Float64, targets: Float64, patients: Sequence[str]) -> Float64 | None:
     """Predictions [Q, K] of ``targets`` from the features [2 Q, F] of both views of each pair and their difference.
 
-    A ridge regression that knows other patients only (folds of ``patients`` [Q]); None with one patient.
+    The ridge regression is fitted on other patients only (folds of ``patients`` [Q]); None with one patient.
     """
     n_patients = len(set(patients))
     if n_patients < 2:

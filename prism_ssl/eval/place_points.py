@@ -15,10 +15,10 @@ APART_MM = 12.0
 """Two points of a pair are at least this far apart."""
 
 OVERLAP_MIN = 0.5
-"""Dice of the two foregrounds in the shared box below which the series do not lie in one frame of reference."""
+"""Least Dice of the two foregrounds in the shared box for series in one frame of reference."""
 
 WITHIN_MIN = 0.5
-"""Of one of the series at least this share of the foreground lies within the other."""
+"""At least this share of the foreground of one series lies within the other."""
 
 _CANDIDATES = 6000
 _NEIGHBOURS_MM = 4.0 * np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -26,7 +26,7 @@ _NEIGHBOURS_MM = 4.0 * np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 3, indexing="i
 
 @dataclass(frozen=True, eq=False)
 class SharedPoints:
-    """``points_mm`` [PLACE_POINTS, 3] RAS, or None, and then ``why`` in words."""
+    """``points_mm`` [PLACE_POINTS, 3] RAS; or None, with the reason in ``why``."""
 
     points_mm: Float64 | None
     why: str = ""
@@ -37,10 +37,10 @@ def shared_points(
 ) -> SharedPoints:
     """``PLACE_POINTS`` points, ``APART_MM`` apart, that lie in the foreground of both scans with a ball around each.
 
-    The ball has the radius ``ball_mm`` and lies between the outermost voxel centres of both; where too few points
-    hold one, ``ball_floor_mm``. Foreground is what ``robust_stats`` calls so, at half or more of the 27 points of a
-    lattice of 4 mm. NIfTI does not name a frame of reference, so it must be plausible that both have the same: one
-    series lies mostly within the other (``WITHIN_MIN``), and there both show foreground at the same points
+    The ball has the radius ``ball_mm``, or ``ball_floor_mm`` where too few points allow that, and lies between the
+    outermost voxel centres of both. A point is foreground when ``robust_stats`` calls half or more of the 27 points
+    of a 4 mm lattice around it so. NIfTI does not name a frame of reference; two checks make a shared one plausible:
+    one series lies mostly within the other (``WITHIN_MIN``), and there both show foreground at the same points
     (``OVERLAP_MIN``).
     """
     box = [_bounds_mm(scan) for scan in (a, b)]
@@ -92,7 +92,7 @@ def _foreground(scan: OpenScan, points_mm: Float64) -> npt.NDArray[np.bool_]:
 
 
 def _apart(candidates_mm: Float64) -> Float64:
-    """The first ``PLACE_POINTS`` of [M, 3], each ``APART_MM`` from all chosen before it; fewer where there are."""
+    """The first ``PLACE_POINTS`` of [M, 3], each ``APART_MM`` from all chosen before it; fewer if there are no more."""
     chosen = np.empty((0, 3))
     for point in candidates_mm:
         if len(chosen) == PLACE_POINTS:

@@ -1,7 +1,7 @@
-"""The place test: does a view find the view of the same place in another series of the patient?
+"""Place test: retrieve the view of the same place from another series of the same patient.
 
 Needs no label and no trained head. Pairs are two series of one patient in one frame of reference: CT and MR, or two
-MR. Two CT are left out: often they are one acquisition, reconstructed twice, and any pixel would do.
+MR. Two CT are left out: often they are one acquisition reconstructed twice, so raw pixels suffice.
 
 Legend: Q pairs, K points of a pair; here a pair has two sides, its series.
 """
@@ -29,20 +29,20 @@ from prism_ssl.utils.hashing import stable_int
 from prism_ssl.utils.seeds import generator_for
 
 CHANCE = 1.0 / PLACE_POINTS
-"""Recall@1 of a guess."""
+"""Recall@1 of guessing."""
 
 PAIRS_OF_A_PATIENT = 3
-"""At most so many: patients are what an interval counts."""
+"""Most pairs of one patient: the interval is over patients, so further pairs add little."""
 
 _Sampled = tuple[Float64, npt.NDArray[np.int16], Float32]  # of a pair: points, patches, positions
 
 _TRIES = 4
-"""Pairs that are opened for each one that is asked for."""
+"""Most pairs opened per requested pair."""
 
 
 @dataclass(frozen=True, eq=False)
 class PlaceSet:
-    """The views of the place test; ``left_out`` says of each pair that was opened and not used why."""
+    """The views of the place test; ``left_out`` names each pair that was opened and not used, with the reason."""
 
     pairs: list[tuple[PreparedScan, PreparedScan]]  # [Q]
     points_mm: Float64  # [Q, K, 3] RAS
@@ -52,12 +52,12 @@ class PlaceSet:
 
     @property
     def patients(self) -> list[str]:
-        """Of each pair [Q]."""
+        """Patient of each pair [Q]."""
         return [a.record.subject_id for a, _ in self.pairs]
 
     @property
     def chance_mm(self) -> float:
-        """Mean distance of a guess from the point asked for, by patient."""
+        """Mean distance of a guess from the query point, averaged by patient."""
         return float(by_patient([_distances_mm(points).mean() for points in self.points_mm], self.patients).mean())
 
 
@@ -112,7 +112,7 @@ def build_place_set(held_out: Sequence[PreparedScan], config: PrismConfig) -> Pl
 
 
 def place_answers(embeddings: Float64, place_set: PlaceSet) -> PlaceAnswers:
-    """Ask the views [Q, 2, K, D] of each side for the most similar of the K views of the other side."""
+    """Retrieve, for each view [Q, 2, K, D], the most similar of the K views of the other side."""
     recall, distance_mm = [], []
     positive, candidate = np.eye(PLACE_POINTS, dtype=bool), np.ones((PLACE_POINTS, PLACE_POINTS), bool)
     for (a, b), points_mm in zip(embeddings, place_set.points_mm, strict=True):
@@ -126,7 +126,7 @@ def place_answers(embeddings: Float64, place_set: PlaceSet) -> PlaceAnswers:
 def place_scalars(answers: PlaceAnswers, place_set: PlaceSet) -> dict[str, float]:
     """The scalars ``place_*``; only ``place_pairs`` and ``place_pairs_left_out`` where no pair was found.
 
-    Means are over patients, of the mean of each one's pairs; the interval is Student's, 95 %, over patients.
+    Means are over patients, after the mean over each patient's pairs; the 95 % interval is Student's, over patients.
     """
     counts = {"place_pairs": float(len(place_set.pairs)), "place_pairs_left_out": float(len(place_set.left_out))}
     if not place_set.pairs:
@@ -160,7 +160,7 @@ def _student_interval(values: Float64) -> tuple[float, float]:
 
 
 def _candidates(held_out: Sequence[PreparedScan], seed: int) -> Iterator[tuple[PreparedScan, PreparedScan]]:
-    """Pairs of one patient, not both CT: every patient's first pair, then the second ones; CT and MR go first."""
+    """Pairs of one patient, not both CT: every patient's first pair, then every second pair; CT with MR goes first."""
     of_patient: dict[str, list[PreparedScan]] = {}
     for scan in sorted(held_out, key=lambda scan: stable_int("place", seed, scan.record.scan_id)):
         of_patient.setdefault(scan.record.subject_id, []).append(scan)
@@ -180,7 +180,7 @@ def _candidates(held_out: Sequence[PreparedScan], seed: int) -> Iterator[tuple[P
 def _sampled(
     pair: tuple[PreparedScan, PreparedScan], n_patches: int, config: PrismConfig, limits: ReadLimits
 ) -> tuple[_Sampled | None, str]:
-    """Points, patches [2, K, N, H, W] and positions [2, K, N, 3] of a pair; None, and why, where it has none."""
+    """Points, patches [2, K, N, H, W] and positions [2, K, N, 3] of a pair; or None and the reason."""
     limit, seed = config.preflight.max_volume_bytes, config.eval.seed
     a, b = (limits.read(partial(open_scan, Path(scan.record.nifti_path), scan.stats, limit)) for scan in pair)
     ids = sorted(scan.record.scan_id for scan in pair)
@@ -206,6 +206,6 @@ def _distances_mm(points_mm: Float64) -> Float64:
 
 
 def _found_mm(similarity: Float64, apart_mm: Float64) -> float:
-    """Mean distance of the most similar candidate from the point asked for; of equally similar ones their mean."""
+    """Mean distance of the most similar candidate from the query point; ties count with their mean."""
     found = similarity == similarity.max(axis=1, keepdims=True)
     return float(((found * apart_mm).sum(axis=1) / found.sum(axis=1)).mean())

@@ -1,4 +1,4 @@
-"""The fixed views of held-out scans that every encoder is asked about."""
+"""Probe set: fixed views of held-out scans on which every encoder is evaluated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from prism_ssl.utils.seeds import generator_for
 class ProbeSet:
     """V views of S scans. The views of a scan follow each other; views 2i and 2i + 1 are pair i.
 
-    ``places`` is known where the catalogue is one of phantoms. ``left_out`` are the scans that did not open.
+    ``places`` is known for catalogues of phantoms only. ``left_out`` are the scans that did not open.
     """
 
     scans: list[ScanRecord]  # [S]
@@ -72,7 +72,7 @@ def build_probe_set(held_out: Sequence[PreparedScan], config: PrismConfig, catal
     """Views of at most ``eval.probe_scans`` of the held-out scans, the first in an order hashed with ``eval.seed``.
 
     View v of a scan follows from (``eval.seed``, scan id, v) and the settings of views alone. A scan that does not
-    open, or cannot be sampled, is listed in ``left_out``, and none takes its place. Raises ``ArchiveUnreachable``
+    open, or cannot be sampled, is listed in ``left_out`` and not replaced. Raises ``ArchiveUnreachable``
     and ``MachineTrouble``.
     """
     settings = config.eval

@@ -1,6 +1,6 @@
-"""How good an embedding is without labels: retrieval, rank and spread on the views of the probe set (pure).
+"""Label-free measures of embeddings on the views of the probe set: retrieval, rank, spread (pure).
 
-Legend of ``contracts.py``; here also V views, S series. Every function takes float arrays; what cannot be said is NaN.
+Legend of ``contracts.py``; here also V views, S series. Every function takes float arrays; undefined values are NaN.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LIDAR_DELTA = 1e-4
 """Regulariser of the within-series scatter (Thilak et al. 2024), relative to the mean variance of a dimension."""
 
 NULL_SHUFFLES, NULL_PERCENT = 40, 95.0
-"""Shuffled labels that a direction between series is held against, and the percentile it must exceed."""
+"""Label shuffles that a direction between series is compared with, and the percentile it must exceed."""
 
 _SIMILARITY_DECIMALS = 9  # float32 embeddings that mean the same differ by 1e-13 in cosine
 
@@ -105,7 +105,7 @@ def discriminants(embeddings: Float64, series: Ints) -> Float64:
 
 
 def telling_discriminants(embeddings: Float64, series: Ints, seed: int) -> Float64:
-    """``discriminants`` without the directions that would do as well if the series were drawn by lot.
+    """``discriminants`` in the directions that separate series better than shuffled labels do.
 
     A direction stays when its scatter exceeds the 95th percentile of the largest that ``NULL_SHUFFLES`` shuffled
     labels reach (parallel analysis, Horn 1965).
@@ -124,7 +124,7 @@ def telling_discriminants(embeddings: Float64, series: Ints, seed: int) -> Float
 def lidar(discriminant_rows: Float64) -> float:
     """LiDAR (Thilak et al. 2024, eq. 4): effective rank of the between-series scatter after whitening within series.
 
-    Between 1 (collapse) and ``lidar_ceiling``. On all directions it cannot see whether series are told apart: with 8
+    Between 1 (collapse) and ``lidar_ceiling``. On all directions it does not show whether series are told apart: with 8
     views a series (64 series, D 1024, isotropic noise) it is 0.95 of its ceiling without any signal and with signal
     three times the noise. On ``telling_discriminants`` the same cases give 0.00 and 0.95.
     """

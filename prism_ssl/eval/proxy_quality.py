@@ -1,4 +1,4 @@
-"""One number to rank encoders by: 0 is chance, 1 perfect; retrieval, pose skill, place, with an interval (pure)."""
+"""Proxy quality, which ranks encoders (0 chance, 1 perfect): retrieval, pose skill, place, and an interval (pure)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ProxyQuality:
     """The composite, its parts and the 95 % interval.
 
     Each part is (value - chance) / (1 - chance), so below 0 where it is worse than chance. NaN where a part with
-    weight is unknown. ``place`` and ``directions`` are NaN and do not count where the scans have none to offer.
+    weight is unknown. ``place`` and ``directions`` are NaN, and do not count, where the scans do not allow them.
     """
 
     value: float
@@ -42,9 +42,9 @@ def above_chance(value: Float64, chance: float) -> Float64:
 def sign_counts(
     prediction: Float64, target: Float64, signed: npt.NDArray[np.bool_], series: npt.NDArray[np.int64], n_series: int
 ) -> tuple[Float64, Float64]:
-    """``(signs, right)`` of one axis, [S, 2] each: per series the pairs with a sign (up, down), and those told rightly.
+    """``(signs, right)`` of one axis, [S, 2] each: per series the pairs with a sign (up, down), and the right ones.
 
-    A prediction above 0 says up, as in ``sign_skill``.
+    A prediction above 0 means up, as in ``sign_skill``.
     """
     up, said_up = target > 0, prediction > 0
     of_series = series[:, None] == np.arange(n_series)
@@ -56,9 +56,9 @@ def sign_counts(
 def proxy_quality(evidence: PatientEvidence, config: EvalConfig) -> ProxyQuality:
     """Weighted mean of recall@1 of series, mean sign skill of displacement and rotation, and recall@1 of places.
 
-    The share of telling directions counts where ``eval.w_lidar`` asks for it. The interval comes from
-    ``eval.bootstrap`` resamples of the patients (Efron & Tibshirani 1993), candidates of retrieval held as they are:
-    the deviations of the resamples from their mean are laid around the value.
+    The share of telling directions counts with weight ``eval.w_lidar``. The interval comes from
+    ``eval.bootstrap`` resamples of the patients (Efron & Tibshirani 1993), candidates of retrieval held fixed: the
+    deviations of the resamples from their mean are added to the value.
     """
     weights = np.array([config.w_retrieval, config.w_skill, config.w_place, config.w_lidar])
     weights[2] *= bool(evidence.pairs)

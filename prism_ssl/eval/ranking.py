@@ -1,7 +1,7 @@
-"""Which run is best: proxy quality first, then the throughput that is left after stalls. Never a raw loss.
+"""Rank runs by proxy quality, then by throughput after stalls; never by a raw loss.
 
 Loss forms, weights and batch sizes differ between the runs of an ablation, and SupCon's chance level is ln(2B - 1), so
-losses do not compare; the held-out evaluation does: same scans, same seeds, same number of patches for every run.
+losses are not comparable. The held-out evaluation is: same scans, seeds and number of patches for every run.
 
 Tables hold one row a run: ``run`` (and ``run_id``, where names repeat), ``status``, settings as ``section.name``,
 held-out scalars as ``probe/...`` and the totals under their own names, as ``run_records`` reads them from folders and
@@ -31,33 +31,33 @@ FACTORS = (
 QUALITY, QUALITY_LOW, QUALITY_HIGH = "proxy_quality", "proxy_quality_low", "proxy_quality_high"
 THROUGHPUT = "throughput_after_stalls"
 PROBE_KEYS = tuple(f"probe/{name}" for name in (QUALITY, QUALITY_LOW, QUALITY_HIGH))
-"""The scalars that the ranking rests on."""
+"""The scalars that the ranking uses."""
 
 _EFFECTIVE = "throughput_effective_patches_per_sec"
 _STALLS = {"stall_steps_ge_2000ms": 1, "stall_steps_ge_10000ms": 4}
 _PRIVATE = ("run.", "tracking.", "quota.", "eval.")
 _WHERE = ("data.catalog_path", "data.columns", "data.phantom_subjects")
 CATALOG = "CATALOG"
-"""Stands in a recommended command for the table of the scans, where a record does not tell its path."""
-CATALOG_IN_WORDS = f"{CATALOG} stands for the table of your scans: its path is not told to W&B."
+"""Placeholder for the table of the scans in a recommended command, where the record has no path."""
+CATALOG_IN_WORDS = f"{CATALOG} stands for the table of your scans, whose path is not sent to W&B."
 INTERVAL_IN_WORDS = (
-    "The interval says how far other held-out patients would move the number. It does not say how far another seed of "
-    "the training would: two runs of one configuration can differ by more. Repeat the best ones with another "
-    "train.seed before you believe a small difference."
+    "The interval covers the choice of held-out patients. It does not cover the training seed: two runs of one "
+    "configuration can differ by more. Repeat the best configurations with another train.seed before you trust a "
+    "small difference."
 )
 GENERATED = "generated_phantoms"
-"""Key under which a tracked run tells that its scans were generated phantoms."""
+"""Key under which a tracked run records that its scans were generated phantoms."""
 
 
 def compute_proxy_score(df_runs: pl.DataFrame, df_hist: pl.DataFrame) -> pl.DataFrame:
-    """``df_runs`` with what it is ranked by: proxy_quality, _low, _high (in [0, 1]) and throughput_after_stalls.
+    """``df_runs`` with the columns that rank it: proxy_quality, _low, _high (in [0, 1]) and throughput_after_stalls.
 
-    Quality is the summary's; where a run did not live to write one, the last that its history (``run_id`` or ``run``,
-    ``global_step``, ``probe/...``) has. What nobody measured, and what is not finite, is null.
+    Quality comes from the summary; for a run without one, from the last row of its history (``run_id`` or ``run``,
+    ``global_step``, ``probe/...``) that has it. Missing values, and values that are not finite, are null.
 
     throughput_after_stalls, in patches/s, is the effective throughput times the share of steps that are left when a
     step of 2 s or more counts as one lost and a step of 10 s or more as five. Throughput, stalls and steps are of the
-    same steps: ``steps_timed``, or ``steps_done`` where a run of an earlier version does not say.
+    same steps: ``steps_timed``, or ``steps_done`` for a run of an earlier version without it.
     """
     scored = df_runs.with_columns(_number(df_runs, key).alias(key.removeprefix("probe/")) for key in PROBE_KEYS)
     key = "run_id" if {"run_id"} <= set(df_runs.columns) & set(df_hist.columns) else "run"
@@ -77,7 +77,7 @@ def compute_proxy_score(df_runs: pl.DataFrame, df_hist: pl.DataFrame) -> pl.Data
 
 
 def never_began(scored: pl.DataFrame) -> pl.DataFrame:
-    """The runs that came to an end before their first step: nothing was trained, so they are no part of a ranking."""
+    """The runs that ended before their first step: nothing was trained, so they are not ranked."""
     if "steps_done" not in scored.columns:
         return scored.clear()
     ended = ~pl.col("status").is_in(["ok", "running", "unfinished"]).fill_null(value=False)
@@ -87,8 +87,8 @@ def never_began(scored: pl.DataFrame) -> pl.DataFrame:
 def rank_runs(scored: pl.DataFrame) -> pl.DataFrame:
     """``compute_proxy_score``'s table, best first, with ``rank`` (from 1) and ``near_best``; without ``never_began``.
 
-    Runs that ended ok come before all others, whatever those measured; a missing metric ranks last among its peers,
-    never first. ``near_best``: the run's interval reaches into the best run's.
+    Runs that ended ok come before all others; among equals a run with a missing metric ranks last. ``near_best``:
+    the run's interval overlaps the best run's.
     """
     ok = pl.col("status").eq_missing(pl.lit("ok"))
     key = "run_id" if "run_id" in scored.columns else "run"
@@ -108,7 +108,7 @@ def summarize_best_configs(df: pl.DataFrame) -> pl.DataFrame:
     """One row a configuration, best first: the factors, its runs, mean quality, mean throughput, and its best run.
 
     ``df`` is ``compute_proxy_score``'s table. Repeats of a configuration (other seeds) are averaged; runs that did
-    not end ok or have no quality do not count, and a configuration without any other is left out.
+    not end ok or have no quality do not count, and a configuration with no other run is left out.
     """
     factors = [factor for factor in FACTORS if factor in df.columns] or ["run"]
     counted = rank_runs(df).filter(pl.col("status") == "ok", pl.col(QUALITY).is_not_null())
@@ -123,9 +123,9 @@ def summarize_best_configs(df: pl.DataFrame) -> pl.DataFrame:
 def recommended_command(df: pl.DataFrame) -> str | None:
     """The best configuration as a command line of train_single; None when no run can be recommended.
 
-    ``df`` is ``compute_proxy_score``'s table. Every setting of what is learned that differs from the recipe is
-    spelt out, and the scans: the table and its columns, or generated phantoms. ``CATALOG`` stands for a path that the
-    record does not tell.
+    ``df`` is ``compute_proxy_score``'s table. The command names the scans (the table and its columns, or
+    generated phantoms) and every training setting that differs from the recipe. ``CATALOG`` stands for a path that
+    the record lacks.
     """
     configs = summarize_best_configs(df)
     if configs.is_empty():

@@ -1,1 +1,1 @@
-"""Read runs and scans for the notebooks, as functions that need no notebook."""
+"""Tables and charts of the notebooks, as functions that need no notebook."""

@@ -25,9 +25,9 @@ MEANINGS = {
     "supcon_no_positives": "no anchor has a positive: SupCon learns nothing",
     "supcon_no_other_pairs": "no positives from other pairs: SupCon only tells pairs apart",
     "supcon_one_series": "no negatives: every batch holds a single series",
-    "at_chance": "its loss is what guessing gets: it has not learned yet",
+    "at_chance": "its loss is at chance level: it has not learned yet",
 }
-"""Kind of an alarm -> what it says; the run's summary says it with numbers."""
+"""Kind of an alarm -> its meaning; the run's summary has the numbers."""
 
 _WHEN_JUDGED = (
     "train.log_every", "train.lr_warmup_steps", "loss.supcon_warmup_steps", "loss.supcon_ramp_steps",
@@ -59,8 +59,8 @@ def alarm_spans(history: pl.DataFrame) -> pl.DataFrame:
 
 
 def doubts(scored: pl.DataFrame, runs: Sequence[str]) -> list[str]:
-    """What silence must not be taken for, a sentence each: alarms that ``runs`` were too short to raise, and held-out
-    retrieval that does not beat random weights. ``scored``: settings, steps and ``probe/...`` of the runs."""
+    """Reasons to distrust an empty list of alarms, a sentence each: alarms that ``runs`` were too short to raise, and
+    held-out retrieval that does not beat random weights. ``scored``: settings, steps and ``probe/...`` of the runs."""
     told = []
     for run in scored.filter(pl.col("run").is_in(list(runs))).iter_rows(named=True):
         short = _too_short(run)
@@ -82,7 +82,7 @@ def _too_short(run: Mapping[str, Any]) -> str | None:
 def alarm_chart(spans: pl.DataFrame, runs: Sequence[str], doubts: Sequence[str] = ()) -> alt.TopLevelMixin:
     """``alarm_spans`` as bars over the steps, a panel for each run that had one; without any, a sentence."""
     if spans.is_empty() and doubts:
-        return in_words("No alarm in the chosen runs; not all is well for that reason: read on below.")
+        return in_words("No alarm in the chosen runs, but see the warnings below.")
     if spans.is_empty():
         return in_words("No alarm in the chosen runs: targets vary, heads learn, embeddings differ.")
     shown = [run for run in runs if run in set(spans["run"])]

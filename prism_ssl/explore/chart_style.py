@@ -1,4 +1,4 @@
-"""What all charts of the notebook share: one colour a run, one way to point at it."""
+"""Style of all charts of the notebook: one colour a run, and a click to follow a run."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def finished(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
 
 
 def in_words(text: str) -> alt.TopLevelMixin:
-    """An empty state: a chart's place, and why there is no chart."""
+    """A sentence in place of a chart, which says why there is none."""
     chart = alt.Chart(pl.DataFrame({"text": [text]})).mark_text(color="#777777", fontSize=13, lineBreak="\n")
     return finished(chart.encode(text="text:N").properties(width=760, height=60))

@@ -1,4 +1,4 @@
-"""The scans of a catalogue with preflight's verdicts: what can be looked at, and what was refused and why."""
+"""Scans of a catalogue with preflight's verdicts: usable ones, and refused ones with the reason."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class CheckedScans:
 def checked_scans(config: PrismConfig, preflight_root: Path | None = None) -> CheckedScans:
     """The verdict on every selected scan of ``config.data``.
 
-    What a run's preflight has found (in ``preflight_root``, the folder ``.preflight`` beside the run folders) is taken
-    over where neither the file nor the limits have changed; all other files are read to their ends.
+    Verdicts of a run's preflight (in ``preflight_root``, the folder ``.preflight`` beside the run folders) are reused
+    where neither the file nor the limits have changed; all other files are read to their ends.
 
     Raises:
         CatalogError: the table cannot be used.
@@ -88,7 +88,7 @@ def _known(record: ScanRecord, config: PrismConfig, manifest: Rows) -> ManifestR
 
 
 def scan_names(scans: Sequence[PreparedScan]) -> dict[str, PreparedScan]:
-    """A name that a person can choose by -> scan."""
+    """Name in the notebook's list -> scan."""
     return {
         f"{scan.record.modality} {scan.record.scan_id[:8]}, {' x '.join(map(str, scan.shape))}": scan for scan in scans
     }

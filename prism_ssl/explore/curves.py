@@ -16,7 +16,7 @@ LOSS_FORMS: Mapping[str, tuple[str, str]] = {
     "raw (mm, degrees, intensity units)": ("loss_raw", "chance_raw"),
     "as optimised": ("loss", "chance"),
 }
-"""What the notebook offers -> prefixes of the scalars and of their chance levels."""
+"""Choice in the notebook -> prefixes of the scalars and of their chance levels."""
 RELATIVE = "relative to chance (1 = nothing learned)"
 
 _GROUPS = {"displacement": AXES[:3], "rotation": AXES[3:6], "window": AXES[6:]}
@@ -36,7 +36,7 @@ DIAGNOSTICS: Mapping[str, tuple[dict[str, tuple[str, str]], float | None, str]] 
     "spread of predictions / spread of targets": (
         _of_axes("std_ratio"),
         1.0,
-        "near 0 a head predicts its mean; 1 (dashed) is as varied as the truth",
+        "near 0 a head predicts the mean; at 1 (dashed) its predictions vary as much as the targets",
     ),
     "spread of the targets": (
         _of_axes("target_std"),
@@ -62,7 +62,7 @@ DIAGNOSTICS: Mapping[str, tuple[dict[str, tuple[str, str]], float | None, str]] 
         "a rank below 2 or a spread near 0 is a collapse",
     ),
 }
-"""What the notebook offers -> scalars (series, panel), the level to compare with, and how to read it."""
+"""Choice in the notebook -> scalars (series, panel), the level to compare with, and how to read it."""
 
 _RATES = {
     "patches_per_sec_interval": ("rate", "patches per second"),
@@ -96,7 +96,7 @@ def loss_curves(history: pl.DataFrame, runs: Sequence[str], form: str) -> alt.To
         ]
         columns = {f"relative/{head}": ("loss / chance", head) for head in HEADS}
         long = named_rows(history.with_columns(ratios), columns)
-        return _curves(long, runs, "below the dashed 1 something is learned", rule=1.0)
+        return _curves(long, runs, "below 1 (dashed) something is learned", rule=1.0)
     loss, chance = LOSS_FORMS[form]
     columns = {
         f"{prefix}/{head}": (what, head) for head in HEADS for prefix, what in ((loss, "loss"), (chance, "chance"))
@@ -107,7 +107,7 @@ def loss_curves(history: pl.DataFrame, runs: Sequence[str], form: str) -> alt.To
         scale=alt.Scale(domain=["loss", "chance"], range=[[1, 0], [4, 4]]),
         legend=alt.Legend(title=None, orient="top", symbolStrokeColor="#444444"),
     )
-    return _curves(long, runs, "solid: loss; dashed: what is reached without looking at the images", dash=dash)
+    return _curves(long, runs, "solid: loss; dashed: chance level, reached without looking at the images", dash=dash)
 
 
 def diagnostic_curves(history: pl.DataFrame, runs: Sequence[str], quantity: str) -> alt.TopLevelMixin:

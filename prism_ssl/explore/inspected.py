@@ -1,4 +1,4 @@
-"""Which scans and settings a person looks at: those of a run, of a catalogue, or phantoms."""
+"""Scans and settings shown by the notebook: those of a run, of a catalogue, or phantoms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BAD = {"scan": pl.String, "modality": pl.String, "reason": pl.String, "detail":
 
 @dataclass(frozen=True)
 class Inspected:
-    """Settings under which views are drawn, the checked scans, and in words where they are from."""
+    """Settings for drawing views, the checked scans, and their origin in words."""
 
     config: PrismConfig
     checked: CheckedScans
@@ -37,11 +37,11 @@ class Inspected:
 def inspected(run: str, catalog: str, n_scans: int, columns: str = "") -> Inspected:
     """The first ``n_scans`` scans of ``catalog``, else those of the ``run`` folder, else phantoms.
 
-    "" is no catalogue, and no run. ``columns``: as after ``--data.columns``, "" as the run has them.
+    "" means no catalogue, or no run. ``columns``: the words after ``--data.columns``; "" means those of the run.
 
     Raises:
         CatalogError: the table cannot be used.
-        ConfigError: ``columns`` are not told in pairs.
+        ConfigError: ``columns`` are not pairs.
         RunFolderError: ``run`` is no run folder.
     """
     folder = Path(run).expanduser().absolute() if run else None

@@ -1,4 +1,4 @@
-"""A pair of views, the second moved by hand, and what the heads are asked about it."""
+"""A pair of views with the second moved by hand, and the targets of the heads for it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MEANS: Final = {
 
 @dataclass(frozen=True)
 class Move:
-    """How view b is moved from where training draws it. Shares and factors are of what was drawn."""
+    """Change of view b from the view that training draws. Factors multiply the drawn values."""
 
     displacement_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Along R, A and S."""
@@ -66,15 +66,15 @@ def moved(view: View, move: Move, stats: RobustStats) -> View:
 
 
 def share_outside(scan: OpenScan, view: View) -> float:
-    """Which share of a view's patch centres lie outside the scan, where everything counts as air."""
+    """Share of a view's patch centres outside the scan, where everything counts as air."""
     voxels = apply_affine(scan.to_voxel, view.patch_centers_mm())
     inside = ((voxels >= -0.5) & (voxels <= np.array(scan.shape) - 0.5)).all(axis=1)
     return float(1 - inside.mean())
 
 
 def asked_of_the_heads(pair: tuple[View, View], scan: PreparedScan, config: PrismConfig) -> pl.DataFrame:
-    """One row an axis: what it means, the raw difference and its unit, what a regression head should answer, and the
-    sign that a classification head should (none within the dead zone)."""
+    """One row an axis: meaning, raw difference and its unit, target of a regression head, and the sign that a
+    classification head should predict (none within the dead zone)."""
     batch = _as_probe_set(pair, scan).pairs(0, 1, torch.device("cpu"))
     targets = pair_targets(batch, TargetScales.from_config(config.loss, config.view))
     rows = []
@@ -90,7 +90,7 @@ def asked_of_the_heads(pair: tuple[View, View], scan: PreparedScan, config: Pris
 
 
 def window_chart(scan: OpenScan, pair: tuple[View, View], unit: str) -> alt.TopLevelMixin:
-    """The scan's intensities, and the part of them that each window maps from black to white."""
+    """Histogram of the scan's intensities, and the range that each window maps from black to white."""
     values = stats_sample(scan.voxels).astype(np.float64) * scan.slope + scan.intercept
     low, high = np.percentile(values, [0.5, 99.5])
     counts, edges = np.histogram(values[(values >= low) & (values <= high)], _BINS)

@@ -1,4 +1,4 @@
-"""Views that an encoder finds alike, as slices of their scans."""
+"""Picture of a view and its nearest neighbours by embedding, as slices of their scans."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _QUERY, _SAME_SERIES, _OTHER = "#ffb000", "#6fdc6f", "#4cc3ff"
 
 
 def draw_neighbours(views: EmbeddedViews, query: int, found: Sequence[tuple[int, float]], config: PrismConfig) -> bytes:
-    """A PNG: the view asked for and those found, each on three planes through its centre, with its ball.
+    """A PNG: the query view and those found, each on three planes through its centre, with its ball.
 
     Radiological convention, as in ``view_panel``. Only hashed ids are written into it.
     """
@@ -35,7 +35,7 @@ def draw_neighbours(views: EmbeddedViews, query: int, found: Sequence[tuple[int,
         same = row["series"] == asked["series"]
         color = _QUERY if similarity is None else _SAME_SERIES if same else _OTHER
         organ = "" if row["organ"].startswith("not known") else f"\n{row['organ']}"
-        head = "asked for" if similarity is None else f"similarity {similarity:.3f}"
+        head = "query" if similarity is None else f"similarity {similarity:.3f}"
         head += "" if similarity is None or not same else ", same series"
         axes[0, column].set_title(f"{head}\n{row['modality']} {row['scan'][:8]}{organ}", color=color, fontsize=10)
         for plane, ax in zip(PLANES, axes[:, column], strict=True):

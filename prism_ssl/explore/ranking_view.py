@@ -1,4 +1,4 @@
-"""The ranking as the notebook shows it: table, Pareto front, effects, recommendation."""
+"""The notebook's ranking: table, Pareto front, effects, recommendation."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _PROBES = {
 
 
 def ranking_table(scored: pl.DataFrame) -> pl.DataFrame:
-    """``ranking.rank_runs`` in the columns that are read: rank, quality and its parts, throughput, factors.
+    """``ranking.rank_runs`` in the columns of the notebook: rank, quality and its parts, throughput, factors.
 
-    Where a run has not ended ok, its cause stands beside its status, where it is seen without scrolling.
+    Where a run has not ended ok, its cause is beside its status, visible without scrolling.
     """
     ranked = rank_runs(scored)
     probes = [pl.col(key).round(3).alias(name) for name, key in _PROBES.items() if key in ranked.columns]
@@ -52,7 +52,7 @@ def ranking_table(scored: pl.DataFrame) -> pl.DataFrame:
         pl.concat_str(
             pl.col(QUALITY_LOW).round(3).cast(pl.String), pl.lit(" to "), pl.col(QUALITY_HIGH).round(3).cast(pl.String)
         ).alias("95 % interval"),
-        pl.when(pl.col("near_best")).then(pl.lit("yes")).otherwise(pl.lit("")).alias("as good as the best"),
+        pl.when(pl.col("near_best")).then(pl.lit("yes")).otherwise(pl.lit("")).alias("overlaps the best"),
         *probes,
         pl.col(THROUGHPUT).round(0).alias("patches/s after stalls"),
         *factors,
@@ -80,7 +80,7 @@ def pareto_front(scored: pl.DataFrame) -> pl.DataFrame:
 
 
 def pareto_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
-    """Quality against throughput, and the line that no run passes."""
+    """Quality against throughput, with the Pareto front."""
     measured, front = _measured(scored), pareto_front(scored)
     if measured.is_empty():
         return in_words(NO_QUALITY)
@@ -120,15 +120,15 @@ def effects_picture(scored: pl.DataFrame) -> alt.TopLevelMixin:
 
 
 def recommendation(scored: pl.DataFrame) -> tuple[str | None, str]:
-    """The recommended command (None when there is none), and in words how sure it is."""
+    """The recommended command (None when there is none), and a sentence on its certainty."""
     command = recommended_command(scored)
     if command is None:
         return None, NO_QUALITY
     near = rank_runs(scored).filter("near_best").height - 1
     sure = (
-        f"The intervals of {near} other runs reach into the best one's: among them the order is weak evidence."
+        f"The intervals of {near} other runs overlap the best one's: their order is weak evidence."
         if near > 0
-        else "No other run's interval reaches into the best one's."
+        else "No other run's interval overlaps the best one's."
     )
     words = [f"The best configuration by proxy quality, then by throughput. {sure}", INTERVAL_IN_WORDS]
     return command, " ".join([*words, CATALOG_IN_WORDS] if f" {CATALOG} " in f"{command} " else words)

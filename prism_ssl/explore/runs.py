@@ -1,4 +1,4 @@
-"""The guide's four functions (section 13): runs, their histories, their score, the best configurations.
+"""Fetch runs and their histories, score them, find the best configurations (section 13 of the guide).
 
 ``entity`` is a W&B user or team, or ``LOCAL``; then ``project`` is a folder of run folders. Either way the tables have
 the same columns: ``run_records.records_table`` describes them.
@@ -25,13 +25,13 @@ from prism_ssl.records.tracked import RECORD_TTL_S, open_reader, tracked_history
 __all__ = ["LOCAL", "compute_proxy_score", "fetch_history", "fetch_runs", "matching", "summarize_best_configs"]
 
 LOCAL = "local"
-"""The entity of the runs whose records lie on this machine."""
+"""Entity that stands for the run folders of this machine."""
 
 _AT_ONCE = 4
 
 
 def fetch_runs(entity: str, project: str, filters: dict[str, Any]) -> pl.DataFrame:
-    """One row a run, whatever has become of it; ``run`` is unique, ``run_id`` is what ``fetch_history`` takes.
+    """One row a run, whatever its status; ``run`` is unique, ``fetch_history`` takes ``run_id``.
 
     Args:
         entity: W&B user or team ("": the account's default), or ``LOCAL``.
@@ -55,8 +55,8 @@ def fetch_runs(entity: str, project: str, filters: dict[str, Any]) -> pl.DataFra
 def fetch_history(run_ids: list[str], keys: list[str]) -> pl.DataFrame:
     """The histories of runs: run_id, global_step and ``keys`` (a key that a run has never logged is null).
 
-    One row for every step of a run. Values that are not finite are null. What was read is kept below the temporary
-    root, and read again once the run has gone on.
+    One row for every step of a run. Values that are not finite are null. Histories are cached below the temporary
+    root, and read again once the run has continued.
 
     Raises:
         TrackingError: W&B does not answer.
@@ -76,7 +76,7 @@ def fetch_history(run_ids: list[str], keys: list[str]) -> pl.DataFrame:
 
 
 def matching(table: pl.DataFrame, filters: Mapping[str, Any]) -> pl.DataFrame:
-    """The runs that satisfy every filter: ``{column: value}``, or ``{column: [value, ...]}`` where any of them will do.
+    """The runs that satisfy every filter: ``{column: value}``, or ``{column: [value, ...]}`` for any of the values.
 
     ``tags`` is satisfied by a run that has one of them.
 

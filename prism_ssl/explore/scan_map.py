@@ -1,4 +1,4 @@
-"""Views of local scans as an encoder sees them: embeddings, a map of them, and which are alike."""
+"""Embeddings of views of local scans, a 2D map of them, and nearest neighbours."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from prism_ssl.utils.fs import temporary_root
 
 Projection = Literal["PCA", "t-SNE"]
 COLORS: Final = ("modality", "series", "organ")
-"""What the map can be coloured by; organs are known of phantoms alone."""
+"""Colourings of the map; organs are known for phantoms only."""
 
-_UNKNOWN = "not known (no phantom)"
+_UNKNOWN = "not known (not a phantom)"
 _BATCH_VIEWS = 32
 
 
@@ -59,7 +59,7 @@ class EmbeddedViews:
 
 
 def catalog_of(config: PrismConfig, given: str) -> Path:
-    """The catalogue to look at: the ``given`` one, else the run's own; a run on phantoms has them generated again.
+    """The catalogue to show: the ``given`` one, else the run's own; the phantoms of a run are generated again.
 
     Raises:
         CatalogError: neither is there.
@@ -127,7 +127,7 @@ def map_chart(views: pl.DataFrame, plane: Float64, color: str) -> alt.Chart:
             color=alt.Color(f"{color}:N", scale=alt.Scale(scheme="tableau20" if many else "tableau10"), title=color),
             tooltip=["scan:N", "view:Q", "modality:N", "series:N", "organ:N"],
         )
-        .properties(width=620, height=430, title=f"A point is a view; near points look alike to the encoder ({color})")
+        .properties(width=620, height=430, title=f"Each point is a view; near points have similar embeddings ({color})")
     )
     return chart
 

@@ -1,4 +1,4 @@
-"""What the notebook asks first: which runs there are, what they can be filtered by, and their curves."""
+"""Runs of the notebook, the filters for them, and the curves of the chosen ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prism_ssl.explore.runs import compute_proxy_score, fetch_history, fetch_run
 from prism_ssl.train.guards.alarm_rules import alarm_rules
 
 DEFAULT_CURVES = 4
-"""Runs whose curves are drawn before anybody chooses."""
+"""Runs whose curves are drawn while none is chosen."""
 
 
 def load_scored(entity: str, project: str) -> pl.DataFrame:
@@ -35,7 +35,7 @@ def load_scored(entity: str, project: str) -> pl.DataFrame:
 
 
 def options(table: pl.DataFrame, column: str) -> list[Any]:
-    """What a column holds, sorted; the members where it holds lists."""
+    """Distinct values of a column, sorted; the members where it holds lists."""
     if column not in table.columns:
         return []
     values = table[column].explode(empty_as_null=False) if table.schema[column] == pl.List else table[column]
@@ -53,7 +53,7 @@ def setting_keys(table: pl.DataFrame) -> list[str]:
 
 
 def chosen_filters(values: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """The filters that were set; a control with nothing chosen lets everything through."""
+    """The filters that were set; a control without a choice filters nothing."""
     return {column: list(wanted) for column, wanted in values.items() if wanted}
 
 
@@ -78,7 +78,7 @@ def names_by_rank(scored: pl.DataFrame) -> dict[str, str]:
 
 
 def curves_of(scored: pl.DataFrame, runs: Sequence[str]) -> pl.DataFrame:
-    """The histories of the named runs in everything that is drawn: run, global_step, scalars and alarms."""
+    """Histories of the named runs in all drawn columns: run, global_step, scalars and alarms."""
     of = scored.filter(pl.col("run").is_in(list(runs))).select("run_id", "run")
     history = fetch_history(of["run_id"].to_list(), [*curve_keys(), *alarm_keys()])
     return of.join(history, on="run_id", how="inner", maintain_order="left").drop("run_id")

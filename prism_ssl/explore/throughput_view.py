@@ -1,4 +1,4 @@
-"""How fast runs were, what held them up, and what had to be replaced: one row or one bar a run."""
+"""Throughput, waits, stalls, replacements and failures of runs: one row or one bar a run."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _STALLS: Final = {"stalls of 2 s or more": "stall_steps_ge_2000ms", "of 10 s or 
 _COUNTERS: Final = {
     "replaced": "replacement_completed_count",
     "replacements failed": "replacement_failed_count",
-    "waited for them, s": "replacement_wait_time_ms_total",
+    "waited for replacements, s": "replacement_wait_time_ms_total",
     "actor restarts": "actor_restarts",
     "steps skipped (loss not finite)": "nonfinite_skipped_steps",
 }
 
 
 def throughput_table(scored: pl.DataFrame) -> pl.DataFrame:
-    """Rates, tail of the step times, stalls and what was waited for most; of runs that wrote a summary.
+    """Rates, tail of the step times, stalls and the main cause of waiting, of runs that wrote a summary.
 
     ``scored``: ``ranking.compute_proxy_score``'s table.
     """
@@ -92,7 +92,7 @@ def tail_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
 
 
 def time_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
-    """What the time of every run's steps went into, as shares of it."""
+    """Parts of the step time of every run, as shares."""
     table = with_columns_of(_drawn(scored), [*_WAITS.values(), "data_wait_share", "data_wait_ms_total"])
     total = _step_time_ms()
     waits = [(pl.col(column) / total).alias(f"waiting: {name}") for name, column in _WAITS.items()]
@@ -102,7 +102,7 @@ def time_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
         .filter(pl.col("share").is_finite())
     )
     if long.is_empty():
-        return in_words("No run has ended yet: what its time went into is in a run's summary.")
+        return in_words("No run has ended yet: the parts of the step time are in a run's summary.")
     order = pl.DataFrame({"part": _PARTS, "order": range(len(_PARTS))}, schema_overrides={"order": pl.Int64})
     bars = alt.Chart(long.join(order, on="part", how="left")).mark_bar()
     chart = bars.encode(
@@ -118,15 +118,15 @@ def time_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
         order="order:O",
         tooltip=["run:N", "part:N", alt.Tooltip("share:Q", format=".1%")],
     )
-    return finished(chart.properties(width=480, title=_title("What the time went into", scored)))
+    return finished(chart.properties(width=480, title=_title("Parts of the step time", scored)))
 
 
 def failure_table(scored: pl.DataFrame) -> pl.DataFrame:
-    """Replacements, restarts and skipped steps of every run, and why it ended; what went wrong stands first."""
+    """Replacements, restarts and skipped steps of every run, and why it ended; runs with problems first."""
     table = with_columns_of(scored, list(_COUNTERS.values()))
     counters = [pl.col(column).cast(pl.Float64).alias(name) for name, column in _COUNTERS.items()]
     shown = table.select("run", "status", "steps_done", "max_steps", *counters, "cause").with_columns(
-        (pl.col("waited for them, s") / 1000).round(1)
+        (pl.col("waited for replacements, s") / 1000).round(1)
     )
     wrong = (pl.col("status") != "ok").cast(pl.Int8) + (pl.col("replacements failed").fill_null(0) > 0).cast(pl.Int8)
     return shown.sort(wrong, descending=True, maintain_order=True)

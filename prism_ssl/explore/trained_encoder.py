@@ -1,4 +1,4 @@
-"""The encoder of a run, from its checkpoint on this machine or from the one that W&B keeps."""
+"""Load the encoder of a run from its checkpoint, on this machine or in W&B."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from prism_ssl.utils.hashing import short_id
 
 @dataclass(frozen=True, eq=False)
 class TrainedEncoder:
-    """An encoder on the CPU in evaluation mode, the settings it was trained with, and in words where it came from."""
+    """An encoder on the CPU in evaluation mode, its training settings, and its origin in words."""
 
     encoder: PrismEncoder
     config: PrismConfig
@@ -39,7 +39,7 @@ class TrainedEncoder:
 def run_settings(run_id: str) -> PrismConfig:
     """The settings of a run (``run_id`` as ``fetch_runs`` gives it).
 
-    A tracked run does not tell which catalogue it was trained on; its settings name none.
+    A tracked run does not record its catalogue; its settings name none.
 
     Raises:
         RunFolderError: the folder holds no settings of this version.
@@ -56,9 +56,9 @@ def run_settings(run_id: str) -> PrismConfig:
 
 
 def load_trained(run_id: str) -> TrainedEncoder:
-    """The encoder of a run as its last checkpoint has it.
+    """The encoder of a run, from its last checkpoint.
 
-    A run folder without a checkpoint is taken by its exported weights; a tracked run by the artifact's version
+    A run folder without a checkpoint is read from its exported weights; a tracked run from the artifact's version
     ``latest``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""See what the encoder is given: ``python -m prism_ssl.inspect.command CATALOG --scan ID --out view.png``."""
+"""Draw a pair of views, the input of the encoder: ``prism inspect CATALOG --scan ID --out view.png``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from prism_ssl.inspect.view_words import pair_in_words, unit_of
 
 
 def find_record(records: Sequence[ScanRecord], scan_id: str) -> ScanRecord:
-    """The record of a scan; raises ``CatalogError`` naming an id like it where there is one."""
+    """The record of a scan; raises ``CatalogError``, which names the most similar id, for an unknown one."""
     by_id = {record.scan_id: record for record in records}
     if scan_id not in by_id:
         near = difflib.get_close_matches(scan_id, by_id, n=1)
@@ -37,7 +37,7 @@ def find_record(records: Sequence[ScanRecord], scan_id: str) -> ScanRecord:
 
 
 def prepared_scan(records: Sequence[ScanRecord], config: PrismConfig) -> PreparedScan:
-    """The first of the records that passes preflight's checks; raises ``ScanRejected`` as the first did if none."""
+    """The first record that passes preflight's checks; if none does, raises the ``ScanRejected`` of the first."""
     first: ScanRejected | None = None
     for record in records:
         verdict = check_scan(record, config)
@@ -85,9 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _list(records: Sequence[ScanRecord], config: PrismConfig) -> None:
-    """A line a scan: id, modality, shape and what the table says of it, for the person at this machine."""
+    """Print a line a scan: id, modality, shape and description from the table, for this screen only."""
     texts = series_texts(config.data, records)
-    with ThreadPoolExecutor(16) as threads:  # an archive on a network answers in milliseconds, one by one
+    with ThreadPoolExecutor(16) as threads:  # each look-up on a network archive takes milliseconds
         shapes = list(threads.map(_shape_in_words, records))
     for record, shape in zip(records, shapes, strict=True):
         line = f"{record.scan_id}  {record.modality}  {shape:>17}  {texts[record.scan_id]}"
@@ -106,7 +106,7 @@ def _shape_in_words(record: ScanRecord) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m prism_ssl.inspect.command", description="Draw a pair of views where they lie in their scan."
+        prog="prism inspect", description="Draw a pair of views where they lie in their scan."
     )
     add_catalog_options(parser, n_scans=5000)
     parser.add_argument("--scan", help="scan id (see --list); default: the first usable one")

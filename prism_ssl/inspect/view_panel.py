@@ -1,6 +1,6 @@
-"""A picture of one pair of views: where they lie in the scan, what the encoder sees of them, what it is asked.
+"""Picture of a pair of views: their place in the scan, the patches the encoder sees, and the targets.
 
-Slices are cut along R, A and S in millimetres, so every scan has its true proportions whatever its voxels are.
+Slices are cut along R, A and S in millimetres, so every scan has its true proportions for any voxel size.
 Radiological convention: the patient's right is on the left of axial and coronal slices; sagittal slices look from
 the patient's left (anterior on the left). Nothing but hashed ids is written into the picture.
 """
@@ -159,7 +159,7 @@ def slice_mm(scan: OpenScan, plane: Plane, center_mm: Float64, box: Float64) -> 
 
 
 def _draw_prism(ax: Axes, view: View, plane: Plane, slice_mm: Float64, name: str, own: bool) -> None:
-    """The ball where the slice cuts it (its shadow where it does not), and the axes of the prism in its own slice."""
+    """The ball where the slice cuts it (else its projection), and the axes of the prism in its own slice."""
     through = 3 - plane.across - plane.up
     x, y = float(view.center_mm[plane.across]), float(view.center_mm[plane.up])
     off = abs(float(view.center_mm[through] - slice_mm[through]))
@@ -213,7 +213,7 @@ def _draw_patches(figure: SubFigure, scan: OpenScan, view: View, name: str, patc
 
 
 def _mosaic(scan: OpenScan, view: View, patch_mm: float) -> Float32:
-    """The patches nearest to the centre, flipped like the slices; gaps are not a number."""
+    """The patches nearest to the centre, flipped like the slices; gaps are NaN."""
     n = _PATCHES_PER_SIDE
     nearest = np.argsort(np.linalg.norm(view.positions_mm, axis=1))[: n * n]
     some = dataclasses.replace(view, positions_mm=np.ascontiguousarray(view.positions_mm[nearest]))

@@ -1,4 +1,4 @@
-"""How two views differ, in the words of a radiologist."""
+"""Differences between two views in a radiologist's words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DIRECTIONS = (("right of", "left of"), ("in front of", "behind"), ("above", "be
 
 
 def unit_of(record: ScanRecord) -> str:
-    """What rescaled values of a scan are told in."""
+    """Unit of the rescaled values of a scan."""
     return "HU" if record.modality == "CT" else "units"
 
 
@@ -33,7 +33,7 @@ def displacement_in_words(a: View, b: View) -> str:
 
 
 def rotation_in_words(a: View, b: View) -> str:
-    """How much further b is turned than a, about the fixed axes of the patient."""
+    """Rotation of b relative to a, about the fixed axes of the patient."""
     delta = b.rotation_deg - a.rotation_deg
     return "turned " + ", ".join(f"{deg:+.1f} deg about {axis}" for deg, axis in zip(delta, "RAS", strict=True))
 

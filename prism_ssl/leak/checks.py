@@ -1,4 +1,4 @@
-"""The leak checks themselves: each gives a reader less than the encoder sees, and measures what it can still tell."""
+"""The leak checks: each gives a reader less than the encoder sees, and measures what it still predicts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is drawn: more pairs make the intervals narrower and the check slower."""
+    """Sample sizes: more pairs make the intervals narrower and the check slower."""
 
     position_pairs: int = 2400
     phase_pairs: int = 250
@@ -44,7 +44,7 @@ class Effort:
     phase_views_per_scan: int = 4
     n_patches: int = 128
     real_patches: int | None = None
-    """Patches of the views of real scans and of the encoder's answer; None: as many as training uses."""
+    """Patches per view in ``check_real`` and ``check_answer``; None: as many as training uses."""
     answer_pairs: int = 240
     seed: int = 71
 
@@ -52,7 +52,7 @@ class Effort:
 def check_positions(
     scans: Sequence[ScanGeometry], draw: Drawer, config: PrismConfig, effort: Effort, control: bool = False
 ) -> list[Finding]:
-    """Positions of both views alone: what can be learned about any target. A control is read by the ridge only."""
+    """Predict every target from the positions of both views alone. A control is read by the ridge only."""
     sample = draw_sample(scans, draw, _per_scan(effort.position_pairs, scans), config.view)
     features = pair_features(position_features(sample.positions_mm))
     if control:
@@ -75,7 +75,7 @@ def check_blanked(
     encoder: PrismEncoder | None = None,
     control: bool = False,
 ) -> list[Finding]:
-    """Constant patches at the true positions through an encoder (None: tiny, untrained), its embeddings read out."""
+    """Constant patches at the true positions through an encoder (None: tiny, untrained); a ridge on its embeddings."""
     sample = draw_sample(scans, draw, _per_scan(effort.position_pairs, scans), config.view)
     encoder = encoder or _untrained(effort)
     features = pair_features(blanked_features(encoder, sample.positions_mm[:, :, :48]))
@@ -101,7 +101,7 @@ def check_lattice(
 
 
 def check_noise(scans: Sequence[ScanGeometry], config: PrismConfig, effort: Effort) -> list[Finding]:
-    """Noise in place of the voxels: what interpolation and padding tell."""
+    """Noise in place of the voxels: what interpolation and padding reveal."""
     draw = honest_drawer(config.view, effort.n_patches, effort.seed)
     per_scan = _per_scan(effort.noise_pairs, scans)
     read_phase = _per_scan(effort.phase_pairs / 4, scans)
@@ -126,9 +126,9 @@ def check_noise(scans: Sequence[ScanGeometry], config: PrismConfig, effort: Effo
 def check_answer(
     scans: Sequence[ScanGeometry], config: PrismConfig, effort: Effort, encoder: PrismEncoder | None = None
 ) -> list[Finding]:
-    """Does the encoder itself use the phase? It sees noise on the grid of each scan: no anatomy, and all of the phase.
+    """Whether the encoder itself uses the phase: it sees noise on the grid of each scan (no anatomy, all of the phase).
 
-    Its embeddings (None: tiny, untrained) are read out for the rotation.
+    A ridge predicts the rotation from its embeddings (None: tiny, untrained).
     """
     encoder = encoder or _untrained(effort)
     draw = honest_drawer(config.view, effort.real_patches or config.data.n_patches, effort.seed)
@@ -140,7 +140,7 @@ def check_answer(
 
 
 def check_real(scans: Sequence[PreparedScan], config: PrismConfig, effort: Effort) -> list[Finding]:
-    """The scans themselves: the phase of their interpolation blur, and what retrieval achieves without an encoder."""
+    """Real scans: the phase of their interpolation blur, and retrieval without an encoder."""
     draw = honest_drawer(config.view, effort.real_patches or config.data.n_patches, effort.seed)
     each = list(_in_threads(lambda scan: _real_views(scan, draw, config, effort), scans))
     read, true, histogram, mean_std = (np.concatenate([views[part] for views in each]) for part in range(4))
@@ -168,7 +168,7 @@ def _lattice_rotation(sample: PairSample, pair: int, side: int, config: PrismCon
 def _noise_views(
     scan: ScanGeometry, draw: Drawer, n_pairs: int, n_phase: int, config: PrismConfig, effort: Effort
 ) -> tuple[Float64, Float64, Float64, Float64]:
-    """Blur and padding features [n_pairs, 2, F]; rotation as read and as it was [2 n_phase, 3]."""
+    """Blur and padding features [n_pairs, 2, F]; rotation predicted and true [2 n_phase, 3]."""
     noise = pixels.noise_scan(scan, effort.seed)
     blur, padding, read, true = [], [], [], []
     for visit in range(n_pairs):
@@ -207,7 +207,7 @@ def _untrained(effort: Effort) -> PrismEncoder:
 def _real_views(
     prepared: PreparedScan, draw: Drawer, config: PrismConfig, effort: Effort
 ) -> tuple[Float64, Float64, Float64, Float64]:
-    """Rotation as read and as it was, histogram, mean and std; a row for each view."""
+    """Rotation predicted and true, histogram, mean and std; a row for each view."""
     scan = open_prepared(prepared, config)
     geometry = ScanGeometry(prepared.record.scan_id, scan.affine, scan.shape, scan.stats)
     views = [view for visit in range(math.ceil(effort.views_per_scan / 2)) for view in draw(geometry, visit)]
@@ -237,6 +237,6 @@ def _repeated(names: Sequence[str], times: int) -> npt.NDArray[np.int64]:
 
 
 def _in_threads(call: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """In order; numpy and the kernel leave the interpreter to the other threads."""
+    """Results in order; numpy and the kernel release the interpreter lock."""
     with ThreadPoolExecutor(usable_cpus()) as threads:
         yield from threads.map(call, items)

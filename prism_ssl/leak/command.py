@@ -1,26 +1,26 @@
-"""Can the pretext task be solved without looking at anatomy? ``python -m prism_ssl.leak.command CATALOG``.
+"""Leak check, which measures whether the pretext task can be solved without anatomy: ``prism leakcheck CATALOG``.
 
-Every reader below is given less than the encoder, and should fail. Skill is 2 x balanced accuracy - 1 of a predicted
-sign: 0 is chance, 1 perfect. A row is a leak when even the lower end of its interval is above its bound; ``control``
-rows come from a drawer that is broken on purpose, and must be caught.
+Every reader below gets less than the encoder, and should fail. Skill is 2 x balanced accuracy - 1 of a predicted
+sign: 0 is chance, 1 perfect. A row is a leak when its whole interval lies above its bound; ``control`` rows come from
+a drawer that leaks on purpose, and must be caught.
 
-Bounds, and why
-    0     positions, blanked, lattice: a view's positions are drawn independently of all else, so anything is too much.
-    0.10  blur: what statistics of the interpolated energy of white noise tell a learner about rotation. Trilinear
+Bounds and their reasons
+    0     positions, blanked, lattice: a view's positions are drawn independently of all else, so any skill is a leak.
+    0.10  blur: rotation predicted from statistics of the interpolated energy of white noise. Trilinear
           interpolation blurs most half-way between voxels; only amounts of blur, which are even in the angle, can be
-          seen without knowing where the slices are. 0.10 is the half of a weak head's skill (0.2).
-    0.60  phase: an observer who knows affine and slice distance of each scan can do better: the blur comes and goes
-          with the distance to the voxel planes, and its phase over a known set of positions is their tilt. On pure
-          noise this reads any rotation (reported as the ceiling, without a bound). The check uses as many patches as
-          training does: on 33 real scans it reads 0.1 to 0.3 from 256 patches and 0.15 to 0.54 from 1,024. So the leak
-          is there. An encoder would have to learn such a matched filter for every voxel size to use it. Moving
-          each patch by up to half a voxel without telling its position ends it
-          (noise: 0.97 -> 0.04), at the price of positions that are half a voxel uncertain; training does not do that.
+          seen without knowing where the slices are. 0.10 is half of a weak head's skill (0.2).
+    0.60  phase: a reader that knows affine and slice distance of each scan does better: the blur varies with the
+          distance to the voxel planes, and its phase over known positions gives their tilt. On pure noise this reads
+          any rotation (reported as the ceiling, without a bound). The check uses as many patches as training does: on
+          33 real scans it reads 0.1 to 0.3 from 256 patches and 0.15 to 0.54 from 1,024. So the leak exists. To use
+          it, an encoder would have to learn such a matched filter for every voxel size. Moving each patch by up to
+          half a voxel, without changing the position passed on, removes it (noise: 0.97 -> 0.04), but makes positions
+          uncertain by half a voxel; training does not do that.
     0     answer: whether the encoder has learned that filter. It sees noise on the grid of each scan (no anatomy, all
-          of the phase); nothing about the rotation may be read from its embeddings. Give the trained one: --encoder.
-    0.10  padding and rotation; 0.30  padding and displacement: a ball within 8 mm of a face has patches that reach
-          over it, and the side on which they do is a true landmark of the scan. Thin slabs have nothing but faces.
-    none  retrieval: what modality, spacing or intensity alone achieve is not a leak but the level to beat.
+          of the phase); its embeddings must not predict the rotation. Pass the trained encoder with --encoder.
+    0.10  padding and rotation; 0.30  padding and displacement: a ball within 8 mm of a face has patches that cross
+          it, and the side of the crossing is a true landmark of the scan. In thin slabs every ball is near a face.
+    none  retrieval: the recall of modality, spacing or intensity alone is not a leak but the level to beat.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def leak_findings(
     effort: Effort | None = None,
     encoder: PrismEncoder | None = None,
 ) -> Iterator[Finding]:
-    """All findings on usable scans, as they become known; see the module for the bounds."""
+    """All findings on usable scans, as they become available; the module lists the bounds."""
     effort = effort or Effort()
     geometries = [ScanGeometry.of(scan) for scan in scans]
     draw = honest_drawer(config.view, effort.n_patches, effort.seed)
@@ -81,7 +81,7 @@ def leak_findings(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the findings; 0 when nothing leaks and every control was caught, else as ``catalog_options`` says."""
     given = _parser().parse_args(arguments)
-    # a pipe counts as 80 columns wide, in which the table cannot be read
+    # a pipe counts as 80 columns wide, too narrow for the table
     console = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
     try:
         config = PrismConfig(data=catalog_settings(given, given.seed))
@@ -119,7 +119,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
 def _conclusion(failed: Sequence[Finding]) -> str:
     if not failed:
         return (
-            "no leak: positions tell nothing, interpolation and padding no more than stated, every control was caught"
+            "no leak: positions predict nothing, interpolation and padding stay within bounds, every control was caught"
         )
     named = "; ".join(f"{found.check} ({found.reader}, {found.target} {found.value:+.2f})" for found in failed)
     return f"{len(failed)} of the checks failed: {named}"
@@ -127,12 +127,12 @@ def _conclusion(failed: Sequence[Finding]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m prism_ssl.leak.command", description="Can the pretext task be solved without anatomy?"
+        prog="prism leakcheck", description="Check whether the pretext task can be solved without anatomy."
     )
     add_catalog_options(parser, n_scans=40)
     parser.add_argument("--scans", dest="n_scans", type=int, metavar="N", help="the same as --data.n-scans")
-    parser.add_argument("--seed", type=int, default=0, help="of the selection")
-    parser.add_argument("--encoder", help="run folder of the encoder to give blanked pixels to (default: untrained)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scan selection")
+    parser.add_argument("--encoder", help="run folder of the encoder to check (default: an untrained one)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
 

@@ -1,4 +1,4 @@
-"""One result of the leak check: what was read, how well, and whether that is too well."""
+"""One result of the leak check: skill or recall of a reader, with interval, bound and verdict."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Verdict = Literal["ok", "LEAK", "caught", "BLIND", "reported"]
 
 @dataclass(frozen=True)
 class Finding:
-    """``value`` (sign skill, or recall@1) with its interval; of several targets the one that was read best.
+    """``value`` (sign skill, or recall@1) with its interval; of several targets the one that was predicted best.
 
     ``bound`` is the largest value tolerated, None where a level is only reported. ``control`` marks a
-    drawer that is broken on purpose.
+    drawer that leaks on purpose.
     """
 
     check: str
@@ -37,7 +37,7 @@ class Finding:
 
     @property
     def verdict(self) -> Verdict:
-        """LEAK: surely above the bound. BLIND: a leak that was put there on purpose went unseen."""
+        """LEAK: the whole interval lies above the bound. BLIND: the deliberate leak of a control was not detected."""
         if self.bound is None:
             return "reported"
         leaks = self.low > self.bound
@@ -47,7 +47,7 @@ class Finding:
 
     @property
     def failed(self) -> bool:
-        """Whether the whole check must fail for it."""
+        """Whether this finding fails the whole check."""
         return self.verdict in ("LEAK", "BLIND")
 
 

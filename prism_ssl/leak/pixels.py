@@ -1,7 +1,7 @@
-"""What pixels tell when there is no anatomy in them: interpolation, padding, and the scanner.
+"""Pixel features without anatomy: traces of interpolation, padding and the scanner.
 
-Views are cut with the kernel of training. Noise of the scan's own geometry stands in for its voxels where only
-interpolation and padding may speak. Legend: N patches, M = 16 N blocks of 4 x 4 pixels, V views, F features.
+Views are cut with the kernel of training. Noise on the scan's own grid replaces its voxels where only interpolation
+and padding are tested. Legend: N patches, M = 16 N blocks of 4 x 4 pixels, V views, F features.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def noise_scan(scan: ScanGeometry, seed: int) -> OpenScan:
 
 
 def unclipped(view: View) -> View:
-    """The view with a window that shows all of ``noise_scan``, so that windows cannot hide what is looked for."""
+    """The view with a window that shows all of ``noise_scan``, so that no window hides the signal."""
     return dataclasses.replace(view, window_center=_BRIGHTEST / 2, window_width=_BRIGHTEST + 3)
 
 
@@ -66,7 +66,7 @@ def block_energies(patches: Float32, view: View, affine: Float64, patch_mm: floa
 
 
 def blur_features(patches: Float32, positions_mm: Float32) -> Float64:
-    """[F]: gradient energy and variance of the unpadded patches: their spread, and how they depend on the position."""
+    """[F]: distribution of gradient energy and variance over the unpadded patches, and its dependence on position."""
     kept = patches.min(axis=(1, 2)) > _PADDED
     if kept.sum() < 8:
         return np.zeros(4 * 4 + 6 + 4 * 4 + 1)
@@ -93,7 +93,7 @@ def padding_features(patches: Float32, positions_mm: Float32) -> Float64:
 
 
 def histogram_features(patches: Float32) -> Float64:
-    """[F]: what the pixels of a view are worth, wherever they lie: their histogram, each bin as its square root."""
+    """[F]: histogram of the pixels of a view, regardless of their position, each bin as its square root."""
     counts, _ = np.histogram(patches, bins=HISTOGRAM_BINS, range=(-1.0, 1.0))
     shares: Float64 = np.sqrt(counts / patches.size)
     return shares

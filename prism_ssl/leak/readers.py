@@ -1,4 +1,4 @@
-"""What tries to solve the pretext task without anatomy: readers of features, of point sets, and of blanked views.
+"""Readers that try the pretext task without anatomy, from features, point sets and blanked views.
 
 Legend: Q pairs, K targets, F features.
 """
@@ -31,7 +31,7 @@ _ENCODED_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Skill:
-    """Sign skill (0 chance, 1 perfect) on pairs that the reader had not seen, and its interval."""
+    """Sign skill (0 chance, 1 perfect) on pairs the reader was not fitted on, and its interval."""
 
     value: float
     low: float
@@ -43,7 +43,7 @@ def skill_of(prediction: Float64, target: Float64) -> Skill:
     up, said_up = target > 0, prediction > 0
     counts = max(int(up.sum()), 1), max(int((~up).sum()), 1)
     recalls = float((said_up & up).sum()) / counts[0], float((~said_up & ~up).sum()) / counts[1]
-    # half a count each way: no recall of exactly 0 or 1 is known without error
+    # half a count each way: a recall of exactly 0 or 1 is uncertain too
     variance = sum((r * (1 - r) + 0.5 / n) / n for r, n in zip(recalls, counts, strict=True))
     value, half = sum(recalls) - 1, Z * math.sqrt(variance)
     return Skill(value, max(value - half, -1.0), min(value + half, 1.0))
@@ -72,7 +72,7 @@ def set_network(positions_mm: Float32, targets: Float64) -> Float64:
 def blanked_features(encoder: PrismEncoder, positions_mm: Float32) -> Float64:
     """[Q, 2, N, 3] -> [Q, 2, D]: embeddings of constant patches at the true positions."""
     views = torch.from_numpy(positions_mm).flatten(0, 1)
-    # not zeros: through fresh biases they would be zero tokens, in which attention can move nothing
+    # not zeros: with fresh biases they become zero tokens, between which attention moves nothing
     blank = torch.ones(_ENCODED_AT_ONCE, positions_mm.shape[2], PATCH_PX, PATCH_PX, 1)
     with torch.inference_mode():
         embedded = torch.cat([encoder(blank[: len(some)], some) for some in views.split(_ENCODED_AT_ONCE)])

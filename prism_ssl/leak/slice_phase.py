@@ -1,7 +1,7 @@
-"""The strongest reading of a rotation from a scan's voxel planes, without learning anything.
+"""Rotation from the phase of a scan's voxel planes: the strongest reader without learning.
 
-Whatever repeats from voxel plane to voxel plane (centres rounded to voxels, the blur of interpolation, which comes and
-goes with the distance to the nearest plane) is a wave of known period along the normal of the planes. In the frame of a
+Whatever repeats from voxel plane to voxel plane (centres rounded to voxels, or the blur of interpolation, which varies
+with the distance to the nearest plane) is a wave of known period along the normal of the planes. In the frame of a
 turned prism the normal is turned back; the direction in which the wave is most coherent is the rotation.
 
 Legend: M points of one view, 3 families of planes (across i, j and k).
@@ -17,7 +17,7 @@ from prism_ssl.contracts import Float64
 from prism_ssl.data.scan import inverse, plane_distance_mm
 
 _GRID_MIN, _GRID_MAX = 21, 49  # directions along each of the two tilts; 0.4 of a fringe apart at the rim of the ball
-_SHRINKAGE = 1.0  # about the mean score of pure chance, so that an axis nothing is known about is read as 0
+_SHRINKAGE = 1.0  # about the mean score of pure chance, so that an axis without evidence is read as 0
 
 
 def rotation_from_phase_deg(
@@ -27,12 +27,12 @@ def rotation_from_phase_deg(
 
     Args:
         points_mm: [M, 3] in the prism frame.
-        weights: [M] what is expected to repeat with the planes; ones for the points themselves.
+        weights: [M] the quantity expected to repeat with the planes; ones for the points themselves.
         affine: of the scan.
         rotation_max_deg: largest angle about any axis.
 
     The coherence is a periodogram's: mean 1 and exponentially distributed where nothing repeats. The rotation is
-    right to first order in the angle, which is enough for its sign.
+    exact to first order in the angle, which suffices for its sign.
     """
     normals = inverse(affine)[:3, :3] / np.linalg.norm(inverse(affine)[:3, :3], axis=1, keepdims=True)
     reach = 1.3 * math.sin(math.radians(rotation_max_deg))

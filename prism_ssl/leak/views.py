@@ -59,7 +59,7 @@ def honest_drawer(config: ViewConfig, n_patches: int, seed: int) -> Drawer:
 
 
 def rounding_drawer(draw: Drawer) -> Drawer:
-    """Broken: patch centres are moved to the nearest voxel before their positions are told."""
+    """Broken: patch centres are rounded to the nearest voxel, and these positions are passed on."""
 
     def on_lattice(scan: ScanGeometry, view: View) -> View:
         voxels = np.round(apply_affine(inverse(scan.affine), view.patch_centers_mm()))

@@ -1,1 +1,1 @@
-"""Read what runs have left: run folders, W&B, and a cache of both."""
+"""Read the records of runs: from run folders, from W&B, and from a cache of both."""

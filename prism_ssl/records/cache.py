@@ -1,7 +1,7 @@
-"""Tables that were expensive to read, kept for a while on local disk.
+"""Cache of tables that are expensive to read, as parquet files on local disk.
 
-A table is kept under a name and the version of its source (its size, its number of rows, the state of its run). Asked
-for under another version it is not there, so a run that has gone on is never shown as it was.
+A table is stored under a name and the version of its source (its size, its number of rows, the state of its run).
+Another version is not found, so a run that has continued is never shown in an old state.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BYTES_MAX = 2 * 2**30
 
 
 def read_columns(file: Path, wanted: Collection[str]) -> pl.DataFrame:
-    """The columns of ``wanted`` that a parquet file has; brackets in its path are letters."""
+    """The columns of ``wanted`` that a parquet file has; brackets in its path are not glob patterns."""
     table = pl.scan_parquet(file, glob=False)
     return table.select([column for column in table.collect_schema().names() if column in wanted]).collect()
 
@@ -30,9 +30,9 @@ class TableCache:
     """Parquet files (in a folder of mode 0700), each dropped ``ttl_s`` after it was written.
 
     Args:
-        kind: tables of different kinds lie in different folders.
+        kind: tables of different kinds are in different folders.
         root: None: the temporary root.
-        bytes_max: the oldest tables go when there are more bytes than this.
+        bytes_max: above this size, the oldest tables are deleted.
         clock: seconds since the epoch.
     """
 
@@ -48,7 +48,7 @@ class TableCache:
         self._ttl_s, self._bytes_max, self._clock = ttl_s, bytes_max, clock
 
     def find(self, name: str, version: str) -> Path | None:
-        """The parquet file of a table; None when this version is not there, or too old."""
+        """The parquet file of a table; None when this version is missing or too old."""
         path = self._path(name, version)
         try:
             age_s = self._clock() - path.stat().st_mtime
@@ -60,7 +60,7 @@ class TableCache:
         return path
 
     def keep(self, name: str, version: str, table: pl.DataFrame) -> Path:
-        """Write a table in place of every other version of it."""
+        """Write a table and delete its other versions."""
         path = self._path(name, version)
         staged = path.with_suffix(f".{os.getpid()}-{id(table)}.tmp")
         table.write_parquet(staged, compression="lz4")

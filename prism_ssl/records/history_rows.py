@@ -1,4 +1,4 @@
-"""Rows of histories, wherever they come from, brought to one form."""
+"""Convert history rows, local or from W&B, to one table form."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ STEP = "global_step"
 def as_numbers(rows: pl.DataFrame) -> pl.DataFrame:
     """The scalars of ``rows`` as floats, and ``global_step`` as an integer; rows without a step are left out.
 
-    What is no number, or is not finite (W&B sends "NaN" and "Infinity" as texts), is null; columns that hold nothing
-    but texts, lists or pictures are left out.
+    Values that are no finite number are null (W&B sends "NaN" and "Infinity" as texts); columns that hold only texts,
+    lists or pictures are left out.
     """
     if STEP not in rows.columns:
         return pl.DataFrame(schema={STEP: pl.Int64})
@@ -31,8 +31,8 @@ def as_numbers(rows: pl.DataFrame) -> pl.DataFrame:
 def one_row_a_step(rows: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     """``global_step`` and exactly ``keys``, sorted by step; a key that the rows lack is null.
 
-    A held-out evaluation is a row beside that of its step, and a run that was killed and resumed repeats steps: of each
-    key the last value that the step has is kept.
+    A step can have several rows: an evaluation has a separate one, and a resumed run repeats steps. For each key, the
+    last value of the step is kept.
     """
     absent = [pl.lit(None, pl.Float64).alias(key) for key in keys if key not in rows.columns]
     table = rows.with_columns(absent).select(STEP, *keys)

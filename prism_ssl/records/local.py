@@ -1,4 +1,4 @@
-"""Runs as this machine's run folders tell them."""
+"""Read runs and their histories from run folders on this machine."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class RunCollection:
     folder: Path
     runs: int
     changed: float
-    """When one of its runs last wrote something, in seconds since the epoch."""
+    """Last time one of its runs wrote a file, in seconds since the epoch."""
 
 
 def run_collections(root: Path) -> list[RunCollection]:
-    """``root`` and the folders in it that hold run folders; the one that was written to last comes first."""
+    """``root`` and its subfolders that hold run folders; the most recently written one comes first."""
     below = (
         sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
         if (root.is_dir())
@@ -45,7 +45,7 @@ def run_collections(root: Path) -> list[RunCollection]:
 
 
 def local_records(folder: Path) -> pl.DataFrame:
-    """``run_records.read_run_records``; how far a run without a summary has come is read from its history."""
+    """``read_run_records``; for an unfinished run, ``steps_done`` is read from its history."""
     table = read_run_records(folder)
     open_end = pl.col("status").is_in([UNFINISHED, "running"])
     reached = [_last_step(Path(run)) for run in table.filter(open_end)["run_dir"]]
@@ -58,7 +58,7 @@ def local_records(folder: Path) -> pl.DataFrame:
 
 
 def local_history(folder: Path, keys: Sequence[str], cache: TableCache) -> pl.DataFrame:
-    """``global_step`` and the ``keys`` that the history of a run folder has, one row a row of the history.
+    """``global_step`` and the available ``keys`` from the history of a run folder, one row per row of the history.
 
     The whole history is read once, and again only when its file has changed.
     """
@@ -93,7 +93,7 @@ def _last_change(run: Path) -> float:
 
 
 def _last_step(run: Path) -> int | None:
-    """The step of the last whole row of a history, without reading all of it."""
+    """The step of the last complete row of a history, without reading all of it."""
     path = run / "history.jsonl"
     if not path.exists() or path.stat().st_size == 0:
         return None

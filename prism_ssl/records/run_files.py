@@ -20,41 +20,41 @@ PROBE_PREFIX = "probe/"
 
 
 class LocalRecord:
-    """Appends rows to history.jsonl, each flushed, so that what was logged survives a kill.
+    """Appends rows to history.jsonl and flushes each, so that they survive a kill.
 
     A row is a flat dictionary with the key ``global_step``, or an event with the key ``event``. A held-out evaluation
-    is a row of its own, of ``probe/`` scalars alone (see ``is_probe``).
+    is a separate row with ``probe/`` scalars only (see ``is_probe``).
     """
 
     def __init__(self, run_dir: Path) -> None:
         self._history = LineWriter(run_dir / HISTORY_FILE)
 
     def row(self, global_step: int, values: dict[str, float]) -> None:
-        """One row of scalars; values that are not finite are written as null."""
+        """Append one row of scalars; values that are not finite are written as null."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._history.append({"global_step": global_step, **finite})
 
     def event(self, global_step: int, kind: str, text: str) -> None:
-        """Something worth telling a person: an alarm, a restart, a quarantined scan."""
+        """Append an event that the user should see: an alarm, a restart, a quarantined scan."""
         self._history.append({"event": kind, "global_step": global_step, "text": text})
 
     def close(self) -> None:
-        """Harmless when repeated."""
+        """Close the file; may be called twice."""
         self._history.close()
 
 
 def read_history(run_dir: Path) -> list[dict[str, Any]]:
-    """All whole lines of history.jsonl in order; what a kill or a full disk has torn is left out."""
+    """All complete lines of history.jsonl in order; lines cut off by a kill or a full disk are left out."""
     return read_lines(run_dir / HISTORY_FILE, "global_step").rows
 
 
 def is_probe(row: Mapping[str, Any]) -> bool:
-    """Whether a row of the history is that of a held-out evaluation."""
+    """Whether a row of the history is a held-out evaluation."""
     return any(key.startswith(PROBE_PREFIX) for key in row)
 
 
 def last_probe(history: list[dict[str, Any]]) -> dict[str, float]:
-    """The scalars of the last evaluation without their prefix; what could not be said is left out."""
+    """The scalars of the last evaluation without their prefix; null values are left out."""
     row: dict[str, Any] = next(filter(is_probe, reversed(history)), {})
     return {
         key.removeprefix(PROBE_PREFIX): value
@@ -64,7 +64,10 @@ def last_probe(history: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def truncate_history(run_dir: Path, last_step: int) -> int:
-    """Drop the rows after ``last_step``, which a resumed run writes again, and damaged lines; how many of these."""
+    """Drop damaged lines, and the rows after ``last_step``, which a resumed run writes again.
+
+    Returns the number of damaged lines.
+    """
     history = read_lines(run_dir / HISTORY_FILE, "global_step")
     kept = [row for row in history.rows if row["global_step"] <= last_step]
     write_atomic(run_dir / HISTORY_FILE, "".join(json.dumps(row) + "\n" for row in kept).encode())
@@ -72,12 +75,12 @@ def truncate_history(run_dir: Path, last_step: int) -> int:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Readable JSON, whole or absent."""
+    """Write indented JSON atomically."""
     write_atomic(path, (json.dumps(value, indent=2, sort_keys=False, default=str) + "\n").encode())
 
 
 def write_summary(summary: RunSummary) -> None:
-    """``summary.json`` in the run folder; as in the history, values that are not finite are written as null.
+    """Write ``summary.json`` in the run folder; as in the history, values that are not finite are written as null.
 
     Raises:
         RunFolderError: it cannot be written; the text says how the run ended.
@@ -93,14 +96,14 @@ def write_summary(summary: RunSummary) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """``value`` with None for every number, at any depth, that JSON does not know."""
+    """``value`` with None in place of every NaN and infinity, at any depth."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def restarts_so_far(run_dir: Path) -> int:
-    """How often the run of the folder has begun again after a scan that broke, by its last summary."""
+    """Number of restarts after a broken scan, from the folder's last summary."""
     summary = read_summary(run_dir)
     return summary.restarts if summary is not None else 0
 
@@ -109,7 +112,7 @@ def read_summary(run_dir: Path) -> RunSummary | None:
     """The summary of a run folder; None before the first is written.
 
     Raises:
-        RunFolderError: the file is not one of this version's summaries.
+        RunFolderError: the file cannot be read by this version.
     """
     path = run_dir / SUMMARY_FILE
     if not path.exists():

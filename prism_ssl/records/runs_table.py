@@ -1,4 +1,4 @@
-"""Runs as a table: what their folders say, one row a run, whatever has become of them."""
+"""Read run folders as a table: one row per run, finished or not."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ OF_A_RUN: dict[str, pl.DataType] = {
     "tags": pl.List(pl.String()),
     "group": pl.String(),
 }
-"""Columns that a table of runs always has. ``run_id`` names a run among all others: a folder, or W&B's path."""
+"""Columns that a table of runs always has. ``run_id`` identifies a run: its folder, or its path in W&B."""
 
 
 def read_run_records(root: Path) -> pl.DataFrame:
-    """One row for every run folder directly below ``root``, by name; see ``records_table``."""
+    """One row for every run folder directly below ``root``, sorted by name; see ``records_table``."""
     return records_table([_record(folder) for folder in run_folders(root)])
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The run folders directly below ``root``, by name."""
+    """The run folders directly below ``root``, sorted by name."""
     return sorted(path.parent for path in root.glob("*/config.json") if not path.parent.name.startswith("."))
 
 
 def records_table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """Records of runs as a table.
 
-    Always there: ``OF_A_RUN``. Settings are columns ``section.name``, held-out evaluation is ``probe/...``, throughput
-    and counters keep their names; what a run does not say is null.
+    The columns ``OF_A_RUN`` always exist. Settings are columns ``section.name``, the held-out evaluation is
+    ``probe/...``, throughput and counters keep their names; missing values are null.
     """
     if not rows:
         return pl.DataFrame(schema=OF_A_RUN)
-    # strict=False: one run's whole number is another's fraction.
+    # strict=False: a column can hold an integer for one run and a float for another.
     table = pl.from_dicts(rows, infer_schema_length=None, strict=False)
     absent = [pl.lit(None).alias(name) for name in OF_A_RUN if name not in table.columns]
     table = table.with_columns(absent).with_columns(
@@ -60,7 +60,7 @@ def records_table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 
 def _floats(table: pl.DataFrame) -> list[pl.Expr]:
-    """W&B gives 1.0 back as 1: what is measured is a float, and so is every setting that is one by default."""
+    """Integer columns that should be float: W&B returns 1.0 as 1. Measured values, and settings with float defaults."""
     whole = {key for key, default in known_keys(PrismConfig()).items() if not isinstance(default, float)}
     numbers = [name for name, kind in table.schema.items() if kind.is_integer() and name not in OF_A_RUN]
     return [pl.col(name).cast(pl.Float64) for name in numbers if name not in whole]
@@ -102,7 +102,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"section.name": value}``; what is no plain value becomes JSON."""
+    """``{"section.name": value}``; lists and mappings become JSON."""
     flat: dict[str, Any] = {}
     for section, values in settings.items():
         inner = (

@@ -1,4 +1,4 @@
-"""Runs as Weights & Biases tells them, in the form of the local records."""
+"""Read runs and their histories from Weights & Biases, in the form of the local records."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ OTHERWISE = "read the run folders of this machine instead"
 _AT_ONCE = 8
 _CONFIG = PrismConfig(tracking=TrackingConfig(mode="online", init_timeout_s=30.0))
 RECORD_TTL_S = 600.0
-"""The sweep's last word about a trial comes without a row of its history, so nothing else tells that it came."""
+"""A sweep's note on a trial's end adds no history row, so the version of the run does not show it."""
 _ENDED = {"finished": "ok", "failed": "failed", "crashed": "crashed", "killed": "killed", "preempted": "interrupted"}
-"""W&B's state of a run that did not live to say its own status."""
+"""Status for W&B's state of a run, where the run did not write its own status."""
 _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
@@ -36,10 +36,10 @@ def account_found() -> bool:
 
 
 def open_reader() -> Any:
-    """The client's reading side.
+    """The W&B API client.
 
     Raises:
-        TrackingError: no key, or no answer.
+        TrackingError: there is no key, or the server does not answer.
     """
     if not account_found():
         raise TrackingError(f"no W&B key was found; set WANDB_API_KEY, or {OTHERWISE}")
@@ -48,10 +48,10 @@ def open_reader() -> Any:
 
 
 def tracked_records(api: Any, entity: str, project: str, filters: Mapping[str, Any], cache: TableCache) -> pl.DataFrame:
-    """One row for every run of a project, newest first; ``filters`` of tags, group and name are left to the server.
+    """One row for every run of a project, newest first; the server applies ``filters`` of tags, group and name.
 
     Raises:
-        TrackingError: no such project, or no answer.
+        TrackingError: there is no such project, or the server does not answer.
     """
     with service_errors(OTHERWISE):
         path = "/".join(part for part in (entity or api.default_entity, project) if part)
@@ -62,18 +62,18 @@ def tracked_records(api: Any, entity: str, project: str, filters: Mapping[str, A
 
 
 def tracked_history(api: Any, run_id: str, keys: Sequence[str], cache: TableCache) -> pl.DataFrame:
-    """``global_step`` and the ``keys`` that the rows of a tracked run have; ``run_id`` is ``entity/project/id``.
+    """``global_step`` and the available ``keys`` of a tracked run's history; ``run_id`` is ``entity/project/id``.
 
     Raises:
-        TrackingError: no such run, or no answer.
+        TrackingError: there is no such run, or the server does not answer.
     """
     with service_errors(OTHERWISE):
         run = api.run(run_id)
         name, version = _named("history", run), _version(run)
         kept = cache.find(name, version)
         if kept is None:
-            # Without keys: with them the server leaves out every row that lacks one. Its own cache is stale after a
-            # resume.
+            # Without keys: with them the server leaves out every row that lacks one. The client's cache is stale after
+            # a resume.
             rows = [_finite(row) for row in run.scan_history(page_size=1000, use_cache=False)]
             kept = cache.keep(name, version, as_numbers(pl.DataFrame(rows, infer_schema_length=None, strict=False)))
     return read_columns(kept, {"global_step", *keys})
@@ -89,7 +89,7 @@ def _server_filters(filters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _record(run: Any, cache: TableCache) -> dict[str, Any]:
-    """One run; what only the full run says is asked for once per state of it."""
+    """One run as a record; its full data is loaded once per version of the run."""
     name, version = _named("record", run), _version(run)
     kept = cache.find(name, version)
     if kept is None:
@@ -114,7 +114,7 @@ def _record(run: Any, cache: TableCache) -> dict[str, Any]:
 
 
 def _status(state: str, summary: Mapping[str, Any]) -> str:
-    """What the run said of itself; a run that goes on, or died without a word, is what W&B says."""
+    """The status that the run wrote; for a run that is running, or died without one, W&B's state."""
     if state == "running":
         return "running"
     said = summary.get("status")
@@ -122,7 +122,7 @@ def _status(state: str, summary: Mapping[str, Any]) -> str:
 
 
 def _belongs_to_a_record(key: str, value: Any) -> bool:
-    """Totals and held-out scalars; the summary also holds the last row of the history, and the client's own."""
+    """Whether a value is a total or a held-out scalar; W&B's summary also has the last history row and its own keys."""
     if key in ("status", "cause", "steps_done", "alarms", "global_step") or key.startswith("_"):
         return False
     number = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
@@ -134,7 +134,7 @@ def _named(what: str, run: Any) -> str:
 
 
 def _version(run: Any) -> str:
-    """Changes whenever a run has said more."""
+    """A text that changes whenever the run has new data."""
     said = (getattr(run, name, None) for name in ("state", "historyLineCount", "heartbeatAt"))
     return "-".join(str(each) for each in said)
 
@@ -144,7 +144,7 @@ def _plain(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of a row, and those that W&B sends as texts as null."""
+    """The numbers of a row; NaN and infinity, which W&B sends as texts, become None."""
     return {
         key: _number(value) for key, value in row.items() if isinstance(value, (int, float)) or value in _NOT_FINITE
     }

@@ -1,4 +1,4 @@
-"""W&B's reading side (``wandb.Api``), and its errors as ours."""
+"""Open the W&B API client (``wandb.Api``), with its errors as ``TrackingError``."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.wandb_client import client_errors, load_client
 
 WITHOUT_W_AND_B = "pass --tracking.mode offline (or disabled) to train without it"
-"""What to pass when W&B is not wanted: the end of an error's text."""
+"""End of an error text: how to train without W&B."""
 
 
 def has_key(config: PrismConfig) -> bool:
-    """Whether the client finds a W&B key on this machine; nobody is asked, and no server."""
+    """Whether the client finds a W&B key on this machine; does not prompt, and contacts no server."""
     return bool(load_client(temporary_root(config.run.tmp_root)).login(prompt=False, verify=False))
 
 
 def open_api(config: PrismConfig) -> Any:
-    """The client's reading side (``wandb.Api``), as patient as ``tracking.init_timeout_s``, or a ``TrackingError``."""
+    """The API client (``wandb.Api``) with timeout ``tracking.init_timeout_s``; raises ``TrackingError``."""
     tracking = settled(config.tracking)
     overrides = {"project": tracking.project} | ({"entity": tracking.entity} if tracking.entity else {})
     wandb = load_client(temporary_root(config.run.tmp_root))
@@ -29,6 +29,6 @@ def open_api(config: PrismConfig) -> Any:
 
 
 def service_errors(otherwise: str = WITHOUT_W_AND_B) -> AbstractContextManager[None]:
-    """What the client raises in the block becomes a ``TrackingError`` that says what to do; ``otherwise`` is the way
-    without W&B."""
+    """Turn the client's errors in the block into a ``TrackingError``; its text ends with ``otherwise``, the way without
+    W&B."""
     return client_errors(otherwise)

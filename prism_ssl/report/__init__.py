@@ -1,1 +1,1 @@
-"""Show what runs have learned: plots, rankings, held-out tables."""
+"""Plots, rankings and held-out tables of runs."""

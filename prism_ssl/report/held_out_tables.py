@@ -1,4 +1,4 @@
-"""What the held-out evaluation found, beside chance and beside what is reached without training."""
+"""Tables of the held-out evaluation: each measure with its chance level and its untrained baselines."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from rich.table import Table
 from prism_ssl.model.pair_targets import AXES
 
 ENDINGS = ("_random_init", "_pixels", "_spacing")
-"""Of the scalars that say what is reached without training, in the order of the columns."""
+"""Endings of the baselines' scalars, in the order of the columns."""
 
 _MEASURES = (
     ("same place, other series", "place_recall_at_1", "place_recall_at_1_chance"),
-    ("  found how far away, mm", "place_distance_mm", "place_distance_mm_chance"),
+    ("  location error, mm", "place_distance_mm", "place_distance_mm_chance"),
     ("same series, nearest view", "recall_at_1", "recall_at_1_chance"),
     ("same series, nearest 5", "recall_at_5", "recall_at_5_chance"),
     ("shift and rotation, sign", "pose_skill_mean", None),
-    ("modality, 5 neighbours", "knn_modality", "modality_chance"),
-    ("modality, linear", "linear_modality", "modality_chance"),
-    ("organ, 5 neighbours", "knn_organ", "organ_chance"),
-    ("organ, linear", "linear_organ", "organ_chance"),
+    ("modality, kNN probe", "knn_modality", "modality_chance"),
+    ("modality, linear probe", "linear_modality", "modality_chance"),
+    ("organ, kNN probe", "knn_organ", "organ_chance"),
+    ("organ, linear probe", "linear_organ", "organ_chance"),
     ("same place, other patient", "position_recall_at_1", "position_recall_at_1_chance"),
     ("directions between series", "telling_directions", None),
     ("proxy quality (see below)", "proxy_quality", None),
@@ -29,16 +29,16 @@ _MEASURES = (
 
 
 def held_out_tables(probe: Mapping[str, float | None], proven: bool = True) -> list[Table]:
-    """Tables of the ``probe/`` scalars (without the prefix) that are there; none when none is.
+    """Tables of the ``probe/`` scalars (given without the prefix); no table without scalars.
 
-    ``proven``: whether it is known that the run was never trained on these scans.
+    ``proven``: whether it is certain that the run was never trained on these scans.
     """
     known = {name: value for name, value in probe.items() if value is not None and math.isfinite(value)}
     return [table for table in (_measures(known, proven), _axes(known)) if table.row_count]
 
 
 def measures(probe: Mapping[str, float]) -> list[tuple[str, ...]]:
-    """In words: measure, what was reached, chance, what random weights, pixel statistics and spacing alone reach."""
+    """Rows of text: measure, value reached, chance, values of random weights, pixel statistics and spacing alone."""
     rows = []
     for words, name, chance in _MEASURES:
         if name in probe:
@@ -50,7 +50,7 @@ def measures(probe: Mapping[str, float]) -> list[tuple[str, ...]]:
 
 
 def verdict(probe: Mapping[str, float | None]) -> str | None:
-    """A sentence where retrieval on held-out scans is no better than with random weights; None otherwise."""
+    """A warning where held-out retrieval is no better than with random weights; None otherwise."""
     reached, untrained = probe.get("recall_at_1"), probe.get("recall_at_1_random_init")
     if reached is None or untrained is None or not reached <= untrained:
         return None
@@ -61,34 +61,34 @@ def verdict(probe: Mapping[str, float | None]) -> str | None:
 
 
 def notes(probe: Mapping[str, float]) -> list[str]:
-    """What must be read with the measures, a sentence or two each."""
+    """How to read the measures, a sentence or two each."""
     told = []
     if "place_recall_at_1" in probe:
         low, high = probe.get("place_recall_at_1_low"), probe.get("place_recall_at_1_high")
         between = "" if low is None or high is None else f" (95 % interval {low:.2f} to {high:.2f})"
         told.append(
-            f"Same place, other series: {probe['place_recall_at_1']:.2f}{between} of the views find their twin among "
-            f"16 places; {probe.get('place_pairs', 0):.0f} pairs of series, "
-            f"{probe.get('place_patients', 0):.0f} patients. The scanner does not help here."
+            f"Same place, other series: {probe['place_recall_at_1']:.2f}{between} of the views find the same place "
+            f"among 16 views of the other series; {probe.get('place_pairs', 0):.0f} pairs of series, "
+            f"{probe.get('place_patients', 0):.0f} patients. All 16 share one scanner, so it gives no hint."
         )
     elif "place_pairs" in probe:
-        told.append("No place test: no held-out patient has two series (CT and MR, or two MR) in one frame.")
+        told.append("No place test: no held-out patient has two series (CT and MR, or two MR) in one reference frame.")
     if "recall_at_1" in probe:
         alone = probe.get("recall_at_1_modality_alone")
         told.append(
-            "Same series: scanner and contrast help; texture alone can do it."
-            + ("" if alone is None else f" Who knows only the modality reaches {alone:.2f}.")
+            "Same series: scanner and contrast give hints, and texture alone can suffice."
+            + ("" if alone is None else f" Modality alone reaches {alone:.2f}.")
         )
     if "telling_directions" in probe and "telling_directions_max" in probe:
         told.append(
             f"Directions between series: {probe['telling_directions']:.0f} of {probe['telling_directions_max']:.0f} "
-            "tell series apart by more than shuffled labels do."
+            "directions of the embedding separate series better than shuffled labels do."
         )
     elif "telling_directions_max" in probe:
-        told.append("Directions between series: too few series (16 are needed).")
+        told.append("Directions between series: not measured, too few series (16 are needed).")
     if "proxy_quality" in probe:
         parts = ["same series", "shift and rotation", *(["same place"] if "place_recall_at_1" in probe else [])]
-        told.append(f"Proxy quality{_interval(probe)}: weighted mean of {', '.join(parts)}; 0 is chance, 1 perfect.")
+        told.append(f"Proxy quality{_interval(probe)}: weighted mean of {', '.join(parts)}; 0 is chance, 1 is perfect.")
     return told
 
 
@@ -106,7 +106,7 @@ def _measures(probe: Mapping[str, float], proven: bool) -> Table:
 
 def _axes(probe: Mapping[str, float]) -> Table:
     table = Table()
-    for column in ("held out", "sign skill (chance 0)", "R2 (mean answer 0)"):
+    for column in ("held out", "sign skill (chance 0)", "R2 (predicting the mean: 0)"):
         table.add_column(column)
     for head, axes in AXES.items():
         skill, r2 = (_by_axis(probe, what, axes) for what in ("skill", "r2"))
@@ -122,7 +122,7 @@ def _by_axis(probe: Mapping[str, float], what: str, axes: Iterable[str]) -> str:
 
 def _interval(probe: Mapping[str, float]) -> str:
     low, high = probe.get("proxy_quality_low"), probe.get("proxy_quality_high")
-    return "" if low is None or high is None else f" (95 % over patients, not over seeds: {low:.2f} to {high:.2f})"
+    return "" if low is None or high is None else f" (95 % interval over patients, not seeds: {low:.2f} to {high:.2f})"
 
 
 def _number(value: float | None) -> str:

@@ -14,8 +14,8 @@ POINTS_MAX = 400
 WIDTH, HEIGHT = 232, 150
 STEP_AXIS: Final = alt.X("global_step:Q", title="step", axis=alt.Axis(tickCount=5))
 NUMBER_FORMAT: Final = ",.7~g"
-"""How charts write the numbers of their axes: the ticks of a scale that spans next to nothing have a digit too many."""
-_FEW = 40  # points are marked where lines are short, for a line of one point is nothing to see
+"""Number format of chart axes: 7 digits, because the ticks of a very narrow scale otherwise show rounding noise."""
+_FEW = 40  # shorter lines get point marks: a line of one point is invisible
 
 
 def thinned(history: pl.DataFrame) -> pl.DataFrame:
@@ -27,10 +27,10 @@ def thinned(history: pl.DataFrame) -> pl.DataFrame:
 
 
 def named_rows(history: pl.DataFrame, columns: Mapping[str, tuple[str, str]]) -> pl.DataFrame:
-    """Long rows of the columns that are there, {column: (series, panel)}, in this order.
+    """Long rows of those ``columns`` {column: (series, panel)} that the history has, in this order.
 
-    Columns: global_step, series, panel, value, and run where the history has it. A scalar that is seldom logged (of
-    a held-out evaluation) keeps all its points: each column is thinned by itself.
+    Columns: global_step, series, panel, value, and run where the history has it. Each column is thinned by
+    itself, so a scalar that is logged rarely (of a held-out evaluation) keeps all its points.
     """
     index = [name for name in ("run", "global_step") if name in history.columns]
     parts = [

@@ -1,5 +1,4 @@
-"""What a run's history shows, as pictures: ``python -m prism_ssl.report.plots RUN_DIR``; of several, side by side:
-``python -m prism_ssl.report.plots RUN_DIR RUN_DIR ... --out comparison.png``.
+"""Plot a run's history: ``prism plot RUN_DIR``; several runs side by side: ``prism plot RUN_DIR ... --out FILE.png``.
 
 The chart functions take a history frame (``load_history``; W&B's rows have the same columns), so a notebook can show
 them too. A scalar that the history lacks is left out of its chart.
@@ -35,7 +34,7 @@ _WAITS: Final = {
 
 
 def load_history(run_dir: Path) -> pl.DataFrame:
-    """The rows of scalars of a run folder, a column each; without columns when nothing was logged yet.
+    """The history of a run folder, a column for each scalar; without columns when nothing was logged yet.
 
     Raises:
         RunFolderError: there is no history.
@@ -48,7 +47,7 @@ def load_history(run_dir: Path) -> pl.DataFrame:
 
 
 def loss_chart(history: pl.DataFrame) -> alt.VConcatChart:
-    """Each head's loss beside its chance level, and below them the same losses raw and normalised."""
+    """Each head's loss and its chance level; below, the same losses raw and normalised."""
     beside = named_rows(history, {f"{what}/{head}": (what, head) for head in HEADS for what in ("loss", "chance")})
     forms = named_rows(
         history,
@@ -56,7 +55,7 @@ def loss_chart(history: pl.DataFrame) -> alt.VConcatChart:
     )
     dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=["loss", "chance"], range=[[1, 0], [5, 4]]), legend=None)
     color = alt.Color("series:N", scale=alt.Scale(domain=["loss", "chance"], range=["#1f6fb4", "#888888"]), title=None)
-    above = small_multiples(beside, "what is optimised, beside its chance level", zero=False, color=color, dash=dash)
+    above = small_multiples(beside, "optimised losses and their chance levels", zero=False, color=color, dash=dash)
     forms_color = alt.Color(
         "series:N", scale=alt.Scale(domain=["raw", "normalized"], range=["#b4501f", "#1f6fb4"]), title=None
     )
@@ -93,7 +92,7 @@ def diagnostics_chart(history: pl.DataFrame) -> alt.VConcatChart:
 
 
 def throughput_chart(history: pl.DataFrame) -> alt.VConcatChart:
-    """Patches per second, what the time of a step went into, and the replacements of the pools."""
+    """Patches per second, the parts of the step time, and the replacements in the pools."""
     rate = named_rows(history, {"patches_per_sec_interval": ("patches per second", "throughput")})
     counts = named_rows(
         history,
@@ -112,7 +111,7 @@ def throughput_chart(history: pl.DataFrame) -> alt.VConcatChart:
 def comparison_chart(histories: Mapping[str, pl.DataFrame]) -> alt.VConcatChart:
     """Sign skill per axis and held-out retrieval of several runs, a line for each; {name: history}.
 
-    Skill is the mean over the last twentieth of a run's rows up to each step: single rows are of few pairs.
+    Skill is a running mean over a twentieth of a run's rows: single rows are of few pairs.
     """
     skill = {f"skill/{axis}": ("skill", axis) for axis in AXES}
     retrieval = {
@@ -135,7 +134,7 @@ def comparison_chart(histories: Mapping[str, pl.DataFrame]) -> alt.VConcatChart:
     return _stacked(
         "Runs",
         small_multiples(
-            pl.concat(parts["skill"]), "sign skill on views not seen before (0 chance, 1 perfect)", color, rule=0.0
+            pl.concat(parts["skill"]), "sign skill on newly drawn training views (0 chance, 1 perfect)", color, rule=0.0
         ),
         small_multiples(pl.concat(parts["retrieval"]), "", color, dash=dash),
     )
@@ -166,7 +165,7 @@ def save_plots(run_dir: Path, form: str = "png") -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the plots of a run folder, or one of several; 0 when they were written."""
-    parser = argparse.ArgumentParser(prog="python -m prism_ssl.report.plots", description="Draw the history of runs.")
+    parser = argparse.ArgumentParser(prog="prism plot", description="Draw the history of runs.")
     parser.add_argument("run_dirs", type=Path, nargs="+", metavar="run_dir", help="folder of a run")
     parser.add_argument("--format", choices=("png", "svg"), default="png")
     parser.add_argument("--out", type=Path, help="draw the runs side by side, into this .png or .svg")
@@ -216,7 +215,7 @@ def _time_chart(history: pl.DataFrame) -> alt.Chart:
             y=alt.Y("value:Q", stack="zero", title="ms per step"),
             color=alt.Color("series:N", scale=scale, sort=order, title=None),
         )
-        .properties(width=2 * WIDTH + 80, height=HEIGHT, title="what the time of a step goes into")
+        .properties(width=2 * WIDTH + 80, height=HEIGHT, title="parts of the step time")
     )
     return chart
 

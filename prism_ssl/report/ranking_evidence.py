@@ -1,4 +1,4 @@
-"""What the quality of each run rests on, beside what is reached without training: a section of ranking.md."""
+"""Held-out measures of each run and of the untrained baselines: a section of ranking.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import polars as pl
 
 EVIDENCE = (
     ("same place", "place_recall_at_1"),
-    ("found how far away, mm", "place_distance_mm"),
+    ("location error, mm", "place_distance_mm"),
     ("same series", "recall_at_1"),
     ("shift and rotation", "pose_skill_mean"),
     ("proxy quality", "proxy_quality"),
@@ -26,8 +26,8 @@ _CHANCE = {
 def evidence_rows(ranked: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Header and rows: the runs in their order, then random weights, pixel statistics and chance.
 
-    A column that no run has is left out; so are runs that say nothing. Baselines are those of the first run that has
-    them: all runs of a ranking answer the same views, and random weights follow from ``eval.seed``.
+    Columns without values and runs without values are left out. Baselines are those of the first run that has them:
+    all runs of a ranking are evaluated on the same views, and random weights follow from ``eval.seed``.
     """
     told = [(words, name) for words, name in EVIDENCE if _first(ranked, f"probe/{name}") is not None]
     if not told:

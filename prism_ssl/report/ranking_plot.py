@@ -1,4 +1,4 @@
-"""The ranking as a picture: every run's quality with its interval, and what each factor's levels do to it."""
+"""Plot of the ranking: every run's quality with its interval, and the main effects of the factors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def quality_chart(ranked: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
 
 
 def effects_chart(effects: pl.DataFrame, response: str) -> alt.LayerChart | alt.FacetChart:
-    """``effects.main_effects`` on what ``response`` names: a dot and its interval for every level of every factor."""
+    """``effects.main_effects`` on ``response``: a dot and its interval for every level of every factor."""
     shown = effects.with_columns((pl.col("factor") + " = " + pl.col("level")).alias("level"))
     base = alt.Chart(shown).encode(
         y=alt.Y("level:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)),

@@ -1,4 +1,4 @@
-"""The ranking as files: ranking.parquet to go on with, ranking.md to read, ranking.png to look at."""
+"""Files of the ranking: ranking.parquet for further analysis, ranking.md to read, ranking.png to look at."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ TABLE_FILE, TEXT_FILE, PLOT_FILE = "ranking.parquet", "ranking.md", "ranking.png
 def write_ranking(folder: Path, scored: pl.DataFrame, notes: Sequence[str] = ()) -> pl.DataFrame:
     """Rank ``compute_proxy_score``'s table, write the three files to ``folder``, and return the ranked table.
 
-    ``notes``: what a reader should know about the design, a sentence each. Without any measured quality there is no
-    plot, and one of an earlier call is removed.
+    ``notes``: remarks on the design for the reader, a sentence each. Without any measured quality there is no plot,
+    and one of an earlier call is removed.
     """
     ranked = rank_runs(scored)
     effects = {response: _effects(scored, response) for response in (QUALITY, THROUGHPUT)}
@@ -75,8 +75,8 @@ def _text(
         *_evidence(ranked),
         *_causes(ranked, left_out),
         "## Main effects on proxy quality",
-        "Deviation of a level from its factor's mean, the other factors held (least squares; 95 % interval, Student's "
-        "t). An interval that holds 0 is no evidence.",
+        "Deviation of a level from its factor's mean, with the other factors held fixed (least squares; 95 % "
+        "Student's t interval). An interval that contains 0 is no evidence of an effect.",
         _effects_table(effects[QUALITY], "{:+.4f}"),
         "## Main effects on throughput (patches/s)",
         _effects_table(effects[THROUGHPUT], "{:+,.0f}"),
@@ -89,7 +89,7 @@ def _recommendation(ranked: pl.DataFrame, command: str | None) -> str:
         return "None: no run that ended ok has a measured proxy quality."
     near = ranked.filter(pl.col("near_best")).height - 1
     beside = (
-        f"\n\n{near} other runs have intervals that reach into the best one's: among them the order is weak evidence."
+        f"\n\nThe intervals of {near} other runs overlap the best one's: their order is weak evidence."
         if near > 0
         else ""
     )
@@ -114,15 +114,15 @@ def _runs_table(ranked: pl.DataFrame) -> str:
 def _evidence(ranked: pl.DataFrame) -> list[str]:
     header, rows = evidence_rows(ranked)
     said = (
-        "Recall@1 of the twin in another series of the patient, recall@1 of the same series, mean sign skill; beside "
-        "what is reached without training. A run that does not beat random weights and pixel statistics has learned "
-        "nothing that counts."
+        "Recall@1 of the same place in another series of the patient, recall@1 of the same series and mean sign "
+        "skill, compared with what is reached without training. A run that does not beat random weights and pixel "
+        "statistics has learned nothing useful."
     )
-    return ["## What the quality rests on", said, _table(header, rows)] if rows else []
+    return ["## Quality in parts, with untrained baselines", said, _table(header, rows)] if rows else []
 
 
 def _causes(*tables: pl.DataFrame) -> list[str]:
-    """Why runs have not ended ok: below the table, for a cause is long and a table scrolls."""
+    """Why runs did not end ok; below the table, because a cause is too long for a cell."""
     ended = [(run["run"], run["status"], run["cause"] or "no cause was recorded") for table in tables for run in
              table.filter(pl.col("status") != "ok").iter_rows(named=True)]  # fmt: skip
     lines = [f"- {name}, {status}: {' '.join(cause.split())}" for name, status, cause in ended]

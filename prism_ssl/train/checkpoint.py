@@ -1,4 +1,4 @@
-"""last.ckpt: everything a run needs to go on as if it had never stopped."""
+"""Write, read and verify last.ckpt, which holds everything a run needs to resume."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Checkpoint:
     """State after ``step`` steps. ``learner`` is ``Learner.state``; ``cursors`` has one entry per pool actor.
 
     ``config_hash`` covers the settings that must not change between an interruption and its resume. ``tracked`` is the
-    tracked run that the training belongs to, as ``tracking.json`` has it; None where there was none. ``split`` is
-    ``holdout.Split`` in plain values: who was trained on so far, and who was held out; ``totals`` is what the run has
-    counted so far: ``counters`` (see ``run_totals``) and ``times`` (``StepTimes.state``). Both are None where a version
-    that kept none wrote it; the totals then begin at the resume.
+    tracked run that the training belongs to, as in ``tracking.json``; None without one. ``split`` is ``holdout.Split``
+    in plain values: the patients trained on so far, and those held out. ``totals`` are the run's totals so far:
+    ``counters`` (see ``train.run.totals``) and ``times`` (``StepTimes.state``). Both are None in checkpoints of
+    versions that did not keep them; the totals then begin at the resume.
     """
 
     step: int
@@ -43,8 +43,8 @@ class Checkpoint:
 
 
 def rng_state() -> dict[str, Any]:
-    """The global generators that training draws from; data views follow from names instead."""
-    # of the worker's own GPU: to ask the others, which other workers use, would claim memory on each
+    """State of the global generators that training draws from; views have their own generators, seeded by name."""
+    # only the worker's own GPU: reading the state of other GPUs would allocate memory on each
     return {"cpu": torch.get_rng_state(), "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []}
 
 
@@ -57,7 +57,7 @@ def restore_rng(state: dict[str, Any]) -> None:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write last.ckpt so that it is whole or the previous one stays; returns its path."""
+    """Write last.ckpt atomically, so that a failure keeps the previous one; returns its path."""
     path = folder / CHECKPOINT_FILE
     with atomic_file(path) as file:
         torch.save({"format": _FORMAT, **vars(checkpoint)}, file)
@@ -65,18 +65,18 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
-    """Read last.ckpt; tensors and plain values only, no code is run.
+    """Read last.ckpt: tensors and plain values only; no code in it is run.
 
     Raises:
         CheckpointError: the file is damaged, of another format, or holds code.
     """
-    verify_checkpoint_file(path)  # torch itself ignores the checksums: a flipped bit would become a weight
+    verify_checkpoint_file(path)  # torch ignores the checksums: a flipped bit would become a weight
     return _read(path, map_location=device)
 
 
 @dataclass(frozen=True)
 class CheckpointNote:
-    """What a checkpoint says of itself beside its tensors; see ``Checkpoint``."""
+    """The fields of a checkpoint that can be read without its tensors; see ``Checkpoint``."""
 
     step: int
     tracked: dict[str, Any] | None
@@ -84,27 +84,27 @@ class CheckpointNote:
 
 
 def verified_note(path: Path) -> CheckpointNote:
-    """What a checkpoint says of itself, after one reading of the whole file; raises as ``load_checkpoint``."""
+    """Verify the whole file and return its ``CheckpointNote``; raises as ``load_checkpoint``."""
     verify_checkpoint_file(path)
     return _note(path)
 
 
 def checkpoint_step(path: Path) -> int:
-    """The step at which a checkpoint was written, whose tensors are not read: some of them may be damaged.
+    """The step at which a checkpoint was written. Its tensors are not read, so they may be damaged.
 
-    Raises as ``load_checkpoint``, but for them.
+    Raises as ``load_checkpoint``, except for damaged tensors.
     """
     with _damage_named(path), zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.filename.endswith(_PLAIN_VALUES):
-                archive.read(entry)  # which compares its checksum
+                archive.read(entry)  # checks its checksum
     return _note(path).step
 
 
 def verify_checkpoint_file(path: Path) -> None:
     """Check the file's own checksums without torch; raises ``CheckpointError``."""
     with _damage_named(path), zipfile.ZipFile(path) as archive:
-        # torch takes an entry marked as a folder for empty, and returns memory that nobody wrote
+        # torch takes an entry marked as a folder for empty, and returns uninitialised memory
         folders = (entry.filename for entry in archive.infolist() if entry.external_attr & _ZIP_FOLDER)
         damaged = archive.testzip() or next(folders, None)
     if damaged:
@@ -112,7 +112,7 @@ def verify_checkpoint_file(path: Path) -> None:
 
 
 def _note(path: Path) -> CheckpointNote:
-    told = _read(path, map_location="cpu", mmap=True)  # maps the tensors; nobody looks at them
+    told = _read(path, map_location="cpu", mmap=True)  # maps the tensors without reading them
     return CheckpointNote(told.step, told.tracked, told.split)
 
 
@@ -141,4 +141,4 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 ADVICE = "move it away to start at step 0, or pass --run.name for a new run; it is never overwritten silently"
-"""What every refusal of a checkpoint ends with."""
+"""The end of every error text about a checkpoint."""

@@ -1,4 +1,4 @@
-"""One fit with Ray Train: the training workers from their start to what ended them."""
+"""One fit with Ray Train: start the training workers, wait, and return the error that ended them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from prism_ssl.utils.fs import owned_folder
 
 
 def fit(order: LoopConfig, tmp_root: Path) -> BaseException | None:
-    """Train in Ray Train workers; returns what ended them early, ``KeyboardInterrupt`` for a request to stop."""
-    # A name of its own for every attempt: an equal one would make Ray resume by rules that are not ours. Without the
-    # run's name, for Ray shows this one at a port that is open to all.
+    """Train in Ray Train workers; returns the error that ended them early, ``KeyboardInterrupt`` for a stop request."""
+    # A new name for every attempt, so that Ray does not resume by its own rules. Without the run's name, because Ray
+    # shows this one at a port that is open to all users.
     name = f"prism-train-{os.getpid()}-{time.time_ns()}"
-    # The controller polls its workers at this pace, and by default notices their end, and a report, up to 2 s late.
+    # The controller polls its workers at this interval; by default it notices reports and their end up to 2 s late.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     stop = Event()
     try:
@@ -44,7 +44,7 @@ def fit(order: LoopConfig, tmp_root: Path) -> BaseException | None:
                 run_config=RunConfig(
                     name=name,
                     storage_path=str(storage),
-                    # A retry of Ray's would hide the first failure, and repeat a deliberate one.
+                    # A retry by Ray would hide the first failure, and repeat a deliberate one.
                     failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
                     callbacks=_callbacks(),
                 ),
@@ -55,19 +55,19 @@ def fit(order: LoopConfig, tmp_root: Path) -> BaseException | None:
         return error
     except RayError as error:  # Ray's own processes are gone, as after a SIGTERM to the whole process group
         return KeyboardInterrupt() if stop.is_set() else error
-    except (KeyboardInterrupt, SystemExit):  # Ray Train turns Ctrl-C into the latter
+    except (KeyboardInterrupt, SystemExit):  # Ray Train turns Ctrl-C into SystemExit
         return KeyboardInterrupt()
     return None
 
 
 def _callbacks() -> list[UserCallback]:
     callbacks: list[Any] = [StopBetweenSteps(), ReportCallback()]
-    if "ray.tune" in sys.modules:  # else this is no trial, and need not pay for the import
+    if "ray.tune" in sys.modules:  # otherwise this is no trial, and the import is not needed
         from ray.tune.integration.ray_train import TuneReportCallback
         from ray.tune.trainable.trainable_fn_utils import _in_tune_session
 
         callbacks += [TuneReportCallback()] if _in_tune_session() else []
-    return cast(list[UserCallback], callbacks)  # Ray takes all its kinds, and names one
+    return cast(list[UserCallback], callbacks)  # Ray accepts all kinds but its annotation names one
 
 
 def _in_worker(settings: dict[str, Any]) -> None:

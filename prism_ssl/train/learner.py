@@ -1,4 +1,4 @@
-"""One optimisation step: forward, losses, backward, and an update that a bad batch cannot poison."""
+"""One optimisation step: forward, losses, backward, and an update that is skipped when it is not finite."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from prism_ssl.train.distributed.ranks import Ranks
 
 
 class GuardedAdamW(torch.optim.AdamW):
-    """AdamW whose step does nothing where ``found_inf`` is 1: decided on the device, without a sync.
+    """AdamW that skips its step when ``found_inf`` is 1, decided on the device without a sync.
 
-    Weights, moments and step counts stay as they were.
+    A skipped step leaves weights, moments and step counts unchanged.
     """
 
     found_inf: torch.Tensor | None = None
 
 
 class Learner:
-    """Network, objective and optimiser of a run on one device; with several ``ranks``, the same on each of them.
+    """Network, objective and optimiser of a run on one device; with several ``ranks``, identical on each.
 
     ``last_update_finite`` is a device tensor: 1 when the last step updated the weights, 0 when its loss or
     gradient was not finite and the update was skipped. ``update_is_whole`` is False while weights are being changed.
@@ -45,7 +45,7 @@ class Learner:
         self.update_is_whole = True
 
     def step(self, batch: PrismBatch, step: int) -> LossReport:
-        """Train on one batch, or this rank's part of it, at 0-based ``step``; no device sync. Reports on all of it."""
+        """Train on a batch (or this rank's part) at 0-based ``step``, without device sync; reports on all pairs."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         with autocast_for(self._config.train.precision, self.device):
@@ -64,8 +64,8 @@ class Learner:
         return report
 
     def _forget_gradients_without_weight(self, report: LossReport) -> None:
-        """A head whose loss has weight 0 at this step has no gradient: AdamW neither decays it nor counts the step."""
-        # torch.compile hands zeros to whatever the loss does not reach, where eager mode hands nothing
+        """Clear the gradient of heads with loss weight 0: AdamW then neither decays them nor counts the step."""
+        # torch.compile gives zero gradients to parameters that the loss does not reach; eager mode gives none
         for name, head in self.network.heads.by_loss().items():
             if report.terms[name].weight == 0:
                 head.zero_grad(set_to_none=True)

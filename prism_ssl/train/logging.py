@@ -1,6 +1,6 @@
-"""Tracking with Weights & Biases, beside the local record: rows, media, checkpoint artifacts, and how a run ended.
+"""Weights & Biases tracking of a run: rows, media, checkpoint artifacts, and how the run ended.
 
-Nothing here may end or hold up a training that has begun: what fails is said in ``Tracker.problems``.
+Nothing here may end or delay a training that has begun: failures go to ``Tracker.problems``.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from prism_ssl.utils.wandb_client import load_client
 
 ARTIFACT_TYPE, ENCODER_TYPE = "checkpoint", "encoder"
 INTERRUPTED_EXIT_CODE = 143
-"""What a shell reports of a process that SIGTERM ended."""
+"""The exit code that a shell reports for a process ended by SIGTERM."""
 GLOBAL_STEP = "global_step"
 _ORPHAN_PATIENCE_S = 15.0
 SETTINGS_HASH = "settings_hash"
-"""Key of the hash under which runs of equal settings are found again."""
+"""Key of the hash by which runs with equal settings are found."""
 
 
 class Tracker:
-    """What a run says about itself to the outside; this one is for ``disabled`` and says nothing."""
+    """Interface of a run's tracker; this one, for mode ``disabled``, does nothing."""
 
     mode: TrackingMode = "disabled"
 
@@ -50,7 +50,7 @@ class Tracker:
         self._told = 0
 
     def new_problems(self) -> list[str]:
-        """What could not be tracked, since the last call."""
+        """Tracking problems since the last call."""
         new, self._told = self.problems[self._told :], len(self.problems)
         return new
 
@@ -61,18 +61,18 @@ class Tracker:
         """A picture (.png) under ``name``: a plot, a panel of views."""
 
     def checkpoint(self, path: Path, global_step: int) -> None:
-        """Upload a checkpoint as the artifact's ``latest`` version, beside the training."""
+        """Upload a checkpoint as the artifact's ``latest`` version, in the background."""
 
-    def finish(self, summary: RunSummary) -> dict[str, str]:  # noqa: ARG002  to nobody
-        """End the tracked run; returns what ``RunSummary.tracking`` holds."""
+    def finish(self, summary: RunSummary) -> dict[str, str]:  # noqa: ARG002  not tracked
+        """End the tracked run; returns the value of ``RunSummary.tracking``."""
         return {"mode": self.mode}
 
 
 def start_tracker(config: PrismConfig, run_dir: Path, first_step: int) -> Tracker:
-    """The tracker of an attempt that begins after ``first_step``; a run that was tracked before is continued.
+    """The tracker of an attempt that begins after ``first_step``; it continues a run that was tracked before.
 
     Raises:
-        TrackingError: online, and there is no key, it is refused, or the server does not answer.
+        TrackingError: online, and there is no key, the key is refused, or the server does not answer.
     """
     mode = tracking_mode(config.tracking)
     if mode == "disabled":
@@ -81,7 +81,7 @@ def start_tracker(config: PrismConfig, run_dir: Path, first_step: int) -> Tracke
 
 
 def checkpoint_due(config: PrismConfig, global_step: int) -> bool:
-    """Whether a checkpoint written at this step is to be uploaded."""
+    """Whether a checkpoint written at this step must be uploaded."""
     every = config.tracking.artifact_every
     if tracking_mode(config.tracking) != "online" or every is None:
         return False
@@ -89,29 +89,29 @@ def checkpoint_due(config: PrismConfig, global_step: int) -> bool:
 
 
 def check_account(config: PrismConfig) -> None:
-    """Online: refuse at once what would fail later. Does nothing in the other modes.
+    """Online: check key and server before the run starts. Does nothing in the other modes.
 
     Raises:
-        TrackingError: no key, a refused key, or a server that does not answer in ``tracking.init_timeout_s``.
+        TrackingError: no key, a refused key, or a server that does not answer within ``tracking.init_timeout_s``.
     """
     if tracking_mode(config.tracking) == "online":
         load_client(temporary_root(config.run.tmp_root))
         with service_errors():
             if not has_key(config):
                 raise TrackingError(f"no W&B key was found; set WANDB_API_KEY, or {WITHOUT_W_AND_B}")
-            open_api(config).default_entity  # noqa: B018  asked for so that the server answers
+            open_api(config).default_entity  # noqa: B018  makes the server answer
 
 
 def wait_for_tracking_clients(config: PrismConfig) -> None:
-    """Online: wait until the clients of training workers that are gone have sent what they hold."""
+    """Online: wait until the W&B clients of dead training workers have sent their rows."""
     if tracking_mode(config.tracking) == "online":
         wait_for_clients(temporary_root(config.run.tmp_root), _ORPHAN_PATIENCE_S)
 
 
 def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dict[str, str]:
-    """End the tracked run of a training worker that died without a word: missing rows are sent, it is marked failed.
+    """End the tracked run of a training worker that died: send missing rows and mark the run failed.
 
-    Returns what ``RunSummary.tracking`` holds. A worker of an offline run took its unsent rows with it.
+    Returns the value of ``RunSummary.tracking``. Offline, rows that the dead worker had not written are lost.
     """
     mode = tracking_mode(config.tracking)
     if mode != "online":
@@ -124,7 +124,7 @@ def end_lost_run(config: PrismConfig, run_dir: Path, summary: RunSummary) -> dic
 
 
 class _WandbTracker(Tracker):
-    """A run of the W&B client; rows that the server already has are not sent again."""
+    """Tracks a run with the W&B client; rows that the server already has are not sent again."""
 
     def __init__(self, config: PrismConfig, run_dir: Path, first_step: int, mode: TrackingMode) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class _WandbTracker(Tracker):
 
     def checkpoint(self, path: Path, global_step: int) -> None:
         try:
-            source = path.open("rb")  # the file of this moment, also when a newer one takes its name meanwhile
+            source = path.open("rb")  # keeps this checkpoint, even if a newer one replaces the file meanwhile
         except OSError as error:
             self.problems.append(f"the checkpoint of step {global_step} was not uploaded ({error.strerror or error})")
             return
@@ -166,10 +166,12 @@ class _WandbTracker(Tracker):
 
         if not self._uploads.offer(upload):
             source.close()
-            self.problems.append(f"the checkpoint of step {global_step} was not uploaded: the one before is under way")
+            self.problems.append(
+                f"the checkpoint of step {global_step} was not uploaded: the previous upload is running"
+            )
 
     def finish(self, summary: RunSummary) -> dict[str, str]:
-        patience_s = self._config.tracking.finish_timeout_s / 2  # the other half is the client's, see _settings
+        patience_s = self._config.tracking.finish_timeout_s / 2  # the other half is for the client, see _settings
         deadline = time.monotonic() + patience_s
         if not self._uploads.wait(patience_s):
             self.problems.append(f"a checkpoint was not uploaded within {patience_s:.0f} s")
@@ -211,18 +213,18 @@ class _WandbTracker(Tracker):
         return run
 
     def _as_it_is(self) -> TrackedAs:
-        """The run that the client tracks, which is to be the one that was asked for; a problem is noted if not."""
+        """The run that the client tracks; a problem is noted if it is not the requested one."""
         run = self._run
         real = {"run_id": run.id, "project": run.project, "entity": run.entity or None, "url": run.url}
         tracked = dataclasses.replace(self._tracked, **real)
         if (tracked.project, tracked.run_id) != (self._tracked.project, self._tracked.run_id):
-            self.problems.append(f"W&B tracks this run as {tracked.path}, not as {self._tracked.path} as was asked")
+            self.problems.append(f"W&B tracks this run as {tracked.path}, not as the requested {self._tracked.path}")
         return tracked
 
     def _last_sent(self, first_step: int) -> tuple[int, bool]:
         """Step and kind of the last row that the server has (an evaluation follows the row of its step).
 
-        Where the server cannot say, it is taken to have all up to here: twice is worse than not at all.
+        If the server cannot say, all rows so far are assumed to be there: a missing row is better than a double one.
         """
         if not self._run.resumed or self._run.starting_step == 0:
             return (-1, False)
@@ -234,7 +236,7 @@ class _WandbTracker(Tracker):
         return last
 
     def _catch_up(self, first_step: int) -> None:
-        """Send what the local record has and the server, because the run was killed, has not."""
+        """Send the rows of the local history that the server lacks because the run was killed."""
         if self._run.resumed:
             for row in read_history(self._run_dir):
                 if "event" not in row and row[GLOBAL_STEP] <= first_step:
@@ -243,7 +245,7 @@ class _WandbTracker(Tracker):
 
     def _upload(self, source: IO[bytes], global_step: int) -> None:
         folder = self._tmp_root / "wandb" / "upload" / self._tracked.run_id
-        shutil.rmtree(folder, ignore_errors=True)  # what an upload that failed has left: one of them, never more
+        shutil.rmtree(folder, ignore_errors=True)  # the copy of an earlier upload that failed
         private_folder(folder)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{global_step}-", delete=False) as copy:
             shutil.copyfileobj(source, copy)
@@ -251,11 +253,11 @@ class _WandbTracker(Tracker):
             artifact = self._wandb.Artifact(self._tracked.artifact, ARTIFACT_TYPE, metadata={GLOBAL_STEP: global_step})
             _add_open_file(artifact, copy, CHECKPOINT_FILE)
             self._run.log_artifact(artifact, aliases=["latest"]).wait(timeout=_UPLOAD_S)
-        shutil.rmtree(folder)  # only now: until the upload is confirmed the client may still read from it
+        shutil.rmtree(folder)  # only now: the client may read from it until the upload is confirmed
         _prune(self._config, self._tracked)
 
     def _end_with_encoder(self, summary: RunSummary, patience_s: float) -> str | None:
-        """Upload the export of a run that has one; returns its name."""
+        """Upload the exported encoder, if the run has one; returns its name."""
         if summary.encoder is None or self.mode != "online" or self._config.tracking.artifact_every is None:
             return None
         name = self._tracked.encoder_path.split("/")[-1].removesuffix(":latest")
@@ -270,19 +272,19 @@ class _WandbTracker(Tracker):
 
     @contextlib.contextmanager
     def _noting(self, what: str) -> Iterator[None]:
-        """Whatever the client raises is a note, not the end of a training."""
+        """Turn any error of the client into a problem, so that it does not end the training."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001  the edge of a foreign service: counted in problems
+        except Exception as error:  # noqa: BLE001  edge of a foreign service: kept in problems
             self.problems.append(f"{what} was not tracked ({type(error).__name__}: {error})")
 
 
 _UPLOAD_S = 3600
-"""An upload that takes longer is given up, so that the next one can begin."""
+"""An upload that takes longer is abandoned, so that the next one can begin."""
 
 
 def _add_open_file(artifact: Any, file: Any, name: str) -> None:
-    # By its descriptor: the manifest that is uploaded names the path, and a path may name the user.
+    # By file descriptor: the uploaded manifest contains the path, and a path may contain the user's name.
     artifact.add_file(f"/proc/{os.getpid()}/fd/{file.fileno()}", name=name, policy="immutable", skip_cache=True)
 
 
@@ -294,20 +296,20 @@ def _settings(wandb: Any, config: PrismConfig, tmp_root: Path) -> Any:
         finish_timeout_raises=True,
         silent=True,
         console="off",
-        # Paths, host names and lists of packages are nobody's business.
+        # Do not upload paths, host names or lists of packages.
         x_disable_meta=True,
         x_save_requirements=False,
         save_code=False,
         disable_git=True,
         disable_job_creation=True,
         host="",
-        sagemaker_disable=True,  # there the client would take a run id of its own
+        sagemaker_disable=True,  # on SageMaker the client would choose its own run id
         program="",
     )
 
 
 def _prune(config: PrismConfig, tracked: TrackedAs) -> None:
-    """Delete the versions of the checkpoint artifact that no alias names."""
+    """Delete the versions of the checkpoint artifact that have no alias."""
     for version in open_api(config).artifacts(ARTIFACT_TYPE, tracked.artifact_path):
         if not version.aliases:
             version.delete()
@@ -320,7 +322,7 @@ def _exit_code(summary: RunSummary) -> int:
 
 
 def _end_of_run(summary: RunSummary) -> dict[str, Any]:
-    """Of the summary what may leave the machine: numbers, the status, and of the cause its kind alone."""
+    """The part of the summary that may leave the machine: numbers, the status, and the class of the cause."""
     kind = summary.cause.split(":", 1)[0] if summary.cause else None
     facts = {"status": summary.status, "cause": kind, "steps_done": summary.steps_done, "alarms": len(summary.alarms)}
     probe = {f"probe/{name}": value for name, value in summary.probe.items()}

@@ -1,9 +1,9 @@
-"""Honest throughput: wall-clock rates, the tail of the step times, and what was waited for.
+"""Throughput from elapsed time, percentiles of step times, stalls, and data waits by cause.
 
-All totals are of the whole run: of its steps 1 to ``steps_done``, each as it was taken in the attempt whose state went
-on. What an attempt did after its last checkpoint was done again after the resume, and counts once. A resumed attempt
-must open its pools and compile anew before its first step is done; that time says nothing about the settings, so it is
-``resume_s``: in ``wall_s``, but in no rate, step time, wait or stall.
+All totals cover the whole run, steps 1 to ``steps_done``. Steps that an attempt did after its last checkpoint are done
+again after the resume and count once. A resumed attempt must open its pools and compile again before its first step is
+done; that time says nothing about the settings, so it is counted as ``resume_s``: part of ``wall_s``, but of no rate,
+step time, wait or stall.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STALL_LIMITS_MS = (2000, 10000)
 
 @dataclass
 class StepTimes:
-    """Times of the steps of a run, since its start or since the state that it goes on from.
+    """Times of the steps of a run, since its start or since the state that it continues from.
 
     ``patches_per_step`` counts both views: 2 x B x N. Stalls are counted after the ``warmup_steps`` of each attempt.
     """
@@ -45,7 +45,7 @@ class StepTimes:
     _row_waits: WaitCauses = NO_WAIT
 
     def go_on_from(self, state: Mapping[str, Any] | None) -> None:
-        """Before the first step of a resumed attempt: count on from ``state()``; None where none was kept."""
+        """Continue from ``state()``, before the first step of a resumed attempt; None when there is no state."""
         self._resumed = True
         if state is None:
             return
@@ -56,7 +56,7 @@ class StepTimes:
         self._wall_before_s, self._first_step_ms = state["wall_s"], state["first_step_ms"]
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: tensors and plain values."""
+        """State for a checkpoint: tensors and plain values."""
         waits = self._waits
         return {
             "steps_ms": torch.tensor(self._steps_ms, dtype=torch.float32),
@@ -69,9 +69,9 @@ class StepTimes:
         }
 
     def add(self, step_ms: float, wait: WaitCauses) -> None:
-        """One step: its whole time, waiting for data included, and the part that was waiting.
+        """Add one step: its whole time, waiting for data included, and the waiting part.
 
-        The first step of an attempt holds the time since the attempt's start.
+        The first step of an attempt includes the time since the attempt's start.
         """
         self._of_attempt += 1
         self._row_ms.append(step_ms)
@@ -88,11 +88,11 @@ class StepTimes:
                 self._stalls[limit_ms] += step_ms >= limit_ms
 
     def stalls(self) -> dict[str, float]:
-        """Steps so far that took long, without those of the warm-up."""
+        """Number of stalls so far by limit, without those of the warm-up."""
         return {f"stall_steps_ge_{limit_ms}ms": float(count) for limit_ms, count in self._stalls.items()}
 
     def waited(self) -> dict[str, float]:
-        """How long data was waited for so far, by cause."""
+        """Time spent waiting for data so far, by cause."""
         return {
             "data_wait_ms_total": self._waits.total_ms,
             "data_wait_opening_ms_total": self._waits.opening_ms,
@@ -101,7 +101,7 @@ class StepTimes:
         }
 
     def set_aside(self, ms: float) -> None:
-        """Time between steps that was no training: it counts in no rate."""
+        """Exclude time between steps that was no training from all rates."""
         self._aside_s += ms / 1e3
 
     def interval(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Guards the home directory's quota and the temporary root's free space, beside the training."""
+"""Watch the home directory's quota and the temporary root's free space while a run trains."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from prism_ssl.utils.disk_usage import DiskUsage, disk_usage
 from prism_ssl.utils.time import Stopwatch
 
 ADMISSION_S = 60.0
-"""How long a start waits for the home to be measured; a larger home is measured on beside the training."""
+"""How long a start waits for the home to be measured; a larger home is measured further during the training."""
 
-_REST_SHARE = 9  # rest per measuring time, so that a slow shared file server is busy with us a tenth of it at most
+_REST_SHARE = 9  # pause per measuring time: a slow shared file server serves us at most a tenth of the time
 
 
 def admit(config: QuotaConfig, places: Places, measure: Measure = disk_usage) -> list[str]:
-    """Look once before a run starts, and return what a person should be told.
+    """Check the limits once before a run starts; returns messages for the user.
 
     Raises:
-        QuotaExceeded: a hard limit is crossed, and what may be pruned did not help.
+        QuotaExceeded: a hard limit is crossed, even after pruning.
     """
     deadline = time.monotonic() + ADMISSION_S
     finding = find_crossed(config, places, lambda: time.monotonic() < deadline, measure)
@@ -33,17 +33,17 @@ def admit(config: QuotaConfig, places: Places, measure: Measure = disk_usage) ->
         raise QuotaExceeded(_refusal("the run does not start", finding))
     note, home = finding.note(), finding.reading.home
     notes = [note] if note is not None else []
-    notes += [f"{text}; the run starts without that" for text in finding.unknown]
+    notes += [f"{text}; the run starts without this check" for text in finding.unknown]
     if home is not None and not home.complete:
-        notes.append(f"the home directory was not measured whole within {ADMISSION_S:.0f} s; that goes on in training")
+        notes.append(f"measuring the home directory takes more than {ADMISSION_S:.0f} s; it continues during training")
     return notes
 
 
 class QuotaGuard:
-    """Looks at the disks again and again in a thread of its own, from ``start`` to ``close``.
+    """Checks the disks repeatedly in its own thread, from ``start`` to ``close``.
 
-    No method waits for a disk; while a measurement hangs, the last finding stands. What fails in looking is counted
-    (``quota/failed_looks``) and told, once a text, and never ends a run: the next look may go well.
+    No method waits for a disk; while a measurement hangs, the last finding is used. A failed check never ends a run: it
+    is counted (``quota/failed_looks``), and each error text is reported once.
     """
 
     def __init__(self, config: QuotaConfig, places: Places, measure: Measure = disk_usage) -> None:
@@ -59,14 +59,14 @@ class QuotaGuard:
         self._thread = threading.Thread(target=self._run, name="quota-guard", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start checking."""
         self._thread.start()
 
     def poll(self) -> list[str]:
-        """What a person should be told since the last call.
+        """New messages for the user since the last call.
 
         Raises:
-            QuotaExceeded: a hard limit is crossed, and what may be pruned did not help.
+            QuotaExceeded: a hard limit is crossed, even after pruning.
         """
         notes = [self._notes.get() for _ in range(self._notes.qsize())]
         if self._finding is not None and self._finding.excess and not notes:
@@ -74,11 +74,11 @@ class QuotaGuard:
         return notes
 
     def counters(self) -> dict[str, float]:
-        """The last reading, what was removed so far and how often looking failed; empty before the first look."""
+        """The last reading, the size removed so far and the number of failed checks; empty before the first check."""
         return self._counters
 
     def close(self) -> None:
-        """Stop looking and pruning."""
+        """Stop checking and pruning."""
         self._closed.set()
 
     def _run(self) -> None:
@@ -87,8 +87,8 @@ class QuotaGuard:
             watch = Stopwatch()
             try:
                 finding = find_crossed(self._config, self._places, lambda: not self._closed.is_set(), self._measure)
-            except Exception as error:  # noqa: BLE001  the edge of a thread: counted and told
-                self._tell_failures(f"looking at the disks failed ({type(error).__name__}: {error})")
+            except Exception as error:  # noqa: BLE001  edge of a thread: counted and reported
+                self._tell_failures(f"checking the disks failed ({type(error).__name__}: {error})")
                 self._counters = self._counters | {"quota/failed_looks": float(self._failed_looks)}
             else:
                 removed = removed + finding.removed_usage
@@ -111,7 +111,7 @@ class QuotaGuard:
         for text in texts:
             if text not in self._told_failures:
                 self._told_failures.add(text)
-                self._notes.put(f"{text}; its limits wait for the next look")
+                self._notes.put(f"{text}; its limits are checked again later")
 
 
 def _refusal(what: str, finding: Finding) -> str:
@@ -119,8 +119,8 @@ def _refusal(what: str, finding: Finding) -> str:
     pruned = f" after {decimal(removed.bytes)} of this project were removed" if finding.removed else ""
     return (
         f"{what}: {'; '.join(finding.excess.values())}{pruned}. Free space there (checkpoints of finished runs are the "
-        "largest that this project keeps; --run.root puts runs elsewhere), or change the limit; then the same command "
-        "starts, or resumes at the last checkpoint"
+        "largest files of this project; --run.root puts runs elsewhere), or change the limit; then run the same "
+        "command again: it starts, or resumes at the last checkpoint"
     )
 
 

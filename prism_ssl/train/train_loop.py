@@ -1,4 +1,4 @@
-"""The loop that a Ray Train worker runs: a table of contents."""
+"""The training loop of a Ray Train worker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prism_ssl.train.worker import Attempt
 def train_loop(order: LoopConfig) -> RunSummary:
     """Train from the order's checkpoint (or step 0) to ``max_steps``; history and summary go to the run folder.
 
-    Raises whatever ended the attempt early, after the summary has said so.
+    Raises the error that ended the attempt early, after it was written to the summary.
     """
     with Attempt(order) as attempt:
         while not attempt.finished:

@@ -1,4 +1,4 @@
-"""The driver's side of a run: folder, cluster, archive, memory plan, fit, summary."""
+"""Driver of a run: folder, cluster, archive, memory plan, fit, summary."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ _TASK_CPUS = 1  # for the tasks of preflight
 
 
 def train(config: PrismConfig, console: Console) -> RunSummary:
-    """Run (or resume) one training and return its summary; a run that failed while training returns too.
+    """Run (or resume) one training and return its summary, also when the run failed while training.
 
-    SIGUSR1, SIGTERM, Ctrl-C and the file of ``stop_file_of`` ask it to checkpoint and to end as ``interrupted``.
+    SIGUSR1, SIGTERM, Ctrl-C and the file of ``stop_file_of`` make it write a checkpoint and end as ``interrupted``.
 
     Raises:
-        PrismError: it could not begin: settings, catalogue, checkpoint, run folder or memory plan are bad.
-            The summary in the run folder then says so as well.
-        KeyboardInterrupt: it was asked to end before it trained. So says its summary, where it has one by then.
+        PrismError: the run could not begin: settings, catalogue, checkpoint, run folder or memory plan are bad.
+            The summary in the run folder names the error too.
+        KeyboardInterrupt: the run was asked to stop before it trained; its summary, if it has one, says so too.
     """
     tmp_root = temporary_root(config.run.tmp_root)
     with ExitStack() as session:
         session.enter_context(stop_signals_interrupt())
         with stop_file_interrupts(stop_file_of(tmp_root)):
-            # Before there is a folder: a table that cannot be used leaves no run behind.
+            # Before the folder is created: a table that cannot be used leaves no run folder behind.
             selected = select_scans(config, tmp_root) if config.data.catalog_path is not None else None
             folder, config = session.enter_context(_claimed_run(config, console))
             check_account(config)
@@ -89,7 +89,7 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
 
 
 def train_on(archive: Archive, config: PrismConfig, console: Console) -> RunSummary:
-    """As ``train``, with an archive prepared and an account checked before, in the Ray session that is there."""
+    """As ``train``, in an existing Ray session, with the archive prepared and the account checked before."""
     with _claimed_run(config, console) as (folder, config):
         start = _begin_or_resume(folder, config, console)
         archive, earlier = _with_its_patients(archive, start, folder, config, console)
@@ -98,8 +98,8 @@ def train_on(archive: Archive, config: PrismConfig, console: Console) -> RunSumm
 
 @contextmanager
 def _claimed_run(config: PrismConfig, console: Console) -> Iterator[tuple[RunFolder, PrismConfig]]:
-    """The folder of a run, and its settings with its tracking decided."""
-    # Here, once: a worker's environment may tell another story than the driver's.
+    """The folder of a run, and its settings with the tracking mode resolved."""
+    # Once, here: a worker's environment may differ from the driver's.
     tracking, words = settled(config.tracking), tracking_words(config.tracking)
     folder = claim_run_folder(config)
     config = dataclasses.replace(with_absolute_catalog(config), tracking=tracking)
@@ -123,7 +123,7 @@ def _attempt(
     earlier: Split | None,
     console: Console,
 ) -> RunSummary:
-    """Fit; where the machine killed a training worker, again from its last checkpoint, so often as is allowed."""
+    """Fit; when the machine killed a training worker, restart from the last checkpoint, as often as allowed."""
     tmp_root, restarts = temporary_root(config.run.tmp_root), 0
     while True:
         order = _work_order(folder, config, archive, start, earlier)
@@ -161,7 +161,7 @@ def _work_order(
 
 
 def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -> StartingPoint:
-    """Find out which of the two it is, and say so."""
+    """Find the step at which the run starts or resumes, and print it."""
     start = starting_point(folder, config)
     if start.checkpoint is None:
         text = f"run {folder.name} starts at step 0 in {folder.path}"
@@ -170,7 +170,7 @@ def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -
         text = f"run {folder.name} resumes at step {start.step} from {start.source}"
         console.print(text, style="bold", markup=False, soft_wrap=True)
     if damaged := truncate_history(folder.path, start.step):
-        text = f"{damaged} lines of {folder.path / HISTORY_FILE} could not be read and were taken out"
+        text = f"{damaged} lines of {folder.path / HISTORY_FILE} could not be read and were removed"
         console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     record_unfinished(folder.path, config, "running", resumed_from=start.step or None)
     return start
@@ -179,7 +179,7 @@ def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -
 def _with_its_patients(
     archive: Archive, start: StartingPoint, folder: RunFolder, config: PrismConfig, console: Console
 ) -> tuple[Archive, Split | None]:
-    """``continued``; what has changed is told, and kept in the run's history."""
+    """``continued``; changes are printed and recorded in the run's history."""
     archive, earlier, told = continued(archive, start, folder, config)
     if told is not None:
         console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -190,7 +190,7 @@ def _with_its_patients(
 
 
 def describe_archive(archive: Archive, data: DataConfig, console: Console) -> None:
-    """Say how many scans there are, and what became of the others."""
+    """Print how many scans are used, left out, rejected and held out."""
     counts, reasons = archive.counts(), archive.preflight.reasons
     rejected = f" ({', '.join(f'{reason} {n}' for reason, n in reasons.items())})" if reasons else ""
     left_out = archive.selection.left_out()

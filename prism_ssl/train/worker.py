@@ -1,4 +1,4 @@
-"""One attempt at a run, from its start or resume to its end, whatever that end is."""
+"""One attempt at a run in a training worker: start or resume, steps, checkpoints, evaluations, end."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ _CUDA_FLAG_LAG = 4  # steps; by then the collator's wait for its buffer has show
 
 
 class Attempt:
-    """Stream, learner and recorder of an attempt, and the rule how it may end.
+    """Stream, learner and recorder of an attempt.
 
-    As a context manager it stops the actors, saves what can be saved and writes the summary on every way out:
-    ``ok`` only when all steps ran and nothing failed unseen, ``interrupted`` when it was asked to end before.
+    On leaving the context it stops the actors, writes a checkpoint if possible and writes the summary. The status is
+    ``ok`` only when all steps ran and nothing failed, and ``interrupted`` when the attempt was asked to stop earlier.
     """
 
     def __init__(self, order: LoopConfig) -> None:
@@ -87,7 +87,7 @@ class Attempt:
         self._stream: PairStream | None = None
         self._stream_stopped = False
         self._quarantined: set[str] = set()
-        self._untold: list[BrokenScan] = []  # what the first worker, which writes, has not heard of yet
+        self._untold: list[BrokenScan] = []  # not yet reported to the first worker, which writes
 
     # ------------------------------------------------------------------ the loop's verbs
     @property
@@ -96,9 +96,9 @@ class Attempt:
         return self._recorder.steps_done >= self._config.train.max_steps
 
     def next_batch(self) -> tuple[PrismBatch, WaitCauses]:
-        """This worker's part of the next batch on the device, and how long it was waited for.
+        """This worker's part of the next batch on the device, and the time spent waiting for it.
 
-        Where there are several workers, by the one that waited longest.
+        With several workers, the time is that of the worker that waited longest.
         """
         assert self._stream is not None, "an attempt is used as a context manager"
         with self._ranks.together():
@@ -119,14 +119,14 @@ class Attempt:
         return report
 
     def record(self, report: LossReport, wait: WaitCauses) -> None:
-        """Note the step; on log steps write a row of the history.
+        """Record the step; on log steps write a row of the history.
 
         Raises:
             NonFiniteLoss: too many steps in a row were not finite.
             QuotaExceeded: a disk is too full.
         """
         row_is_due = self._recorder.step(report, wait)
-        with self._ranks.alike():  # after the step was counted: what is saved then has the weights of that many steps
+        with self._ranks.alike():  # after the step was counted, so that a checkpoint has the weights of that many steps
             self._guard.watch(self._recorder.steps_done - 1, self._learner.last_update_finite, self._visits)
         if row_is_due:
             counters = self._counters_of_all()
@@ -147,16 +147,16 @@ class Attempt:
             self.report()
 
     def evaluate_if_due(self) -> None:
-        """``evaluate`` every ``eval.every`` steps, but for the last one."""
+        """``evaluate`` every ``eval.every`` steps, except after the last step."""
         every = self._config.eval.every
         if every is not None and self._recorder.steps_done % every == 0 and not self.finished:
             self.evaluate()
             self.report()
 
     def evaluate(self) -> None:
-        """Ask the network about the held-out scans; changes neither step times nor what is learned.
+        """Evaluate the network on the held-out scans; affects neither step times nor training.
 
-        The first worker does, while the others wait for it at their next step.
+        Only the first worker evaluates; the others wait for it at their next step.
         """
         if not self._ranks.is_first:
             return
@@ -173,9 +173,9 @@ class Attempt:
             self._said_left_out = True
 
     def report(self) -> None:
-        """Tell Ray's own views how far the run is; no more once one of the workers was asked to stop.
+        """Report progress to Ray's own views, unless a worker was asked to stop.
 
-        Nobody may take the report then, and who waits for that would not come to the end of the run.
+        Then Ray's controller may not take the report, and waiting for that would block the end of the run.
         """
         if any(asked for (asked,) in self._ranks.compare([float(stop_is_requested())])):
             return
@@ -244,10 +244,10 @@ class Attempt:
         self._recorder.finish("ok", None, counters, encoder)
 
     def _fail(self, error: BaseException) -> None:
-        # Only after an error that all workers know of can they still do something together.
+        # The workers can only act together after an error that all of them know of.
         shared = self._ranks.size == 1 or error is self._ranks.shared
         status, unsaved, late = status_after(error), list[str](), list[str]()
-        # First: what asked the run to stop may kill it before the actors have ended.
+        # Save first: whoever asked the run to stop may kill it before the actors have ended.
         if shared and self._is_worth_saving(error):
             with whatever_happens(unsaved):
                 self._save()
@@ -266,12 +266,12 @@ class Attempt:
     def _is_worth_saving(self, error: BaseException) -> bool:
         """Whether the weights are good and newer than the last checkpoint."""
         new = self._recorder.steps_done > self._saved_step
-        # On a disk that is too full a checkpoint may take the place of another; a first one would add to it.
+        # On a full disk a checkpoint may replace an earlier one, but a first one would need more space.
         may = self._saved_step > 0 or not isinstance(error, QuotaExceeded)
         return new and may and leaves_good_weights(error, self._learner.update_is_whole)
 
     def _stop_stream(self, quietly: bool) -> None:
-        """End the actors, once; what they had not reported yet counts like any other failure."""
+        """Stop the actors, once; failures that they report only now count like any other."""
         self._quota.close()
         if self._stream is None or self._stream_stopped:
             return
@@ -296,7 +296,7 @@ class Attempt:
         checkpoint = load_checkpoint(self._order.checkpoint, self._learner.device)
         if checkpoint.config_hash not in identities(self._config, self._order.run_dir):
             raise CheckpointError(
-                f"{self._order.checkpoint} was written under other settings; give the same ones to resume it, "
+                f"{self._order.checkpoint} was written under other settings; use the same settings to resume it, "
                 "or choose another --run.name"
             )
         steps = [step for (step,) in self._ranks.compare([checkpoint.step])]
@@ -348,7 +348,7 @@ class Attempt:
             raise RunFolderError(
                 f"the checkpoint of step {checkpoint.step} cannot be written to {self._order.run_dir} "
                 f"({error.strerror or error}; {decimal(free_bytes(self._order.run_dir))} are free there); the one "
-                "before is as it was: make room, and the same command resumes at it"
+                "before is intact: make room, then run the same command again to resume at it"
             ) from error
         self._recorder.saved(path)
 
@@ -372,7 +372,7 @@ class Attempt:
         quarantine_scan(self._order.quarantine_file, scan, Path(next(paths)))
 
     def _counters_of_all(self) -> dict[str, float]:
-        """The counters of all workers; what they found broken is told on the way."""
+        """The counters of all workers together; broken scans that they found are recorded as well."""
         words = self._ranks.exchange((self._pool_counters(), self._untold))
         self._untold = []
         for _, broken in words if self._ranks.is_first else ():

@@ -1,4 +1,4 @@
-"""What the diagnostics cost: noting every step and judging a row every 100 steps, against the steps themselves.
+"""Cost of the diagnostics (noting every step, judging a row every 100 steps) against the steps themselves.
 
     python tests/benchmarks/bench_diagnostics.py --json
 

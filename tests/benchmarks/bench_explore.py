@@ -1,4 +1,4 @@
-"""Is the notebook usable on a large project? 500 generated runs of 10,000 rows: seconds and memory of what it asks.
+"""Seconds and memory of the notebook on a large project: 500 generated runs of 10,000 rows.
 
     python tests/benchmarks/bench_explore.py --json
 

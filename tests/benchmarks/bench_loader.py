@@ -1,4 +1,4 @@
-"""Pairs per second of two pool actors on full-size scans with real replacement, against its parts and the plain way.
+"""Pairs per second of two pool actors on full-size scans with replacement, against the parts and a plain DataLoader.
 
     python tests/benchmarks/bench_loader.py --seconds 60 --json
 

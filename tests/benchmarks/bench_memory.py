@@ -1,4 +1,4 @@
-"""Memory of two pool actors over 20,000 visits with replacement, and what the memory plan had said.
+"""Memory of two pool actors over 20,000 visits with replacement, against the memory plan.
 
     python tests/benchmarks/bench_memory.py --json
 

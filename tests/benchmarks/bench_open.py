@@ -1,4 +1,4 @@
-"""From the bytes of a hospital's CT (512x512x200 int16 .nii.gz) to a scan that is ready to be sampled, on one thread.
+"""Time to open a CT (512x512x200 int16 .nii.gz) until it can be sampled, on one thread.
 
     python tests/benchmarks/bench_open.py --json
 

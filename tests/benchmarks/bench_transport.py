@@ -1,4 +1,4 @@
-"""What it costs to send patches as int16 fixed point, and alternatives, instead of float32; and what scratch saves.
+"""Cost of sending patches as int16 fixed point or otherwise instead of float32, and time saved by scratch.
 
     python tests/benchmarks/bench_transport.py --json
 

@@ -1,4 +1,4 @@
-"""One view (1,024 oblique patches of 16x16, trilinear, windowed) out of a 512x512x300 volume, on one thread.
+"""Time of one view (1,024 oblique patches of 16x16, trilinear, windowed) from a 512x512x300 volume, on one thread.
 
     python tests/benchmarks/bench_view.py --json
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of this folder share: circumstances, interleaved timing, targets, printing.
+"""Shared parts of the benchmarks: circumstances, interleaved timing, targets, printing.
 
     contestants = {"ours": run_ours, "theirs": run_theirs}       # each call is one repeat
     timings = measure(contestants, repeats=20, warmup=2)         # {"ours": Timing, "theirs": Timing}

@@ -1,4 +1,4 @@
-"""The plain way to the same pairs: a torch DataLoader whose workers call nibabel, np.percentile and grid_sample."""
+"""Baseline loader of the same pairs: a torch DataLoader whose workers call nibabel, np.percentile and grid_sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs every benchmark of this folder and writes RESULTS.md.
+"""Run every benchmark of this folder and write RESULTS.md.
 
     python tests/benchmarks/run_all.py           (or: make bench)
 

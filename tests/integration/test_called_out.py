@@ -190,5 +190,5 @@ def test_a_head_that_has_not_learned_is_told_from_a_frozen_one(tmp_path: Path, o
     text = next(row["text"] for row in read_history(tmp_path) if row.get("event") == "alarm")
     assert list(alarms) == ["at_chance/rotation"]
     assert "rotation is at chance" in text
-    assert "predicts its mean" in text
-    assert "not frozen: it has not learned yet" in text
+    assert "predicts nearly the same for every pair" in text
+    assert "not frozen; it has not learned yet" in text

@@ -174,7 +174,7 @@ def test_a_killed_command_goes_on_where_it_was(encoder_dir: Path, phantom_catalo
 
     code, output = run_to_end(line)
     assert code == 0, output
-    told = re.search(r"e.parquet: (\d+) scans; (\d+) embedded now in .*, (\d+) settled before", output)
+    told = re.search(r"e.parquet: (\d+) scans; (\d+) embedded now in .*, (\d+) done before", output)
     assert told is not None, output
     rows, embedded, settled = map(int, told.groups())
     assert (rows, settled > 0) == (embedded + settled, True)

@@ -155,8 +155,10 @@ def test_a_signal_to_the_driver_interrupts_the_run_at_a_checkpoint(
     assert f"resumes at step {summary['steps_done']}" in output
 
 
-@pytest.mark.parametrize("stop", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("moment", [r"starts at step 0", r"^scans: "])
+@pytest.mark.parametrize(
+    ("stop", "moment"),
+    [(signal.SIGUSR1, r"starts at step 0"), (signal.SIGTERM, r"^scans: "), (signal.SIGINT, r"starts at step 0")],
+)
 def test_a_signal_before_training_interrupts_the_run_and_the_same_command_begins_it(
     tmp_path: Path, catalog: Path, stop: signal.Signals, moment: str
 ) -> None:

@@ -263,7 +263,7 @@ def test_views_are_inspected_and_moved(browser: Browser, archive: Path) -> None:
         page = shown.page
         shown.text("4 scans can be used, 1 refused")
         shown.text("truncated_gzip")
-        shown.heading("What is asked about it")
+        shown.heading("Targets of the pair")
         shown.text("As training draws it.")
         picture = page.get_by_role("img", name="the pair in its scan")
         before = picture.get_attribute("src")

@@ -281,7 +281,7 @@ def test_the_smoke_test_of_a_cluster_verifies_what_was_tracked_and_nothing_priva
     token = job.wait_for_file(job.root / "token").read_text()
     assert job.finish(500) == "COMPLETED", job.log
     assert "FAIL" not in job.log
-    assert "not asked" not in job.log
+    assert "not checked" not in job.log
     assert len(re.findall("W&B has a checkpoint", job.log)) == 3
     summaries = [json.loads(path.read_text()) for path in sorted(durable.glob("smoke-*/summary.json"))]
     assert [summary["status"] for summary in summaries] == ["ok"] * 3

@@ -197,7 +197,7 @@ def test_an_outage_in_the_middle_holds_up_no_step_and_loses_no_row(
         wandb_server.wait_until(lambda: wandb_server.failed)
     told = end(tracker, run_dir)
     assert wandb_server.run.global_steps == list(range(1, 10))
-    assert told["problem"] == "the checkpoint of step 20 was not uploaded: the one before is under way"
+    assert told["problem"] == "the checkpoint of step 20 was not uploaded: the previous upload is running"
     assert kept_steps(wandb_server) == [10]
 
 
@@ -447,4 +447,6 @@ def test_the_record_names_the_run_that_is_tracked_even_if_it_is_not_the_one_aske
     assert tracked is not None
     assert (tracked.project, tracked.run_id, told["run_id"]) == (run.project, run.name, run.name)
     assert (run.project, run.name) == ("other", "agentrun1")
-    assert "W&B tracks this run as tester/other/agentrun1, not as mine/patient-4711-run-" in told["problem"]
+    assert (
+        "W&B tracks this run as tester/other/agentrun1, not as the requested mine/patient-4711-run-" in told["problem"]
+    )

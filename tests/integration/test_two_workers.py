@@ -61,7 +61,7 @@ def test_two_workers_learn_what_one_does_also_over_a_killed_pool_and_a_killed_wo
     assert run.finish() == 1, run.output
     summary = summary_of(two)
     assert summary["status"] == "failed"
-    assert summary["cause"].startswith("TrainWorkerDied: training worker 1 of 2 ended without a word")
+    assert summary["cause"].startswith("TrainWorkerDied: training worker 1 of 2 died without an error message")
     assert resumed <= summary["steps_done"] < STEPS
     assert summary["resumed_from_step"] == resumed
 

@@ -1,4 +1,4 @@
-"""Two runs, a sweep and an embedding job that start at the same moment on one catalogue, one of which is killed."""
+"""Two runs, a sweep and an embedding job that start at the same moment on one catalogue; one is killed."""
 
 from __future__ import annotations
 

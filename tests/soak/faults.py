@@ -1,4 +1,4 @@
-"""The faults of a soak: each is arranged in a running run, and says how that run must take it."""
+"""Faults of the soak test: each is injected into a running run and states the required response."""
 
 from __future__ import annotations
 

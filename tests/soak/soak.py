@@ -1,4 +1,4 @@
-"""Soak test: ``python tests/soak/soak.py --minutes 20 --seed 0 --report FILE``. Exit code 0: nothing was wrong.
+"""Soak test: ``python tests/soak/soak.py --minutes 20 --seed 0 --report FILE``. Exit code 0: no error.
 
 It has four acts. One lenient run trains while pool actors are killed, the archive is away, scans break and hang, and
 the tracking server fails (40 % of the time). Runs are ended in every way there is and started again (30 %). Two runs,

@@ -1,4 +1,4 @@
-"""A run that is stopped at random moments from its first second on, and its unbroken twin."""
+"""Stop a run at random moments from its first second on, and compare it with an unbroken twin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a soak happens to: an archive of phantoms, a tracking server, a run of the command line, and its processes."""
+"""Environment of the soak test: a phantom archive, a tracking server, a command-line run and its processes."""
 
 from __future__ import annotations
 

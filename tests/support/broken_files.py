@@ -1,4 +1,4 @@
-"""Deliberately broken scans: one small file for every way in which an archive surprises."""
+"""Deliberately broken scans: one small file for each kind of damage found in archives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several training workers without Ray: processes of one gloo group, each of which answers the same question."""
+"""Several training workers without Ray: processes of one gloo group that call the same function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Just enough GraphQL for a test server: a document is parsed, and executed against a graph of plain objects.
+"""Minimal GraphQL for a test server: parse a document and execute it against a graph of plain objects.
 
 A node of the graph is a mapping whose values are plain values, further nodes, lists, or functions of the field's
 arguments. What a document asks for is what it gets back; a field that the node does not have is null.

@@ -1,4 +1,4 @@
-"""Records of a sweep as training writes them, without the training: the project's own writers, invented numbers.
+"""Records of a sweep without training: the project's own writers, invented numbers.
 
 What the numbers follow is simple enough to check: quality and throughput are linear in the levels of the factors.
 """

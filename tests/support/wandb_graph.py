@@ -1,4 +1,4 @@
-"""What a W&B server knows: runs and artifacts, and the object graph in which its clients ask for them."""
+"""State of the W&B test server: runs and artifacts, and the object graph that clients query."""
 
 from __future__ import annotations
 

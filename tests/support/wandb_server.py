@@ -1,4 +1,4 @@
-"""W&B server on the loopback for the real client: ``with WandbServer()``, or run this file.
+"""W&B test server on the loopback for the real client: ``with WandbServer()``, or run this file.
 
 It serves what the client of a training run and of an analysis ask for, keeps every byte that it received, and can be
 told to fail. Nothing leaves the machine.

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep while it runs, and the list of its attempts."""
+"""Console output of a sweep while it runs, and attempts.jsonl, the list of its attempts."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tune.core24 import DesignPoint
 from tune.sweep.folder import Sweep
 
 ATTEMPTS_FILE = "attempts.jsonl"
-"""One line per trial that came to an end: status, cause, wall_s, training_s, overhead_s."""
+"""One line per trial that ended: status, cause, wall_s, training_s, overhead_s."""
 
 
 class TrialView(LoggerCallback):
-    """Tells of each trial as it starts and ends; sees to it that every trial has a summary that says so."""
+    """Prints the start and end of each trial, and makes sure that every trial has a summary."""
 
     def __init__(self, sweep: Sweep, console: Console, trials: int) -> None:
         self._sweep, self._console, self._trials = sweep, console, trials
@@ -40,10 +40,10 @@ class TrialView(LoggerCallback):
         self.overheads_s: list[float] = []
 
     def __getstate__(self) -> dict[str, object]:
-        return {}  # Tune saves its callbacks for a restore of its own; a console cannot be, and need not be, saved
+        return {}  # Tune pickles its callbacks for its own restore; a console cannot be pickled
 
     def log_trial_start(self, trial: Trial) -> None:
-        """Before the trial does anything: its folder says that it runs, and its steps are shown from now on."""
+        """Before the trial starts: mark its folder as running, and show its steps from now on."""
         point = self._sweep.point(trial.config)
         self._running, self._number = point, self._number + 1
         with self._telling(point):
@@ -60,38 +60,36 @@ class TrialView(LoggerCallback):
         self._live.__enter__()
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
-        """It returned or raised, or its process died."""
+        """The trial returned, raised an error, or its process died."""
         point, told = self._sweep.point(trial.config), ""
         with self._telling(point):
-            # Not trial.get_error(): that reads a copy which is not there yet.
+            # Not trial.get_error(): it reads a copy that does not exist yet.
             told = Path(trial.error_file).read_text() if failed and trial.error_file else ""
         with self._telling(point):
             self._end(point, f"TrialFailed: {error_line(told)}")
 
     def interrupted(self) -> DesignPoint | None:
-        """To be called when all processes have ended: the trial that an interruption of the sweep ended, if one."""
+        """Call when all processes have ended; returns the trial that was running when the sweep was stopped, if any."""
         point = self._running
         if point is not None:
-            cause = (
-                "the sweep was asked to stop; the same command goes on from the trial's last checkpoint if there is one"
-            )
+            cause = "the sweep was asked to stop; run the same command again to resume at the trial's last checkpoint"
             with self._telling(point):
                 self._end(point, f"RunInterrupted: {cause}", "interrupted")
         return point
 
     def close(self) -> None:
-        """Show no more steps."""
+        """Stop showing steps."""
         if self._live is not None:
             self._live.__exit__(None, None, None)
             self._live = None
 
     @contextmanager
     def _telling(self, point: DesignPoint) -> Iterator[None]:
-        """What is noted of a trial ends neither it nor the sweep: an error in noting it is told."""
+        """Report an error in recording a trial on the console, so that it ends neither the trial nor the sweep."""
         try:
             yield
         except (OSError, ValueError) as error:
-            self._say(f"trial {point.name} is not fully noted ({type(error).__name__}: {error})", style="yellow")
+            self._say(f"trial {point.name} is not fully recorded ({type(error).__name__}: {error})", style="yellow")
 
     def _end(self, point: DesignPoint, unsaid: str, status: RunStatus = "failed") -> None:
         self.close()
@@ -120,7 +118,7 @@ class TrialView(LoggerCallback):
         }
         said = (
             f"trial {self._number} of {self._trials}: {point.name} {summary.status} at step {summary.steps_done} "
-            f"after {format_duration(wall_s)} ({wall_s - training_s:.1f} s of it beside training)"
+            f"after {format_duration(wall_s)} ({wall_s - training_s:.1f} s of it not training)"
         )
         self._say(said, style="green" if summary.status == "ok" else "red")
         if summary.cause:
@@ -134,20 +132,20 @@ class TrialView(LoggerCallback):
 
 
 def _rewind(run_dir: Path) -> int:
-    """The step at which a trial will go on; what its history says about later ones is dropped, it comes again."""
+    """The step at which a trial will resume; later rows of its history are dropped, because they are written again."""
     checkpoint = run_dir / CHECKPOINT_FILE
     if not checkpoint.exists():
         return 0
     try:
         step = checkpoint_step(checkpoint)
     except CheckpointError:
-        return 0  # the trial itself will say so
+        return 0  # the trial itself will report this
     truncate_history(run_dir, step)
     return step
 
 
 def error_line(told: str) -> str:
-    """Of Ray Tune's error file the line that names the error: the end of a traceback, or Ray's word of a death."""
+    """The line of Ray Tune's error file that names the error: the end of a traceback, or Ray's report of a death."""
     lines = [line.strip() for line in told.splitlines() if line.strip() and not line.startswith("Failure #")]
     named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Failed)\b", line)]
-    return next(iter([*reversed(named), *lines]), "the trial ended without a word")
+    return next(iter([*reversed(named), *lines]), "the trial died without an error message")

@@ -1,4 +1,4 @@
-"""A sweep on disk: its folder, its trials, and what has become of each. Without Ray."""
+"""The sweep folder: its trials, their settings and summaries, and which are left to run. Without Ray."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _ARCHIVES_FILE, _SPLIT_FILE = "archives.json", "split.json"
 
 @dataclass(frozen=True)
 class Sweep:
-    """The cells of an ablation that one command asks for. Each is a run folder of its own below ``folder``.
+    """The cells of an ablation that one command asks for. Each has a run folder below ``folder``.
 
-    ``base`` is what all cells share. The folder's name follows from it (or is ``run.name``), so that the same command
-    finds its own trials again, and so does one that asks for other cells of the same ablation.
+    ``base`` holds the settings that all cells share. The folder's name follows from them (or is ``run.name``), so that
+    the same command finds its trials again, also when it asks for other cells of the same ablation.
     """
 
     base: PrismConfig
@@ -47,11 +47,11 @@ class Sweep:
     design: Design
     only: tuple[str, ...] = ()
     tracking: TrackingConfig | None = None
-    """How the trials are tracked, as the driver's environment decides it; None: not at all."""
+    """Tracking of the trials, resolved in the driver's environment; None: no tracking."""
 
     def __post_init__(self) -> None:
         refuse_changed_factors(self.base)
-        # Here, once: Ray Tune gives every trial's process a working directory of its own.
+        # Once, here: Ray Tune gives the process of each trial another working directory.
         places = {"run.root": self.base.run.root, "run.tmp_root": self.base.run.tmp_root}
         placed = {key: str(Path(path).absolute()) for key, path in places.items() if path is not None}
         placed["run.name"] = self.base.run.name or _folder_of(self.base).name
@@ -59,17 +59,17 @@ class Sweep:
 
     @property
     def folder(self) -> Path:
-        """Where the trials' run folders, the list of attempts and the ranking are."""
+        """The folder with the trials' run folders, the list of attempts and the ranking."""
         return Path(self.base.run.root) / str(self.base.run.name)
 
     @property
     def mode(self) -> TrackingMode:
-        """Whether and where the trials are tracked."""
+        """Tracking mode of the trials."""
         return (self.tracking and self.tracking.mode) or "disabled"
 
     @property
     def name(self) -> str:
-        """Name of the folder, and the group of the runs in tracking."""
+        """Name of the folder, and the runs' group in W&B."""
         return self.folder.name
 
     @property
@@ -78,7 +78,7 @@ class Sweep:
         return select(design_points(self.design), self.only)
 
     def point(self, variant: Mapping[str, Any]) -> DesignPoint:
-        """The cell that a variant of the grid stands for, also before Ray Tune has filled in its derived factor."""
+        """The cell of a grid variant, also before Ray Tune has set its derived factor."""
         rule, grid = objective_rule(self.design), {factor: variant[factor] for factor in LEVELS}
         return DesignPoint.from_levels(grid | {DERIVED: rule(grid) if rule else variant[DERIVED]})
 
@@ -102,27 +102,27 @@ class Sweep:
         return apply_overrides(config, placed)
 
     def summary(self, point: DesignPoint) -> RunSummary | None:
-        """What a cell's run folder says; None before it was first tried."""
+        """The summary in a cell's run folder; None before its first attempt."""
         return read_summary(self.run_dir(point))
 
     def pending(self) -> list[DesignPoint]:
-        """The cells that have not finished: never tried, interrupted or failed.
+        """The cells that have not finished: not started, interrupted or failed.
 
         Raises:
-            RunFolderError: a run of other settings is in a cell's place.
+            RunFolderError: a cell's folder holds a run with other settings.
         """
         for point in self.points:
             refuse_other_settings(self.run_dir(point), self.config(point))
         return [point for point in self.points if not _finished(self.summary(point), self.base.train.max_steps)]
 
     def archives(self) -> list[dict[str, Any]]:
-        """The selections of scans that the sweep's attempts trained on, in order; more than one: they changed."""
+        """The sets of scans that the sweep's attempts trained on, in order; more than one means that they changed."""
         path = self.folder / _ARCHIVES_FILE
         found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
         return found
 
     def split(self) -> Split | None:
-        """Who was trained on and who was held out by the trials so far; None before the first has trained."""
+        """The training and held-out patients of the trials so far; None before the first has trained."""
         path = self.folder / _SPLIT_FILE
         trained = any(
             (self.run_dir(point) / CHECKPOINT_FILE).exists() or self._steps_done(point)
@@ -135,11 +135,11 @@ class Sweep:
         return summary.steps_done if summary is not None else 0
 
     def note_split(self, split: Split) -> None:
-        """Remember it, so that trials that are begun later hold out the same patients."""
+        """Save the split, so that later trials hold out the same patients."""
         write_json(self.folder / _SPLIT_FILE, dataclasses.asdict(split.joined(self.split())))
 
     def note_archive(self, fingerprint: str, counts: Mapping[str, float]) -> bool:
-        """Remember what this attempt trains on; True when an earlier one trained on other scans."""
+        """Save the scans that this attempt trains on; True when an earlier attempt trained on others."""
         known = self.archives()
         if fingerprint not in [archive["fingerprint"] for archive in known]:
             numbers = {name: int(counts[name]) for name in ("scans_training", "scans_held_out")}
@@ -148,7 +148,7 @@ class Sweep:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Exclusive use of the folder, which is made.
+        """Create the folder and lock it for this process.
 
         Raises:
             RunFolderError: it cannot be written, or another process uses it.
@@ -172,14 +172,14 @@ class Sweep:
 
 
 def with_max_steps(base: PrismConfig, max_steps: int | None) -> PrismConfig:
-    """``base`` with another length; None: as it is."""
+    """``base`` with another number of steps; None: unchanged."""
     if max_steps is None:
         return base
     return dataclasses.replace(base, train=dataclasses.replace(base.train, max_steps=max_steps))
 
 
 def largest(configs: Sequence[PrismConfig]) -> PrismConfig:
-    """The settings whose chunks need most room in the object store."""
+    """The settings with the largest chunks in the object store."""
     return max(configs, key=lambda config: config.train.batch_size * config.data.n_patches)
 
 

@@ -1,4 +1,4 @@
-"""Stop signals to a sweep (scancel, a time limit): its trial writes a checkpoint, and the sweep ends as on Ctrl-C."""
+"""Stop signals to a sweep (scancel, time limit): the running trial writes a checkpoint, then the sweep ends."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ _TRAINING_WORKER = "ray::RayTrainWorker"
 
 
 class SweepStop(ray.tune.Callback):
-    """Answers SIGTERM and SIGUSR1: asks the training workers below this process to stop, then acts as on Ctrl-C.
+    """On SIGTERM and SIGUSR1, asks the training workers below this process to stop, then acts as on Ctrl-C.
 
-    A callback of Tune, because Tune sets an answer of its own to SIGUSR1, under which no checkpoint is written.
+    It is a callback of Tune, because Tune sets its own handler for SIGUSR1, which writes no checkpoint.
     """
 
     def __init__(self) -> None:
         self.requested = False
 
     def __getstate__(self) -> dict[str, object]:
-        return {}  # Tune saves its callbacks for a restore of its own
+        return {}  # Tune pickles its callbacks for its own restore
 
     def answer(self, *_: Any) -> None:
-        """Of a signal handler."""
+        """The signal handler."""
         self.requested = True
         ask_workers_to_stop()
         act_as_on_ctrl_c()
 
     def on_trial_start(self, *_: Any, **__: Any) -> None:
-        """Tune has set its handlers by now."""
+        """Replace Tune's handler, which is set by now."""
         signal.signal(signal.SIGUSR1, self.answer)
 
 
 @contextmanager
 def stop_signals_end_sweep() -> Iterator[SweepStop]:
-    """While the block lasts, a stop signal ends the sweep as ``SweepStop`` says, and is no exception."""
+    """Inside the block, a stop signal ends the sweep as in ``SweepStop``, without an exception."""
     stop = SweepStop()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -55,7 +55,7 @@ def stop_signals_end_sweep() -> Iterator[SweepStop]:
 
 
 def ask_workers_to_stop() -> int:
-    """SIGTERM to the training workers below this process, which they heed between two steps; returns how many."""
+    """Send SIGTERM to the training workers below this process, which then stop between two steps; returns how many."""
     asked = 0
     for process in psutil.Process().children(recursive=True):
         try:

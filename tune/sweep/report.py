@@ -1,4 +1,4 @@
-"""The end of a sweep: its ranking as files and as a table, what is left to do, and what to train next."""
+"""Report at the end of a sweep: ranking as files and table, trials left to run, recommended settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tune.sweep.folder import Sweep
 
 
 def conclude(sweep: Sweep, console: Console) -> None:
-    """Rank all runs of the sweep's folder, and say how it went and what the same command would do next."""
+    """Rank all runs of the sweep's folder, and print failures, trials left to run, and the recommended command."""
     runs = read_run_records(sweep.folder)
     scored = compute_proxy_score(runs, read_run_histories(runs, PROBE_KEYS))
     ranked = write_ranking(sweep.folder, scored, _notes(sweep))
@@ -35,7 +35,7 @@ def conclude(sweep: Sweep, console: Console) -> None:
     pending = sweep.pending()
     if pending:
         say(console, f"{len(pending)} of {len(sweep.points)} trials have not ended ok", style="red")
-        say(console, "the same command tries them again, from their checkpoints, and leaves the others alone")
+        say(console, "run the same command again to resume them at their checkpoints; finished trials are left alone")
     command = recommended_command(scored)
     if command is not None:
         say(console, f"recommended: {command}")
@@ -43,7 +43,7 @@ def conclude(sweep: Sweep, console: Console) -> None:
 
 
 def say(console: Console, text: str, style: str = "") -> None:
-    """A line as it is: no markup, no wrapping."""
+    """Print a line without markup or wrapping."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -52,7 +52,7 @@ def _notes(sweep: Sweep) -> list[str]:
     if sweep.design == "half":
         notes.append(
             "Design: half fraction of 48 cells. The objective is aliased with the interaction of batch, pool and ramp, "
-            "and with nothing below it."
+            "and with no lower-order effect."
         )
     if sweep.scale == "smoke":
         scaled = "; ".join(
@@ -60,13 +60,13 @@ def _notes(sweep: Sweep) -> list[str]:
             for key, levels in SCALED_LEVELS.items()
         )
         notes.append(
-            f"Smoke scale: this shows that the code path works and says nothing about the factors. Runs are named by "
-            f"the guide's levels; set instead: {scaled}."
+            f"Smoke scale: this shows that the code works, not which factors matter. Runs are named by the guide's "
+            f"levels, but use: {scaled}."
         )
     if len(sweep.archives()) > 1:
         counts = [(archive["scans_training"], archive["scans_held_out"]) for archive in sweep.archives()]
         told = ", then ".join(f"{training} to train on and {held_out} held out" for training, held_out in counts)
-        notes.append(f"The scans changed between attempts ({told}): runs before and after do not strictly compare.")
+        notes.append(f"The scans changed between attempts ({told}): runs before and after are not strictly comparable.")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""The driver's side of a sweep: one cluster, one preflight, then every trial that is left."""
+"""Driver of a sweep: one Ray cluster, one preflight, then every trial that is left to run."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from tune.sweep.wandb_callback import WandbTrials
 
 
 def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) -> bool:
-    """Run the ``pending`` cells of a sweep, one at a time; returns whether it was asked to stop.
+    """Run the ``pending`` cells of a sweep, one at a time; returns whether the sweep was asked to stop.
 
-    Trials that fail are recorded as failed in their run folders; a request to stop (Ctrl-C, SIGTERM, SIGUSR1, the
-    file of ``stop_file_of``) ends the sweep and the trial that runs.
+    Failed trials are recorded in their run folders. A request to stop (Ctrl-C, SIGTERM, SIGUSR1, the file of
+    ``stop_file_of``) ends the running trial and the sweep.
 
     Raises:
         PrismError: no trial could begin: the catalogue or the W&B account is bad, or a memory plan does not fit.
-        KeyboardInterrupt: it was asked to stop before a trial began.
+        KeyboardInterrupt: the sweep was asked to stop before a trial began.
     """
     started, tmp_root = time.monotonic(), temporary_root(sweep.base.run.tmp_root)
     stop_file = stop_file_of(tmp_root)
@@ -62,7 +62,7 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
                 run_trials(sweep, pending, archive, tmp_root, [view, tracking, stop])
             finally:
                 view.close()
-    for name in OWNED_BY_PROCESSES:  # Tune ends the processes of an interrupted trial before they have cleaned up
+    for name in OWNED_BY_PROCESSES:  # Tune kills the processes of an interrupted trial before they clean up
         remove_stale_folders(tmp_root / name)
     interrupted = view.interrupted()
     if interrupted is not None:
@@ -72,13 +72,13 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
             console,
             f"{len(view.overheads_s)} trials in {format_duration(time.monotonic() - started)}: {setup_s:.1f} s before "
             f"the first one, then {median(view.overheads_s):.1f} s (median; at most {max(view.overheads_s):.1f} s) a "
-            "trial beside its training",
+            "trial in addition to its training",
         )
     return stop.requested or interrupted is not None or stop_file.exists()
 
 
 def _prepare(sweep: Sweep, pending: Sequence[DesignPoint], selected: SelectedScans, console: Console) -> Archive:
-    """Everything that is looked at before the first trial, once for all of them."""
+    """Run all checks before the first trial, once for all trials."""
     require_resources(sweep.base, ray.cluster_resources())
     require_usable_gpus(sweep.base.train.num_workers)
     cache_root = Path(sweep.base.run.root).absolute() / ".preflight"
@@ -87,12 +87,12 @@ def _prepare(sweep: Sweep, pending: Sequence[DesignPoint], selected: SelectedSca
     describe_archive(archive, sweep.base.data, console)
     say(console, _memory_plan(sweep, pending, archive))
     if sweep.note_archive(manifest_hash(itertools.chain(*archive.shards), archive.held_out), archive.counts()):
-        say(console, "the scans differ from those of earlier trials; runs do not strictly compare", "yellow")
+        say(console, "the scans differ from those of earlier trials; runs are not strictly comparable", "yellow")
     return archive
 
 
 def _with_its_patients(sweep: Sweep, archive: Archive, console: Console) -> Archive:
-    """The archive with every patient on the side where earlier trials of the sweep had them, for all that are left.
+    """The archive with every patient kept in training or held out as in earlier trials of the sweep.
 
     Raises:
         RunFolderError: the earlier trials were trained on another table.
@@ -105,7 +105,7 @@ def _with_its_patients(sweep: Sweep, archive: Archive, console: Console) -> Arch
 
 
 def _memory_plan(sweep: Sweep, pending: Sequence[DesignPoint], archive: Archive) -> str:
-    """The largest plan; every cell is checked, so that none is refused in the middle of the night."""
+    """The largest memory plan; every cell is checked, so that none fails in the middle of the night."""
     plans = {point.name: check_memory(sweep.config(point), archive) for point in pending}
     name = max(plans, key=lambda name: plans[name].total_bytes)
     return f"largest {plans[name]}: trial {name}"

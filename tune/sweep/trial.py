@@ -1,4 +1,4 @@
-"""One trial as Ray Tune runs it, and the Tuner that schedules all of a sweep, one after another."""
+"""Train one trial under Ray Tune, and schedule all trials of a sweep one after another."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tune.core24 import DERIVED, LEVELS, OBJECTIVES, DesignPoint, objective_rule
 from tune.sweep.folder import Sweep
 
 TRIAL_CPUS = 1
-"""What the process of a trial asks of the cluster, beside its training worker and the pool actors."""
+"""CPUs of a trial's own process, in addition to its training worker and pool actors."""
 
 _TUNE_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # its banner ignores verbose=0
@@ -39,7 +39,7 @@ def run_trial(levels: dict[str, Any], sweep: Sweep, archive: Archive) -> dict[st
     """Train one cell, from its checkpoint if it has one; returns its final metrics.
 
     Raises:
-        TrialFailed: the run did not end ok; its folder says why.
+        TrialFailed: the run did not end ok; its summary has the cause.
     """
     point = sweep.point(levels)
     config = sweep.config(point)
@@ -51,13 +51,13 @@ def run_trial(levels: dict[str, Any], sweep: Sweep, archive: Archive) -> dict[st
 
 
 def drop_uploaded_checkpoint(summary: RunSummary, config: PrismConfig) -> None:
-    """A finished trial whose last checkpoint W&B has keeps none here: 24 of a ViT-L do not fit a home of 50 GB.
+    """Delete the local checkpoint of a finished trial if W&B has it: 24 of a ViT-L do not fit a home of 50 GB.
 
-    Its encoder stays. Asked for more steps, it goes on from the artifact.
+    The encoder stays. If more steps are requested, the trial resumes from the artifact.
     """
     try:
         uploaded = uploaded_step(config, Path(summary.run_dir))
-    except TrackingError:  # then it stays
+    except TrackingError:  # keep the checkpoint
         return
     if summary.checkpoint and uploaded == summary.steps_done:
         Path(summary.checkpoint).unlink()
@@ -65,14 +65,14 @@ def drop_uploaded_checkpoint(summary: RunSummary, config: PrismConfig) -> None:
 
 
 class PendingCells(BasicVariantGenerator):
-    """The variants of the grid, less those that are not to be run; none any more once there is a ``stop_file``."""
+    """The grid variants that are pending; no more variants once ``stop_file`` exists."""
 
     def __init__(self, sweep: Sweep, pending: Sequence[DesignPoint], stop_file: Path) -> None:
-        super().__init__(max_concurrent=1)  # what TuneConfig(max_concurrent_trials=1) asks of the default generator
+        super().__init__(max_concurrent=1)  # as TuneConfig(max_concurrent_trials=1) does
         self._sweep, self._pending, self._stop_file = sweep, frozenset(pending), stop_file
 
     def next_trial(self) -> Trial | None:
-        """The next variant to run; None when none is left, or while another one runs."""
+        """The next variant to run; None when none is left, or while another is running."""
         if self._stop_file.exists():
             BasicVariantGenerator.set_finished(self)
             return None
@@ -86,16 +86,16 @@ class PendingCells(BasicVariantGenerator):
 def run_trials(
     sweep: Sweep, pending: Sequence[DesignPoint], archive: Archive, tmp_root: Path, callbacks: list[ray.tune.Callback]
 ) -> None:
-    """Run the ``pending`` cells of a sweep, one at a time; a failing one does not stop the others.
+    """Run the ``pending`` cells of a sweep, one at a time; a failed trial does not stop the others.
 
-    Needs a Ray session. What became of each is in the run folders, and was told to ``callbacks``.
+    Needs a Ray session. Results are in the run folders, and ``callbacks`` are notified.
     """
     for name, value in _TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, sweep=sweep, archive=archive), {"CPU": TRIAL_CPUS}
     )
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # run folders and callbacks say it, and in fewer words
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # run folders and callbacks report failures
     with owned_folder(tmp_root / "ray_tune") as storage:
         _tuner(sweep, pending, trainable, storage, callbacks).fit()
 
@@ -112,7 +112,7 @@ def _tuner(
             trial_dirname_creator=lambda trial: sweep.point(trial.config).name,
         ),
         run_config=ray.tune.RunConfig(
-            # In a folder of this process: what is finished follows from the run folders, not from Tune's.
+            # In a temporary folder: the run folders decide which trials are finished, not Tune's state.
             name=sweep.name,
             storage_path=str(storage),
             failure_config=ray.tune.FailureConfig(max_failures=0),

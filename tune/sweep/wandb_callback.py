@@ -1,7 +1,7 @@
-"""Every trial of a sweep in W&B, also one that died before it could speak for itself.
+"""Add design point, status and error of every trial to its W&B run, also for trials that died early.
 
-The training worker writes a trial's rows, media and artifacts, to the run that ``tracking.json`` in its folder names.
-What only the sweep knows is added here: the design point, how the trial ended, and why.
+The training worker writes a trial's rows, media and artifacts to the run that ``tracking.json`` in its folder names.
+This callback adds what only the sweep knows.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from tune.sweep.report import say
 
 
 class WandbTrials(LoggerCallback):
-    """Tells W&B how each trial began and ended; what cannot be told is said on the console and ends nothing."""
+    """Records the start and end of each trial in W&B; failures are printed on the console and do not end the sweep."""
 
     def __init__(self, sweep: Sweep, console: Console) -> None:
         self._sweep, self._console = sweep, console
 
     def __getstate__(self) -> dict[str, object]:
-        return {}  # Tune saves its callbacks for a restore of its own; a console cannot be, and need not be, saved
+        return {}  # Tune pickles its callbacks for its own restore; a console cannot be pickled
 
     def log_trial_start(self, trial: Trial) -> None:
-        """Fix the id of the tracked run: worker and sweep write to the same one, and to none of an earlier sweep."""
+        """Fix the id of the tracked run, so that worker and sweep write to the same one, not to an earlier sweep's."""
         point = self._sweep.point(trial.config)
         if self._sweep.mode != "disabled":
             with self._telling(point):
                 tracked_as(private_folder(self._sweep.run_dir(point)), self._sweep.config(point))
 
-    def log_trial_end(self, trial: Trial, failed: bool = False) -> None:  # noqa: ARG002  the summary says it
-        """Its summary is written by now."""
+    def log_trial_end(self, trial: Trial, failed: bool = False) -> None:  # noqa: ARG002  the summary has it
+        """Called after the trial's summary was written."""
         self.tell_end(self._sweep.point(trial.config))
 
     def tell_end(self, point: DesignPoint) -> None:
-        """Design point, status and error text of a trial that has ended, into its tracked run."""
+        """Write design point, status and error text of a trial that has ended to its tracked run."""
         summary = self._sweep.summary(point)
         if self._sweep.mode == "disabled" or summary is None:
             return
@@ -63,22 +63,22 @@ class WandbTrials(LoggerCallback):
     def _telling(self, point: DesignPoint) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # noqa: BLE001  the edge of a foreign service: a sweep outlives it
+        except Exception as error:  # noqa: BLE001  edge of a foreign service: must not end the sweep
             say(self._console, f"trial {point.name} is not fully tracked ({type(error).__name__}: {error})", "yellow")
 
     def _speak_for(self, point: DesignPoint, summary: RunSummary) -> dict[str, str]:
-        """End the tracked run of a trial whose worker could not; it is made where there is none."""
+        """End the tracked run of a trial whose worker could not do it; create the run if there is none."""
         config, run_dir = self._sweep.config(point), self._sweep.run_dir(point)
         if self._sweep.mode == "online":
             return end_lost_run(config, run_dir, summary)
         if summary.steps_done:
-            return {"mode": self._sweep.mode}  # what the worker had written is on disk
+            return {"mode": self._sweep.mode}  # the worker's rows are on disk
         return start_tracker(config, run_dir, 0).finish(summary)
 
     def _add(self, point: DesignPoint, summary: RunSummary) -> None:
         tracked = read_tracked_as(self._sweep.run_dir(point))
         if tracked is None or tracked.entity is None:
-            raise TrackingError(summary.tracking.get("problem", "the run was never begun"))
+            raise TrackingError(summary.tracking.get("problem", "the run was never started"))
         run = open_api(self._sweep.config(point)).run(tracked.path)
         run.config.update({f"design/{key.rpartition('.')[2]}": level for key, level in point.levels.items()})
         run.update()
@@ -86,5 +86,5 @@ class WandbTrials(LoggerCallback):
 
 
 def without_paths(text: str | None) -> str | None:
-    """``text`` with everything between the first and the last path of each line left out: paths can name patients."""
+    """``text`` without the part of each line from its first to its last path: paths can contain patient names."""
     return None if text is None else re.sub(r"\S*/(.*/)?\S*", "<path>", text)

@@ -1,4 +1,4 @@
-"""What a training worker computes on."""
+"""Device, threads and seed of a training worker."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from prism_ssl.utils.machine import usable_cpus
 
 
 def prepare_torch(config: PrismConfig, ranks: Ranks) -> torch.device:
-    """The worker's device, with its share of the machine's cores and the run's seed, equal for all workers."""
-    # Ray gives its workers one OpenMP thread each; on a CPU the model may have the cores that the actors leave over.
+    """The worker's device; also sets its share of the machine's cores, and the run's seed, equal for all workers."""
+    # Ray gives its workers one OpenMP thread each; on a CPU the model may use the cores that the actors leave free.
     beside_me = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by Ray Train
     left_over = (usable_cpus() - config.data.workers * beside_me // ranks.size) // beside_me
     torch.set_num_threads(config.train.torch_threads or max(1, left_over))

@@ -1,9 +1,9 @@
-"""A batch that several training workers share is learned from as if one worker had it whole.
+"""Gather the outputs of all training workers, so that the loss is that of one joint batch; sum the gradients.
 
-Every worker encodes its own pairs. The answers, a few numbers a pair, are gathered, and every worker computes the loss
-of *all* pairs: masked means have their own denominators, SupCon its positives and negatives, diagnostics their pairs
-wherever these were encoded. Its gradient reaches a worker's own answers only, and whole, so that the sum over the
-workers is the gradient of the joint batch: nothing is weighed.
+Every worker encodes its own pairs. The outputs, a few numbers per pair, are gathered, and every worker computes the
+loss of *all* pairs, so that masked means, SupCon's positives and negatives, and the diagnostics cover the joint batch.
+The gradient reaches only the worker's own outputs, so the unweighted sum over the workers is the gradient of the joint
+batch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BUCKET_NUMBERS = 32 * 2**20  # 128 MiB of float32: few messages, and no second 
 
 
 def joint_batch(output: PrismOutput, facts: PairFacts, ranks: Ranks) -> tuple[PrismOutput, PairFacts]:
-    """The answers and facts of all workers' pairs, in the order of the workers; those of a single one as they are."""
+    """The outputs and facts of all workers' pairs, in the order of the workers; with one worker, unchanged."""
     if ranks.size == 1:
         return output, facts
     names = [field.name for field in dataclasses.fields(PrismOutput)]
@@ -37,7 +37,7 @@ def joint_batch(output: PrismOutput, facts: PairFacts, ranks: Ranks) -> tuple[Pr
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
-    """Replace every gradient by its sum over the workers; all have gradients of the same parameters."""
+    """Replace every gradient by its sum over the workers; all workers must have gradients of the same parameters."""
     if ranks.size == 1:
         return
     for bucket in _buckets([each.grad for each in parameters if each.grad is not None]):
@@ -49,14 +49,14 @@ def sum_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
 
 
 def _gathered(columns: list[Tensor], ranks: Ranks) -> list[Tensor]:
-    """Columns [B / workers, ...] of equal type -> [B, ...]; one message, and a gradient for one's own rows."""
+    """Columns [B / workers, ...] of equal type -> [B, ...], in one message; only the own rows get a gradient."""
     mine = torch.cat([column.detach().reshape(len(column), -1) for column in columns], dim=1)
     rows = [torch.empty_like(mine) for _ in range(ranks.size)]
     with reaching_others():
         dist.all_gather(rows, mine)
     widths = [column[0].numel() for column in columns]
     parts = [[part.reshape(c.shape) for part, c in zip(row.split(widths, 1), columns, strict=True)] for row in rows]
-    # Column by column: what enters no loss must get no gradient at all, not one of zeros.
+    # Column by column: an output that enters no loss must get no gradient, not a gradient of zeros.
     parts[ranks.rank] = columns
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 

@@ -1,4 +1,4 @@
-"""The training workers of a run, as one of them sees them: they take the same steps, and they end together."""
+"""Communication between the training workers of a run, so that they take the same steps and end together."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """What this worker knows of the others, and how it speaks with them.
+    """This worker's rank, and its communication with the others.
 
-    All workers call the same methods in the same order; each waits until the others have come, and raises
-    ``PeerLost`` when one is gone or does not come in time. A worker that is alone waits for nobody.
+    All workers call the same methods in the same order; each call waits for the others, and raises ``PeerLost`` when
+    one is gone or late. A single worker does not wait.
 
-    ``shared`` is the last error that all workers know of: after it they can still speak with each other. An error of
-    one worker alone is ``held`` until they all hear of it in the next block of ``together``.
+    ``shared`` is the last error that all workers know of; after it they can still communicate. An error of one worker
+    in a block of ``alone`` is held until all learn of it in the next block of ``together``.
     """
 
     def __init__(self, rank: int, size: int, control: dist.ProcessGroup | None = None) -> None:
@@ -32,10 +32,10 @@ class Ranks:
 
     @classmethod
     def here(cls, timeout_s: float) -> Ranks:
-        """Those of the process group that Ray Train has set up; without one, this process alone."""
+        """The ranks of Ray Train's process group; without one, this process alone."""
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return cls(0, 1)
-        # Beside the group of the gradients: what is said here must not wait for a GPU.
+        # Apart from the group for gradients: these messages must not wait for a GPU.
         control = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout_s))
         return cls(dist.get_rank(), dist.get_world_size(), control)
 
@@ -45,12 +45,12 @@ class Ranks:
         return self.rank == 0
 
     def share_of(self, items: Sequence[T]) -> Sequence[T]:
-        """This worker's equal part, in order: the parts of all workers, in their order, are ``items`` again."""
+        """This worker's part of ``items``; all parts are equally long, and in rank order they are ``items`` again."""
         each = len(items) // self.size
         return items[self.rank * each : (self.rank + 1) * each]
 
     def compare(self, numbers: Sequence[float]) -> list[tuple[float, ...]]:
-        """The numbers of all workers, in their order."""
+        """The numbers of all workers, in rank order."""
         if self.size == 1:
             return [tuple(numbers)]
         mine = torch.tensor(numbers, dtype=torch.float64)
@@ -60,7 +60,7 @@ class Ranks:
         return [tuple(row.tolist()) for row in everyone]
 
     def exchange(self, word: T) -> list[T]:
-        """The words of all workers, in their order."""
+        """The objects of all workers, in rank order."""
         if self.size == 1:
             return [word]
         everyone: list[T] = [word] * self.size
@@ -70,9 +70,9 @@ class Ranks:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """A block in which this worker does something that the others do not, and speaks with none of them.
+        """A block in which this worker acts alone and does not communicate.
 
-        Where there are others, its error waits for the next block of ``together``, so that all end at the same step.
+        With several workers, its error is held until the next block of ``together``, so that all end at the same step.
         """
         try:
             yield
@@ -83,7 +83,7 @@ class Ranks:
 
     @contextmanager
     def alike(self) -> Iterator[None]:
-        """A block that ends the same way for all workers by itself, because all know the same."""
+        """A block that raises the same error on all workers, because all have the same data."""
         try:
             yield
         except Exception as error:
@@ -91,23 +91,23 @@ class Ranks:
             raise
 
     def wait_for_first(self) -> None:
-        """Until the first worker has come to this point too, or is gone."""
+        """Wait until the first worker has reached this point too, or is gone."""
         with suppress(PeerLost):
             self.compare([0.0])
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A block that ends well for all workers or for none: what one of them raised, all raise.
+        """A block that succeeds for all workers or for none: when one worker raises an error, all raise it.
 
-        An error that is not the project's own reaches the others as ``TrainWorkerFailed``. Where several fail, the
-        first in the order of the workers counts, and a request to stop counts last.
+        Errors that are not the project's own reach the others as ``TrainWorkerFailed``. When several workers fail, the
+        error of the lowest rank counts; a request to stop counts last.
         """
         error: Exception | None = None
         try:
             if self._held is not None:
                 raise self._held
             yield
-        except Exception as raised:  # noqa: BLE001  every worker must come to the comparison; raised again below
+        except Exception as raised:  # noqa: BLE001  every worker must reach the comparison; raised again below
             error = raised
         if self.size > 1 and any(failed for (failed,) in self.compare([error is not None])):
             error = self._first_error(error)
@@ -129,12 +129,12 @@ def describe(error: BaseException) -> str:
 
 @contextmanager
 def reaching_others() -> Iterator[None]:
-    """A block that speaks with other workers: what torch raises when one cannot be reached becomes ``PeerLost``."""
+    """Turn torch's error about a worker that cannot be reached into ``PeerLost``."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
         raise PeerLost(
-            f"another training worker is gone, or did not come within train.rank_timeout_s ({str(error).strip()})"
+            f"another training worker is gone, or did not answer within train.rank_timeout_s ({str(error).strip()})"
         ) from error

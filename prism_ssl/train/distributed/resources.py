@@ -1,4 +1,4 @@
-"""Does the Ray cluster have what a run asks of it? Asked before anything is started that would wait for it (pure)."""
+"""Check that the Ray cluster has the CPUs and GPUs that a run needs, before anything waits for them (pure)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from prism_ssl.errors import ConfigError
 
 
 def training_cpus(config: PrismConfig) -> int:
-    """CPUs of Ray that a run occupies: one for every pool actor and every training worker."""
+    """Ray CPUs that a run occupies: one for every pool actor and every training worker."""
     return config.data.workers + config.train.num_workers
 
 
 def require_resources(config: PrismConfig, cluster: Mapping[str, float]) -> None:
-    """Raises ``ConfigError`` when the cluster has too few GPUs, although it has some, or too few CPUs."""
+    """Raises ``ConfigError`` when the cluster has too few CPUs, or some GPUs but too few."""
     workers, gpus, cpus = config.train.num_workers, cluster.get("GPU", 0.0), cluster.get("CPU", 0.0)
     require_gpu(config, gpus)
     if 0 < gpus < workers:
@@ -32,5 +32,5 @@ def require_resources(config: PrismConfig, cluster: Mapping[str, float]) -> None
 
 
 def workers_on_a_node(config: PrismConfig, gpus_of_nodes: Sequence[float]) -> int:
-    """How many of the training workers one node has at most: as many as it has GPUs, without any GPU all of them."""
+    """Largest number of training workers on one node: its number of GPUs; without GPUs, all workers."""
     return min(config.train.num_workers, int(max(gpus_of_nodes, default=0)) or config.train.num_workers)

@@ -1,4 +1,4 @@
-"""What counts as wrong in a run, and what a person is told about it."""
+"""Alarm rules of a run: thresholds, when each rule is judged, and the text that the user reads."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ LEAST_RANK = 2.0
 """Effective rank below which embeddings lie on a line (50 in a new tiny encoder, 25 to 30 later)."""
 
 LEAST_PROGRESS = 0.01
-"""Share of the way from chance to the least possible loss below which nothing is learned (a head at chance: -0.02)."""
+"""Below this share of the way from chance to the lowest possible loss, nothing is learned (a head at chance: -0.02)."""
 
 LEAST_SKILL = 0.15
-"""Sign skill of some axis from which a head has learned something, whatever its loss (a head at chance: 0.1)."""
+"""A head with this sign skill on any axis has learned something, whatever its loss (a head at chance: 0.1)."""
 
 MEAN_PREDICTOR_STD_RATIO = 0.1
-"""Prediction std over target std below which a head answers every pair alike."""
+"""Prediction std over target std below which a head predicts the same for every pair."""
 
 EMPTY_VIEWS_SHARE = 0.2
-"""Share of views that show nothing from which it is too many (0.085 on an archive of CT and MR, 0.36 in a lung CT)."""
+"""Too many views show nothing above this share (0.085 on an archive of CT and MR, 0.36 in a lung CT)."""
 
 WORSE_THAN_CHANCE = 0.1
-"""Share of chance by which the loss of a head must exceed it to be called worse."""
+"""A loss above chance by more than this share of it is called worse than chance."""
 
 PATIENCE_STEPS = 250
-"""Steps after warm-up in which being at chance is no news: on phantoms displacement leaves it some 220 steps after."""
+"""Steps after warm-up in which a loss at chance is expected: on phantoms displacement leaves it after some 220."""
 
 _SIGNED = {head: tuple(axis for axis in axes if axis != "distance") for head, axes in AXES.items()}
 
 
 def alarm_rules(config: PrismConfig) -> list[Rule]:
-    """The rules of a run; those that explain others stand first."""
+    """The rules of a run; a rule that explains others comes before them."""
     loss, warmup = config.loss, config.train.lr_warmup_steps
     patience = max(PATIENCE_STEPS, warmup)
     heads_from = warmup + patience
@@ -72,9 +72,10 @@ def _empty_views() -> Rule:
         over_above=1 - 0.75 * EMPTY_VIEWS_SHARE,
         text=lambda span: (
             f"{span.mean('views_empty_share'):.0%} of the views show nothing ({_steps(span)}): "
-            f"{span.mean('views_saturated_share'):.0%} are saturated by their window, "
-            f"{span.mean('views_flat_share'):.0%} are of one value, {span.mean('views_outside_share'):.0%} lie outside "
-            "their volume; views_by_scan.json in the run folder has the worst scans first, and inspect_views shows them"
+            f"{span.mean('views_saturated_share'):.0%} are saturated (nearly all pixels black or white), "
+            f"{span.mean('views_flat_share'):.0%} have a single grey value, "
+            f"{span.mean('views_outside_share'):.0%} lie outside the volume; views_by_scan.json in the run folder "
+            "lists the worst scans first, and the inspect_views notebook shows their views"
         ),
     )
 
@@ -92,8 +93,8 @@ def _flat_target(axis: str) -> Rule:
         over_above=2 * DEGENERATE_STD,
         text=lambda span: (
             f"the target {axis!r} hardly varies (standard deviation {std(span):.1e} in normalised units, "
-            f"{span.mean(f'signed_share/{axis}'):.0%} of the pairs outside its dead zone, {_steps(span)}): "
-            "a low loss of its head means nothing"
+            f"{span.mean(f'signed_share/{axis}'):.0%} of the pairs outside its dead zone, {_steps(span)}), so a low "
+            "loss of its head proves nothing; check the view.* ranges and loss.dead_zone_*"
         ),
     )
 
@@ -111,8 +112,8 @@ def _frozen_head(name: str, from_step: int = 0) -> Rule:
         from_step=from_step,
         text=lambda span: (
             f"the {part} of {name!r} is frozen: its parameters did not change ({_steps(span)}) although its loss has "
-            f"weight {span.mean(f'weight/{name}'):.3g}; look for requires_grad=False or a parameter that the "
-            "optimiser was not given"
+            f"weight {span.mean(f'weight/{name}'):.3g}; look for requires_grad=False, or for parameters missing from "
+            "the optimiser"
         ),
     )
 
@@ -137,21 +138,21 @@ def _head_at_chance(head: Head, axes: tuple[str, ...], objective: Objective, fro
 
 
 def _at_chance_text(head: Head, objective: Objective, span: Span) -> str:
-    trivial = "the mean answer for every pair" if objective == "regression" else "a coin"
+    trivial = "predicting the mean for every pair" if objective == "regression" else "guessing"
     ratio = max((r for axis in _SIGNED[head] if not math.isnan(r := span.mean(f"std_ratio/{axis}"))), default=0.0)
-    answers = f"answers vary ({ratio:.0%} of the target's std), but not with the truth"
+    answers = f"Its predictions vary ({ratio:.0%} of the target's std) but do not follow the target"
     if ratio < MEAN_PREDICTOR_STD_RATIO:
-        answers = f"head predicts its mean (its answers have at most {ratio:.0%} of the target's std)"
+        answers = f"It predicts nearly the same for every pair (at most {ratio:.0%} of the target's std)"
     where = "at" if _progress(span, head) > -WORSE_THAN_CHANCE else "worse than"
     return (
         f"{head} is {where} chance: loss {span.mean(f'loss/{head}'):.2e}, {trivial} gets "
-        f"{span.mean(f'chance/{head}'):.2e} ({_steps(span)}). Its {answers}; its parameters do change, so it is not "
-        "frozen: it has not learned yet. Expect nothing of it until its skill leaves 0"
+        f"{span.mean(f'chance/{head}'):.2e} ({_steps(span)}). {answers}. Its parameters change, so the head is not "
+        "frozen; it has not learned yet. Treat this head as untrained until its skill exceeds 0"
     )
 
 
 def _progress(span: Span, name: str, floor: float = 0.0) -> float:
-    """Share of the way from chance (0) to the least possible loss (1); NaN when there is no way to go."""
+    """Share of the way from chance (0) to the lowest possible loss (1); NaN when the two are equal."""
     loss, chance = span.mean(f"loss/{name}"), span.mean(f"chance/{name}")
     return (chance - loss) / (chance - floor) if chance > floor else math.nan
 
@@ -167,8 +168,8 @@ def _collapse() -> list[Rule]:
             over_above=2 * LEAST_SPREAD,
             text=lambda span: (
                 "the encoder has collapsed: all views get nearly the same embedding (they differ by "
-                f"{span.mean(spread):.2%} of their length, std per dimension {span.mean(std):.1e}, {_steps(span)}); "
-                "no head can tell views apart"
+                f"{span.mean(spread):.2%} of their length, std per dimension {span.mean(std):.1e}, {_steps(span)}), so "
+                "no head can tell views apart; lower train.lr or raise train.lr_warmup_steps"
             ),
         ),
         Rule(
@@ -179,7 +180,7 @@ def _collapse() -> list[Rule]:
             explained_by=("collapsed_embeddings",),
             text=lambda span: (
                 f"the embeddings have collapsed to a line (effective rank {span.mean(rank):.1f}, {_steps(span)}): "
-                "they tell views apart by a single number"
+                "a single number describes each view; lower train.lr or raise train.lr_warmup_steps"
             ),
         ),
     ]
@@ -195,7 +196,7 @@ def _positives(loss: LossConfig) -> list[Rule]:
             over_above=1e-2,
             text=lambda span: (
                 f"SupCon has no positives at all ({_steps(span)}): not even the two views of a pair share a label, so "
-                "its loss is 0 and it learns nothing; look at series_label"
+                "its loss is 0 and it learns nothing; this is a defect in series_label"
             ),
         )
     ]
@@ -211,9 +212,9 @@ def _positives(loss: LossConfig) -> list[Rule]:
             explained_by=("supcon_no_positives",),
             text=lambda span: (
                 f"SupCon has no positives from other pairs ({_steps(span)}, "
-                f"{span.mean('supcon/distinct_series'):.1f} series per batch): each series comes once in a batch, so "
-                "SupCon is plain instance contrast of the two views of a pair; raise train.batch_size, or lower "
-                "data.workers x data.warm_pool_size"
+                f"{span.mean('supcon/distinct_series'):.1f} series per batch): each series appears once in a batch, so "
+                "SupCon only contrasts the two views of a pair with all others, as SimCLR does; raise "
+                "train.batch_size, or lower data.workers x data.warm_pool_size"
             ),
         ),
         Rule(
@@ -222,7 +223,7 @@ def _positives(loss: LossConfig) -> list[Rule]:
             raise_below=1e-3,
             over_above=1e-2,
             text=lambda span: (
-                f"SupCon has no negatives ({_steps(span)}): every batch held a single series, so its loss cannot leave "
+                f"SupCon has no negatives ({_steps(span)}): every batch holds a single series, so its loss stays at "
                 "chance; raise data.workers x data.warm_pool_size"
             ),
         ),
@@ -245,7 +246,7 @@ def _supcon_at_chance(from_step: int) -> Rule:
         text=lambda span: (
             f"supcon is at chance: loss {span.mean('loss/supcon'):.2e}, equal similarities get "
             f"{span.mean('chance/supcon'):.2e} and perfect embeddings {span.mean('supcon/loss_floor'):.2e} "
-            f"({_steps(span)}). The projection does not yet tell one series from another"
+            f"({_steps(span)}). The projection does not tell series apart yet"
         ),
     )
 

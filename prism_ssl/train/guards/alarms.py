@@ -1,4 +1,4 @@
-"""When the numbers of a run say that something is wrong, and when they say that it is over: a state machine (pure).
+"""Raise and end alarms from the rows of a history: a state machine (pure).
 
 A rule names a quantity that must not stay low. It is judged on its mean over the last rows, so that neither a single
 row nor the choice of ``train.log_every`` decides.
@@ -16,14 +16,14 @@ SPAN_STEPS, SPAN_ROWS = 50, 2
 
 
 class Span:
-    """The last rows of a history, read as one."""
+    """The last rows of a history, averaged."""
 
     def __init__(self, first_step: int) -> None:
         self._rows: deque[tuple[int, Mapping[str, float]]] = deque()
         self.first_step = self.last_step = first_step
 
     def add(self, step: int, row: Mapping[str, float]) -> None:
-        """Append the row written after ``step`` steps, and let go of rows that the span does not need."""
+        """Append the row written after ``step`` steps, and drop rows that the span does not need."""
         self._rows.append((step - self.last_step, row))
         self.last_step = step
         while len(self._rows) > SPAN_ROWS and step - self.first_step - self._rows[0][0] >= SPAN_STEPS:
@@ -31,26 +31,26 @@ class Span:
 
     @property
     def is_long_enough(self) -> bool:
-        """Whether it may be judged."""
+        """Whether the span is long enough to be judged."""
         return len(self._rows) >= SPAN_ROWS and self.last_step - self.first_step >= SPAN_STEPS
 
     def mean(self, key: str) -> float:
-        """Mean over the steps of the span, rows without a finite value left out; NaN when none has one."""
+        """Mean over the steps of the span, without rows that have no finite value; NaN when no row has one."""
         known = [(steps, row[key]) for steps, row in self._rows if math.isfinite(row.get(key, math.nan))]
         return sum(steps * value for steps, value in known) / sum(steps for steps, _ in known) if known else math.nan
 
     def least(self, key: str) -> float:
-        """Smallest value of the rows; NaN when one has none."""
+        """Smallest value of the rows; NaN when a row has none."""
         values = [row.get(key, math.nan) for _, row in self._rows]
         return math.nan if any(math.isnan(value) for value in values) else min(values)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """``quantity`` must not stay below ``raise_below``; the alarm is over once it is above ``over_above``.
+    """The alarm is raised when ``quantity`` falls below ``raise_below``, and over when it rises above ``over_above``.
 
-    NaN cannot be judged and changes nothing, and neither does a span that begins before ``from_step`` or a time in
-    which an alarm of ``explained_by`` is raised. ``text`` says in plain words what is wrong and what it means.
+    The rule is not judged while ``quantity`` is NaN, while the span begins before ``from_step``, or while an alarm of
+    ``explained_by`` is raised. ``text`` says what is wrong and what it means.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class AlarmChange:
-    """An alarm that was raised, or (``over``) that has ended; ``text`` is the one it was raised with."""
+    """An alarm that was raised, or (``over``) has ended; ``text`` is the one from when it was raised."""
 
     name: str
     text: str
@@ -72,7 +72,7 @@ class AlarmChange:
 
 
 class Alarms:
-    """Which alarms are raised, row by row. Rules are judged in their order; each alarm is told once per onset."""
+    """The alarms that are raised, row by row. Rules are judged in order; each alarm is reported once per onset."""
 
     def __init__(self, rules: Sequence[Rule], first_step: int) -> None:
         self._rules = tuple(rules)
@@ -80,7 +80,7 @@ class Alarms:
         self._raised: dict[str, str] = {}
 
     def judge(self, step: int, row: Mapping[str, float]) -> list[AlarmChange]:
-        """What the row written after ``step`` steps changes."""
+        """Alarms that begin or end with the row written after ``step`` steps."""
         self._span.add(step, row)
         if not self._span.is_long_enough:
             return []

@@ -1,4 +1,4 @@
-"""What this project may delete: its own leftovers that nobody needs any more, in the order in which they go.
+"""Leftovers that this project may delete, in the order of deletion:
 
 1. unfinished writes (``.NAME.PID.tmp``) in run folders that no process holds;
 2. folders of dead processes below the temporary root: scratch, Ray sessions, tokens, Ray Train storage;
@@ -6,9 +6,9 @@
 4. offline W&B runs that ``wandb sync`` has marked as uploaded;
 5. files in W&B's caches below the temporary root that were not touched for an hour.
 
-Ours is what lies in one of these places, belongs to this user and carries our marker: a ``.lock`` that its owner
-holds while it lives, or the name that the place's maker gives. Checkpoints, records, encoders and manifests are
-never among them, nor anything that a symbolic link leads to.
+A file is ours when it lies in one of these places, belongs to this user and carries our marker: a ``.lock`` that its
+owner holds while it lives, or the name that W&B or ``atomic_file`` gives it. Checkpoints, records, encoders, manifests
+and the targets of symbolic links are never deleted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WANDB_CACHES = ("cache", "artifacts", "staging")
 
 @dataclass(frozen=True)
 class Places:
-    """Where the user's quota is counted (``home``), and the two folders that this project writes to."""
+    """The home directory, where the user's quota is counted, and the two folders that this project writes to."""
 
     home: Path
     tmp_root: Path
@@ -43,7 +43,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something that may go. ``lock`` is the folder whose claim proves that nobody uses it; None: nobody can."""
+    """A file or folder that may be deleted, if the folder ``lock`` can be locked; None: nothing can be using it."""
 
     kind: str
     path: Path
@@ -51,7 +51,7 @@ class Leftover:
 
 
 def leftovers(places: Places) -> Iterator[Leftover]:
-    """All of them, in the order in which they go."""
+    """All leftovers, in the order of deletion."""
     yield from _unfinished_writes(places.runs)
     for name in OWNED_BY_PROCESSES:
         yield from _locked_folders(places.tmp_root / name, "folder of a dead process")
@@ -64,7 +64,7 @@ def leftovers(places: Places) -> Iterator[Leftover]:
 
 
 def remove(leftover: Leftover) -> DiskUsage:
-    """Delete it and return what it held; nothing when somebody uses it after all."""
+    """Delete a leftover and return its size; nothing is deleted when a process uses it."""
     if leftover.lock is None:
         return _delete(leftover.path)
     lock = FolderLock(leftover.lock)
@@ -126,7 +126,7 @@ def _children(parent: Path) -> list[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies there; nothing where the folder has vanished or does not answer."""
+    """The folder's entries; none when the folder has vanished or does not answer."""
     try:
         return list(folder.iterdir())
     except OSError:
@@ -142,7 +142,7 @@ def _untouched_s(path: Path) -> float:
 
 
 def _ours(path: Path) -> bool:
-    """It is this user's own and no symbolic link."""
+    """Whether the path belongs to this user and is no symbolic link."""
     try:
         status = path.lstat()
     except OSError:  # it has vanished, or does not answer

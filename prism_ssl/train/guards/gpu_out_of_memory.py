@@ -1,4 +1,4 @@
-"""What a person is told when the GPU's memory is full: what was asked of it, what it has, and what to lower."""
+"""Error text for a full GPU: the settings in use, the memory it has, and which settings to lower."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GIB = 2**30
 
 @contextmanager
 def out_of_memory_named(config: PrismConfig, what: str) -> Iterator[None]:
-    """torch's error in the block becomes a ``GpuOutOfMemory``; ``what`` was being done, such as ``"step 12"``."""
+    """Turn torch's out-of-memory error in the block into ``GpuOutOfMemory``; ``what`` is such as ``"step 12"``."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -47,5 +47,5 @@ def _advice(config: PrismConfig) -> str:
     if config.train.precision != "bf16":
         options.append("or train.precision bf16")
     if config.data.extract_on == "cuda":
-        options.append("or data.extract_on cpu, which keeps the volumes out of it")
+        options.append("or data.extract_on cpu, which keeps the volumes in host memory")
     return ", ".join(options)

@@ -1,4 +1,4 @@
-"""What happens when a loss is not finite: skip and count, and end the run before it wastes a night."""
+"""Non-finite losses: skip and count the steps, and end the run after too many in a row."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ BATCH_FILE = "nonfinite_batch.json"
 
 
 ReadLater = Callable[[], float]
-"""Waits, where it must, until a number has come from the device, and returns it."""
+"""Returns a number from the device, and waits for it if needed."""
 
 
 def fetch(number: torch.Tensor) -> ReadLater:
-    """Begin to copy a number from its device; nothing waits before the returned function is called."""
+    """Begin to copy a number from its device; only the returned function waits for it."""
     if number.device.type != "cuda":
         return number.item
     copy = number.to("cpu", non_blocking=True)
@@ -37,16 +37,16 @@ def fetch(number: torch.Tensor) -> ReadLater:
 
 
 class NonFiniteGuard:
-    """Watches whether updates were skipped, without making the GPU wait.
+    """Watches whether updates were skipped, without waiting for the GPU.
 
-    A flag is read ``lag`` steps after it was computed; by then it is known, and nobody waits for it.
+    A flag is read ``lag`` steps after it was computed; by then the copy has arrived.
 
     Args:
-        run_dir: where the batch that ends a run is written.
+        run_dir: where the batches that end a run are written.
         limit: consecutive skipped steps that end the run.
         lag: 0 on a CPU.
         ranks: workers that share a batch; they share its flag too, so that all end at the same step.
-        fetch: how a flag comes from its device.
+        fetch: copies a flag from its device.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class NonFiniteGuard:
         if self._ranks.is_first:
             try:
                 write_json(path, {"seed": self._seed, "batches": batches})
-            except OSError as error:  # it must not stand for what was found
+            except OSError as error:  # it must not hide the NonFiniteLoss
                 where = f"their scan ids could not be written to {path} ({error.strerror or error})"
         steps = ", ".join(str(step) for step, _ in self._in_a_row)
         return (
             f"the loss was not finite in {len(self._in_a_row)} consecutive steps ({steps}); {where}; "
-            "lower train.lr or train.grad_clip, or look at those scans"
+            "lower train.lr or train.grad_clip, or inspect those scans"
         )

@@ -1,4 +1,4 @@
-"""Which limits of the home directory and of the temporary root are crossed, and what pruning did about it."""
+"""Check the limits of the home directory and the temporary root, and delete leftovers when one is crossed."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from prism_ssl.utils.disk_usage import DiskUsage, disk_usage, free_bytes
 
 T = TypeVar("T")
 Measure = Callable[..., DiskUsage]
-"""``disk_usage``, or what a test arranges."""
+"""``disk_usage``, or a test's replacement."""
 
 _NAMED = 5  # leftovers that a note names
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One measurement; None where nothing limits it."""
+    """One measurement; None where there is no limit."""
 
     home: DiskUsage | None
     tmp_free_bytes: int | None
 
 
 def limits_crossed(config: QuotaConfig, reading: Reading, which: Literal["soft", "hard"]) -> dict[str, str]:
-    """Names of the crossed limits, each with what was found and what is allowed.
+    """Names of the crossed limits, each with the measured and the allowed value.
 
-    Where there is no soft limit the hard one stands for it. Free space has one limit for both.
+    Without a soft limit the hard one is used. Free space has one limit for both.
     """
     crossed: dict[str, str] = {}
     if reading.home is not None:
@@ -57,9 +57,9 @@ def _limit(config: QuotaConfig, which: str, what: str) -> tuple[str, int | None]
 
 @dataclass(frozen=True)
 class Finding:
-    """One look: what is there after pruning, what was removed and why, and the hard limits that are still crossed.
+    """One check: the reading after pruning, what was removed and why, and the hard limits that are still crossed.
 
-    ``unknown``: what could not be asked, in words; its limits were not judged.
+    ``unknown``: what could not be measured, in words; its limits were not checked.
     """
 
     reading: Reading
@@ -70,11 +70,11 @@ class Finding:
 
     @property
     def removed_usage(self) -> DiskUsage:
-        """All that was removed, together."""
+        """Total size of all that was removed."""
         return sum((usage for _, usage in self.removed), DiskUsage())
 
     def note(self) -> str | None:
-        """What a person should be told; None when no limit was crossed."""
+        """The message for the user; None when no limit was crossed."""
         if not self.reasons:
             return None
         why = "; ".join(self.reasons.values())
@@ -94,9 +94,9 @@ class Finding:
 def find_crossed(
     config: QuotaConfig, places: Places, keep_going: Callable[[], bool], measure: Measure = disk_usage
 ) -> Finding:
-    """Measure; where a soft limit is crossed, remove leftovers that lie there, one by one, until it no longer is.
+    """Measure; when a soft limit is crossed, remove leftovers on that disk one by one until it no longer is.
 
-    A disk that does not answer is no limit crossed: it is named in ``Finding.unknown``, and the other is judged.
+    A disk that does not answer crosses no limit: ``Finding.unknown`` names it, and the other disk is still checked.
     """
     limits = (config.home_soft_bytes, config.home_hard_bytes, config.home_soft_inodes, config.home_hard_inodes)
     watched = any(limit is not None for limit in limits)
@@ -137,7 +137,7 @@ def _found(places: Places, unknown: list[str]) -> Iterator[Leftover]:
 
 
 def _helps(config: QuotaConfig, reading: Reading, in_home: bool, on_tmp: bool) -> bool:
-    """Whether removing what lies there brings one of the crossed limits nearer."""
+    """Whether removing a file at that place helps with one of the crossed limits."""
     seen_from_there = Reading(reading.home if in_home else None, reading.tmp_free_bytes if on_tmp else None)
     return bool(limits_crossed(config, seen_from_there, "soft"))
 
@@ -153,6 +153,6 @@ def _without(reading: Reading, gone_from_home: DiskUsage, places: Places) -> Rea
     home = reading.home - gone_from_home if reading.home is not None else None
     free = reading.tmp_free_bytes
     if free is not None:
-        with suppress(OSError):  # the last answer stands
+        with suppress(OSError):  # keep the last measurement
             free = free_bytes(places.tmp_root)
     return replace(reading, home=home, tmp_free_bytes=free)

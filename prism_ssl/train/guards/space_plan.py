@@ -1,4 +1,4 @@
-"""Will what runs leave fit where run folders are? Bytes and files, before the first step."""
+"""Space plan: bytes and files that runs will write, against free space and quota, before the first step."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from prism_ssl.utils.disk_usage import DiskUsage, disk_usage, free_bytes
 from prism_ssl.utils.fs import home_folder
 
 _ROW_BYTES, _PICTURE_BYTES, _RECORD_FILES = 6_000, 2 * 10**6, 20
-"""Of a run beside its weights. Measured: 5.9 kB a row of history, 1.7 MB of plots and panel, 13 files."""
+"""What a run writes besides its weights. Measured: 5.9 kB a row of history, 1.7 MB of plots and panel, 13 files."""
 _BYTES_TRAINED = 12
-"""Of a parameter in a checkpoint: itself and AdamW's two moments, float32."""
+"""Bytes of a parameter in a checkpoint: its value and AdamW's two moments, float32."""
 _BYTES_EXPORTED = 4
 _HOME_MEASURED_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True)
 class SpacePlan:
-    """What runs leave at their end, and what the largest of them has beside that while it trains."""
+    """What runs leave on disk, and what the largest of them needs in addition while it trains."""
 
     runs: int
     encoders: DiskUsage
@@ -39,11 +39,11 @@ class SpacePlan:
     records: DiskUsage
     under_way: DiskUsage
     there: DiskUsage
-    """What already lies in their folders, and is replaced or gone on with."""
+    """What their folders hold already, and will be replaced or continued."""
 
     @property
     def needed(self) -> DiskUsage:
-        """What comes to what is there."""
+        """What will be written in addition to what is there."""
         whole = self.encoders + self.checkpoints + self.records + self.under_way
         return DiskUsage(max(0, whole.bytes - self.there.bytes), max(0, whole.inodes - self.there.inodes))
 
@@ -59,7 +59,7 @@ class SpacePlan:
 
 @cache
 def parameters(config: ModelConfig) -> tuple[int, int]:
-    """Number of the encoder's, and of all; no memory is filled."""
+    """Number of parameters of the encoder, and of the whole network; no memory is allocated."""
     with torch.device("meta"):
         network = build_network(config)
     of_encoder, of_all = (sum(p.numel() for p in part.parameters()) for part in (network.encoder, network))
@@ -67,12 +67,12 @@ def parameters(config: ModelConfig) -> tuple[int, int]:
 
 
 def drops_checkpoints(config: PrismConfig) -> bool:
-    """Whether a finished trial of a sweep keeps no checkpoint, for W&B has it."""
+    """Whether a finished trial of a sweep keeps no local checkpoint, because W&B has it."""
     return tracking_mode(config.tracking) == "online" and config.tracking.artifact_every is not None
 
 
 def plan_space(configs: Sequence[PrismConfig], there: DiskUsage, in_sweep: bool) -> SpacePlan:
-    """The plan of runs that are trained one after another; ``there`` is what lies in their folders already."""
+    """The plan of runs that are trained one after another; ``there`` is what their folders hold already."""
     encoders = checkpoints = 0
     largest = kept = 0
     for config in configs:
@@ -81,7 +81,7 @@ def plan_space(configs: Sequence[PrismConfig], there: DiskUsage, in_sweep: bool)
         largest = max(largest, of_all * _BYTES_TRAINED)
         if not (in_sweep and drops_checkpoints(config)):
             kept, checkpoints = kept + 1, checkpoints + of_all * _BYTES_TRAINED
-    # A checkpoint is written beside the one before, which stays until the new one is whole.
+    # A checkpoint is written beside the previous one, which stays until the new one is complete.
     under_way = DiskUsage(largest if kept else 2 * largest, 1 if kept else 2)
     return SpacePlan(
         len(configs),
@@ -98,27 +98,26 @@ def _record_bytes(config: PrismConfig) -> int:
 
 
 def space_words(configs: Sequence[PrismConfig], folders: Sequence[Path], in_sweep: bool = False) -> str:
-    """How the runs fit where they go, with numbers; ``folders`` are theirs, made or not. Nothing is written.
+    """The space plan as text; ``folders`` are the run folders, existing or not. Nothing is written.
 
     Raises:
-        QuotaExceeded: they do not fit a home with a hard limit.
+        QuotaExceeded: the runs do not fit a home with a hard limit.
     """
     quota, root = configs[0].quota, Path(configs[0].run.root).absolute()
     there = sum((disk_usage(folder) for folder in folders if folder.is_dir()), DiskUsage())
     in_home = None
     if quota.home_hard_bytes is not None or quota.home_hard_inodes is not None:
         deadline = time.monotonic() + _HOME_MEASURED_WITHIN_S
-        with suppress(OSError):  # a home that cannot be read is the quota guard's to tell
+        with suppress(OSError):  # the quota guard reports a home that cannot be read
             in_home = disk_usage(home_folder(), lambda: time.monotonic() < deadline)
     return check_space(plan_space(configs, there, in_sweep), quota, root, home_folder(), in_home)
 
 
 def check_space(plan: SpacePlan, quota: QuotaConfig, root: Path, home: Path, in_home: DiskUsage | None) -> str:
-    """How the plan fits ``root``; ``in_home`` is what ``home`` holds now, environment and caches included (None: not
-    measured).
+    """The plan as text; ``in_home`` is what ``home`` holds now, environment and caches included (None: not measured).
 
-    What does not fit the file system is told: others may make room. What does not fit the home's hard limits is
-    refused, for it would end the runs in the middle of the night.
+    A plan that exceeds the free space only adds a warning: others may make room. A plan that exceeds the home's hard
+    limits is refused, because it would end the runs in the middle of the night.
 
     Raises:
         QuotaExceeded: the home would cross ``quota.home_hard_bytes`` or ``quota.home_hard_inodes``.
@@ -138,16 +137,16 @@ def check_space(plan: SpacePlan, quota: QuotaConfig, root: Path, home: Path, in_
                 "runs elsewhere (--run.root), let W&B keep the checkpoints of a sweep (--tracking.mode online with "
                 "tracking.artifact_every set), or train fewer cells at a time (--only)"
             )
-    disk = next(folder for folder in (root, *root.parents) if folder.is_dir())  # the root may not be made yet
+    disk = next(folder for folder in (root, *root.parents) if folder.is_dir())  # the root may not exist yet
     free, free_inodes = free_bytes(disk), _free_inodes(disk)
     if needed.bytes > free:
         words += f"; only {decimal(free)} are free at {root}: make room, or set --run.root"
     if free_inodes is not None and needed.inodes > free_inodes:
-        words += f"; only {free_inodes:,} more files may be made at {root}: make room, or set --run.root"
+        words += f"; only {free_inodes:,} more files can be created at {root}: make room, or set --run.root"
     return words
 
 
 def _free_inodes(folder: Path) -> int | None:
-    """Files that may still be made there; None where the file system does not count them."""
+    """Number of files that can still be created there; None where the file system does not count them."""
     status = os.statvfs(folder)
     return status.f_favail if status.f_files else None

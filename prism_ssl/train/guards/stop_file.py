@@ -1,6 +1,6 @@
-"""A request to stop as a file: made by a job script or by SIGUSR1 to the driver, heeded between two steps.
+"""Stop file: created by a job script or by SIGUSR1 to the driver; the run stops between two steps.
 
-A file reaches the training worker of a run, and those of a whole sweep, without a signal to any of them.
+A file reaches the training workers of a run, or of a whole sweep, without a signal to any of them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from prism_ssl.utils.stop_signals import note_stop
 
 
 def stop_file_of(tmp_root: Path) -> Path:
-    """Where the request is made: one file for all that a SLURM job does, otherwise one for this process."""
+    """Path of the stop file: one for everything in a SLURM job, otherwise one for this process."""
     return tmp_root / f"stop-{os.environ.get('SLURM_JOB_ID') or os.getpid()}"
 
 
 @contextmanager
 def sigusr1_asks_to_stop(stop_file: Path) -> Iterator[None]:
-    """While the block lasts, SIGUSR1 to this process makes the request and changes nothing else.
+    """Inside the block, SIGUSR1 to this process creates the stop file and does nothing else.
 
-    Outside the main thread signals stay as they are. A request that this process made is gone after the block.
+    Outside the main thread, signals stay as they are. A stop file that this process created is removed after the block.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""Alarms that a run is too short to raise: silence about them is no good news (pure)."""
+"""Alarms that a run is too short to raise, and the step from which each can be raised (pure)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prism_ssl.train.guards.alarms import Span
 
 
 def first_judged_step(from_step: int, log_every: int) -> int:
-    """The first row, of one in ``log_every`` steps, at which a rule can be judged on a span from ``from_step`` on."""
+    """Step of the first row (one per ``log_every`` steps) at which a span from ``from_step`` on can be judged."""
     span, step = Span(0), 0
     while not (span.is_long_enough and span.first_step >= from_step):
         step += log_every
@@ -19,9 +19,9 @@ def first_judged_step(from_step: int, log_every: int) -> int:
 
 
 def too_short_to_judge(config: PrismConfig, steps_done: int) -> str | None:
-    """Which alarms could not be raised within ``steps_done`` steps, and when they can; None when all were judged.
+    """The alarms that could not be raised within ``steps_done`` steps, and from when they can; None if all were judged.
 
-    The alarm of a head whose loss has no weight is none of them: it is never raised.
+    Alarms of a head without loss weight are left out: they are never raised.
     """
     waiting: dict[int, list[str]] = defaultdict(list)
     names = [rule.name for rule in alarm_rules(config) if not _without_weight(config, rule.name)]
@@ -36,7 +36,7 @@ def too_short_to_judge(config: PrismConfig, steps_done: int) -> str | None:
 
 
 def _grouped(late: list[str], names: list[str]) -> list[str]:
-    """``kind`` for all alarms of a kind; the names where some of the kind are judged at another time."""
+    """``kind`` when all alarms of that kind are judged at the same step; else the full names."""
     told: list[str] = []
     for name in late:
         kind = name.partition("/")[0]

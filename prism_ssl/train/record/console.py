@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: step lines, a progress bar, and a summary that explains itself."""
+"""Console output of a run: step lines, a progress bar, and the summary at its end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LAST_ROWS_S = 30.0
 
 
 class HistoryFollower:
-    """Reads the lines that are appended to a history file after it was made; a torn last line waits."""
+    """Reads the lines that are appended to a history file from now on; an incomplete last line is read later."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -36,7 +36,7 @@ class HistoryFollower:
         if not self._path.exists():
             return []
         if self._path.stat().st_size < self._offset:
-            self._offset = 0  # the run went on at an earlier step, and its history was cut back
+            self._offset = 0  # the run resumed at an earlier step, and its history was truncated
         with self._path.open("rb") as file:
             file.seek(self._offset)
             data = file.read()
@@ -46,7 +46,7 @@ class HistoryFollower:
 
 
 class LiveView:
-    """Shows a run's history on the console while the block lasts; an error in showing it is told, and ends nothing."""
+    """Shows a run's history on the console while the block lasts; a display error is reported and does not end it."""
 
     def __init__(self, console: Console, run_dir: Path, first_step: int, max_steps: int) -> None:
         self._console = console
@@ -79,7 +79,7 @@ class LiveView:
             if self._thread.ident is not None:
                 self._thread.join(_LAST_ROWS_S)
             if self._thread.is_alive():
-                text = f"the last rows were not read within {_LAST_ROWS_S:.0f} s; does the run folder's disk hang?"
+                text = f"the last rows could not be read within {_LAST_ROWS_S:.0f} s; the run folder's disk may hang"
                 self._progress.console.print(text, style="yellow")
             self._progress.stop()
         if self._problem is not None:
@@ -94,10 +94,10 @@ class LiveView:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """What is shown of a run neither ends nor changes it: an error is kept, and told at the end."""
+        """Keep an error of the display and report it at the end; it must not end the run."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001  kept in _problem, which __exit__ tells
+        except Exception as error:  # noqa: BLE001  kept in _problem, which __exit__ reports
             self._problem = self._problem or error
 
     def _run(self) -> None:
@@ -109,7 +109,7 @@ class LiveView:
     def _show_new(self) -> None:
         for row in self._follower.new_rows():
             if "event" in row:
-                text = escape(row["text"])  # an error's "[Errno 2]" is no markup
+                text = escape(row["text"])  # "[Errno 2]" is not markup
                 self._progress.console.print(
                     f"[yellow]{row['event']}[/] at step {row['global_step']}: {text}", soft_wrap=True
                 )
@@ -121,14 +121,14 @@ class LiveView:
 
 
 def step_line(row: dict[str, Any]) -> str:
-    """One line of a history row: losses in scientific notation, each beside its chance level, rate and waiting."""
+    """A history row as one line: each loss beside its chance level, throughput, and the share of time spent waiting."""
     names = [key.removeprefix("chance/") for key in row if key.startswith("chance/")]
     losses = "  ".join(f"{name} {_sci(row.get(f'loss/{name}'))}/{_sci(row.get(f'chance/{name}'))}" for name in names)
     return f"step {row['global_step']:>6}  {losses}  {_rate(row)}"
 
 
 def evaluation_line(row: dict[str, Any]) -> str:
-    """One line of a held-out evaluation: place and series beside chance and the untrained encoder, skill, quality."""
+    """A held-out evaluation as one line: place and series beside chance and the untrained encoder, skill, quality."""
     place, place_untrained, recall, chance, untrained, skill, quality, low, high = (
         f"{value:.2f}" if _known(value := row.get(f"{PROBE_PREFIX}{name}")) else "-"
         for name in (
@@ -151,13 +151,13 @@ def evaluation_line(row: dict[str, Any]) -> str:
 
 
 def show_summary(console: Console, summary: RunSummary) -> None:
-    """The end of a run as a table that explains itself, and where to look next; no error in showing it is raised."""
+    """Print the summary of a run and where its files are; a display error is not raised."""
     try:
         _show(console, summary)
-    except Exception as error:  # noqa: BLE001  the run has ended as it has, whatever can be shown of it
+    except Exception as error:  # noqa: BLE001  a display error must not change how the run ended
         with suppress(Exception):
             told = f"{summary.run}: {summary.status} at step {summary.steps_done}; its summary cannot be shown here"
-            console.print(f"{told} ({type(error).__name__}: {error}), and is in {summary.run_dir}", markup=False)
+            console.print(f"{told} ({type(error).__name__}: {error}); it is in {summary.run_dir}", markup=False)
 
 
 def _show(console: Console, summary: RunSummary) -> None:
@@ -229,7 +229,7 @@ def _facts_table(summary: RunSummary) -> Table:
     table.add_row(
         "step time",
         f"p50 {number('total_step_time_ms_p50'):.0f}, p95 {number('total_step_time_ms_p95'):.0f}, "
-        f"p99 {number('total_step_time_ms_p99'):.0f} ms; the first step, with everything it had to open and compile, "
+        f"p99 {number('total_step_time_ms_p99'):.0f} ms; first step, with opening scans and compiling: "
         f"{number('first_step_ms') / 1e3:.1f} s; later steps of 2 s or more: {number('stall_steps_ge_2000ms'):.0f}",
     )
     table.add_row("waiting for data", _waiting(totals))
@@ -248,12 +248,12 @@ def _facts_table(summary: RunSummary) -> Table:
         f"{number('coverage'):.0%} of the training scans seen; actor restarts: {number('actor_restarts'):.0f}",
     )
     if number("worker_restarts"):
-        table.add_row("restarts", f"{number('worker_restarts'):.0f} of a training worker that the machine killed")
+        table.add_row("worker restarts", f"{number('worker_restarts'):.0f} after the machine killed a training worker")
     if summary.restarts:
-        table.add_row("new starts", f"{summary.restarts} after a scan that broke, each without that scan")
+        table.add_row("run restarts", f"{summary.restarts} after a broken scan, each without that scan")
     skipped = number("nonfinite_skipped_steps")
     if skipped:
-        table.add_row("skipped steps", f"{skipped:.0f} with a loss that was not finite")
+        table.add_row("skipped steps", f"{skipped:.0f} because the loss was not finite")
     return table
 
 
@@ -263,12 +263,12 @@ def _waiting(totals: dict[str, float]) -> str:
         f"{name} {(totals.get(f'data_wait_{name}_ms_total') or 0.0) / max(waited, 1e-9):.0%}"
         for name in ("opening", "sampling", "transport")
     )
-    return f"{totals.get('data_wait_share', 0.0):.0%} of the time (of it {causes})"
+    return f"{totals.get('data_wait_share', 0.0):.0%} of the time, of which {causes}"
 
 
 def _resumed(summary: RunSummary) -> str:
     back_s = summary.totals.get("resume_s") or 0.0
-    return f" in all attempts, {format_duration(back_s)} of them until it trained again" if back_s else ""
+    return f" over all attempts, {format_duration(back_s)} of it spent resuming" if back_s else ""
 
 
 def _rate(row: dict[str, Any]) -> str:

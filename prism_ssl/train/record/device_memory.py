@@ -1,4 +1,4 @@
-"""How much memory a training worker has taken."""
+"""Memory that a training worker uses, in bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a loss mean anything? Targets, predictions, positives and embeddings beside every loss."""
+"""Diagnostics beside every loss: chance levels, targets, predictions, skill, positives, embeddings."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _FIELDS = ("prediction", "target", "unit", "valid", "signed")
 
 
 class Diagnostics:
-    """Gathers what the steps between two log rows report; the device is only waited for in ``row``.
+    """Gathers the reports of the steps between two log rows; only ``row`` waits for the device.
 
     Args:
-        objective: what the pair heads answer.
+        objective: what the pair heads predict.
         heads: the heads by the name of their loss.
     """
 
@@ -36,7 +36,7 @@ class Diagnostics:
         self._last: LossReport | None = None
 
     def add(self, report: LossReport) -> None:
-        """Note one step; no device sync."""
+        """Add one step; no device sync."""
         self._axes, self._last = list(report.readings), report
         columns = [torch.stack([getattr(r, field).float() for r in report.readings.values()]) for field in _FIELDS]
         self._readings.append(torch.stack(columns))
@@ -45,11 +45,11 @@ class Diagnostics:
         self._embeddings.add(report.embeddings)
 
     def row(self) -> dict[str, float]:
-        """Scalars of the window since the last call.
+        """Scalars of the steps since the last call (the window).
 
         ``loss*/*`` and ``supcon/*`` are means over the steps of the window (a non-finite step makes them NaN),
-        ``weight/*`` are those of the last step. ``chance/*`` is what ``loss/*`` would be without looking at the
-        images: the mean target for every pair of the window, a coin, or equal similarities; ``chance_raw/*`` and
+        ``weight/*`` are those of the last step. ``chance/*`` is the value of ``loss/*`` without looking at the
+        images: predicting the mean target of the window, guessing, or equal similarities; ``chance_raw/*`` and
         ``chance_normalized/*`` stand beside ``loss_raw/*`` and ``loss_normalized/*``. ``target_*``, ``pred_*``
         (normalised units), ``std_ratio/*`` and ``skill/*`` are over all pairs of the window; ``signed_share/*`` is
         the share of them outside the dead zone. Skill is 2 x balanced accuracy - 1 of the predicted sign: 1 perfect,
@@ -82,7 +82,7 @@ class Diagnostics:
         return values
 
     def _constant_answers(self, readings: torch.Tensor) -> dict[str, float]:
-        """Chance of the regression heads over the window: a batch's own mean would look better than it is."""
+        """Chance level of the regression heads over the window; from a single batch's mean it would be too low."""
         values: dict[str, float] = {}
         _, target, unit, _, _ = readings.unbind(0)
         for head, axes in AXES.items():
@@ -93,7 +93,7 @@ class Diagnostics:
         return values
 
     def _chance(self, values: Mapping[str, float]) -> dict[str, float]:
-        """``chance/*`` in the units that are optimised, and of the total."""
+        """``chance/*`` in the optimised units, and ``chance/total``."""
         assert self._last is not None
         chance = {
             name: values[f"chance_{'normalized' if term.optimizes_normalized else 'raw'}/{name}"]

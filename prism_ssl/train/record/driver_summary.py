@@ -1,4 +1,4 @@
-"""How a run ended, as its driver writes it down where the training worker has not."""
+"""The driver's summary.json of a run, where the training worker could not write it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from prism_ssl.train.run.failure_cause import cause_of, is_about_others, is_deat
 from prism_ssl.train.run.loop_config import LoopConfig
 
 WORKER_RESTART = "worker_restart"
-"""Event of the history: the machine killed a training worker, and the run went on without being asked to."""
+"""Event of the history: the machine killed a training worker, and the run resumed by itself."""
 
 
 def was_cut_short(run_dir: Path, failure: BaseException | None) -> bool:
-    """Whether the machine killed a training worker before the run had an end, so that it may be started again.
+    """Whether the machine killed a training worker before the run ended, so that it may be started again.
 
-    An end that was written (all steps done, asked to stop, an error) stands, whatever killed the worker afterwards.
+    An end that the worker wrote (all steps done, asked to stop, an error) counts, whatever killed it afterwards.
     """
     summary = read_summary(run_dir)
     has_end = summary is not None and summary.status != "running" and not is_about_others(summary.cause)
@@ -41,9 +41,9 @@ def was_cut_short(run_dir: Path, failure: BaseException | None) -> bool:
 
 
 def final_summary(order: LoopConfig, failure: BaseException | None, archive: Archive) -> RunSummary:
-    """The worker's summary; where the worker could not write one, what its history still tells.
+    """The worker's summary; where the worker could not write one, a summary made from its history.
 
-    An end that the worker has written stands, whatever its process died of afterwards.
+    An end that the worker wrote counts, whatever its process died of afterwards.
     """
     summary = read_summary(order.run_dir)
     if stands := summary is not None and summary.status != "running":
@@ -69,7 +69,7 @@ def final_summary(order: LoopConfig, failure: BaseException | None, archive: Arc
 def record_unfinished(
     run_dir: Path, config: PrismConfig, status: RunStatus, cause: str | None = None, resumed_from: int | None = None
 ) -> RunSummary:
-    """The summary of a run that has not written its own, for its folder; from what its history tells."""
+    """Write the summary of a run that has not written its own, from its history."""
     summary = _unfinished(run_dir, config, status, cause, resumed_from)
     write_summary(summary)
     return summary
@@ -77,10 +77,10 @@ def record_unfinished(
 
 @contextmanager
 def refusals_in_summary(run_dir: Path, config: PrismConfig) -> Iterator[None]:
-    """A run that could not begin, or was interrupted before it trained, says so in its folder too.
+    """Write a summary for a run that could not begin, or was interrupted before it trained.
 
-    A summary that was written in the block and says how the run ended stays as it is, and so does that of a run that
-    had finished before.
+    A summary that was written in the block and says how the run ended is kept, as is that of a run that had finished
+    before.
     """
     before = read_summary(run_dir)
     try:

@@ -1,7 +1,7 @@
-"""Do embeddings still differ? Their spread and rank, from those of the last steps.
+"""Spread and effective rank of the embeddings of the last steps, to detect collapse.
 
-Every batch is centred on its own mean: an encoder that gives all views of a batch one point has collapsed, even when
-the point moves from step to step.
+Every batch is centred on its own mean: an encoder that maps all views of a batch to one point has collapsed, even when
+that point moves from step to step.
 """
 
 from __future__ import annotations
@@ -14,30 +14,31 @@ from jaxtyping import Float
 from torch import Tensor
 
 KEPT = 256
-"""Embeddings that are looked at; their spectrum costs some 5 ms on one core. No rank above this can be seen."""
+"""Embeddings used; their spectrum costs some 5 ms on one core. A rank above this cannot be measured."""
 
 FEWEST = 16
-"""Fewer embeddings than this say nothing about a rank."""
+"""Fewer embeddings than this do not determine a rank."""
 
 
 class RecentEmbeddings:
-    """The embeddings of the last steps, about ``KEPT`` of them; the device is only waited for in ``row``."""
+    """The embeddings of the last steps, about ``KEPT`` of them; only ``row`` waits for the device."""
 
     def __init__(self) -> None:
         self._batches: deque[Tensor] = deque()
 
     def add(self, embeddings: Float[Tensor, "M D"]) -> None:
-        """Note one batch; no device sync."""
+        """Add one batch; no device sync."""
         self._batches.append(embeddings)
         while len(self._batches) > 1 and (len(self._batches) - 1) * len(embeddings) >= KEPT:
             self._batches.popleft()
 
     def row(self) -> dict[str, float]:
-        """``embedding/*``; NaN while there are too few, or where one is not finite.
+        """``embedding/*``; NaN while there are too few embeddings, or when one is not finite.
 
         ``std_mean`` and ``std_min`` are over the dimensions. ``spread`` is the root mean square distance from the
-        batch mean over that from 0: 0 when all are one point, about 1 when their mean is 0. ``effective_rank`` is
-        that of Roy & Vetterli 2007 (RankMe of Garrido et al. 2023, on centred embeddings), at most ``KEPT``.
+        batch mean, divided by that from 0: 0 when all embeddings are equal, about 1 when their mean is 0.
+        ``effective_rank`` is that of Roy & Vetterli 2007 (RankMe of Garrido et al. 2023, on centred embeddings), at
+        most ``KEPT``.
         """
         batches = [batch[:KEPT].float().cpu() for batch in self._batches]
         embeddings = torch.cat(batches)

@@ -1,4 +1,4 @@
-"""Does a head train at all? How far its parameters moved between two rows."""
+"""Relative change of each head's parameters between two rows, to detect frozen heads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.utils import parameters_to_vector
 
 
 class HeadUpdates:
-    """Compares the parameters of ``heads`` (by the name of their loss) with those of the last row.
+    """Compares the parameters of ``heads`` (by the name of their loss) with those at the last row.
 
     Keeps one copy of the heads: 55 MB for the largest preset.
     """

@@ -1,4 +1,4 @@
-"""What somebody must know who is handed an encoder: model_card.md beside its weights."""
+"""Write model_card.md beside an exported encoder: training data, held-out evaluation, alarms, limits."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def save_model_card(
 
     Args:
         folder: where the encoder was exported to.
-        probe: the last held-out evaluation.
-        alarms: of the run, in the words of its summary.
-        not_judged: which alarms the run was too short to raise, in the words of its summary.
+        probe: scalars of the last held-out evaluation.
+        alarms: the run's alarms, as in its summary.
+        not_judged: the alarms that the run was too short to raise, as in its summary.
     """
     description = json.loads((folder / DESCRIPTION_FILE).read_text())
     write_atomic(folder / CARD_FILE, _card(description, probe, alarms, not_judged).encode())
@@ -54,22 +54,22 @@ def _card(
 
 
 _INTENDED = (
-    "Research: features of CT and MR series for retrieval, for probes, and as a start for supervised training. "
-    "Not for diagnosis, triage, or any decision about a patient."
+    "Research only: features of CT and MR series for retrieval and probes, and initial weights for supervised "
+    "training. Not for diagnosis, triage, or any decision about a patient."
 )
 _LIMITS = (
-    "- Nothing here was measured on a clinical task; probe it on yours, beside an encoder of random weights.\n"
-    "- A number at the level of chance, or of random weights, has learned nothing: expect nothing of it.\n"
-    "- Scanners, protocols, ages and body parts that the archive lacks are unknown to it. Embeddings also tell "
-    "modality, spacing and protocol apart: check that a probe does not read those instead of anatomy.\n"
-    "- Weights can keep traces of the scans they were trained on; treat them as the archive's rules ask.\n"
-    "- Bit for bit equal embeddings are promised on the CPU, for the same batch of views; not between devices."
+    "- The encoder was not evaluated on any clinical task. Probe it on yours, and compare with random weights.\n"
+    "- A measure at the level of chance, or of random weights, shows that nothing was learned there.\n"
+    "- The encoder has not seen scanners, protocols, ages or body parts that the archive lacks.\n"
+    "- Embeddings also encode modality, spacing and protocol: check that a probe reads anatomy and not those.\n"
+    "- Weights can retain traces of the training scans: handle them under the rules of the archive.\n"
+    "- Embeddings are bit-identical only on the CPU and for the same batch of views, not across devices."
 )
 _UNPROVEN = (
-    "that are held out now. An earlier version began the run and kept no split: if the table of scans has changed "
-    "since, it may have been trained on some of them."
+    "that are held out now. An earlier version of this software began the run and did not record its split: if the "
+    "table of scans has changed since, the encoder may have been trained on some of these patients."
 )
-_PHANTOMS = "\n- **It was trained on generated phantoms alone. It has never seen a patient and knows nothing of one.**"
+_PHANTOMS = "\n- **The encoder was trained on generated phantoms only. It has never seen a scan of a patient.**"
 
 
 def _what_it_is(description: Mapping[str, Any]) -> str:
@@ -106,7 +106,7 @@ def _data(data: Mapping[str, Any]) -> str:
 def _evaluation(probe: Mapping[str, float], data: Mapping[str, Any]) -> str:
     rows = measures(probe)
     if not rows:
-        return "None: no held-out scan could be asked. Nothing says how good this encoder is."
+        return "None: no held-out scan could be evaluated. The quality of this encoder is unknown."
     said = f"Fixed views of {probe.get('scans', data['held_out']['scans']):.0f} scans of patients "
     said += "that it was not trained on." if data.get("held_out_proven", True) else _UNPROVEN
     finding = verdict(probe)

@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn beside the training: a failure to draw is an event of its history, never its end."""
+"""Draw a run's view panel and plots in the background; a failure to draw becomes an event of the history."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PANEL_FILE, PLOTS_FOLDER = "view_panel.png", "plots"
 
 
 class Pictures:
-    """The view panel while the block lasts, and at its end the plots where the training worker could draw none.
+    """Draws the view panel during the block, and after it the plots if the training worker could not draw them.
 
-    The driver has nothing else to do meanwhile: drawing overlaps with the start of the workers.
+    Drawing overlaps with the start of the workers, while the driver has nothing else to do.
 
     Args:
         run_dir: where the pictures go; the events go into its history.
-        config: of the run.
-        scan: one of the training scans, whose first pair is shown; a panel that is there already is kept.
+        config: settings of the run.
+        scan: a training scan; its first pair is drawn, unless the panel exists already.
     """
 
     def __init__(self, run_dir: Path, config: PrismConfig, scan: PreparedScan) -> None:
@@ -44,21 +44,21 @@ class Pictures:
         self._thread.shutdown()
 
     def _draw(self, draw: Callable[..., None], *arguments: Any) -> None:
-        """Beside this thread; no result is asked for. A machine that gives no thread more gets no picture."""
+        """Draw in the background. If no thread can be started, there is no picture."""
         with suppress(RuntimeError):
             self._thread.submit(draw, *arguments)
 
     def _draw_panel(self) -> None:
-        from prism_ssl.inspect.command import save_pair  # matplotlib only where it is drawn with
+        from prism_ssl.inspect.command import save_pair  # imports matplotlib, so only when drawing
 
         save_pair(self._run_dir / PANEL_FILE, self._scan, self._config)
 
 
 def draw_plots(run_dir: Path) -> None:
-    """The plots of the history up to its last row, unless they are there; the history says where, or why not."""
+    """Draw the plots unless they show the last row of the history already; an event says where, or why not."""
     try:
         rows = read_history(run_dir)
-    except (OSError, ValueError):  # what cannot be read cannot be drawn; who needs the rows themselves will say so
+    except (OSError, ValueError):  # readers that need the rows themselves report this
         return
     steps = [row["global_step"] for row in rows if "event" not in row]
     drawn = [row["global_step"] for row in rows if row.get("event") == "plots"]
@@ -74,15 +74,15 @@ def draw_plots(run_dir: Path) -> None:
 
 
 def draw_noting(run_dir: Path, kind: str, place: str, step: int, draw: Callable[[], None]) -> None:
-    """Call ``draw`` and note in the history that ``place`` was drawn at ``step``, or why it was not; raises nothing."""
+    """Call ``draw`` and record in the history that ``place`` was drawn at ``step``, or why not; raises nothing."""
     event, text = kind, place
     try:
         draw()
-    except Exception as error:  # noqa: BLE001  a picture is no reason to lose a run: noted as an event
+    except Exception as error:  # noqa: BLE001  recorded as an event; a picture must not end a run
         # other errors may quote a path of the archive, which must not enter the history
         why = f": {error}" if isinstance(error, PrismError) else ""
         event, text = f"{kind}_failed", f"{place} was not drawn: {type(error).__name__}{why}"
-    with suppress(OSError):  # where not even an event can be written, the summary must still be tried
+    with suppress(OSError):  # the summary must still be written when the event cannot be
         record = LocalRecord(run_dir)
         record.event(step, event, text)
         record.close()

@@ -1,4 +1,4 @@
-"""Everything that is written down about a run while it trains, and the summary at its end."""
+"""Write a run's history, alarms, tracking and dashboard metrics while it trains, and its summary at the end."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ from prism_ssl.utils.time import Stopwatch
 class Recorder(StepCounter):
     """Metrics, diagnostics and history of a run, written by one attempt from ``first_step`` on.
 
-    Totals and alarms go on where the attempts before have left them: totals from ``before``, which ``state`` returned,
-    alarms from the rows of the history.
+    Totals and alarms continue from the attempts before: totals from ``before``, which ``state`` returned, alarms from
+    the rows of the history.
 
     Args:
-        checkpoint: the last written.
+        checkpoint: the last one written.
         heads: the trained heads by the name of their loss.
-        clock: what the steps are timed with.
+        clock: times the steps.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Recorder(StepCounter):
         self._told_of_metrics = False
 
     def _alarms_of_history(self, first_step: int) -> Alarms:
-        """Judge the rows of earlier attempts again: an alarm is raised, or over, as if the run had not stopped."""
+        """Judge the rows of earlier attempts again, so that alarms are as if the run had not stopped."""
         rows = [row for row in read_history(self._run_dir) if "event" not in row and not is_probe(row)]
         rows = [row for row in rows if row["global_step"] <= first_step]
         alarms = Alarms(alarm_rules(self._config), 0 if rows else first_step)
@@ -92,7 +92,7 @@ class Recorder(StepCounter):
         return alarms
 
     def step(self, report: LossReport, wait: WaitCauses) -> bool:
-        """Note one finished step; True when a row of the history is due."""
+        """Record one finished step; True when a row of the history is due."""
         self._clock.end_step()
         self._waits.append(wait)
         self._diagnostics.add(report)
@@ -107,7 +107,7 @@ class Recorder(StepCounter):
             self._live.show({"step_ms": step_ms})
 
     def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:
-        """Write a row of the history; the only place that waits for the device."""
+        """Write a row of the history; the only place that waits for the device while training."""
         values = self._diagnostics.row() | view_shares(self._last_row, counters)
         changes = self._alarms.judge(self.steps_done, values)
         values |= self._alarms.scalars()
@@ -123,7 +123,7 @@ class Recorder(StepCounter):
         for problem in self._tracker.new_problems():
             self.event("tracking", problem)
         if self._live.problem is not None and not self._told_of_metrics:
-            self.event("metrics", f"the dashboard is shown no more numbers ({self._live.problem})")
+            self.event("metrics", f"the dashboard is no longer updated ({self._live.problem})")
             self._told_of_metrics = True
 
     def _for_the_dashboard(self) -> dict[str, float]:
@@ -137,31 +137,31 @@ class Recorder(StepCounter):
         self._keep(change, self.steps_done)
 
     def _keep(self, change: AlarmChange, step: int) -> None:
-        """For the summary."""
+        """Keep the change for the summary."""
         if change.over:
             self.alarms[self.alarms.index(change.text)] += f" (over at step {step})"
         else:
             self.alarms.append(change.text)
 
     def event(self, kind: str, text: str) -> None:
-        """Note something that a person should be told."""
+        """Write an event that the user should see."""
         self._record.event(self.steps_done, kind, text)
 
     def state(self) -> dict[str, Any]:
-        """What the next attempt must know to go on with the totals; waits for the device."""
+        """State from which the next attempt continues the totals; waits for the device."""
         self._add_times(self._clock.settled_ms())
         return self._times.state()
 
     def saved(self, checkpoint: Path) -> None:
-        """A checkpoint of this step was written; beside the training it is uploaded where that is due."""
+        """Record that a checkpoint of this step was written; if due, upload it in the background."""
         self.checkpoint = checkpoint
         if self.artifact_due:
             self._tracker.checkpoint(checkpoint, self.steps_done)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """What happens in the block is no training: it counts in no step time, stall or rate."""
-        self._add_times(self._clock.settled_ms())  # what is queued already belongs to its step
+        """Exclude the block from step times, stalls and rates: it is no training."""
+        self._add_times(self._clock.settled_ms())  # work that is queued already belongs to its step
         self._clock.pause()
         watch = Stopwatch()
         try:
@@ -171,7 +171,7 @@ class Recorder(StepCounter):
             self._clock.go_on()
 
     def evaluated(self, values: Mapping[str, float]) -> None:
-        """Write the scalars of a held-out evaluation, as a row of their own."""
+        """Write the scalars of a held-out evaluation as a separate row."""
         if values:
             row = {f"{PROBE_PREFIX}{name}": value for name, value in values.items()}
             self._record.row(self.steps_done, row)
@@ -180,16 +180,16 @@ class Recorder(StepCounter):
         else:
             self.event(
                 "evaluation",
-                "no held-out scan could be asked, so nothing says how good the encoder is; see data.holdout_*",
+                "no held-out scan could be evaluated, so the encoder's quality is unknown; see data.holdout_*",
             )
 
     def finish(self, status: RunStatus, cause: str | None, counters: Mapping[str, float], encoder: Path | None) -> None:
-        """Close the history and write summary.json; once that is written, nothing that fails here changes the end."""
-        with suppress(RuntimeError):  # a GPU that has failed says no more
+        """Close the history and write summary.json; a failure after that does not change the run's status."""
+        with suppress(RuntimeError):  # a GPU that has failed gives no more times
             self._add_times(self._clock.settled_ms())
-        with suppress(OSError):  # of a full disk: the rows that are there are what is known
+        with suppress(OSError):  # a full disk; the rows already written remain
             self._record.close()
-        draw_plots(self._run_dir)  # before the tracker's end, which takes them along
+        draw_plots(self._run_dir)  # before the tracker ends, which uploads them
         self.summary = RunSummary(
             run=self._run_dir.name,
             status=status,
@@ -207,14 +207,14 @@ class Recorder(StepCounter):
             not_judged=too_short_to_judge(self._config, self.steps_done),
             restarts=self._restarts,
         )
-        write_summary(self.summary)  # before the tracker's end, which may wait for a server
+        write_summary(self.summary)  # before the tracker ends, which may wait for a server
         try:
             tracking = self._tracker.finish(self.summary)
-        except Exception as error:  # noqa: BLE001  told in the summary: the run has ended as it has
+        except Exception as error:  # noqa: BLE001  reported in the summary; it does not change the run's status
             problem = f"the end of the run was not tracked ({type(error).__name__}: {error})"
             tracking = {"mode": self._tracker.mode, "problem": problem}
         self.summary = dataclasses.replace(self.summary, tracking=tracking)
-        with suppress(RunFolderError):  # the one before stands, and says the same but for the tracking
+        with suppress(RunFolderError):  # the summary before stays, which lacks only the tracking
             write_summary(self.summary)
 
 

@@ -1,4 +1,4 @@
-"""How long each step takes: by the host's clock where a step is done when it returns, else by events of the GPU."""
+"""Step times: from the host's clock on a CPU, from GPU events on CUDA."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from prism_ssl.utils.time import Stopwatch
 
 
 class StepClock(Protocol):
-    """Times of steps in their order; the first step begins when the clock is made."""
+    """Times of steps in order; the first step begins when the clock is created."""
 
     def end_step(self) -> None:
         """A step ends here."""
 
     def known_ms(self) -> list[float]:
-        """Times of the steps that are newly known; nothing is waited for."""
+        """Step times that have become known since the last call; never waits."""
 
     def settled_ms(self) -> list[float]:
-        """The same once all steps are known; waits for the device."""
+        """The same for all steps so far; waits for the device."""
 
     def pause(self) -> None:
-        """What happens until ``go_on`` is no step; called after ``settled_ms``."""
+        """Exclude the time until ``go_on``; call ``settled_ms`` before."""
 
     def go_on(self) -> None:
         """The next step begins here."""
 
 
 class HostClock:
-    """Laps of the host's clock."""
+    """Step times from the host's clock."""
 
     def __init__(self) -> None:
         self._lap, self._pause = Stopwatch(), Stopwatch()
@@ -47,26 +47,26 @@ class HostClock:
         return known
 
     def settled_ms(self) -> list[float]:
-        """The same: every step is known when it has ended."""
+        """The same: every step time is known when the step has ended."""
         return self.known_ms()
 
     def pause(self) -> None:
-        """What happens until ``go_on`` is no step."""
+        """Exclude the time until ``go_on``."""
         self._pause = Stopwatch()
 
     def go_on(self) -> None:
-        """The step goes on here."""
+        """The step continues here."""
         self._lap.leave_out(self._pause.ms())
 
 
 class DeviceClock:
-    """From event to event on the device, which is some steps behind the host that queues its work.
+    """Step times between events on the GPU, which runs some steps behind the host that queues its work.
 
-    The host's laps are short while the queue fills, and one lap holds several steps where the queue drains, as at every
-    row of the history. Timed by the host, that lap would count as a stall.
+    On the host, steps look short while the queue fills; where it drains, as at every row of the history, one step seems
+    to take the time of several and would count as a stall.
 
     Args:
-        record: puts an event (of ``torch.cuda.Event``'s kind, with timing) behind the work that is queued so far.
+        record: queues an event (such as ``torch.cuda.Event`` with timing) behind the work queued so far.
     """
 
     def __init__(self, record: Callable[[], Any]) -> None:
@@ -75,12 +75,12 @@ class DeviceClock:
         self._ended: deque[tuple[Any, Any]] = deque()
 
     def end_step(self) -> None:
-        """A step ends behind what is queued now."""
+        """A step ends behind the work queued now."""
         begin, self._last = self._last, self._record()
         self._ended.append((begin, self._last))
 
     def known_ms(self) -> list[float]:
-        """Times of the steps that the device has finished since the last call."""
+        """Times of the steps that the device finished since the last call."""
         known: list[float] = []
         while self._ended and self._ended[0][1].query():
             begin, end = self._ended.popleft()
@@ -88,21 +88,21 @@ class DeviceClock:
         return known
 
     def settled_ms(self) -> list[float]:
-        """The same once the device has finished all of them."""
+        """Times of all remaining steps; waits until the device has finished them."""
         if self._ended:
             self._ended[-1][1].synchronize()
         return self.known_ms()
 
     def pause(self) -> None:
-        """What happens until ``go_on`` is no step."""
+        """Exclude the time until ``go_on``."""
 
     def go_on(self) -> None:
-        """The next step begins behind what is queued now."""
+        """The next step begins behind the work queued now."""
         self._last = self._record()
 
 
 def step_clock(device: torch.device) -> StepClock:
-    """The clock for steps that are taken on ``device``."""
+    """The clock for steps on ``device``."""
     return DeviceClock(_record_event) if device.type == "cuda" else HostClock()
 
 

@@ -1,4 +1,4 @@
-"""What every training worker keeps about an attempt: how far it is, and what is due."""
+"""Count the steps of an attempt, and decide when rows and uploads are due; every training worker has one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from prism_ssl.utils.ray_cluster.metrics_port import LiveMetrics
 
 
 class StepCounter:
-    """Counts the steps of an attempt, and writes nothing: one worker of a run does, with a ``Recorder``.
+    """Counts the steps of an attempt and writes nothing; the first worker writes, with a ``Recorder``.
 
-    What is due at a step is the same for all workers.
+    Rows and uploads are due at the same steps for all workers.
     """
 
     def __init__(self, config: PrismConfig, run_dir: Path, first_step: int, rank: int = 0) -> None:
@@ -28,36 +28,36 @@ class StepCounter:
         self._live = LiveMetrics([*STEP_EXPORTS, *ROW_EXPORTS], ("worker", rank))
         self.steps_done = first_step
         self.alarms: list[str] = []
-        self.shown: dict[str, float] = {}  # the last scalars, for Ray's own views
+        self.shown: dict[str, float] = {}  # the last scalars, for Ray's own reports
         self.summary: RunSummary
 
-    def step(self, report: LossReport, wait: WaitCauses) -> bool:  # noqa: ARG002  for those who write
-        """Note one finished step; True when a row of the history is due."""
+    def step(self, report: LossReport, wait: WaitCauses) -> bool:  # noqa: ARG002  for the Recorder
+        """Record one finished step; True when a row of the history is due."""
         self.steps_done += 1
         return self.steps_done % self._config.train.log_every == 0 or self.steps_done == self._config.train.max_steps
 
     @property
     def artifact_due(self) -> bool:
-        """Whether the state of this step is to be uploaded."""
+        """Whether the checkpoint of this step is to be uploaded."""
         return checkpoint_due(self._config, self.steps_done)
 
-    def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:  # noqa: ARG002  for those who write
-        """Write a row of the history; the dashboard is shown this worker's memory."""
+    def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:  # noqa: ARG002  for the Recorder
+        """Write a row of the history; here only this worker's memory goes to the dashboard."""
         self._live.show(device_memory())
 
     def event(self, kind: str, text: str) -> None:
-        """Note something that a person should be told."""
+        """Write an event that the user should see."""
 
     def state(self) -> dict[str, Any]:
-        """What the next attempt must know to go on with the totals."""
+        """State from which the next attempt continues the totals."""
         return {}
 
     def saved(self, checkpoint: Path) -> None:
-        """A checkpoint of this step was written."""
+        """Record that a checkpoint of this step was written."""
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """What happens in the block is no training."""
+        """Exclude the block from the step times: it is no training."""
         yield
 
     def evaluated(self, values: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""How many views of each scan were drawn, and how many of them show nothing, in a file of the run folder."""
+"""Count per scan how many views were drawn and how many show nothing: views_by_scan.json in the run folder."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ NAMES = ("views", EMPTY, *KINDS)
 
 
 def views_file(run_dir: Path, rank: int) -> Path:
-    """Where a training worker counts the views of its own scans."""
+    """File in which a training worker counts the views of its own scans."""
     return run_dir / (f"views_by_scan-worker-{rank}.json" if rank else "views_by_scan.json")
 
 
 class ViewTally:
-    """Counts by scan, worst first in the file: the share of views that show nothing, then their number.
+    """Counts per scan; the file lists the scans by share of views that show nothing, then by number of views.
 
     Args:
         file: where ``save`` writes.
-        go_on: begin with the counts that are there.
+        go_on: continue the counts in the file.
     """
 
     def __init__(self, file: Path, go_on: bool) -> None:
@@ -32,11 +32,11 @@ class ViewTally:
         self.counts: dict[str, dict[str, int]] = {}
         self._noted: list[tuple[str, list[int]]] = []
         if go_on:
-            with suppress(OSError, ValueError):  # it is there to be looked at: without it the counts begin again
+            with suppress(OSError, ValueError):  # only for users to look at; if unreadable, counting starts again
                 self.counts = json.loads(file.read_text())
 
     def note(self, chunks: Sequence[VisitChunk]) -> None:
-        """The views of a batch; they count once it was trained on."""
+        """Keep the views of a batch; ``count`` counts them once the batch was trained on."""
         self._noted = [
             (visit.scan_id, sides)
             for chunk in chunks
@@ -53,7 +53,7 @@ class ViewTally:
         self._noted = []
 
     def save(self) -> None:
-        """Write the file, whole or not at all; where that fails the run is none the worse."""
+        """Write the file atomically; a failure is ignored."""
         worst_first = sorted(self.counts.items(), key=lambda one: (-one[1][EMPTY] / one[1]["views"], -one[1]["views"]))
         with suppress(OSError):
             write_atomic(self._file, (json.dumps(dict(worst_first), indent=1) + "\n").encode())

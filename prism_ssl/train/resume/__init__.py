@@ -1,1 +1,1 @@
-"""Find the checkpoint at which a run goes on: on disk, or in W&B."""
+"""Find the checkpoint at which a run resumes: on disk, or in W&B."""

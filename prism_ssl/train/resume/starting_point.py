@@ -1,4 +1,4 @@
-"""Where a run goes on: at its local checkpoint, else at the tracked one, else at step 0 (guide, section 10.3)."""
+"""Where a run starts: at its local checkpoint, else at the one in W&B, else at step 0 (guide, section 10.3)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from prism_ssl.utils.fs import atomic_file, private_folder, temporary_root
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """The step that is done already, the local checkpoint to load, and where it came from in words.
+    """The number of steps done, the local checkpoint to load, and its origin in words.
 
-    ``split`` is that of the checkpoint; None where an earlier version wrote it, which kept none.
+    ``split`` is that of the checkpoint; None when an earlier version wrote the checkpoint without one.
     """
 
     step: int = 0
@@ -33,10 +33,10 @@ class StartingPoint:
 
 
 def starting_point(folder: RunFolder, config: PrismConfig) -> StartingPoint:
-    """The first that there is of: last.ckpt; the tracked run's artifact ``latest``, which becomes last.ckpt; step 0.
+    """The first that exists of: last.ckpt; the tracked run's artifact ``latest``, which becomes last.ckpt; step 0.
 
     Raises:
-        CheckpointError: there is one, and it is damaged; the text names it and the next option.
+        CheckpointError: the checkpoint is damaged; the text names it and the next option.
         TrackingError: online, and the server does not answer.
     """
     if folder.checkpoint is None:
@@ -72,13 +72,13 @@ def _from_artifact(run_dir: Path, config: PrismConfig) -> StartingPoint:
 def continued(
     archive: Archive, start: StartingPoint, folder: RunFolder, config: PrismConfig
 ) -> tuple[Archive, Split | None, str | None]:
-    """The archive with every patient on the side where the run had it, the run's split so far, and what to tell.
+    """The archive with every patient kept in training or held out as before, the run's split so far, and a message.
 
-    What to tell, in words: how the table has changed, or that nobody knows whether it has.
+    The message says how the table has changed, or that this is unknown; None: it has not changed.
 
     Raises:
         RunFolderError: the run was trained on another table.
-        BatchDoesNotFit: too few scans to train on are left for the workers.
+        BatchDoesNotFit: too few training scans are left for the workers.
     """
     if start.checkpoint is None:
         return archive, None, None
@@ -92,9 +92,9 @@ def continued(
 def under_earlier(
     archive: Archive, earlier: Split | None, what: str, config: PrismConfig
 ) -> tuple[Archive, str | None]:
-    """The archive with every patient on the side where an ``earlier`` split has them; what has changed, in words.
+    """The archive with every patient kept in training or held out as in ``earlier``; a message if the table changed.
 
-    ``what`` goes on, such as "run 'mine'". Raises as ``continued``.
+    ``what`` names the run or sweep, such as "run 'mine'". Raises as ``continued``.
     """
     if earlier is None:
         return archive, None
@@ -102,17 +102,17 @@ def under_earlier(
     if not earlier.shares_training_with(records):
         raise RunFolderError(
             f"{what} was trained on {len(earlier.training)} patients, and none of them is in {archive.catalog}: it is "
-            "another table; give the one that it was begun with, or choose another --run.name"
+            "another table; pass the table that it began with, or choose another --run.name"
         )
     archive = archive.under(earlier, config)
     changes = archive.split.changes_since(earlier)
     return archive, changes and f"the scans have changed since {what} began: {changes}. {_KEPT}"
 
 
-_KEPT = "Nobody who was trained on is held out, and nobody who was held out is trained on"
+_KEPT = "Training patients stay in training, and held-out patients stay held out"
 _UNPROVEN = (
-    "an earlier version began this run and kept no split; who is held out follows from the table as it is now. If the "
-    "table has changed since, the run may have been trained on some of them"
+    "an earlier version began this run and did not record its split; the held-out patients now follow from the present "
+    "table. If the table has changed since, the run may have been trained on some of them"
 )
 
 
@@ -136,7 +136,7 @@ def _next_option(run_dir: Path, config: PrismConfig) -> str:
     if tracked is None:
         return ADVICE
     return (
-        f"move it away to go on from the W&B artifact {tracked.artifact}:latest, if it was uploaded already, or {_NEW}"
+        f"move it away to resume from the W&B artifact {tracked.artifact}:latest, if it was uploaded already, or {_NEW}"
     )
 
 

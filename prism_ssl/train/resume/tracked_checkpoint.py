@@ -1,4 +1,4 @@
-"""The checkpoint that a tracked run keeps outside this machine: found again, fetched, and verified."""
+"""Find, download and verify the checkpoint that a tracked run keeps in W&B."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from prism_ssl.utils.wandb_client import fetch_artifact
 
 
 def find_tracked(config: PrismConfig, run_dir: Path) -> TrackedAs | None:
-    """Online: the tracked run that this folder belongs to, or belonged to before it was lost; None where there is none.
+    """Online: the tracked run of this folder, or of a lost folder of the same run; None if there is none.
 
-    A folder without tracking.json is taken for the user's last run of equal name and settings that has not finished.
+    Without tracking.json it is the user's last run with the same name and settings that has not finished.
 
     Raises:
         TrackingError: the server does not answer.
@@ -38,7 +38,7 @@ def find_tracked(config: PrismConfig, run_dir: Path) -> TrackedAs | None:
     with service_errors():
         try:
             runs = list(api.runs(project, filters=wanted, order="-created_at"))
-        except ValueError:  # the project is not there yet
+        except ValueError:  # the project does not exist yet
             return None
         mine = [run for run in runs if run.user.username == api.viewer.username]
         if not mine:
@@ -47,7 +47,7 @@ def find_tracked(config: PrismConfig, run_dir: Path) -> TrackedAs | None:
 
 
 def uploaded_step(config: PrismConfig, run_dir: Path) -> int | None:
-    """The step of the checkpoint that the server holds as ``latest`` for this folder's tracked run; None: of none.
+    """The step of the ``latest`` checkpoint that the server holds for this folder's tracked run; None without one.
 
     Raises:
         TrackingError: the server does not answer.
@@ -62,11 +62,11 @@ def uploaded_step(config: PrismConfig, run_dir: Path) -> int | None:
 
 
 def fetch_checkpoint(config: PrismConfig, tracked: TrackedAs, into: Path) -> Path | None:
-    """Download the ``latest`` checkpoint of a tracked run to the folder ``into``; None where it has none.
+    """Download the ``latest`` checkpoint of a tracked run to the folder ``into``; None if it has none.
 
     Raises:
         TrackingError: the server does not answer.
-        CheckpointError: what arrived is not what was uploaded.
+        CheckpointError: the download differs from the upload.
     """
     api = open_api(config)
     name = f"{tracked.artifact_path}:latest"

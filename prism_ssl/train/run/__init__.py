@@ -1,1 +1,1 @@
-"""A run: its folder, its totals, what the workers are given, and what each end means."""
+"""A run's folder, totals, worker settings, and the meaning of each way to end."""

@@ -1,4 +1,4 @@
-"""What ended a run, in words; of several training workers, the one to blame."""
+"""The cause that ended a run, as text; with several training workers, the one that failed first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prism_ssl.train.distributed.ranks import describe
 
 
 def root_failure(failures: Mapping[int, BaseException], workers: int) -> BaseException:
-    """Of the errors that training workers ended with, by rank: the first that is not about the loss of another one."""
+    """The error of the lowest rank that is not about the loss of another training worker."""
     by_rank = dict(sorted(failures.items()))
     rank, error = next(((rank, e) for rank, e in by_rank.items() if not isinstance(e, PeerLost)), (0, by_rank.get(0)))
     if workers == 1 and error is not None:
@@ -20,12 +20,12 @@ def root_failure(failures: Mapping[int, BaseException], workers: int) -> BaseExc
 
 
 def cause_of(failure: BaseException | None) -> str:
-    """The cause that a summary names; ``failure`` is None where a run ended without a word."""
+    """The cause for the summary; ``failure`` is None when a run ended without an error message."""
     if isinstance(failure, KeyboardInterrupt):
         return describe(
             RunInterrupted(
-                "the run was asked to stop (Ctrl-C or a signal); the same command goes on from the last checkpoint, if "
-                "there is one yet"
+                "the run was asked to stop (Ctrl-C or a signal); run the same command again to resume at its last "
+                "checkpoint"
             )
         )
     if failure is None or _is_silent(failure):
@@ -34,9 +34,9 @@ def cause_of(failure: BaseException | None) -> str:
 
 
 def is_death_by_machine(failure: BaseException | None) -> bool:
-    """Whether a training worker's process ended without a word (killed, out of memory, its node lost).
+    """Whether a training worker's process died without an error message (killed, out of memory, its node lost).
 
-    No error of its own then ended it, and the same steps may well go through when they are tried again.
+    The same steps may then succeed when they are tried again.
     """
     return failure is not None and (isinstance(failure, TrainWorkerDied) or _is_silent(failure))
 
@@ -52,6 +52,6 @@ def _is_silent(failure: BaseException) -> bool:
 
 def _silent_death(worker: str) -> TrainWorkerDied:
     return TrainWorkerDied(
-        f"{worker} ended without a word (killed, or out of memory?); look at the system's log, then "
-        "run the same command: it resumes at the last checkpoint"
+        f"{worker} died without an error message (killed, or out of memory); look at the system's log, then "
+        "run the same command again to resume at the last checkpoint"
     )

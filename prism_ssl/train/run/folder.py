@@ -1,4 +1,4 @@
-"""Where a run lives, and whether it begins or goes on."""
+"""The run folder: its name, its lock, its settings, and which settings must be equal to resume a run."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ MAY_CHANGE = {
     "data.scratch_bytes", "data.stall_timeout_s", "data.abort_broken_share", "data.abort_after_opens",
     "data.max_actor_restarts", "data.extract_on", "data.open_timeout_s", "data.outage_patience_s",
 }  # fmt: skip
-"""Settings that a resumed run may have changed; the others fix what is learned from what."""
+"""Settings that may change when a run is resumed; the others determine the training."""
 _FREE_SECTIONS = ("run.", "preflight.", "eval.", "tracking.", "quota.")
 
 
 WHERE = "data.catalog_path", "data.columns"
-"""Where the scans are told of. Which scans these are is a matter of the split in the checkpoint, not of a spelling."""
+"""Settings that locate the scans. The split in the checkpoint decides which scans these are, not the path."""
 FORMER_FILE = "former_spellings.json"
-"""Spellings of the catalogue's path under which a run was known before; kept where they differ from the present."""
+"""Earlier spellings of the catalogue's path, where they differ from the present one."""
 
 
 def identity(config: PrismConfig) -> str:
-    """Hash of the settings that must be equal for a run to be continued."""
+    """Hash of the settings that must be equal to resume a run."""
     return content_hash(_fixed(config))
 
 
 def identities(config: PrismConfig, run_dir: Path) -> tuple[str, ...]:
-    """``identity``, and the hashes of the same settings by earlier versions, in which the catalogue's path entered."""
+    """``identity``, and the hashes of the same settings by earlier versions, which included the catalogue's path."""
     given = config.data.catalog_path
     spellings = [given, given and os.path.relpath(given), *_former_spellings(run_dir)]
     fixed = {key: value for key, value in known_keys(config).items() if _is_fixed(key) or key in WHERE}
@@ -58,7 +58,7 @@ def _is_fixed(key: str) -> bool:
 
 
 def with_absolute_catalog(config: PrismConfig) -> PrismConfig:
-    """``config`` with a path of the catalogue that means the same wherever it is read."""
+    """``config`` with an absolute path of the catalogue."""
     given = config.data.catalog_path
     if given is None:
         return config
@@ -67,13 +67,13 @@ def with_absolute_catalog(config: PrismConfig) -> PrismConfig:
 
 @dataclass
 class RunFolder:
-    """A claimed run folder: 0700, locked for this process until ``release`` or its end."""
+    """A claimed run folder: mode 0700, locked for this process until ``release`` or its end."""
 
     path: Path
     checkpoint: Path | None
     lock: FolderLock
     before: PrismConfig | None = None
-    """The settings of the attempt before; None where there was none, or one of other settings."""
+    """The settings of the attempt before; None if there was none, or its settings differ."""
 
     @property
     def name(self) -> str:
@@ -81,7 +81,7 @@ class RunFolder:
         return self.path.name
 
     def look_again(self) -> None:
-        """For the checkpoint, which an attempt has written meanwhile."""
+        """Look for a checkpoint that an attempt has written meanwhile."""
         checkpoint = self.path / CHECKPOINT_FILE
         self.checkpoint = checkpoint if checkpoint.exists() else None
 
@@ -91,17 +91,17 @@ class RunFolder:
 
 
 def folder_for(config: PrismConfig) -> Path:
-    """Where the run of these settings is, or will be."""
+    """Path of the run folder for these settings, existing or not."""
     root = Path(config.run.root).absolute()
     return root / config.run.name if config.run.name is not None else folder_of_command(root, config)
 
 
 def claim_run_folder(config: PrismConfig) -> RunFolder:
-    """The folder for ``config``: the unfinished run of the same settings, or a new one.
+    """Claim the folder for ``config``: the unfinished run of the same settings, or a new one.
 
-    With ``run.name`` the named folder is taken. Otherwise the name follows from recipe and the settings that must not
-    change, so that the same command finds its own interrupted run, also with another limit, length or tracking; a run
-    that has finished is left alone and the next free number used.
+    With ``run.name`` it is the named folder. Otherwise the name follows from the recipe and the settings that must not
+    change, so that the same command finds its interrupted run, also with another limit, length or tracking. A finished
+    run is left alone, and the next free number is used.
 
     Raises:
         RunFolderError: not writable, in use by another process, finished, or of different settings.
@@ -114,10 +114,10 @@ def claim_run_folder(config: PrismConfig) -> RunFolder:
 
 
 def saved_settings(path: Path) -> PrismConfig | None:
-    """The settings that a run folder tells; None where it tells none.
+    """The settings in a run folder's config.json; None if there is none.
 
     Raises:
-        RunFolderError: they cannot be read.
+        RunFolderError: the file cannot be read.
     """
     saved = path / CONFIG_FILE
     try:
@@ -132,18 +132,18 @@ def folder_of_command(
     settings_in: Callable[[Path], PrismConfig | None] = saved_settings,
     kind: str = "run",
 ) -> Path:
-    """The folder below ``root`` of a command without a name: of its unfinished run, or a new one.
+    """The folder below ``root`` for a command without ``run.name``: that of its unfinished run, or a new one.
 
-    A run is the command's when what must not change is equal, under whichever name a version put it; of several it is
-    the one whose other settings agree most, then the newest. ``settings_in`` reads the settings from a folder.
-    ``kind`` keeps a sweep out of the folder of a single run with the same settings.
+    A run belongs to the command when the settings that must not change are equal, whatever its folder is called. Of
+    several runs, the one with the most equal other settings is taken, then the newest. ``settings_in`` reads the
+    settings from a folder. ``kind`` keeps a sweep out of the folder of a single run with the same settings.
     """
     fixed, known = _fixed_by_command(config), _told(config)
     found = []
     for path in _automatically_named(root, config.recipe):
         try:
             before = settings_in(path)
-        except (RunFolderError, OSError):  # not to be read, so not to be gone on with
+        except (RunFolderError, OSError):  # unreadable, so it cannot be resumed
             continue
         if before is not None and _fixed_by_command(before) == fixed and not _finished(path):
             told = _told(before)
@@ -162,13 +162,13 @@ def _automatically_named(root: Path, recipe: str) -> list[Path]:
 
 
 def _fixed_by_command(config: PrismConfig) -> dict[str, Any]:
-    """What must be equal for a command to go on with a run: settings that are not at their default, and the table.
+    """The settings that must be equal for a command to resume a run: those not at their default, and the table.
 
-    A setting of a later version whose default changes nothing then changes no name.
+    So a new setting at its default does not change the names of runs.
     """
     given, default = config.data.catalog_path, known_keys(PrismConfig())
     fixed = {key: value for key, value in _told(config).items() if _is_fixed(key) and value != default[key]}
-    # the table as the file that its path leads to; its columns say who a patient is
+    # the table by its resolved path; its columns define the patients
     table = given and str(Path(given).expanduser().resolve())
     return fixed | {"data.catalog_path": table, "data.columns": config.data.columns}
 
@@ -213,10 +213,10 @@ def refuse_other_settings(path: Path, config: PrismConfig) -> None:
 
 
 def refuse_unknown_table(path: Path, before: PrismConfig | None, catalog: Path) -> None:
-    """Raise ``RunFolderError`` when a run whose checkpoint does not tell its scans is to go on with another table.
+    """Raise ``RunFolderError`` when a run without a split in its checkpoint would resume with another table.
 
-    ``before``: the settings under which it ran last. A relative path counts as equal when ``catalog`` ends with it: an
-    earlier version did not note the folder that it was relative to.
+    ``before``: the settings of the last attempt. A relative path counts as equal when ``catalog`` ends with it, because
+    earlier versions did not record the folder that it was relative to.
     """
     spelt = before.data.catalog_path if before else None
     if spelt is None:
@@ -230,7 +230,7 @@ def refuse_unknown_table(path: Path, before: PrismConfig | None, catalog: Path) 
 def _other_settings(path: Path, changed: Sequence[str]) -> RunFolderError:
     return RunFolderError(
         f"run {path.name!r} was trained with other settings ({'; '.join(changed)}); "
-        "give the same ones to resume it, or choose another --run.name"
+        "use the same settings to resume it, or choose another --run.name"
     )
 
 
@@ -264,7 +264,7 @@ def _settings_before(path: Path, config: PrismConfig) -> PrismConfig | None:
 
 
 def _keep_spelling(path: Path, before: PrismConfig | None, config: PrismConfig) -> None:
-    """An earlier version's checkpoint and tracked run are known under the spelling of their time."""
+    """Record an earlier spelling of the catalogue's path, by which checkpoints and tracked runs are found."""
     former = before.data.catalog_path if before else None
     if former is not None and former != config.data.catalog_path:
         write_json(path / FORMER_FILE, list(dict.fromkeys([*_former_spellings(path), former])))

@@ -1,4 +1,4 @@
-"""What the driver hands to the training worker."""
+"""The settings, scans and paths that the driver passes to a training worker."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from prism_ssl.utils.fs import home_folder
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """One attempt at a run. ``checkpoint`` is None for a run that begins; ``held_out`` is never trained on.
+    """One attempt at a run. ``checkpoint`` is None for a new run; ``held_out`` is never trained on.
 
-    A file at ``stop_file`` asks it to end early. ``earlier`` is the split under which the checkpoint was trained.
+    A file at ``stop_file`` asks the attempt to stop. ``earlier`` is the split that the checkpoint was trained with.
     """
 
     config: PrismConfig
@@ -35,23 +35,23 @@ class LoopConfig:
     quarantine_file: Path
     checkpoint: Path | None
     extract_without_gpu: bool = False
-    """Where there is no GPU, let data.extract_on: cuda mirror volumes in memory and run the same code (for tests)."""
+    """Without a GPU, let data.extract_on: cuda mirror volumes in memory and run the same code (for tests)."""
     stop_file: Path | None = None
     earlier: Split | None = None
 
     @functools.cached_property
     def split(self) -> Split:
-        """Who is trained on and who is held out, here and in the attempts before."""
+        """The training and held-out patients of this attempt and those before."""
         training = (scan.record for scan in itertools.chain(*self.shards))
         return Split.of(training, (scan.record for scan in self.held_out)).joined(self.earlier)
 
     @property
     def places(self) -> Places:
-        """Where the quota guard looks."""
+        """The folders that the quota guard checks."""
         return Places(home_folder(), self.scratch_folder.parent, self.run_dir.parent)
 
     def actor_settings(self, actors: int | None = None) -> ActorSettings:
-        """What the pool actors must know; ``scratch_bytes`` are for this many of all, None: for all."""
+        """Settings of the pool actors; ``scratch_bytes`` is the share of this many ``actors``, None: of all."""
         share = 1.0 if actors is None else actors / len(self.shards)
         data = self.config.data
         pool = PoolSettings(
@@ -71,7 +71,7 @@ class LoopConfig:
             max_volume_bytes=self.config.preflight.max_volume_bytes,
             scratch_bytes=int(share * data.scratch_bytes) if data.use_local_scratch else 0,
             scratch_folder=str(self.scratch_folder),
-            # Scratch must never be what crosses the limit that ends a run.
+            # Scratch itself must never cross the limit that ends a run.
             scratch_keep_free_bytes=2 * self.config.quota.tmp_min_free_bytes,
             stall_timeout_s=data.stall_timeout_s,
             extract_on=data.extract_on,
@@ -80,7 +80,7 @@ class LoopConfig:
         )
 
     def data_facts(self) -> dict[str, Any]:
-        """What it is trained and judged on, in counts; no path and no id."""
+        """Counts of the training and held-out data; no path and no id."""
         training = list(itertools.chain(*self.shards))
         return {
             "manifest_hash": manifest_hash(training, self.held_out),
@@ -91,7 +91,7 @@ class LoopConfig:
         }
 
     def encoder_description(self, step: int) -> dict[str, Any]:
-        """What a user of the encoder must know to feed it."""
+        """Contents of encoder.json: what a user needs to feed the encoder."""
         config = self.config
         return {
             "preset": config.model.preset,

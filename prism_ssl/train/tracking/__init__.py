@@ -1,1 +1,1 @@
-"""Tie a run folder to its W&B run, and do W&B's work beside the training."""
+"""Tie a run folder to its W&B run, and upload in the background."""

@@ -1,4 +1,4 @@
-"""Work beside the training that a step never waits for, and whose errors are read."""
+"""Background jobs, such as uploads, that no training step waits for; their errors are kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from threading import Thread
 
 
 class BackgroundWork:
-    """One job at a time in a thread of its own; what a job raises is kept until ``errors`` is asked."""
+    """Runs one job at a time in its own thread; errors of jobs are kept until ``errors`` is called."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -15,7 +15,7 @@ class BackgroundWork:
         self._errors: list[str] = []
 
     def offer(self, job: Callable[[], None]) -> bool:
-        """Begin ``job``; False, and nothing begun, while the one before is still at work."""
+        """Start ``job``; False, without starting it, while the previous job is running."""
         if self._thread is not None and self._thread.is_alive():
             return False
         self._thread = Thread(target=self._run, args=(job,), name=self._name, daemon=True)
@@ -23,12 +23,12 @@ class BackgroundWork:
         return True
 
     def errors(self) -> list[str]:
-        """Class and text of what jobs have raised since the last call."""
+        """Class and text of the errors that jobs raised since the last call."""
         errors, self._errors = self._errors, []
         return errors
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for the job at work; False when it is not done in time."""
+        """Wait for the running job; False when it is not done in time."""
         if self._thread is not None:
             self._thread.join(timeout_s)
         return self._thread is None or not self._thread.is_alive()
@@ -36,5 +36,5 @@ class BackgroundWork:
     def _run(self, job: Callable[[], None]) -> None:
         try:
             job()
-        except Exception as error:  # noqa: BLE001  the edge of a thread: kept, and read by errors()
+        except Exception as error:  # noqa: BLE001  edge of a thread: kept for errors()
             self._errors.append(f"{type(error).__name__}: {error}")

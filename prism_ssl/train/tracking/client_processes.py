@@ -1,4 +1,4 @@
-"""The W&B client's own process outlives the Python process that it served, and still has something to say."""
+"""Wait for W&B client processes that outlive the Python process they served and still send its rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from prism_ssl.utils.wandb_paths import wandb_environment
 
 
 def wait_for_clients(tmp_root: Path, patience_s: float) -> None:
-    """Wait until those of this process's runs have sent what they hold; what takes longer is killed.
+    """Wait until the clients of this process's dead workers have sent their rows; kill those that take longer.
 
-    Otherwise the summary of a killed worker would arrive after the end that is told in its place, and replace it.
-    Those that another project, another job or an earlier command has left are none of ours: they write to another
-    folder than the one below ``tmp_root``, or were started before this process was.
+    Otherwise the summary of a killed worker would arrive after the one written in its place, and replace it. Clients of
+    other projects, other jobs and earlier commands are left alone: they write to another folder than the one below
+    ``tmp_root``, or started before this process.
     """
     orphans = [process for process in psutil.process_iter() if _serves_the_dead(process, tmp_root)]
     _, alive = psutil.wait_procs(orphans, timeout=patience_s)
@@ -27,7 +27,7 @@ def wait_for_clients(tmp_root: Path, patience_s: float) -> None:
 
 
 def _serves_the_dead(process: psutil.Process, tmp_root: Path) -> bool:
-    """Whether it is a client's process of one of our runs whose Python process (``--pid``) is gone."""
+    """Whether the process is a W&B client of one of our runs, and its Python process (``--pid``) is gone."""
     try:
         command = process.cmdline()
         if process.uids().real != os.getuid() or not command or Path(command[0]).name != "wandb-core":
@@ -42,7 +42,7 @@ def _serves_the_dead(process: psutil.Process, tmp_root: Path) -> bool:
 
 
 def _is_gone(process_id: int, client_started: int) -> bool:
-    """Whether the process is over that started the client; a younger one may have its number by now."""
+    """Whether the process that started the client has ended; a younger process may have its id by now."""
     try:
         served, started = psutil.Process(process_id), started_ticks(process_id)
         return bool(served.status() == psutil.STATUS_ZOMBIE or started is None or started > client_started)

@@ -1,4 +1,4 @@
-"""Which tracked run a run folder belongs to: tracking.json, kept beside the checkpoint."""
+"""The tracked run that a run folder belongs to: tracking.json, beside the checkpoint."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from prism_ssl.train.run.folder import identities, identity
 TRACKING_FILE = "tracking.json"
 
 STAYS_HERE = {"data.catalog_path", "data.columns", "run.root", "run.tmp_root"}
-"""Settings that never leave the machine: they are paths, or name columns of patient data."""
+"""Settings that never leave the machine: paths, and names of columns of patient data."""
 
 
 @dataclass(frozen=True)
 class TrackedAs:
-    """The tracked run of a folder. ``settings`` is the hash under which it was begun."""
+    """The tracked run of a folder. ``settings`` is the hash of the settings that it began with."""
 
     run_id: str
     project: str
@@ -34,7 +34,7 @@ class TrackedAs:
 
     @property
     def path(self) -> str:
-        """The run as the API names it."""
+        """Name of the run in the W&B API."""
         return "/".join(part for part in (self.entity, self.project, self.run_id) if part)
 
     @property
@@ -44,17 +44,17 @@ class TrackedAs:
 
     @property
     def encoder_path(self) -> str:
-        """The artifact of its exported encoder, as ``load_encoder`` takes it."""
+        """Artifact of the exported encoder, for ``load_encoder``."""
         return "/".join(part for part in (self.entity, self.project, f"encoder-{self.run_id}") if part) + ":latest"
 
     @property
     def artifact_path(self) -> str:
-        """The artifact as the API names it."""
+        """Name of the checkpoint artifact in the W&B API."""
         return "/".join(part for part in (self.entity, self.project, self.artifact) if part)
 
 
 def tracked_as(run_dir: Path, config: PrismConfig) -> TrackedAs:
-    """The tracked run that this folder's training belongs to: the one it had under equal settings, or a new one."""
+    """The tracked run of this folder: the existing one if the settings are equal, else a new one."""
     known, project = read_tracked_as(run_dir), tracking_project(config.tracking)
     if known is not None and known.settings in identities(config, run_dir) and known.project == project:
         return known
@@ -70,10 +70,10 @@ def keep_tracked_as(run_dir: Path, tracked: TrackedAs) -> None:
 
 
 def read_tracked_as(run_dir: Path) -> TrackedAs | None:
-    """What tracking.json says; None where there is none.
+    """Read tracking.json; None if there is none.
 
     Raises:
-        RunFolderError: the file is not one of this version's.
+        RunFolderError: the file cannot be read.
     """
     path = run_dir / TRACKING_FILE
     if not path.exists():

@@ -172,7 +172,7 @@ def test_a_run_that_ended_before_its_first_step_is_left_out_and_named(tmp_path: 
 
 def test_a_ranking_says_what_its_interval_covers(tmp_path: Path) -> None:
     write_ranking(tmp_path, sweep())
-    assert "It does not say how far another seed of the training would" in (tmp_path / "ranking.md").read_text()
+    assert "It does not cover the training seed" in (tmp_path / "ranking.md").read_text()
 
 
 def test_without_a_measured_run_nothing_is_recommended() -> None:

@@ -176,7 +176,7 @@ def test_the_recommendation_says_how_sure_it_is(scored: pl.DataFrame) -> None:
     assert command is not None
     assert "--train.batch-size 64" in command
     assert "--loss.w-supcon-target 0.4" in command
-    assert "intervals of 3 other runs reach into the best" in sure
+    assert "intervals of 3 other runs overlap the best" in sure
 
 
 def test_nothing_measured_is_said_in_words(scored: pl.DataFrame) -> None:

@@ -40,9 +40,9 @@ def _shown(probe: dict[str, float], width: int = 80) -> str:
 def test_each_measure_stands_beside_its_chance_and_each_axis_in_one_line() -> None:
     text = _shown(PROBE)
     assert re.search(r"same place, other series +│ +0\.22 │ +0\.06 │ +0\.05 │ +0\.12 │ +│", text)
-    assert re.search(r"found how far away, mm +│ +41 │ +71 │", text)
+    assert re.search(r"location error, mm +│ +41 │ +71 │", text)
     assert re.search(r"same series, nearest view +│ +0\.42 │ +0\.05 │ +0\.21 │ +0\.33 │ +0\.61 │", text)
-    assert re.search(r"modality, linear +│ +0\.90 │ +0\.50 │ +0\.60 │ +│ +0\.70 │", text)
+    assert re.search(r"modality, linear probe +│ +0\.90 │ +0\.50 │ +0\.60 │ +│ +0\.70 │", text)
     assert re.search(r"shift and rotation, sign +│ +0\.29 │ +0 │ +│ +0\.02 │", text)
     assert re.search(r"directions between series +│ +9 │ +0 │ +│ +4 │", text)
     assert re.search(r"proxy quality \(see below\) +│ +0\.40 │ +0 │ +0\.03 │ +0\.14 │", text)
@@ -50,7 +50,7 @@ def test_each_measure_stands_beside_its_chance_and_each_axis_in_one_line() -> No
     assert "0.22 (95 % interval 0.15 to 0.29)" in flat
     assert "7 pairs of series, 5 patients" in flat
     assert "9 of 19" in flat
-    assert "(95 % over patients, not over seeds: 0.37 to 0.46)" in flat
+    assert "(95 % interval over patients, not seeds: 0.37 to 0.46)" in flat
     assert "dx -0.10  dy +0.00  dz +0.10 │ dx +0.90  dy +0.80  dz +0.70 │" in text
     assert re.search(r"window_width .* ww \+0\.60 .* ww \+0\.20 ", text)
     assert max(map(len, text.splitlines())) <= 80

@@ -22,7 +22,7 @@ def test_runs_stand_above_what_is_reached_without_training() -> None:
         }
     )
     header, rows = evidence_rows(ranked)
-    assert header == ["run", "found how far away, mm", "same series", "proxy quality"]
+    assert header == ["run", "location error, mm", "same series", "proxy quality"]
     assert rows == [
         ["best", "42", "0.500", "0.310"],
         ["older", "-", "0.400", "0.200"],

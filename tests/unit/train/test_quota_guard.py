@@ -107,7 +107,7 @@ def test_a_crossed_hard_limit_ends_the_run_with_the_numbers_and_what_to_do(place
     ("error", "told"),
     [
         (OSError(116, "Stale file handle"), "the home directory could not be measured (Stale file handle); its limits"),
-        (ValueError("a defect"), "looking at the disks failed (ValueError: a defect); its limits"),
+        (ValueError("a defect"), "checking the disks failed (ValueError: a defect); its limits"),
     ],
 )
 def test_an_error_in_looking_is_told_once_counted_and_no_end_of_the_run(
@@ -131,7 +131,7 @@ def test_a_home_that_does_not_answer_keeps_no_run_from_starting(places: Places) 
         raise OSError(116, "Stale file handle")
 
     (note,) = admit(LIMITS, places, stale)
-    assert note == "the home directory could not be measured (Stale file handle); the run starts without that"
+    assert note == "the home directory could not be measured (Stale file handle); the run starts without this check"
 
 
 def test_closing_ends_a_walk_in_its_middle(places: Places) -> None:
@@ -158,7 +158,7 @@ def test_a_run_does_not_start_over_a_hard_limit(places: Places) -> None:
 
 def test_a_home_too_large_to_be_measured_at_the_start_is_said_and_not_waited_for(places: Places) -> None:
     (note,) = admit(LIMITS, places, lambda *_: DiskUsage(900, 1, complete=False))
-    assert "not measured whole within 60 s" in note
+    assert "takes more than 60 s" in note
 
 
 def test_without_limits_no_home_is_walked(places: Places) -> None:

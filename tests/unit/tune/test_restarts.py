@@ -100,7 +100,7 @@ class Night:
 def test_trials_that_failed_on_a_broken_scan_are_tried_again_and_no_others(tmp_path: Path) -> None:
     night = Night(tmp_path, (BROKEN, BROKEN, None), (BROKEN, None), ("NonFiniteLoss: ...",))
     assert (night.ran, night.restarts, night.interrupted) == ([3, 2, 1], [2, 1, 0], False)
-    assert night.told[1].startswith("restart 2 of at most 2 (run.max_restarts), after a scan that broke: b32-p16-w0.1-")
+    assert night.told[1].startswith("restart 2 of at most 2 (run.max_restarts), after a broken scan: b32-p16-w0.1-")
     assert night.sweep.pending() == night.sweep.points[2:]
 
 

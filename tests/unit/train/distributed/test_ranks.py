@@ -114,7 +114,7 @@ def test_workers_share_in_order_and_hear_each_other(of_two: Any) -> None:
 
 
 def test_a_worker_that_is_gone_is_an_error_and_not_a_wait(of_two: Any) -> None:
-    assert of_two[0]["loss"].startswith("another training worker is gone, or did not come within train.rank_timeout_s")
+    assert of_two[0]["loss"].startswith("another training worker is gone, or did not answer within train.rank_timeout")
 
 
 def test_a_worker_that_is_alone_waits_for_nobody() -> None:
@@ -136,11 +136,11 @@ LOST, DIED, BROKEN = PeerLost("gone"), WorkerHealthCheckFailedError("died"), Rep
 @pytest.mark.parametrize(
     ("failures", "cause"),
     [
-        ({0: LOST, 1: DIED}, "TrainWorkerDied: training worker 1 of 2 ended without a word"),
+        ({0: LOST, 1: DIED}, "TrainWorkerDied: training worker 1 of 2 died without an error message"),
         ({1: BROKEN, 0: BROKEN}, "ReplacementFailed: scan ct-7"),
         ({0: LOST, 1: MemoryError("much")}, "TrainWorkerFailed: training worker 1: MemoryError: much"),
         ({0: LOST}, "PeerLost: gone"),
-        ({}, "TrainWorkerDied: training worker 0 of 2 ended without a word"),
+        ({}, "TrainWorkerDied: training worker 0 of 2 died without an error message"),
     ],
 )
 def test_the_worker_to_blame_is_one_that_did_not_fail_because_of_another(
@@ -150,7 +150,9 @@ def test_the_worker_to_blame_is_one_that_did_not_fail_because_of_another(
 
 
 def test_a_single_worker_is_not_numbered() -> None:
-    assert cause_of(root_failure({0: DIED}, 1)).startswith("TrainWorkerDied: the training worker ended without a word")
+    assert cause_of(root_failure({0: DIED}, 1)).startswith(
+        "TrainWorkerDied: the training worker died without an error message"
+    )
     assert cause_of(root_failure({0: KeyError("k")}, 1)) == "KeyError: 'k'"
     assert isinstance(root_failure({0: TrainWorkerFailed(0, "x")}, 2), TrainWorkerFailed)
     assert isinstance(root_failure({1: DIED}, 2), TrainWorkerDied)

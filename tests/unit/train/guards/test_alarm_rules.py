@@ -85,9 +85,9 @@ def test_a_head_that_has_learned_or_cannot_be_judged_is_not_at_chance(learned: d
 
 def test_words_tell_a_mean_predictor_from_answers_that_miss() -> None:
     still = {f"std_ratio/r{axis}": 0.04 for axis in "xyz"}
-    assert "loss 1.51e+00, the mean answer for every pair gets 1.50e+00 (steps 300 to 360)" in _text(AT_CHANCE)
-    assert "answers vary (40% of the target's std), but not with the truth" in _text(AT_CHANCE)
-    assert "head predicts its mean (its answers have at most 4% of the target's std)" in _text(AT_CHANCE | still)
+    assert "loss 1.51e+00, predicting the mean for every pair gets 1.50e+00 (steps 300 to 360)" in _text(AT_CHANCE)
+    assert "predictions vary (40% of the target's std) but do not follow the target" in _text(AT_CHANCE)
+    assert "predicts nearly the same for every pair (at most 4% of the target's std)" in _text(AT_CHANCE | still)
 
 
 def test_a_head_that_is_far_off_is_said_to_be_worse_than_chance() -> None:

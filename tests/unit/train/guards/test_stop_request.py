@@ -31,7 +31,7 @@ def test_nothing_happens_until_sigterm_which_is_heeded_at_the_next_step() -> Non
     StopBetweenSteps().after_init_train_context()
     raise_if_stop_is_requested(None)
     signal.raise_signal(signal.SIGTERM)
-    with pytest.raises(RunInterrupted, match="the run was asked to stop; the same command goes on"):
+    with pytest.raises(RunInterrupted, match="the run was asked to stop; run the same command again"):
         raise_if_stop_is_requested(None)
     with pytest.raises(SystemExit):
         signal.raise_signal(signal.SIGTERM)

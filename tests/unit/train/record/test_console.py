@@ -57,8 +57,8 @@ def test_a_step_line_gives_every_loss_in_scientific_notation_beside_its_chance()
 
 # ---------------------------------------------------------------------- summaries
 def test_new_starts_after_broken_scans_are_told_where_there_were_any() -> None:
-    assert "2 after a scan that broke, each without that scan" in _shown(replace(OK, restarts=2))
-    assert "after a scan that broke" not in _shown(OK)
+    assert "2 after a broken scan, each without that scan" in _shown(replace(OK, restarts=2))
+    assert "after a broken scan" not in _shown(OK)
 
 
 def test_a_good_end_says_ok_and_explains_its_numbers() -> None:
@@ -66,9 +66,9 @@ def test_a_good_end_says_ok_and_explains_its_numbers() -> None:
     assert "phantom-cpu-1234abcd: ok at step 400 of 400" in text
     assert re.search(r"distance .* 1\.23e-03 .* 2\.50e-01 .* dx \+0\.50  dy -0\.25 ", text)
     assert re.search(r"supcon .* 5\.00e-01 .* 3\.43e\+00 .* 0\.2 ", text)
-    assert "1:02:03 in all attempts, 0:05 of them until it trained again" in text
+    assert "1:02:03 over all attempts, 0:05 of it spent resuming" in text
     assert "98,765 patches/s (wall clock)" in text
-    assert "25% of the time (of it opening 75%, sampling 25%, transport 0%)" in text
+    assert "25% of the time, of which opening 75%, sampling 25%, transport 0%" in text
     assert "20 train, 8 held out, 3 rejected (label_map 3)" in text
     assert "checkpoint  /runs/last.ckpt" in text
     assert "encoder     /runs/encoder.safetensors" in text

@@ -88,7 +88,7 @@ def test_a_run_without_held_out_scans_says_so(tmp_path: Path) -> None:
     recorder.finish("ok", None, {}, None)
     (row,) = read_history(tmp_path)
     assert row["event"] == "evaluation"
-    assert "no held-out scan could be asked" in row["text"]
+    assert "no held-out scan could be evaluated" in row["text"]
 
 
 def _trained(folder: Path, first_step: int, last_step: int, before: dict[str, Any] | None) -> tuple[Recorder, Any]:

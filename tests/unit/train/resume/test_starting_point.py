@@ -41,7 +41,7 @@ def test_held_out_patients_who_leave_the_table_are_missed_and_not_replaced(tmp_p
     assert told is not None
     assert "held out: 8 scans are gone and 0 are new (8 patients are gone, 0 are new)" in told
     assert "nobody is left who is held out" in told
-    assert "Nobody who was trained on is held out" in told
+    assert "Training patients stay in training" in told
     back, _, _ = continued(
         begun, dataclasses.replace(start, split=found.split.joined(earlier)), folder(tmp_path), CONFIG
     )
@@ -60,7 +60,7 @@ def test_the_same_scans_at_another_place_go_on_without_a_word(tmp_path: Path) ->
 
 def test_another_table_is_refused_also_under_the_same_path(tmp_path: Path) -> None:
     start = StartingPoint(10, tmp_path / "last.ckpt", split=archive(list(range(20))).split)
-    match = r"was trained on 12 patients, and none of them is in /a/catalog.csv: it is another table; give the one"
+    match = r"was trained on 12 patients, and none of them is in /a/catalog.csv: it is another table; pass the table"
     with pytest.raises(RunFolderError, match=match):
         continued(archive(list(range(100, 120))), start, folder(tmp_path), CONFIG)
 
@@ -87,7 +87,7 @@ def test_a_run_of_an_earlier_version_goes_on_and_says_that_nothing_is_proven(tmp
     assert earlier is not None
     assert not earlier.proven
     assert told is not None
-    assert "kept no split" in told
+    assert "did not record its split" in told
 
 
 def test_a_run_of_an_earlier_version_is_not_continued_on_another_table(tmp_path: Path) -> None:

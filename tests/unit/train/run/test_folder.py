@@ -128,7 +128,7 @@ def test_other_settings_are_refused_by_the_names_of_what_changed(tmp_path: Path)
     before = _leave(_config(tmp_path, run__name="mine"))
     settings = (before / CONFIG_FILE).read_bytes()
     changed = _config(tmp_path, run__name="mine", train__lr=0.5, data__n_patches=32, train__log_every=3)
-    match = r"with other settings \(data.n_patches: 64 -> 32; train.lr: 0.001 -> 0.5\); give the same ones to resume"
+    match = r"with other settings \(data.n_patches: 64 -> 32; train.lr: 0.001 -> 0.5\); use the same settings"
     with pytest.raises(RunFolderError, match=match):
         claim_run_folder(changed)
     assert (before / CONFIG_FILE).read_bytes() == settings

@@ -45,7 +45,7 @@ def test_a_controller_that_fails_is_named_once_and_ends_nothing(
 
     ReportCallback().after_init_train_context()
     monkeypatch.setattr(ray.train, "report", gone)
-    assert report_to_ray(5, {}) == "Ray's own views are told no more (RuntimeError: no controller)"
+    assert report_to_ray(5, {}) == "Ray's own views are no longer updated (RuntimeError: no controller)"
     assert report_to_ray(6, {}) is None
 
 

@@ -24,7 +24,7 @@ The actor is dead because its worker process has died. Worker exit type: SYSTEM_
     [
         (RAISED, "prism_ssl.errors.TrialFailed: trial b32 failed: PoolStalled: nothing came"),
         (DIED, "The actor died unexpectedly before finishing this task."),
-        ("", "the trial ended without a word"),
+        ("", "the trial died without an error message"),
     ],
 )
 def test_the_line_that_names_the_error_is_kept(told: str, line: str) -> None:

@@ -1,0 +1,76 @@
+"""The command ``prism``: one subcommand a verb, each imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from prism_ssl.utils.stop_signals import leave, leave_on_stop_signals
+
+
+class Verb(NamedTuple):
+    """A subcommand: the module whose ``main(arguments)`` returns its exit code, and what it does."""
+
+    module: str
+    does: str
+
+
+VERBS = {
+    "train": Verb("tune.train_single", "train one encoder"),
+    "sweep": Verb("tune.tune_core24", "train and rank the cells of the core ablation"),
+    "demo": Verb("tune.demo", "the whole way on generated phantoms, in a few minutes"),
+    "check": Verb("tune.check_job", "check settings, disk, GPU, W&B and catalogue before a job"),
+    "evaluate": Verb("tune.evaluate_run", "evaluate a run's last checkpoint on held-out scans"),
+    "embed": Verb("prism_ssl.embed.command", "embed every scan of a catalogue"),
+    "probe": Verb("prism_ssl.embed.probe", "read a column of the catalogue from embeddings"),
+    "inspect": Verb("prism_ssl.inspect.command", "draw a pair of views where they lie in their scan"),
+    "leakcheck": Verb("prism_ssl.leak.command", "check whether the pretext task needs anatomy"),
+    "plot": Verb("prism_ssl.report.plots", "draw the history of runs"),
+    "notebook": Verb("prism_ssl.cli.notebook", "open the notebook of runs, or of scans"),
+}
+_UNKNOWN = 2
+_NOT_INTERRUPTED_BY_STOP_SIGNALS = {"check", "evaluate", "probe", "inspect", "leakcheck", "plot", "notebook"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the subcommand that the first argument names; returns its exit code, or 2 for an unknown one."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    verb, rest = (given[0], given[1:]) if given else ("--help", [])
+    if verb in ("-h", "--help", "--help-all", "help"):
+        print(overview())  # noqa: T201  help goes to stdout, without colours
+        return 0
+    if verb not in VERBS:
+        print(f"prism: no subcommand {verb!r}; needed: one of {', '.join(VERBS)}", file=sys.stderr)  # noqa: T201
+        return _UNKNOWN
+    if verb not in ("train", "sweep", "check"):  # these have more settings than fit on one screen
+        rest = ["--help" if word == "--help-all" else word for word in rest]
+    code: int = importlib.import_module(VERBS[verb].module).main(rest)
+    return code
+
+
+def overview() -> str:
+    """All subcommands, a line each."""
+    lines = [f"  {name:<11}{verb.does}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: prism SUBCOMMAND ...",
+            "",
+            *lines,
+            "",
+            "prism SUBCOMMAND --help fits on a screen; --help-all lists every setting.",
+            "Begin with: prism demo",
+        ]
+    )
+
+
+def console_script() -> None:
+    """The entry point of the installed command: stop signals end it at once until its work begins."""
+    if len(sys.argv) > 1 and sys.argv[1] not in _NOT_INTERRUPTED_BY_STOP_SIGNALS:
+        leave_on_stop_signals()
+    leave(main())
+
+
+if __name__ == "__main__":
+    console_script()

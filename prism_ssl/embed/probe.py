@@ -1,0 +1,123 @@
+"""Probe embeddings for a column of the catalogue: ``prism probe CATALOG --embeddings FILE --label COLUMN``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
+from prism_ssl.config.schema import DataConfig
+from prism_ssl.data.catalog import column_values, load_records
+from prism_ssl.errors import ConfigError, PrismError
+from prism_ssl.eval.embedding_probe import ProbeScore, probe_classes
+
+_NEEDED = ("scan_id", "subject_id", "modality", "embedding")
+_EVERY_SCAN = 2**31
+
+
+@dataclasses.dataclass(frozen=True)
+class Probed:
+    """What a probe was asked, and its balanced accuracy on patients that it was not fitted on."""
+
+    label: str
+    scans: int
+    patients: int
+    classes: dict[str, int]
+    score: ProbeScore
+
+
+def probe_table(embeddings: Path, data: DataConfig, label: str, k: int = 5) -> Probed:
+    """Tell the classes of a catalogue's column from frozen embeddings; folds go by patient.
+
+    Args:
+        embeddings: a table of ``prism embed``.
+        data: the catalogue that it was made from.
+        label: ``modality``, or any column of the catalogue; scans without a value are left out.
+        k: neighbours of the kNN probe.
+
+    Raises:
+        ConfigError: the table is none of embeddings, or shares no scan with the catalogue.
+        CatalogError: the catalogue cannot be used, or lacks the column.
+    """
+    table = _read(embeddings)
+    labels = _labels(data, label)
+    table = table.with_columns(pl.col("scan_id").replace_strict(labels, default="").alias("label"))
+    known = table.filter(pl.col("label") != "").sort("scan_id")
+    if known.is_empty():
+        raise ConfigError(
+            f"none of the {table.height} scans of {embeddings} has a value in column {label!r} of {data.catalog_path}; "
+            "needed: the catalogue that was embedded, and a column with values"
+        )
+    x, patients = known["embedding"].to_numpy().astype(float), known["subject_id"].to_list()
+    score = probe_classes(x, known["label"].to_list(), patients, k)
+    return Probed(label, known.height, len(set(patients)), dict(Counter(known["label"]).most_common()), score)
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        table = pl.read_parquet(path, glob=False)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ConfigError(f"{path} cannot be read ({type(error).__name__}); needed: a table of prism embed") from error
+    if missing := [name for name in _NEEDED if name not in table.columns]:
+        raise ConfigError(f"{path} has no column {', '.join(missing)}; needed: a table of prism embed")
+    return table.select(_NEEDED)
+
+
+def _labels(data: DataConfig, label: str) -> dict[str, str]:
+    """scan_id -> value of the column; "" where it has none."""
+    records = load_records(data, seed=0).records
+    if label == "modality":
+        return {record.scan_id: record.modality for record in records}
+    return column_values(data, records, label)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Probe, and print what was found; 0 when there are two classes to tell apart, else as ``catalog_options`` says."""
+    given = _parser().parse_args(arguments)
+    try:
+        probed = probe_table(Path(given.embeddings), catalog_settings(given), given.label, given.k)
+    except (PrismError, OSError) as error:
+        return refused(error)
+    print(json.dumps(_plain(probed), indent=2) if given.json else _in_words(probed))  # noqa: T201
+    return EXIT_OK if math.isfinite(probed.score.linear) else EXIT_NO
+
+
+def _plain(probed: Probed) -> dict[str, Any]:
+    score = {name: value if math.isfinite(value) else None for name, value in dataclasses.asdict(probed.score).items()}
+    return dataclasses.asdict(probed) | {"score": score}
+
+
+def _in_words(probed: Probed) -> str:
+    shown = ", ".join(f"{name} {count}" for name, count in list(probed.classes.items())[:8])
+    head = f"{probed.label}: {probed.scans} scans of {probed.patients} patients ({shown})"
+    if not math.isfinite(probed.score.linear):
+        return f"{head}\nnothing to tell apart: fewer than two classes have scans of two patients or more"
+    score = probed.score
+    return (
+        f"{head}\nbalanced accuracy on patients that the probe has not seen: "
+        f"kNN {score.knn:.2f}, linear {score.linear:.2f}, chance {score.chance:.2f}\n"
+        "Probe the embeddings of untrained weights too: scanners differ in ways that need no learning."
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="prism probe", description="Read a column of the catalogue from embeddings.")
+    add_catalog_options(parser, n_scans=_EVERY_SCAN)
+    parser.add_argument("--embeddings", default="embeddings.parquet", help="table of prism embed")
+    parser.add_argument("--label", default="modality", metavar="COLUMN", help="column to read (default: modality)")
+    parser.add_argument("--k", type=int, default=5, help="neighbours of the kNN probe")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
