@@ -19,7 +19,7 @@ from prism_ssl.eval.held_out_scalars import (
     series_of_view,
 )
 from prism_ssl.eval.pixel_statistics import pixel_quantiles, read_pairs, standardised
-from prism_ssl.eval.place_test import PlaceSet
+from prism_ssl.eval.place.retrieval import PlaceSet
 from prism_ssl.eval.probe_set import ProbeSet
 from prism_ssl.model.pair_targets import AxisReading
 

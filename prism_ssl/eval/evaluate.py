@@ -24,9 +24,9 @@ from prism_ssl.contracts import (
 from prism_ssl.eval import proxy_metrics as metrics
 from prism_ssl.eval.baselines import RANDOM, compared, pixel_scalars, scanner_scalars
 from prism_ssl.eval.held_out_scalars import Answers, held_out_scalars
-from prism_ssl.eval.patient_evidence import PatientEvidence
-from prism_ssl.eval.place_test import PlaceSet, build_place_set, no_places
+from prism_ssl.eval.place.retrieval import PlaceSet, build_place_set, no_places
 from prism_ssl.eval.probe_set import ProbeSet, build_probe_set
+from prism_ssl.eval.quality.evidence import PatientEvidence
 from prism_ssl.model.network import PrismNet, build_network
 from prism_ssl.model.pair_targets import (
     AxisReading,

@@ -16,10 +16,10 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import Float64
 from prism_ssl.eval import proxy_metrics as metrics
 from prism_ssl.eval.embedding_probe import place_recall, probe_classes
-from prism_ssl.eval.patient_evidence import PatientEvidence
-from prism_ssl.eval.place_test import CHANCE, PlaceAnswers, PlaceSet, place_answers, place_scalars
+from prism_ssl.eval.place.retrieval import CHANCE, PlaceAnswers, PlaceSet, place_answers, place_scalars
 from prism_ssl.eval.probe_set import ProbeSet
-from prism_ssl.eval.proxy_quality import POSE_AXES, proxy_quality, sign_counts
+from prism_ssl.eval.quality.composite import POSE_AXES, proxy_quality, sign_counts
+from prism_ssl.eval.quality.evidence import PatientEvidence
 from prism_ssl.model.pair_targets import AxisReading, sign_skill
 
 TELLING_SERIES_MIN = 16

@@ -51,7 +51,9 @@ def recommend(runs: pl.DataFrame, response: str, factors: Sequence[str]) -> Reco
     """
     if response not in runs.columns:
         return None
-    known = runs.filter(pl.col(response).is_finite()).drop_nulls([factor for factor in factors if factor in runs.columns])
+    known = runs.filter(pl.col(response).is_finite()).drop_nulls(
+        [factor for factor in factors if factor in runs.columns]
+    )
     levels = {factor: known[factor].unique().sort().to_list() for factor in factors if factor in known.columns}
     levels = {factor: found for factor, found in levels.items() if len(found) > 1}
     if not levels:

@@ -18,7 +18,7 @@ from prism_ssl.data.pool import check_mirror_fits, join_counters, object_store_b
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
 from prism_ssl.errors import CheckpointError, PoolActorDied, QuotaExceeded, ReplacementFailed, RunFolderError
 from prism_ssl.eval.evaluate import Evaluator
-from prism_ssl.eval.patient_evidence import write_evidence
+from prism_ssl.eval.quality.evidence import write_evidence
 from prism_ssl.model.export import save_encoder, verify_export
 from prism_ssl.model.loss import LossReport
 from prism_ssl.records.run_files import last_probe, read_history

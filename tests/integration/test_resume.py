@@ -138,7 +138,9 @@ def test_a_damaged_local_checkpoint_is_an_error_that_names_it_and_the_artifact(
     config = settings(tmp_path)
     folder = uploaded(config)
     (folder.path / "last.ckpt").write_bytes(b"half a checkp")
-    match = rf"{folder.path}/last\.ckpt is damaged .*; move it away to resume from the W&B artifact checkpoint-.*:latest"
+    match = (
+        rf"{folder.path}/last\.ckpt is damaged .*; move it away to resume from the W&B artifact checkpoint-.*:latest"
+    )
     with pytest.raises(CheckpointError, match=match):
         starting_point(folder, config)
     (folder.path / "last.ckpt").rename(folder.path / "last.ckpt.damaged")

@@ -17,7 +17,7 @@ from prism_ssl.config.defaults import apply_overrides, phantom_cpu
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import prepare_archive, select_scans
 from prism_ssl.errors import CheckpointError, ConfigError, ReplacementFailed, RunInterrupted
-from prism_ssl.eval.patient_evidence import read_evidence
+from prism_ssl.eval.quality.evidence import read_evidence
 from prism_ssl.records.run_files import is_probe, read_history, read_summary
 from prism_ssl.train.checkpoint import load_checkpoint
 from prism_ssl.train.run.loop_config import LoopConfig

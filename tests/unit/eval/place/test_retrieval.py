@@ -13,8 +13,8 @@ from prism_ssl.contracts import PLACE_POINTS, Float64, PreparedScan
 from prism_ssl.data.phantoms.truth import phantom_truth
 from prism_ssl.data.scan.nifti import OpenScan, open_scan
 from prism_ssl.data.views.view_pairs import room_mm
-from prism_ssl.eval.place_points import APART_MM, shared_points
-from prism_ssl.eval.place_test import PlaceSet, build_place_set, place_answers, place_scalars
+from prism_ssl.eval.place.points import APART_MM, shared_points
+from prism_ssl.eval.place.retrieval import PlaceSet, build_place_set, place_answers, place_scalars
 from tests.support.probe_sets import prepared_scans, small
 
 

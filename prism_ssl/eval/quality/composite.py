@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64
-from prism_ssl.eval.patient_evidence import PatientEvidence
+from prism_ssl.eval.quality.evidence import PatientEvidence
 
 POSE_AXES = ("dx", "dy", "dz", "rx", "ry", "rz")
 """The axes whose sign skill counts. A window is read from a few quantiles of the pixels: it needs no anatomy."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64
-from prism_ssl.eval.patient_bootstrap import (
+from prism_ssl.eval.quality.bootstrap import (
     QualityParts,
     composite,
     counted_patients,
@@ -18,7 +18,7 @@ from prism_ssl.eval.patient_bootstrap import (
     part_weights,
     patients_of,
 )
-from prism_ssl.eval.patient_evidence import PatientEvidence
+from prism_ssl.eval.quality.evidence import PatientEvidence
 
 
 @dataclass(frozen=True)

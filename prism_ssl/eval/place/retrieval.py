@@ -23,7 +23,7 @@ from prism_ssl.contracts import PATCH_PX, PLACE_POINTS, Float32, Float64, Prepar
 from prism_ssl.data.extract import extract_view
 from prism_ssl.data.scan import ReadLimits, archive_root, open_scan
 from prism_ssl.data.views import draw_view_at
-from prism_ssl.eval.place_points import shared_points
+from prism_ssl.eval.place.points import shared_points
 from prism_ssl.eval.proxy_metrics import cross_similarity, hits_at
 from prism_ssl.utils.hashing import stable_int
 from prism_ssl.utils.seeds import generator_for

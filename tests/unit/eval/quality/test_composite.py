@@ -13,8 +13,8 @@ import torch
 
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64
-from prism_ssl.eval.patient_evidence import EVIDENCE_FILE, PatientEvidence, read_evidence, write_evidence
-from prism_ssl.eval.proxy_quality import proxy_quality, sign_counts
+from prism_ssl.eval.quality.composite import proxy_quality, sign_counts
+from prism_ssl.eval.quality.evidence import EVIDENCE_FILE, PatientEvidence, read_evidence, write_evidence
 from prism_ssl.model.pair_targets import sign_skill
 
 RNG = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from scipy import stats
 
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64
-from prism_ssl.eval.patient_evidence import PatientEvidence
+from prism_ssl.eval.quality.evidence import PatientEvidence
 
 POSE_AXES = ("dx", "dy", "dz", "rx", "ry", "rz")
 """Axes whose sign skill counts. The window does not: a few quantiles of the pixels tell it, without anatomy."""
@@ -121,5 +121,3 @@ def counted_patients(evidence: PatientEvidence, weights: Float64) -> int:
     of_parts = [set(evidence.patient_of_series), set(evidence.patient_of_series), set(evidence.patient_of_pair)]
     asked = [len(patients) for patients, weight in zip(of_parts, weights[:3], strict=True) if weight > 0]
     return min(asked, default=0)
-
-
