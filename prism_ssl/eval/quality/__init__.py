@@ -1,0 +1,1 @@
+"""Proxy quality of an encoder: the evidence of each patient, its composite, intervals and paired comparisons."""
