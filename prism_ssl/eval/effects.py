@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,10 +38,9 @@ def main_effects(runs: pl.DataFrame, response: str, factors: Sequence[str], conf
     levels = {factor: found for factor, found in levels.items() if len(found) > 1}
     if not levels:
         return pl.DataFrame(schema=_SCHEMA)
-    codes = {factor: _effect_codes(len(found)) for factor, found in levels.items()}
-    blocks = [codes[f][[found.index(value) for value in known[f]]] for f, found in levels.items()]
-    design = np.hstack([np.ones((len(known), 1)), *blocks])
-    fit = _Fit(design, known[response].to_numpy(), confidence)
+    codes = {factor: effect_codes(len(found)) for factor, found in levels.items()}
+    design = np.hstack([np.ones((len(known), 1)), *(_coded(known, factor) for factor in levels)])
+    fit = LeastSquares(design, known[response].to_numpy(), confidence)
     rows, start = [], 1
     for factor, found in levels.items():
         for index, value in enumerate(found):
@@ -53,19 +53,49 @@ def main_effects(runs: pl.DataFrame, response: str, factors: Sequence[str], conf
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
 
 
-def _effect_codes(levels: int) -> NDArray[np.float64]:
+def aliased_interactions(runs: pl.DataFrame, factors: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of two-factor interactions that a design cannot tell apart beside all main effects, as ``a x b``.
+
+    Raises:
+        ValueError: an interaction alone is not estimable beside the main effects.
+    """
+    codes = {factor: _coded(runs, factor) for factor in factors}
+    main = np.hstack([np.ones((len(runs), 1)), *codes.values()])
+    products = {
+        f"{a} x {b}": (codes[a][:, :, None] * codes[b][:, None, :]).reshape(len(runs), -1)
+        for a, b in itertools.combinations(factors, 2)
+    }
+
+    def added_rank(*names: str) -> int:
+        columns = np.hstack([main, *(products[name] for name in names)])
+        return int(np.linalg.matrix_rank(columns)) - int(main.shape[1])
+
+    ranks = {name: added_rank(name) for name in products}
+    if lost := [name for name, block in products.items() if ranks[name] < block.shape[1]]:
+        raise ValueError(f"not estimable beside the main effects: {', '.join(lost)}")
+    return [(a, b) for a, b in itertools.combinations(products, 2) if added_rank(a, b) < ranks[a] + ranks[b]]
+
+
+def _coded(runs: pl.DataFrame, factor: str) -> NDArray[np.float64]:
+    """Effect codes [runs, levels - 1] of one factor."""
+    found = runs[factor].unique().sort().to_list()
+    return effect_codes(len(found))[[found.index(value) for value in runs[factor]]]
+
+
+def effect_codes(levels: int) -> NDArray[np.float64]:
     """A row per level; the rows sum to 0."""
     return np.vstack([np.eye(levels - 1), -np.ones((1, levels - 1))])
 
 
-class _Fit:
+class LeastSquares:
     """Least-squares fit that estimates a contrast only where the design determines it."""
 
-    def __init__(self, design: NDArray[np.float64], response: NDArray[np.float64], confidence: float) -> None:
+    def __init__(self, design: NDArray[np.float64], response: NDArray[np.float64], confidence: float = 0.95) -> None:
         self._design, self._inverse = design, np.linalg.pinv(design)
         self._coefficients = self._inverse @ response
         residuals = response - design @ self._coefficients
-        freedom = len(response) - int(np.linalg.matrix_rank(design))
+        self.freedom = freedom = len(response) - int(np.linalg.matrix_rank(design))
+        """Residual degrees of freedom."""
         self._half_width: float | None = None
         if freedom > 0:
             spread = float(np.sqrt(residuals @ residuals / freedom))

@@ -18,7 +18,8 @@ from prism_ssl.eval import proxy_metrics as metrics
 from prism_ssl.eval.embedding_probe import place_recall, probe_classes
 from prism_ssl.eval.place.retrieval import CHANCE, PlaceAnswers, PlaceSet, place_answers, place_scalars
 from prism_ssl.eval.probe_set import ProbeSet
-from prism_ssl.eval.quality.composite import POSE_AXES, proxy_quality, sign_counts
+from prism_ssl.eval.quality.bootstrap import POSE_AXES
+from prism_ssl.eval.quality.composite import proxy_quality, sign_counts
 from prism_ssl.eval.quality.evidence import PatientEvidence
 from prism_ssl.model.pair_targets import AxisReading, sign_skill
 

@@ -16,8 +16,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
+from scipy import stats
 
 from prism_ssl.config.defaults import RECIPES, known_keys
+from prism_ssl.config.operations import EvalConfig
+from prism_ssl.eval.quality.comparison import resample_together
+from prism_ssl.eval.quality.evidence import PatientEvidence
+from prism_ssl.eval.recommendation import Recommendation, recommend
 
 FACTORS = (
     "train.batch_size",
@@ -29,6 +34,7 @@ FACTORS = (
 """The factors of the core ablation."""
 
 QUALITY, QUALITY_LOW, QUALITY_HIGH = "proxy_quality", "proxy_quality_low", "proxy_quality_high"
+BEHIND, BEHIND_LOW, BEHIND_HIGH = "behind_best", "behind_best_low", "behind_best_high"
 THROUGHPUT = "throughput_after_stalls"
 PROBE_KEYS = tuple(f"probe/{name}" for name in (QUALITY, QUALITY_LOW, QUALITY_HIGH))
 """The scalars that the ranking uses."""
@@ -88,7 +94,8 @@ def rank_runs(scored: pl.DataFrame) -> pl.DataFrame:
     """``compute_proxy_score``'s table, best first, with ``rank`` (from 1) and ``near_best``; without ``never_began``.
 
     Runs that ended ok come before all others; among equals a run with a missing metric ranks last. ``near_best``:
-    the run's interval overlaps the best run's.
+    the run is not shown to be worse than the best one. Where ``with_differences`` has compared the patients, that is
+    when the interval of the paired difference holds 0, otherwise when the run's interval overlaps the best run's.
     """
     ok = pl.col("status").eq_missing(pl.lit("ok"))
     key = "run_id" if "run_id" in scored.columns else "run"
@@ -99,25 +106,64 @@ def rank_runs(scored: pl.DataFrame) -> pl.DataFrame:
     )
     best_low = order.filter("_ok")[QUALITY_LOW].head(1).to_list()
     floor = best_low[0] if best_low else None
-    near = pl.col("_ok") & (pl.col(QUALITY_HIGH) >= floor) if floor is not None else pl.lit(None, dtype=pl.Boolean)
+    overlaps = pl.col(QUALITY_HIGH) >= floor if floor is not None else pl.lit(None, dtype=pl.Boolean)
+    near = pl.col("_ok") & pl.coalesce(_number(order, BEHIND_LOW) <= 0, overlaps)
     order = order.with_columns(near.fill_null(value=False).alias("near_best")).drop("_ok")
     return order.with_row_index("rank", offset=1)
+
+
+def with_differences(scored: pl.DataFrame, evidence: Mapping[str, PatientEvidence], config: EvalConfig) -> pl.DataFrame:
+    """``compute_proxy_score``'s table with how far each run is behind the best one, patient by patient.
+
+    Adds ``behind_best`` (quality of the best run less the run's), ``behind_best_low`` and ``behind_best_high`` (95 %
+    interval over patients); null where a run has no ``evidence``, keyed by ``run``, or other patients were asked.
+    """
+    together = resample_together(evidence, config)
+    ranked = [run for run in rank_runs(scored).filter(pl.col("status") == "ok")["run"] if run in together.runs]
+    found = [together.difference(ranked[0], run) for run in ranked]
+    table = pl.DataFrame(
+        {
+            "run": ranked,
+            BEHIND: [each.value for each in found],
+            BEHIND_LOW: [each.low for each in found],
+            BEHIND_HIGH: [each.high for each in found],
+        },
+        schema={"run": pl.String, BEHIND: pl.Float64, BEHIND_LOW: pl.Float64, BEHIND_HIGH: pl.Float64},
+    )
+    return scored.drop(BEHIND, BEHIND_LOW, BEHIND_HIGH, strict=False).join(
+        table.fill_nan(None), on="run", how="left", maintain_order="left"
+    )
 
 
 def summarize_best_configs(df: pl.DataFrame) -> pl.DataFrame:
     """One row a configuration, best first: the factors, its runs, mean quality, mean throughput, and its best run.
 
     ``df`` is ``compute_proxy_score``'s table. Repeats of a configuration (other seeds) are averaged; runs that did
-    not end ok or have no quality do not count, and a configuration with no other run is left out.
+    not end ok or have no quality do not count, and a configuration with no other run is left out. The interval joins
+    two doubts: over patients, whom all repeats share, the mean of their intervals; over seeds, Student's t on the
+    spread of the repeats. A single run has the first alone.
     """
     factors = [factor for factor in FACTORS if factor in df.columns] or ["run"]
     counted = rank_runs(df).filter(pl.col("status") == "ok", pl.col(QUALITY).is_not_null())
     best = counted.group_by(factors, maintain_order=True).agg(
         pl.len().alias("runs"),
         pl.col(QUALITY, QUALITY_LOW, QUALITY_HIGH, THROUGHPUT).mean(),
+        pl.col(QUALITY).std().alias("_spread"),
         pl.col("run").first().alias("best_run"),
     )
+    t = [float(stats.t.ppf(0.975, runs - 1)) if runs > 1 else 0.0 for runs in best["runs"]]
+    over_seeds = pl.Series(t) * best["_spread"].fill_null(0.0) / best["runs"].sqrt()
+    below, above = ((best[bound] - best[QUALITY]) for bound in (QUALITY_LOW, QUALITY_HIGH))
+    best = best.with_columns(
+        (best[QUALITY] - (below**2 + over_seeds**2).sqrt()).alias(QUALITY_LOW),
+        (best[QUALITY] + (above**2 + over_seeds**2).sqrt()).alias(QUALITY_HIGH),
+    ).drop("_spread")
     return best.sort(QUALITY, THROUGHPUT, descending=True, nulls_last=True).with_row_index("rank", offset=1)
+
+
+def recommendation(df: pl.DataFrame) -> Recommendation | None:
+    """The levels with the highest fitted quality among the runs that ended ok; None where a fit is not possible."""
+    return recommend(df.filter(pl.col("status") == "ok"), QUALITY, FACTORS)
 
 
 def recommended_command(df: pl.DataFrame) -> str | None:
@@ -131,11 +177,13 @@ def recommended_command(df: pl.DataFrame) -> str | None:
     if configs.is_empty():
         return None
     best = df.filter(pl.col("run") == configs["best_run"][0]).row(0, named=True)
+    if (fitted := recommendation(df)) is not None:
+        best |= fitted.levels
     said = str(best.get("recipe"))
     recipe = said if said in RECIPES else "core24-base"
     defaults = known_keys(RECIPES[recipe]())
     flags = [*_flags_of_scans(defaults, best), *_differing_flags(defaults, best)]
-    return shlex.join(["python", "tune/train_single.py", recipe, *flags])
+    return shlex.join(["prism", "train", recipe, *flags])
 
 
 def _flags_of_scans(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ import polars as pl
 from prism_ssl.contracts import Float64
 from prism_ssl.eval.effects import LeastSquares, effect_codes
 
+_SAME = 1e-9
 MIN_FREEDOM = 3
 """Residual degrees of freedom below which a fit says less than the best run does."""
 
@@ -62,20 +63,20 @@ def recommend(runs: pl.DataFrame, response: str, factors: Sequence[str]) -> Reco
     fit = LeastSquares(design, known[response].to_numpy())
     if fit.freedom < MIN_FREEDOM:
         return None
+    top = known.sort(response, descending=True, maintain_order=True).row(0, named=True)
+    measured_best = tuple(top[factor] for factor in levels)
     best: tuple[float, float, float, tuple[Any, ...]] | None = None
-    for combination in itertools.product(*levels.values()):
+    for combination in (measured_best, *itertools.product(*levels.values())):  # it wins where others are only equal
         value, low, high = fit.estimate(_row(levels, combination))
         if value is None or low is None or high is None:
             return None  # the design confounds effects
-        if best is None or value > best[0]:
+        if best is None or value > best[0] + _SAME:
             best = value, low, high, combination
     if best is None:
         return None
     chosen = dict(zip(levels, best[3], strict=True))
-    top = known.sort(response, descending=True, maintain_order=True).row(0, named=True)
     there = {tuple(row) for row in known.select(*levels).iter_rows()}
-    differs = any(top[factor] != level for factor, level in chosen.items())
-    return Recommendation(chosen, *best[:3], best[3] in there, str(top["run"]), differs)
+    return Recommendation(chosen, *best[:3], best[3] in there, str(top["run"]), best[3] != measured_best)
 
 
 def _row(levels: dict[str, list[Any]], combination: Sequence[Any]) -> Float64:

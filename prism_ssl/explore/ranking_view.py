@@ -22,6 +22,7 @@ from prism_ssl.eval.ranking import (
 )
 from prism_ssl.explore.chart_style import GREY, ROWS_DRAWN, finished, in_words
 from prism_ssl.report.ranking_plot import OBJECTIVE_COLOR, effects_chart, quality_chart
+from prism_ssl.report.ranking_report import recommendation_in_words
 
 NO_QUALITY = "No run that ended ok has a measured proxy quality yet: it is measured at the end of a run."
 
@@ -52,7 +53,7 @@ def ranking_table(scored: pl.DataFrame) -> pl.DataFrame:
         pl.concat_str(
             pl.col(QUALITY_LOW).round(3).cast(pl.String), pl.lit(" to "), pl.col(QUALITY_HIGH).round(3).cast(pl.String)
         ).alias("95 % interval"),
-        pl.when(pl.col("near_best")).then(pl.lit("yes")).otherwise(pl.lit("")).alias("overlaps the best"),
+        pl.when(pl.col("near_best")).then(pl.lit("yes")).otherwise(pl.lit("")).alias("as good as the best"),
         *probes,
         pl.col(THROUGHPUT).round(0).alias("patches/s after stalls"),
         *factors,
@@ -124,13 +125,7 @@ def recommendation(scored: pl.DataFrame) -> tuple[str | None, str]:
     command = recommended_command(scored)
     if command is None:
         return None, NO_QUALITY
-    near = rank_runs(scored).filter("near_best").height - 1
-    sure = (
-        f"The intervals of {near} other runs overlap the best one's: their order is weak evidence."
-        if near > 0
-        else "No other run's interval overlaps the best one's."
-    )
-    words = [f"The best configuration by proxy quality, then by throughput. {sure}", INTERVAL_IN_WORDS]
+    words = [*recommendation_in_words(scored), INTERVAL_IN_WORDS]
     return command, " ".join([*words, CATALOG_IN_WORDS] if f" {CATALOG} " in f"{command} " else words)
 
 

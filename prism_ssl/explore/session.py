@@ -10,20 +10,24 @@ from typing import Any
 import polars as pl
 
 from prism_ssl.config.defaults import apply_overrides
+from prism_ssl.config.operations import EvalConfig
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.eval.ranking import PROBE_KEYS, QUALITY, rank_runs
+from prism_ssl.eval.quality.evidence import evidence_of_runs
+from prism_ssl.eval.ranking import PROBE_KEYS, QUALITY, rank_runs, with_differences
 from prism_ssl.explore.alarm_view import PREFIX
 from prism_ssl.explore.chart_style import RUNS_DRAWN
 from prism_ssl.explore.curves import curve_keys
 from prism_ssl.explore.runs import compute_proxy_score, fetch_history, fetch_runs
 from prism_ssl.train.guards.alarm_rules import alarm_rules
 
+_COMPARED = 64
+"""Best runs that are compared with the best one patient by patient: reading evidence takes some ms a run."""
 DEFAULT_CURVES = 4
 """Runs whose curves are drawn while none is chosen."""
 
 
 def load_scored(entity: str, project: str) -> pl.DataFrame:
-    """``fetch_runs``, scored; histories are read only of runs whose summary has no quality.
+    """``fetch_runs``, scored and compared; histories are read only of runs whose summary has no quality.
 
     Raises:
         TrackingError: as ``fetch_runs``.
@@ -31,7 +35,8 @@ def load_scored(entity: str, project: str) -> pl.DataFrame:
     runs = fetch_runs(entity, project, {})
     nothing = compute_proxy_score(runs, pl.DataFrame())
     open_ended = nothing.filter(pl.col(QUALITY).is_null())["run_id"].to_list()
-    return compute_proxy_score(runs, fetch_history(open_ended, list(PROBE_KEYS)))
+    scored = compute_proxy_score(runs, fetch_history(open_ended, list(PROBE_KEYS)))
+    return with_differences(scored, evidence_of_runs(rank_runs(scored).head(_COMPARED)), EvalConfig())
 
 
 def options(table: pl.DataFrame, column: str) -> list[Any]:

@@ -10,6 +10,7 @@ import polars as pl
 
 from prism_ssl.eval.effects import main_effects
 from prism_ssl.eval.ranking import (
+    BEHIND_LOW,
     FACTORS,
     INTERVAL_IN_WORDS,
     QUALITY,
@@ -18,6 +19,7 @@ from prism_ssl.eval.ranking import (
     THROUGHPUT,
     never_began,
     rank_runs,
+    recommendation,
     recommended_command,
 )
 from prism_ssl.report.ranking_evidence import evidence_rows
@@ -36,7 +38,7 @@ def write_ranking(folder: Path, scored: pl.DataFrame, notes: Sequence[str] = ())
     ranked = rank_runs(scored)
     effects = {response: _effects(scored, response) for response in (QUALITY, THROUGHPUT)}
     ranked.write_parquet(folder / TABLE_FILE)
-    text = _text(ranked, never_began(scored), effects, recommended_command(scored), notes)
+    text = _text(scored, ranked, never_began(scored), effects, recommended_command(scored), notes)
     write_atomic(folder / TEXT_FILE, text.encode())
     (folder / PLOT_FILE).unlink(missing_ok=True)
     if ranked[QUALITY].count():
@@ -50,6 +52,7 @@ def _effects(scored: pl.DataFrame, response: str) -> pl.DataFrame:
 
 
 def _text(
+    scored: pl.DataFrame,
     ranked: pl.DataFrame,
     left_out: pl.DataFrame,
     effects: dict[str, pl.DataFrame],
@@ -69,7 +72,7 @@ def _text(
         *([f"{left_out.height} runs ended before their first step and are left out."] if left_out.height else []),
         *notes,
         "## Recommendation",
-        _recommendation(ranked, command),
+        _recommendation(scored, command),
         "## Runs",
         _runs_table(ranked),
         *_evidence(ranked),
@@ -84,16 +87,30 @@ def _text(
     return "\n\n".join(parts) + "\n"
 
 
-def _recommendation(ranked: pl.DataFrame, command: str | None) -> str:
+def _recommendation(scored: pl.DataFrame, command: str | None) -> str:
     if command is None:
         return "None: no run that ended ok has a measured proxy quality."
+    return f"```\n{command}\n```\n\n{' '.join(recommendation_in_words(scored))}"
+
+
+def recommendation_in_words(scored: pl.DataFrame) -> list[str]:
+    """What the recommended command rests on, a sentence each; for a table of which a run has a measured quality."""
+    ranked, fitted = rank_runs(scored), recommendation(scored)
+    if fitted is None:
+        words = ["The command has the settings with the highest mean quality; the runs are too few to fit the factors."]
+    else:
+        words = [
+            f"The command has the levels with the highest fitted quality: {fitted.fitted:.3f} (95 % interval "
+            f"{fitted.low:.3f} to {fitted.high:.3f}, main effects of all runs).",
+            f"The best measured run, {fitted.best_run}, has other levels: the best of many measurements is partly luck."
+            if fitted.differs
+            else "The best measured run has the same levels.",
+        ]
+        words += [] if fitted.observed else ["No run had exactly these levels."]
     near = ranked.filter(pl.col("near_best")).height - 1
-    beside = (
-        f"\n\nThe intervals of {near} other runs overlap the best one's: their order is weak evidence."
-        if near > 0
-        else ""
-    )
-    return f"```\n{command}\n```{beside}"
+    how = "paired over patients" if BEHIND_LOW in ranked.columns and ranked[BEHIND_LOW].count() else "by its interval"
+    others = f"{near} other run{'s are' if near > 1 else ' is'}" if near > 0 else "no other run is"
+    return [*words, f"Compared {how}, {others} as good as the best one within the doubt."]
 
 
 def _runs_table(ranked: pl.DataFrame) -> str:

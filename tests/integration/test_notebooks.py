@@ -197,7 +197,7 @@ def test_a_sweep_is_explored(browser: Browser, sweep: Path) -> None:
         for heading in HEADINGS:
             shown.heading(heading)
         shown.text("24 runs: 21 ok, 1 failed, 1 running, 1 unfinished")
-        shown.text("python tune/train_single.py core24-base")
+        shown.text("prism train core24-base")
         shown.text("truncated_gzip")
         expect(page.locator("canvas, .vega-embed svg").first).to_be_visible(timeout=PATIENCE_MS)
         shown.assert_sound()
@@ -223,7 +223,7 @@ def test_a_tracked_sweep_is_explored(browser: Browser, wandb_server: WandbServer
         for heading in HEADINGS:
             shown.heading(heading)
         shown.text("24 runs: 23 ok, 1 failed")
-        shown.text("python tune/train_single.py core24-base")
+        shown.text("prism train core24-base")
         with shown.redrawing("Quality"):
             shown.choose("objective", "regression")
         shown.text("(12 hidden by the filters)")

@@ -197,5 +197,5 @@ def test_the_ranking_has_all_trials_once_and_recommends_a_command(nights: Nights
     assert ranked["proxy_quality"].null_count() == 0
     assert ranked["proxy_quality"].to_list() == sorted(ranked["proxy_quality"], reverse=True)
     text = (nights.folder / "ranking.md").read_text()
-    assert "python tune/train_single.py core24-smoke" in text
+    assert "prism train core24-smoke" in text
     assert (nights.folder / "ranking.png").exists()

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from prism_ssl.eval.quality.evidence import evidence_of_runs
 from prism_ssl.eval.ranking import (
     PROBE_KEYS,
     QUALITY,
@@ -17,6 +18,7 @@ from prism_ssl.eval.ranking import (
     THROUGHPUT,
     compute_proxy_score,
     recommended_command,
+    with_differences,
 )
 from prism_ssl.records.runs_table import read_run_histories, read_run_records
 from prism_ssl.report.ranking_report import TEXT_FILE, write_ranking
@@ -28,6 +30,7 @@ def conclude(sweep: Sweep, console: Console) -> None:
     """Rank all runs of the sweep's folder, and print failures, trials left to run, and the recommended command."""
     runs = read_run_records(sweep.folder)
     scored = compute_proxy_score(runs, read_run_histories(runs, PROBE_KEYS))
+    scored = with_differences(scored, evidence_of_runs(runs), sweep.base.eval)
     ranked = write_ranking(sweep.folder, scored, _notes(sweep))
     console.print(_table(ranked))
     for run in scored.filter(pl.col("status") != "ok").iter_rows(named=True):
@@ -72,7 +75,7 @@ def _notes(sweep: Sweep) -> list[str]:
 
 def _table(ranked: pl.DataFrame) -> Table:
     table = Table(
-        title="best first: proxy quality on held-out scans (95 % over their series, not over seeds), then throughput",
+        title="best first: proxy quality on held-out scans (95 % interval over patients, not seeds), then throughput",
         title_justify="left",
     )
     for column in ("rank", "trial", "status", "proxy quality", "patches/s"):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from prism_ssl.contracts import Float64
 from prism_ssl.utils.fs import write_atomic
@@ -114,6 +115,15 @@ def read_evidence(run_dir: Path) -> PatientEvidence | None:
         return PatientEvidence.from_dict(json.loads((run_dir / EVIDENCE_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
+
+
+def evidence_of_runs(runs: pl.DataFrame) -> dict[str, PatientEvidence]:
+    """``run`` -> its evidence, for the runs of a table (``run``, ``run_dir``) whose folders hold one."""
+    if "run_dir" not in runs.columns:
+        return {}
+    folders = [(run, folder) for run, folder in runs.select("run", "run_dir").iter_rows() if folder is not None]
+    found = {run: read_evidence(Path(folder)) for run, folder in folders}
+    return {run: evidence for run, evidence in found.items() if evidence is not None}
 
 
 def _plain(value: float) -> float | None:

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from prism_ssl.eval.effects import main_effects
+from prism_ssl.eval.effects import aliased_interactions, main_effects
 from prism_ssl.eval.ranking import FACTORS
 from tune.core24 import LEVELS, Design, design_points
 
@@ -91,3 +91,28 @@ def test_what_was_not_measured_and_what_does_not_vary_is_left_out() -> None:
     assert main_effects(table, "y", ["f", "g"])["factor"].to_list() == ["f", "f"]
     assert main_effects(table, "z", ["f"]).is_empty()
     assert main_effects(table.head(2), "y", list(LEVELS)[:0]).is_empty()
+
+
+def test_each_two_factor_interaction_is_estimable_and_three_pairs_alias_in_the_half_fraction() -> None:
+    half = pl.from_dicts([point.levels for point in design_points("half")])
+    named = {frozenset(map(_short, pair)) for pair in aliased_interactions(half, FACTORS)}
+    assert named == {
+        frozenset({"batch x pool", "ramp x objective"}),
+        frozenset({"batch x ramp", "pool x objective"}),
+        frozenset({"pool x ramp", "batch x objective"}),
+    }
+    assert aliased_interactions(pl.from_dicts([point.levels for point in design_points("full")]), FACTORS) == []
+
+
+def test_an_interaction_that_a_design_cannot_tell_is_named() -> None:
+    few = pl.DataFrame({"a": [0, 0, 1, 1], "b": [0, 1, 0, 1], "c": [0, 1, 1, 0]})
+    with pytest.raises(ValueError, match="not estimable beside the main effects: a x b, a x c, b x c"):
+        aliased_interactions(few, ["a", "b", "c"])
+
+
+def _short(interaction: str) -> str:
+    words = {
+        "train.batch_size": "batch", "data.warm_pool_size": "pool", "loss.supcon_ramp_steps": "ramp",
+        "model.objective": "objective", "loss.w_supcon_target": "weight",
+    }  # fmt: skip
+    return " x ".join(words[factor] for factor in interaction.split(" x "))

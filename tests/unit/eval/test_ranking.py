@@ -7,32 +7,61 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
 from prism_ssl.config.defaults import core24_base, known_keys
+from prism_ssl.config.operations import EvalConfig
+from prism_ssl.contracts import Float64
+from prism_ssl.eval.quality.composite import proxy_quality
+from prism_ssl.eval.quality.evidence import PatientEvidence
 from prism_ssl.eval.ranking import (
     compute_proxy_score,
     rank_runs,
     recommended_command,
     summarize_best_configs,
+    with_differences,
 )
 from prism_ssl.report.ranking_report import write_ranking
 from tune.core24 import design_points
 from tune.train_single import parse
 
 NO_HISTORY = pl.DataFrame()
+RNG = np.random.default_rng(0)
 
 
-def run(name: str, quality: float | None, status: str = "ok", rate: float = 100.0, **more: Any) -> dict[str, Any]:
-    half = None if quality is None else 0.05
+def run(
+    name: str, quality: float | None, status: str = "ok", rate: float = 100.0, half: float = 0.05, **more: Any
+) -> dict[str, Any]:
     return {
         "run": name, "status": status, "cause": None if status == "ok" else "TrialFailed: a | b",
         "steps_done": 100, "max_steps": 100, "throughput_effective_patches_per_sec": rate,
         "probe/proxy_quality": quality,
-        "probe/proxy_quality_low": None if half is None or quality is None else quality - half,
-        "probe/proxy_quality_high": None if half is None or quality is None else quality + half,
+        "probe/proxy_quality_low": None if quality is None else quality - half,
+        "probe/proxy_quality_high": None if quality is None else quality + half,
     } | more  # fmt: skip
+
+
+def evidence_of(recall: Float64) -> PatientEvidence:
+    """As many patients of one series each as there are recalls, and nothing but recall to tell runs by."""
+    series, nothing = len(recall), np.zeros((len(recall), 1, 2))
+    return PatientEvidence(
+        series=[f"s{number}" for number in range(series)],
+        patient_of_series=[f"p{number:02}" for number in range(series)],
+        recall=recall,
+        recall_chance=0.0,
+        axes=["dx"],
+        signs=nothing + 1,
+        right=nothing,
+        pairs=[],
+        patient_of_pair=[],
+        place_recall=np.empty(0),
+        place_distance_mm=np.empty(0),
+        place_chance=float("nan"),
+        telling_share=float("nan"),
+    )
 
 
 def order(*rows: dict[str, Any], history: pl.DataFrame = NO_HISTORY) -> list[str]:
@@ -99,6 +128,40 @@ def test_near_best_are_the_ok_runs_whose_interval_reaches_into_the_best_ones() -
     assert ranked.filter("near_best")["run"].to_list() == ["best", "near"]
 
 
+def test_paired_patients_tell_runs_apart_whose_intervals_overlap() -> None:
+    level = RNG.normal(0.5, 0.2, 20)  # what makes a patient easy or hard is the same for all runs
+    answers = {"best": level + 0.06, "worse": level, "equal": level + 0.06 + RNG.normal(0, 0.02, 20)}
+    evidence = {name: evidence_of(recall) for name, recall in answers.items()}
+    config = EvalConfig(w_skill=0, w_place=0)
+    of = {name: proxy_quality(each, config) for name, each in evidence.items()}
+    rows = [
+        run(name, quality.value, half=(quality.high - quality.low) / 2) | {"status": "ok"}
+        for name, quality in of.items()
+    ]
+    scored = compute_proxy_score(pl.from_dicts(rows), NO_HISTORY)
+    assert rank_runs(scored)["near_best"].to_list() == [True, True, True]
+    compared = rank_runs(with_differences(scored, evidence, config))
+    near = dict(zip(compared["run"], compared["near_best"], strict=True))
+    assert (near["best"], near["equal"], near["worse"]) == (True, True, False)
+    (worse,) = compared.filter(pl.col("run") == "worse").iter_rows(named=True)
+    assert worse["behind_best_low"] > 0.03
+
+
+def test_runs_that_were_asked_about_other_patients_are_not_compared() -> None:
+    rows = [run("a", 0.5), run("b", 0.45), run("other", 0.48)]
+    evidence = {"a": evidence_of(np.full(8, 0.5)), "b": evidence_of(np.full(8, 0.45)), "other": evidence_of(np.ones(5))}
+    scored = with_differences(compute_proxy_score(pl.from_dicts(rows), NO_HISTORY), evidence, EvalConfig())
+    assert scored.filter(pl.col("behind_best").is_null())["run"].to_list() == ["other"]
+    assert rank_runs(scored).height == 3
+
+
+def test_the_interval_of_repeats_holds_the_doubt_over_seeds() -> None:
+    rows = [run("a", 0.4, half=0.03) | {"train.batch_size": 32}, run("b", 0.6, half=0.05) | {"train.batch_size": 32}]
+    (best,) = summarize_best_configs(compute_proxy_score(pl.from_dicts(rows), NO_HISTORY)).iter_rows(named=True)
+    over_seeds = stats.t.ppf(0.975, 1) * np.std([0.4, 0.6], ddof=1) / np.sqrt(2)
+    assert best["proxy_quality"] - best["proxy_quality_low"] == pytest.approx(np.hypot(0.04, over_seeds))
+
+
 def test_repeats_of_a_configuration_are_averaged() -> None:
     small, large = {"train.batch_size": 32}, {"train.batch_size": 64}
     rows = [run("lucky", 0.9) | small, run("unlucky", 0.1) | small, run("steady", 0.6) | large]
@@ -111,9 +174,10 @@ def test_repeats_of_a_configuration_are_averaged() -> None:
 def test_the_recommendation_is_a_command_that_gives_the_best_runs_settings() -> None:
     command = recommended_command(sweep())
     assert command is not None
-    program, recipe, *flags = command.removeprefix("python ").split()
+    *program, recipe = command.split()[:3]
+    flags = command.split()[3:]
     (best,) = [p for p in design_points("half") if p.name == rank_runs(sweep())["run"][0]]
-    assert program == "tune/train_single.py"
+    assert program == ["prism", "train"]
     assert parse([recipe, *flags]) == best.config(core24_base(), "full")
 
 
@@ -146,7 +210,7 @@ def test_the_recommended_command_names_the_scans_and_is_understood_as_printed(
     )
     assert command is not None
     program = shlex.split(command)
-    assert program == ["python", "tune/train_single.py", recipe, *words]
+    assert program == ["prism", "train", recipe, *words]
     data = parse(program[2:]).data
     told = json.loads(settings.get("data.columns", "{}"))
     assert data.columns == told
@@ -193,7 +257,7 @@ def test_the_ranking_is_written_as_table_text_and_plot(tmp_path: Path) -> None:
         f"## Runs that did not end ok\n\n- {failed}, failed: ReplacementFailed: scan 1 | 2\n",
         f"| 23 | {unmeasured} | ok | - | 100 | 100/100 |",
         "| train.batch_size | 64 | 12 | +0.0500 (+0.0500 to +0.0500) |",
-        "python tune/train_single.py core24-base",
+        "prism train core24-base",
     ):
         assert said in text
 

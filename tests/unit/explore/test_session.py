@@ -176,7 +176,8 @@ def test_the_recommendation_says_how_sure_it_is(scored: pl.DataFrame) -> None:
     assert command is not None
     assert "--train.batch-size 64" in command
     assert "--loss.w-supcon-target 0.4" in command
-    assert "intervals of 3 other runs overlap the best" in sure
+    assert "highest fitted quality" in sure
+    assert "Compared by its interval, 3 other runs are as good as the best one within the doubt." in sure
 
 
 def test_nothing_measured_is_said_in_words(scored: pl.DataFrame) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64
@@ -105,11 +106,15 @@ def _half_width(evidence: PatientEvidence) -> float:
     return (quality.high - quality.low) / 2
 
 
+def _student_half_width(values: Float64) -> float:
+    """Of the 95 % interval of a mean, by Student's t."""
+    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+
+
 def test_patients_that_agree_leave_no_doubt_and_others_do() -> None:
     assert _half_width(_evidence()) == pytest.approx(0, abs=1e-9)
     spread = np.linspace(0.4, 1.0, S)
-    wanted = 1.96 * float(spread.std()) / 0.9 / math.sqrt(S)
-    assert _half_width(_evidence(spread)) == pytest.approx(wanted, rel=0.1)
+    assert _half_width(_evidence(spread)) == pytest.approx(_student_half_width(spread / 0.9), rel=0.1)
 
 
 def recall_of(low: float, high: float) -> Float64:
@@ -121,7 +126,8 @@ def test_series_of_one_patient_are_not_independent() -> None:
     # two equal series of each of 6 patients, who are all that a resample can choose from
     no_pairs = _without_pairs(by_series)
     by_two = dataclasses.replace(no_pairs, patient_of_series=[f"p{s // 2:02}" for s in range(S)])
-    assert _half_width(by_two) == pytest.approx(_half_width(no_pairs) * math.sqrt(2), rel=0.1)
+    assert _half_width(by_two) == pytest.approx(_student_half_width(np.linspace(0.4, 1.0, S // 2) / 0.9), rel=0.1)
+    assert _half_width(by_two) > 1.5 * _half_width(no_pairs)
 
 
 def test_equal_seeds_give_equal_intervals() -> None:

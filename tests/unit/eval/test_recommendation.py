@@ -1,0 +1,75 @@
+"""The fit recommends better than the luckiest run, and says what it rests on."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prism_ssl.eval.recommendation import recommend
+from tune.core24 import DERIVED, LEVELS, design_points
+
+FACTORS = [*LEVELS, DERIVED]
+
+
+def sweep(seed: int, noise: float) -> tuple[pl.DataFrame, dict[tuple[object, ...], float]]:
+    """24 runs with additive effects and noise; the truth of all 48 cells."""
+    rng = np.random.default_rng(seed)
+    effect = {(f, level): rng.normal(0, 0.01) for f, levels in LEVELS.items() for level in levels}
+    effect |= {(DERIVED, objective): rng.normal(0, 0.01) for objective in ("regression", "classification")}
+    truth = {
+        tuple(point.levels[f] for f in FACTORS): 0.3 + sum(effect[f, point.levels[f]] for f in FACTORS)
+        for point in design_points("full")
+    }
+    rows = [
+        {"run": point.name, **point.levels, "q": truth[tuple(point.levels[f] for f in FACTORS)] + rng.normal(0, noise)}
+        for point in design_points("half")
+    ]
+    return pl.from_dicts(rows), truth
+
+
+def test_without_noise_it_is_the_best_of_all_cells() -> None:
+    for seed in range(5):
+        runs, truth = sweep(seed, noise=0.0)
+        found = recommend(runs, "q", FACTORS)
+        assert found is not None
+        assert truth[tuple(found.levels[f] for f in FACTORS)] == pytest.approx(max(truth.values()))
+        assert found.fitted == pytest.approx(max(truth.values()))
+        assert found.observed or found.differs
+
+
+def test_with_noise_it_loses_a_fraction_of_what_the_luckiest_run_loses() -> None:
+    fit_loses, luck_loses = [], []
+    for seed in range(200):
+        runs, truth = sweep(seed, noise=0.02)
+        found, best = recommend(runs, "q", FACTORS), max(truth.values())
+        assert found is not None
+        lucky = runs.sort("q", descending=True).row(0, named=True)
+        fit_loses.append(best - truth[tuple(found.levels[f] for f in FACTORS)])
+        luck_loses.append(best - truth[tuple(lucky[f] for f in FACTORS)])
+    assert np.mean(fit_loses) <= 0.005
+    assert np.mean(fit_loses) < 0.6 * np.mean(luck_loses)
+
+
+def test_its_interval_holds_the_truth() -> None:
+    held = []
+    for seed in range(300):
+        runs, truth = sweep(seed, noise=0.02)
+        found = recommend(runs.filter(pl.col("run") != ""), "q", ["train.batch_size", "loss.w_supcon_target"])
+        assert found is not None
+        cells = [v for k, v in truth.items() if (k[0], k[2]) == tuple(found.levels.values())]
+        held.append(found.low <= np.mean(cells) <= found.high)
+    assert np.mean(held) > 0.85  # chosen as the largest of 6: a little less than 0.95
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"run": "a", "f": 1, "q": 0.1}],
+        [{"run": "a", "f": 1, "q": 0.1}, {"run": "b", "f": 2, "q": 0.2}],  # no degree of freedom is left
+        [{"run": str(n), "f": n % 2, "g": n % 2, "q": 0.1 * n} for n in range(8)],  # f and g are one
+        [{"run": "a", "f": 1, "q": None}],
+    ],
+)
+def test_runs_that_do_not_suffice_give_none(rows: list[dict[str, object]]) -> None:
+    assert recommend(pl.from_dicts(rows, schema_overrides={"q": pl.Float64}), "q", ["f", "g"]) is None
