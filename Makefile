@@ -7,9 +7,9 @@ READY := $(VENV)/.ready
 
 help:
 	@echo "make install    the project and its test tools into .venv, nothing else"
-	@echo "make demo       the whole way on phantoms: four tiny encoders, ranked (under five minutes)"
+	@echo "make demo       four tiny encoders on generated phantoms, trained and ranked (under five minutes)"
 	@echo "make train      train on generated phantoms on this machine's CPU (about three minutes)"
-	@echo "make test       all tests but the slow ones"
+	@echo "make test       all tests except the slow ones"
 	@echo "make test-slow  faults on whole runs: killed actors, drivers, damaged scans"
 	@echo "make check      ruff and mypy"
 	@echo "make bench      all benchmarks, into tests/benchmarks/RESULTS.md (on a machine that does nothing else)"

@@ -1,4 +1,4 @@
-"""The types that cross a module boundary, and the legend they share.
+"""Types shared between packages, with one legend of shapes, frames and units.
 
 Shape legend
     B   pairs in a batch            n   pairs in a chunk (B / workers)
@@ -32,7 +32,7 @@ PATCH_SCALE = 32767
 """Fixed-point scale of a chunk's patches: windowed value = int16 / PATCH_SCALE."""
 
 PLACE_POINTS = 16
-"""Points of a pair of series in the place test; chance of finding a view's twin among them is 1 / 16."""
+"""Points of a pair of series in the place test; a random guess finds the matching view with probability 1 / 16."""
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -67,7 +67,7 @@ class RobustStats:
 
 @dataclass(frozen=True, slots=True)
 class PreparedScan:
-    """A scan that passed preflight, with what preflight learned about it; ``content`` is equal where the voxels are."""
+    """A scan that passed preflight, with preflight's findings; equal ``content`` means equal voxels."""
 
     record: ScanRecord
     stats: RobustStats
@@ -100,11 +100,11 @@ class BrokenScan:
 
 @dataclass(slots=True)
 class VisitChunk:
-    """What a pool actor hands over: n pairs of views, without their pixels. Axis 1 of ``positions_mm`` is (a, b).
+    """A pool actor's output: n pairs of views, without their pixels. Axis 1 of ``positions_mm`` is (a, b).
 
     ``blocked_ms`` is the time this chunk waited for a scan to open, ``sampling_ms`` the time spent
     drawing and extracting; ``counters`` are the actor's running totals, ``cursor`` its resume state, ``broken``
-    the scans that failed since its last chunk (lenient mode). ``sight_bits`` says what views that show nothing are, see
+    the scans that failed since its last chunk (lenient mode). ``sight_bits`` flags empty views, see
     ``prism_ssl.data.extract.visibility``.
     """
 
@@ -133,7 +133,7 @@ class PairChunk(VisitChunk):
 
 @dataclass(frozen=True, slots=True)
 class VolumeFile:
-    """Raw voxels [nz, ny, nx] that lie in a file of their own, as ``OpenScan`` holds them."""
+    """Raw voxels [nz, ny, nx] in a file of their own, in the layout of ``OpenScan``."""
 
     path: str
     dtype: str
@@ -146,10 +146,10 @@ class VolumeFile:
 
 @dataclass(slots=True)
 class UncutChunk(VisitChunk):
-    """Pairs whose patches the consumer is to cut out of its own copy of the volumes (``data.extract_on: cuda``).
+    """Pairs without patches: the consumer cuts them out of its own copy of the volumes (``data.extract_on: cuda``).
 
-    ``volumes`` are those, by scan id, that the consumer does not have yet. After this chunk it needs no volumes of
-    this actor but those in ``mirrored``. See ``prism_ssl.data.views.pixel_transform`` for the two arrays.
+    ``volumes`` holds, by scan id, the volumes that the consumer does not have yet. After this chunk it needs only the
+    volumes of this actor that are in ``mirrored``. See ``prism_ssl.data.views.pixel_transform`` for the two arrays.
     """
 
     pixel_to_voxel: Float64  # [n, 2, 3, 6]
@@ -166,7 +166,7 @@ class UncutChunk(VisitChunk):
 
 @dataclass(frozen=True, slots=True)
 class PairFacts:
-    """What is true of B pairs of views: how they differ, and which series they show."""
+    """Ground truth of B pairs of views: how they differ, and which series they show."""
 
     center_distance_mm: torch.Tensor  # [B]
     center_delta_mm: torch.Tensor  # [B, 3] RAS, b - a
@@ -191,7 +191,7 @@ class PrismBatch(PairFacts):
 
 @dataclass(frozen=True, slots=True)
 class PrismOutput:
-    """What the model says about a batch. K is 4 (distance, dx, dy, dz) for regression, 3 signs for classification."""
+    """The model's predictions for a batch. K is 4 (distance, dx, dy, dz) for regression, 3 signs for classification."""
 
     distance: torch.Tensor  # [B, K]
     rotation: torch.Tensor  # [B, 3]
@@ -208,15 +208,15 @@ RunStatus = Literal["running", "ok", "interrupted", "failed"]
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The honest end of a run.
+    """The outcome of a run.
 
     ``status`` is ``ok`` only when every step ran, no replacement failed in strict mode and no actor or
-    thread died; ``interrupted`` when it was asked to end early, checkpointed, and can be resumed; otherwise
-    ``cause`` says why. ``totals`` holds the final value of every scalar of the guide's
-    throughput section, ``losses`` the last logged losses beside their chance levels, ``probe`` the
-    last held-out evaluation (the ``probe/`` scalars without their prefix), ``tracking`` the mode, run id and
-    URL of the tracked run, and ``problem`` where not everything could be tracked. ``not_judged`` names the alarms that
-    could not have been raised within so few steps; None when there are none such.
+    thread died; ``interrupted`` when it stopped early on request, wrote a checkpoint and can be resumed; otherwise
+    ``cause`` says why. ``totals`` holds the final value of every scalar of the guide's throughput section, ``losses``
+    the last logged losses beside their chance levels, ``probe`` the last held-out evaluation (the ``probe/`` scalars
+    without their prefix), ``tracking`` the mode, run id and URL of the tracked run, and ``problem`` where not
+    everything could be tracked. ``not_judged`` names the alarms that need more steps than the run had; None when there
+    are none.
     """
 
     run: str
@@ -236,4 +236,4 @@ class RunSummary:
     alarms: list[str] = field(default_factory=list)
     not_judged: str | None = None
     restarts: int = 0
-    """How often the run, in all starts of its command, began again after a scan that broke and was quarantined."""
+    """Restarts after a broken scan was quarantined, over all starts of the command."""

@@ -1,4 +1,4 @@
-"""Every deliberate error of the project.
+"""Exception classes for every deliberate error of the project.
 
 A message says what was found, what was needed, where, and what to do. All of these
 survive pickling, because most of them cross a Ray boundary: their arguments are plain
@@ -44,7 +44,7 @@ class ScanRejected(PrismError, ValueError):
 
 
 class BatchDoesNotFit(PrismError, ValueError):
-    """The batch size, the number of workers and the scans at hand do not go together."""
+    """The batch size, the number of workers and the number of scans do not match."""
 
 
 class MemoryPlanTooBig(PrismError, RuntimeError):
@@ -78,11 +78,11 @@ class ReplacementFailed(PrismError, RuntimeError):
 
 
 class ArchiveUnreachable(PrismError, OSError):
-    """The volume that holds the scans is away, and stayed away while it was waited for."""
+    """The volume that holds the scans stayed unreachable for the whole waiting time."""
 
 
 class MachineTrouble(PrismError, RuntimeError):
-    """This machine, and no scan, kept a scan from being read: too many open files or threads, say."""
+    """This machine, not the scan, prevented a read: too many open files or threads, for example."""
 
 
 class HostOutOfMemory(MachineTrouble):
@@ -98,7 +98,7 @@ class TooManyBrokenScans(PrismError, RuntimeError):
 
 
 class PoolActorDied(PrismError, RuntimeError):
-    """The process of a pool actor ended while its chunks were awaited."""
+    """The process of a pool actor ended while the run waited for its chunks."""
 
 
 class PoolStalled(PrismError, RuntimeError):
@@ -128,7 +128,7 @@ class NonFiniteLoss(PrismError, ArithmeticError):
 
 
 class GpuUnusable(PrismError, RuntimeError):
-    """There is a GPU, and torch cannot compute on it."""
+    """There is a GPU, but torch cannot compute on it."""
 
 
 class GpuOutOfMemory(PrismError, RuntimeError):
@@ -136,11 +136,11 @@ class GpuOutOfMemory(PrismError, RuntimeError):
 
 
 class TrainWorkerDied(PrismError, RuntimeError):
-    """The training worker ended without a word (killed, out of memory)."""
+    """The training worker ended without an error message (killed, out of memory)."""
 
 
 class TrainWorkerFailed(PrismError, RuntimeError):
-    """One of several training workers ended on an error that nobody foresaw.
+    """One of several training workers ended with an unexpected error.
 
     Args:
         worker: its rank.
@@ -154,11 +154,11 @@ class TrainWorkerFailed(PrismError, RuntimeError):
 
 
 class PeerLost(PrismError, RuntimeError):
-    """A training worker cannot reach the others any more: one of them is gone, or did not come in time."""
+    """A training worker lost contact with the others: one of them ended or timed out."""
 
 
 class TrackingError(PrismError, RuntimeError):
-    """W&B was asked for and cannot be used: no key, a refused key, no server, or not what was asked for there."""
+    """W&B is switched on but cannot be used: no key, a refused key, no server, or a requested item is not there."""
 
 
 class RunInterrupted(PrismError, RuntimeError):

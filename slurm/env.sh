@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Functions for all jobs: checks, Ray head, requeue, cleanup. The .sbatch files set PRISM_REPO and then source this file.
+# Functions for all jobs: checks, Ray head, requeue, cleanup. The .sbatch files set PRISM_REPO and then source it.
 #   prism_begin                 folders, environment, cleanup at every exit, checks that need no Python
 #   prism_check RECIPE [...]    check settings, archive, quotas and W&B access of the run, in seconds
 #   prism_ray_start             start a Ray head on the loopback address with the CPUs and GPUs of the allocation
@@ -14,7 +14,7 @@ prism_begin() {
     [ -z "$PRISM_SETUP" ] || prism_setup
     USER=${USER:-$(id -un 2>/dev/null)} || USER=$UID # a container's user may have no name
     umask 077
-    export PRISM_ROOT=/tmp/$USER/prism_ssl/$SLURM_JOB_ID # in the environment, by it the cleanup knows its processes
+    export PRISM_ROOT=/tmp/$USER/prism_ssl/$SLURM_JOB_ID # exported: the cleanup finds the job's processes by it
     PRISM_STOP_FILE=$PRISM_ROOT/stop-$SLURM_JOB_ID
     PRISM_CHILD='' PRISM_RAY='' PRISM_ASKED='' PRISM_CLEAN='' PRISM_GRACE_S=15
     mkdir -p "$PRISM_ROOT" || prism_fail "$PRISM_ROOT cannot be created; does /tmp/$USER belong to another user?"
@@ -102,7 +102,7 @@ prism_ray_start() {
     # Ray's sockets are below this folder, and the kernel limits their paths to 107 bytes.
     if [ ${#PRISM_RAY_FOLDER} -gt 38 ]; then PRISM_RAY_FOLDER=/tmp/r$SLURM_JOB_ID-$UID; fi
     mkdir -m 700 "$PRISM_RAY_FOLDER" || prism_fail "$PRISM_RAY_FOLDER cannot be created; is it left over from another job?"
-    folder=$PRISM_RAY_FOLDER/r # Ray makes its own folder readable for all users
+    folder=$PRISM_RAY_FOLDER/r # Ray makes its own folder accessible to all users
     ports=$("$PRISM_PYTHON" -I -S - <<'PORTS'
 import socket
 sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]

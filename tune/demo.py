@@ -50,14 +50,14 @@ _AFTER = """\
   how it learned       {best}/plots
 
 [bold]Look at the runs[/] (opens in your browser)
-  {marimo} run notebooks/explore_runs.py
+  {prism} notebook runs
 
 [bold]Use the encoder[/]: one embedding per scan (here of the phantoms)
-  {python} -m prism_ssl.embed.command --catalog {catalog} \\
+  {prism} embed --catalog {catalog} \\
       --checkpoint {best} --out embeddings.parquet
 
 [bold]Train on your own scans[/]
-  {python} tune/train_single.py phantom-cpu --data.catalog-path TABLE
+  {prism} train phantom-cpu --data.catalog-path TABLE
 
 The four runs are tiny: they show how it works, not which settings are best.
 docs/tour.md explains what you just saw; docs/own-data.md explains what your table needs."""
@@ -72,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _demo(arguments: Sequence[str] | None) -> int:
     console, started = Console(), time.monotonic()
     more = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(more):
+        console.print(f"usage: prism demo [OPTIONS of prism sweep]\n\n{_BEFORE}", markup=False, highlight=False)
+        return 0
     sweep = tune_core24.parse([*SWEEP, *more])
     console.print(Panel(_BEFORE, title="PRISM SSL demo", title_align="left", expand=False))
     code = tune_core24.main([*SWEEP, *more])
@@ -81,8 +84,8 @@ def _demo(arguments: Sequence[str] | None) -> int:
         catalog = select_scans(sweep.base, temporary_root(sweep.base.run.tmp_root)).catalog
         best = sweep.folder / pl.read_parquet(sweep.folder / TABLE_FILE, glob=False)["run"][0]
         here = Path.cwd()
-        programs = {name: Path(sys.prefix) / "bin" / name for name in ("python", "marimo")}
-        shown = {"folder": sweep.folder, "best": best, "catalog": catalog, **programs}
+        prism = Path(sys.prefix) / "bin" / "prism"
+        shown = {"folder": sweep.folder, "best": best, "catalog": catalog, "prism": prism}
         words = {name: escape(_from(here, path)) for name, path in shown.items()} | {"ranking": TEXT_FILE}
         # Without a frame, so that the lines can be copied.
         console.rule(f"done in {format_duration(time.monotonic() - started)}", align="left")

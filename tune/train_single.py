@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             return 1
         except KeyboardInterrupt:
-            errors.print("interrupted before it trained; the same command goes on", style="yellow")
+            errors.print("interrupted before it trained; run the same command again to resume", style="yellow")
             return EXIT_INTERRUPTED
         show_summary(console, summary)
         return EXIT_CODES.get(summary.status, 1)

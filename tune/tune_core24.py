@@ -35,8 +35,8 @@ from tune.sweep.report import conclude, say
 class Command:
     """Train the cells of the core ablation, one after another, and rank them.
 
-    The same command again goes on where it was interrupted: finished trials are left alone, the others resume at
-    their last checkpoint.
+    Run the same command again to resume: finished trials are left alone, the others continue from their last
+    checkpoint.
     """
 
     base: Annotated[PrismConfig, tyro.conf.arg(name="")]
@@ -91,7 +91,7 @@ def parse(arguments: Sequence[str] | None = None) -> Sweep:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is left to run, then rank; 0 when every cell asked for has ended ok, 75 when it was asked to stop."""
+    """Run the unfinished cells, then rank; 0 when every requested cell has ended ok, 75 when the sweep was stopped."""
     with output_that_ends_nothing(), stop_signals_interrupt():
         console, errors = Console(), Console(stderr=True)
         try:
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             return 1
         except KeyboardInterrupt:
-            errors.print("interrupted before a trial began; the same command goes on", style="yellow")
+            errors.print("interrupted before a trial began; run the same command again to resume", style="yellow")
             return EXIT_INTERRUPTED
 
 

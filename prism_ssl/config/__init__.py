@@ -1,1 +1,1 @@
-"""What a run is: frozen, validated settings and the recipes that return them."""
+"""Settings of a run: frozen, validated dataclasses, and the recipes that return them."""

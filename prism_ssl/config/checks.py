@@ -1,4 +1,4 @@
-"""What the settings are checked with at birth."""
+"""Range checks for the settings dataclasses."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def require(ok: bool, key: str, found: object, needed: str) -> None:
 
 
 def positive(section: str, settings: object, *names: str) -> None:
-    """Each of these settings is a finite number above 0."""
+    """Check that each of these settings is a finite number above 0."""
     for name in names:
         value = getattr(settings, name)
         require(0 < value < math.inf, f"{section}.{name}", value, "a value above 0")
 
 
 def not_negative(section: str, settings: object, *names: str) -> None:
-    """Each of these settings is a finite number, 0 or more."""
+    """Check that each of these settings is a finite number, 0 or more."""
     for name in names:
         value = getattr(settings, name)
         require(0 <= value < math.inf, f"{section}.{name}", value, "0 or more")

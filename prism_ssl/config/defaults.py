@@ -1,4 +1,4 @@
-"""Recipes, and the one strict door through which their settings are overridden."""
+"""Recipes (functions that return full settings), and strict overrides of single settings."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def phantom_cpu() -> PrismConfig:
 
 
 _BETTY_HOME = QuotaConfig(home_soft_bytes=40 * 10**9, home_hard_bytes=48 * 10**9, home_soft_inodes=400_000)
-"""Betty's homes hold 50 GB and lock their owner out when full. By number of files runs prune, and never end: how many a
-home may hold differs from site to site."""
+"""Betty's home directories hold 50 GB, and a full one locks its owner out. The limit on files only prunes and never
+ends a run, because it differs from site to site."""
 
 
 def betty_baseline(catalog_path: str = "catalog.parquet") -> PrismConfig:
@@ -51,7 +51,7 @@ def betty_baseline(catalog_path: str = "catalog.parquet") -> PrismConfig:
 
 
 def core24_base(catalog_path: str = "catalog.parquet") -> PrismConfig:
-    """What the 24 runs of the ablation share (guide, section 12); the factors override it."""
+    """Settings that the 24 runs of the ablation share (guide, section 12); the factors override them."""
     return PrismConfig(
         recipe="core24-base",
         data=DataConfig(
@@ -63,7 +63,7 @@ def core24_base(catalog_path: str = "catalog.parquet") -> PrismConfig:
 
 
 def core24_smoke() -> PrismConfig:
-    """The ablation's code path on a laptop: what its cells share when all of them are tiny."""
+    """The ablation's code path on a laptop: the settings that its cells share when all of them are tiny."""
     return PrismConfig(
         recipe="core24-smoke",
         data=DataConfig(

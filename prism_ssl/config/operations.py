@@ -1,4 +1,4 @@
-"""How a run is accompanied: evaluated, tracked, bounded and placed. None of it changes what is learned."""
+"""Settings that do not change what is learned: evaluation, tracking, quotas, run folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ TrackingMode = Literal["online", "offline", "disabled"]
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """The held-out probe set and what is asked of it; equal settings mean equal inputs, whatever else differs."""
+    """The held-out probe set and its metrics; equal settings give equal inputs, whatever else differs."""
 
     every: int | None = None
     """Steps between two evaluations while training; None: at the end only."""
     probe_scans: int = 64
     """At most this many held-out series, in a seeded hash order."""
     views_per_scan: int = 8
-    """Views of each; consecutive ones are the pairs that skill is measured on."""
+    """Views of each series; consecutive views form the pairs that skill is measured on."""
     n_patches: int | None = None
     """Patches per view of the probe set; None: data.n_patches."""
     batch_views: int = 32
@@ -28,13 +28,13 @@ class EvalConfig:
     knn_k: int = 5
     """Neighbours of the kNN probe."""
     w_retrieval: float = 1.0
-    """Weight of recall@1 of same-series views in proxy quality; every part counts from its chance level."""
+    """Weight of recall@1 of same-series views in proxy quality; every part is measured from its chance level."""
     w_skill: float = 1.0
     """Weight of the mean sign skill of displacement and rotation; the window does not count."""
     w_place: float = 1.0
     """Weight of the place test, where held-out patients have pairs of series in one frame of reference."""
     w_lidar: float = 0.0
-    """Weight of the share of telling directions (LiDAR's, thresholded), where there are enough series."""
+    """Weight of the share of discriminative directions (LiDAR, thresholded), where there are enough series."""
     place_pairs: int = 16
     """At most this many pairs of series in the place test, each with 2 x 16 views; 0: no place test."""
     bootstrap: int = 1000
@@ -67,7 +67,7 @@ class TrackingConfig:
     group: str | None = None
     """Group of the runs, such as a sweep; None: WANDB_RUN_GROUP."""
     name: str | None = None
-    """Name that W&B shows; None: WANDB_NAME, else the run folder's. A sweep's runs have their cells' names."""
+    """Name that W&B shows; None: WANDB_NAME, else the run folder's name. In a sweep each run has its cell's name."""
     notes: str | None = None
     """Notes on the run; None: WANDB_NOTES."""
     tags: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class TrackingConfig:
     init_timeout_s: float = 90.0
     """How long to wait for the server at the start."""
     finish_timeout_s: float = 300.0
-    """How long to wait for uploads at the end; what is left then stays on disk."""
+    """How long to wait for uploads at the end; the rest stays on disk."""
 
     def __post_init__(self) -> None:
         positive("tracking", self, "init_timeout_s", "finish_timeout_s")
@@ -87,20 +87,20 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class QuotaConfig:
-    """Guards of the home directory and of the temporary root; None: no limit."""
+    """Limits on the home directory and the temporary root; None: no limit."""
 
     home_soft_bytes: int | None = None
     """Above this, files that this project made are pruned."""
     home_hard_bytes: int | None = None
     """Above this, the run ends as failed."""
     home_soft_inodes: int | None = None
-    """The same by number of files."""
+    """Above this number of files, files that this project made are pruned."""
     home_hard_inodes: int | None = None
-    """The same by number of files."""
+    """Above this number of files, the run ends as failed."""
     tmp_min_free_bytes: int = 2**30
     """Least free space on the temporary root's file system; 0: not checked."""
     check_every_s: float = 60.0
-    """Pause between two measurements, which run beside the training."""
+    """Pause between two measurements, which run in parallel with training."""
 
     def __post_init__(self) -> None:
         positive("quota", self, "check_every_s")
@@ -113,22 +113,22 @@ class QuotaConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where a run lives."""
+    """Run folder, temporary root, restarts, dashboard and memory limit."""
 
     name: str | None = None
-    """Name of the run folder; None: recipe and a hash of the settings that a resume must not change, so that the same
-    command finds it again."""
+    """Name of the run folder; None: the recipe and a hash of the settings that a resume must not change, so that the
+    same command finds the folder again."""
     root: str = "runs"
     """Folder of the run folders, on durable storage."""
     tmp_root: str | None = None
-    """Everything transient goes below this folder, in prism_ssl; None: /tmp/$USER, and a folder per SLURM job."""
+    """Temporary files go to prism_ssl in this folder; None: /tmp/$USER, with one folder per SLURM job."""
     max_restarts: int = 0
-    """In strict mode a scan that breaks ends a run and is quarantined: how often the command then begins again at the
-    checkpoint, without that scan; a sweep does so with the trials that it ended. Job scripts set 3
+    """In strict mode a broken scan is quarantined and ends the run: how often the command then restarts from the
+    checkpoint without that scan; a sweep restarts the trials that the scan ended. Job scripts set 3
     (PRISM_SCAN_RESTARTS)."""
     dashboard: bool = False
-    """Outside a job, start Ray's dashboard too, on the loopback and behind a token; its address is printed. Off: it is
-    some processes more. A job's Ray has one."""
+    """Outside a job, also start Ray's dashboard, on the loopback and behind a token; its address is printed. Off by
+    default, because it adds processes. In a job, Ray has one anyway."""
     memory_limit_bytes: int | None = None
     """Memory the run may use; None: the cgroup's or SLURM's limit, else what the machine has."""
 

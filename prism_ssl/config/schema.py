@@ -1,4 +1,4 @@
-"""The settings of a run: frozen dataclasses that refuse impossible values at birth.
+"""Settings of a run: frozen dataclasses that reject impossible values when they are created.
 
 ``None`` means "off" or "not given", never a magic number. Units are in the names.
 """
@@ -34,13 +34,13 @@ class DataConfig:
     modality_filter: tuple[str, ...] = ("CT", "MR")
     """Modalities to keep."""
     drop_time_series: bool = False
-    """Drop series whose description speaks of a time series (perfusion, DWI, fMRI, cine)."""
+    """Drop series with a description of a time series (perfusion, DWI, fMRI, cine)."""
     drop_localizers: bool = False
-    """Drop series whose description speaks of a localizer or scout."""
+    """Drop series with a description of a localizer or scout."""
     drop_derived: bool = False
-    """Drop series whose description speaks of a derived image (MIP, reformat, subtraction, map)."""
+    """Drop series with a description of a derived image (MIP, reformat, subtraction, map)."""
     selection_seed: int = 0
-    """Seed of what is selected, held out and (phantoms) generated: runs of different train.seed see the same scans."""
+    """Seed of the selection, the hold-out and the phantoms: runs with different train.seed see the same scans."""
     holdout_fraction: float = 0.05
     """Share of the patients whose series are never trained on (the probe set)."""
     holdout_min_series: int = 8
@@ -54,7 +54,7 @@ class DataConfig:
     warm_pool_size: int = 16
     """Scans that one actor keeps open (slots)."""
     visits_per_scan: int = 100
-    """Pairs drawn from a scan before its slot asks for another."""
+    """Pairs drawn from a scan before its slot requests another scan."""
     pairs_per_turn: int = 2
     """Pairs drawn from a scan in a row; with 1, a batch smaller than the pool holds no two pairs of a series."""
     max_prefetch_replacements: int = 2
@@ -78,11 +78,11 @@ class DataConfig:
     max_actor_restarts: int = 3
     """Lenient mode restarts a dead pool actor this often before it gives up."""
     stall_timeout_s: float = 300.0
-    """No chunk for this long is an error, not a wait."""
+    """Longest wait for a chunk before the run fails."""
     open_timeout_s: float = 120.0
-    """A scan that is not read after this long counts as one that cannot be read."""
+    """A scan that takes longer than this to read counts as unreadable."""
     outage_patience_s: float = 120.0
-    """While the archive as a whole is away (its volume not mounted), scans are tried again for this long."""
+    """While the whole archive is unreachable (its volume not mounted), reads are retried for this long."""
 
     def __post_init__(self) -> None:
         positive("data", self, "n_scans", "n_patches", "patch_mm", "workers", "visits_per_scan")
@@ -104,7 +104,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """How a prism is drawn."""
+    """How prisms (views) are drawn."""
 
     radius_mm_min: float = 20.0
     """Smallest radius of the ball; two thirds of the largest one that fits, where that is less."""
@@ -138,32 +138,32 @@ class ViewConfig:
 
 @dataclass(frozen=True)
 class PreflightConfig:
-    """What a scan must be like; every limit has a reason it is counted under."""
+    """Limits that a scan must meet; rejected scans are counted by reason."""
 
     max_volume_bytes: int = 4 * 2**30
     """Voxel data a header may declare; more is refused before anything is inflated."""
     min_slices: int = 12
     """Fewest voxels along any axis."""
     spacing_mm_min: float = 0.05
-    """Finest believable voxel spacing."""
+    """Finest plausible voxel spacing."""
     spacing_mm_max: float = 15.0
-    """Coarsest believable voxel spacing."""
+    """Coarsest plausible voxel spacing."""
     reject_label_maps: bool = True
     """Refuse volumes with at most label_map_values distinct values."""
     label_map_values: int = 48
     """See reject_label_maps."""
     require_hu: bool = True
-    """Refuse a CT with too little air, padding left out (not in HU, or not a CT)."""
+    """Refuse a CT with too little air, padding excluded (not in HU, or not a CT)."""
     ct_air_hu: float = -200.0
     """Air lies at or below this value."""
     ct_air_share_min: float = 0.001
-    """Smallest share of a CT's voxels, padding left out, that are air."""
+    """Smallest share of air among a CT's voxels, padding excluded."""
     require_orientation: bool = True
     """Refuse a file with neither qform nor sform: its orientation would be a guess."""
     require_agreement: bool = True
-    """Refuse a file whose sform contradicts its pixdim or its qform; otherwise the sform is believed."""
+    """Refuse a file with an sform that contradicts its pixdim or its qform; False: use the sform."""
     reject_signed_mr: bool = True
-    """Refuse an MR of which a large share is negative (statistical and parametric maps)."""
+    """Refuse an MR with a large share of negative voxels (statistical and parametric maps)."""
     concurrency: int | None = None
     """Files checked at the same time; None: one per CPU of the Ray cluster."""
 
@@ -241,19 +241,19 @@ class TrainConfig:
     batch_size: int = 32
     """Pairs in a batch (B)."""
     num_workers: int = 1
-    """Training workers, one GPU each; they share every batch and the pool actors equally, and learn what one would."""
+    """Training workers, one GPU each; they split every batch and the pool actors equally, with one worker's result."""
     rank_timeout_s: float = 1800.0
-    """Longest that training workers wait for each other: for a batch, an evaluation or a checkpoint of the first."""
+    """Longest wait of training workers for each other: for a batch, or for rank 0's evaluation or checkpoint."""
     max_steps: int = 100_000
     """Steps of the run."""
     log_every: int = 100
     """Steps between two rows of the record."""
     checkpoint_every: int = 1000
-    """Steps between two writings of last.ckpt."""
+    """Steps between two checkpoints (last.ckpt)."""
     lr: float = 3e-4
     """Peak learning rate (AdamW)."""
     lr_warmup_steps: int = 1000
-    """Linear rise to the peak; a cosine to a tenth of it follows."""
+    """Steps of linear warm-up to the peak; a cosine decay to a tenth of it follows."""
     weight_decay: float = 0.05
     """AdamW decay of weight matrices."""
     grad_clip: float = 1.0
@@ -263,15 +263,14 @@ class TrainConfig:
     max_nonfinite_steps: int = 3
     """Consecutive steps with a non-finite loss before the run ends; fewer are skipped and counted."""
     max_worker_restarts: int = 2
-    """A training worker that the machine killed (out of memory, its node lost) is started again this often, from
-    last.ckpt; an error of its own never is. Two, because a kill that comes back each time has a cause that no restart
-    removes."""
+    """How often a training worker that was killed (out of memory, node lost) is restarted from last.ckpt; one that
+    raised an error is not restarted. Two, because a kill that recurs has a cause that no restart removes."""
     stall_warmup_steps: int = 20
     """Steps before stalls are counted."""
     torch_threads: int | None = None
     """CPU threads of the training worker; None: the cores that the pool actors leave over, at least 1."""
     seed: int = 0
-    """Seed of what is learned from them: order of the scans, views, weights."""
+    """Seed of the training: order of the scans, views, initial weights."""
 
     def __post_init__(self) -> None:
         positive("train", self, "batch_size", "max_steps", "log_every", "checkpoint_every", "lr", "grad_clip")
@@ -287,7 +286,7 @@ class PrismConfig:
     """All settings of a run."""
 
     recipe: str = "custom"
-    """Name of the recipe these settings began as."""
+    """Name of the recipe that these settings started from."""
     data: DataConfig = field(default_factory=lambda: DataConfig(phantom_subjects=24))
     view: ViewConfig = field(default_factory=ViewConfig)
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
@@ -315,8 +314,8 @@ class PrismConfig:
         if self.train.num_workers > 1 and self.train.rank_timeout_s <= self.data.stall_timeout_s:
             raise ConfigError(
                 f"train.rank_timeout_s is {self.train.rank_timeout_s:g} and data.stall_timeout_s is "
-                f"{self.data.stall_timeout_s:g}; needed: the first above the second, so that a pool that stalls is "
-                "named before the other training workers have given up on it"
+                f"{self.data.stall_timeout_s:g}; needed: the first above the second, so that a stalled pool is "
+                "reported before the other training workers time out"
             )
 
     def to_dict(self) -> dict[str, Any]:

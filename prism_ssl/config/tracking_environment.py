@@ -1,4 +1,4 @@
-"""What W&B's own environment variables decide of a run's tracking: below a flag, above what is built in."""
+"""W&B tracking settings from WANDB_* variables: they override the defaults, and a flag overrides them."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _VARIABLES = {
     "notes": "WANDB_NOTES",
     "tags": "WANDB_TAGS",
 }
-"""Field of ``TrackingConfig`` -> variable that decides it where no flag does; an empty variable decides nothing."""
+"""Field of ``TrackingConfig`` -> variable that sets it when no flag does; an empty variable is ignored."""
 
 REDIRECTING = (
     "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_LAUNCH", "WANDB_LAUNCH_CONFIG_PATH", "WANDB_CONFIG",
     "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM", "WANDB_RUN_STORAGE_ID",
 )  # fmt: skip
-"""Variables by which the client would write to another run than the run folder's own; they are not followed."""
+"""Ignored variables: they would make the client write to another run than the run folder's own."""
 
 
 def settled(tracking: TrackingConfig, environment: Mapping[str, str] = os.environ) -> TrackingConfig:
-    """``tracking`` with all that no flag has set decided by the environment, else built in. Settling twice is once.
+    """``tracking`` with every unset field filled from the environment, else from the defaults. Idempotent.
 
     Raises:
         ConfigError: WANDB_MODE is none of W&B's modes.
@@ -49,17 +49,17 @@ def settled(tracking: TrackingConfig, environment: Mapping[str, str] = os.enviro
 
 
 def tracking_mode(tracking: TrackingConfig, environment: Mapping[str, str] = os.environ) -> TrackingMode:
-    """The mode that is set; otherwise what the environment says, or the place."""
+    """The mode in ``tracking``, else the environment's, else online in a SLURM job and offline outside."""
     return tracking.mode or _mode(environment)[0]
 
 
 def tracking_project(tracking: TrackingConfig, environment: Mapping[str, str] = os.environ) -> str:
-    """The project that is set; otherwise what the environment says, or this project's own."""
+    """The project in ``tracking``, else WANDB_PROJECT, else the default."""
     return tracking.project or environment.get("WANDB_PROJECT") or DEFAULT_PROJECT
 
 
 def tracking_words(tracking: TrackingConfig, environment: Mapping[str, str] = os.environ) -> str:
-    """How a run with these settings, not settled yet, is tracked, what decided so, and what is not followed."""
+    """One line for the console: the tracking of these unsettled settings, what set it, and the ignored variables."""
     run = settled(tracking, environment)
     by = "tracking.mode" if tracking.mode else _mode(environment)[1]
     if run.mode == "disabled":
@@ -68,12 +68,12 @@ def tracking_words(tracking: TrackingConfig, environment: Mapping[str, str] = os
     decided = "".join(f", {field} {getattr(run, field)!r} ({variable})" for field, variable in deciding)
     ignored = [variable for variable in REDIRECTING if environment.get(variable)]
     return f"W&B {run.mode} ({by}){decided}" + (
-        f"; not followed: {', '.join(ignored)}, for a run's folder decides its W&B run" if ignored else ""
+        f"; ignored: {', '.join(ignored)}, because a run's folder determines its W&B run" if ignored else ""
     )
 
 
 def _mode(environment: Mapping[str, str]) -> tuple[TrackingMode, str]:
-    """The mode where no flag sets one, and what decided it."""
+    """The mode when no flag sets one, and what set it."""
     said = environment.get("WANDB_MODE", "")
     if said:
         if said.lower() not in _MODES:
@@ -89,7 +89,7 @@ def _mode(environment: Mapping[str, str]) -> tuple[TrackingMode, str]:
 
 
 def _deciding(tracking: TrackingConfig, environment: Mapping[str, str]) -> dict[str, str]:
-    """Fields that the environment decides, each with its variable."""
+    """Fields that the environment sets, each with its variable."""
     return {
         field: variable
         for field, variable in _VARIABLES.items()

@@ -1,1 +1,1 @@
-"""From a catalogue of scans to mixed batches of prism pairs."""
+"""Data pipeline: from a catalogue of scans to mixed batches of view pairs."""

@@ -1,4 +1,4 @@
-"""From the settings to the scans of a run: catalogue, preflight, split, shards."""
+"""Prepare the scans of a run: catalogue, preflight, split by patient, shards."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ class Archive:
 
     @property
     def split(self) -> Split:
-        """Who is trained on and who is held out."""
+        """The patients to train on and the held-out patients."""
         return Split.of(
             (scan.record for scan in itertools.chain(*self.shards)), (scan.record for scan in self.held_out)
         )
 
     def under(self, earlier: Split, config: PrismConfig) -> Archive:
-        """The same scans, each patient on the side where an ``earlier`` split has them.
+        """The same scans, with each patient on the same side as in an ``earlier`` split.
 
         Raises:
-            BatchDoesNotFit: too few scans to train on are left for the workers.
+            BatchDoesNotFit: too few training scans are left for the workers.
         """
         scans = [*itertools.chain(*self.shards), *self.held_out]
         train, held_out = _divided(scans, config, earlier)
@@ -65,11 +65,11 @@ class Archive:
 
     @property
     def quarantine_file(self) -> Path:
-        """Where scans that fail at run time are noted for the next preflight."""
+        """File that lists scans that failed at run time, for the next preflight."""
         return self.preflight_dir / QUARANTINE_FILE
 
     def counts(self) -> dict[str, float]:
-        """What became of the catalogue's rows, for the summary."""
+        """Counts of the catalogue's rows by outcome, for the summary."""
         counts = {
             "catalog_rows": self.selection.rows,
             "scans_selected": self.selection.selected,
@@ -85,8 +85,8 @@ class Archive:
 
 
 def manifest_hash(training: Iterable[PreparedScan], held_out: Iterable[PreparedScan]) -> str:
-    """Names the data of a run: equal where the same scans, with the same shapes and intensities, are trained on and
-    held out, in whatever order and wherever they lie."""
+    """Hash of a run's data: equal if the same scans, with the same shapes and intensities, are trained on and held out,
+    whatever their order and paths."""
 
     def told(scans: Iterable[PreparedScan]) -> list[list[Any]]:
         return sorted([scan.record.scan_id, scan.shape, dataclasses.astuple(scan.stats)] for scan in scans)
@@ -95,7 +95,7 @@ def manifest_hash(training: Iterable[PreparedScan], held_out: Iterable[PreparedS
 
 
 def select_scans(config: PrismConfig, tmp_root: Path) -> SelectedScans:
-    """The catalogue's scans of this run; phantoms are generated where the config has no catalogue. Without Ray.
+    """Select this run's scans; without a catalogue in the config, generate phantoms. Needs no Ray.
 
     Raises:
         CatalogError: the catalogue cannot be used, or leaves no scan.
@@ -110,7 +110,7 @@ def select_scans(config: PrismConfig, tmp_root: Path) -> SelectedScans:
 def check_scans(selected: SelectedScans, config: PrismConfig, cache_root: Path) -> PreflightResult:
     """Preflight of the selected scans. Needs Ray.
 
-    What it learned is kept under ``cache_root``, a folder per catalogue, so that the next run reads only files that
+    The verdicts are kept under ``cache_root``, a folder per catalogue, so that the next run reads only files that
     changed.
 
     Raises:
@@ -133,7 +133,7 @@ def check_scans(selected: SelectedScans, config: PrismConfig, cache_root: Path) 
 def prepare_archive(
     selected: SelectedScans, config: PrismConfig, cache_root: Path, earlier: Split | None = None
 ) -> Archive:
-    """Check and divide the selected scans, see ``check_scans``. Needs Ray.
+    """Check and split the selected scans, see ``check_scans``. Needs Ray.
 
     Patients of an ``earlier`` split stay on their side.
 
@@ -158,7 +158,7 @@ def prepare_archive(
 def _divided(
     scans: list[PreparedScan], config: PrismConfig, earlier: Split | None = None
 ) -> tuple[list[PreparedScan], list[PreparedScan]]:
-    """Whom to train on and whom to hold out; what a held-out scan repeats under another patient is in neither."""
+    """(training, held-out) scans by patient; training scans with the voxels of a held-out scan are left out."""
     train, held_out = split_by_patient(
         scans,
         config.data.holdout_fraction,
@@ -172,9 +172,9 @@ def _divided(
 
 
 def preflight_dir(catalog: Path, cache_root: Path) -> Path:
-    """Where preflight keeps what it learned about a catalogue, by whatever path that is named."""
+    """Preflight's folder for a catalogue, the same for every path that leads to it."""
     spelt, one = (cache_root / short_id(str(path)) for path in (catalog.absolute(), catalog.resolve()))
-    # Earlier versions went by the spelling; what they learned of 10^5 files, and quarantined, is not thrown away.
+    # Earlier versions used the path as given; their verdicts on 10^5 files, and their quarantine, are kept.
     return spelt if spelt.exists() and not one.exists() else one
 
 

@@ -1,6 +1,6 @@
-"""A hospital's table of series -> the ScanRecords of a run.
+"""Read a hospital's table of series (the catalogue) and select the ScanRecords of a run.
 
-Ids (each a hash; nothing of the source can be read in them, nor does the catalogue's place on disk enter)
+Ids (hashes, which reveal nothing of the source and do not depend on the catalogue's path)
     scan_id     of pmbb_id, series_id, series_path and nifti_path as the table has them ("" where it has none)
     series_id   of pmbb_id and the first of series_id, series_path, nifti_path that is not blank
     subject_id  of pmbb_id
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CatalogReport:
-    """What became of a catalogue's rows: rows = sum(dropped) + duplicates + distinct, and selected <= distinct.
+    """Counts of a catalogue's rows: rows = sum(dropped) + duplicates + distinct, and selected <= distinct.
 
     ``dropped`` counts each row under the first filter it fails, in the order they are applied;
     ``modalities`` counts the rows read by modality, before any filter (the 100 most frequent).
@@ -69,7 +69,7 @@ class CatalogReport:
 class UnresolvedRow:
     """A selected row without a file to use; ``nifti_path`` of its record is "" and ``detail`` holds no path.
 
-    ``place`` is where its file was looked for.
+    ``place`` is the path at which its file was expected.
     """
 
     record: ScanRecord
@@ -80,7 +80,7 @@ class UnresolvedRow:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The scans of a run in their seeded hash order, the selected rows that lead to no file, and the counts."""
+    """The scans of a run in their seeded hash order, the selected rows without a file, and the counts."""
 
     records: list[ScanRecord]
     unresolved: list[UnresolvedRow]
@@ -88,11 +88,11 @@ class Selection:
 
 
 def load_records(config: DataConfig, seed: int) -> Selection:
-    """The scans that ``config`` asks for: filtered, freed of duplicates, the first ``n_scans`` in hash order.
+    """The scans that ``config`` selects: filtered, without duplicates, the first ``n_scans`` in hash order.
 
-    The order follows from ``seed`` and each row's own fields. Shuffling the table changes nothing; a row appended
-    to it displaces at most one selected scan. Only selected rows are looked up on disk. Memory: 8 bytes per row
-    that passes the filters, the selected rows, and a few batches.
+    The order depends on ``seed`` and each row's own fields. Shuffling the table changes nothing; a row appended to it
+    displaces at most one selected scan. Only selected rows are looked up on disk. Memory: 8 bytes per row that passes
+    the filters, the selected rows, and a few batches.
 
     Raises:
         CatalogError: the table is missing, unreadable or empty, lacks a column, or no row passes the filters.
@@ -121,7 +121,7 @@ def load_records(config: DataConfig, seed: int) -> Selection:
 
 
 def series_texts(config: DataConfig, records: Sequence[ScanRecord]) -> dict[str, str]:
-    """``scan_id`` -> what the table says in words about the series; "" where it says nothing. Not to leave the machine.
+    """``scan_id`` -> the table's text on the series, "" where there is none. The text must not leave the machine.
 
     Raises as ``load_records``.
     """
@@ -152,7 +152,7 @@ def column_values(config: DataConfig, records: Sequence[ScanRecord], column: str
 def _batches(
     path: Path, config: DataConfig, with_text: bool = False, other: str | None = None
 ) -> Iterator[pl.DataFrame]:
-    """IDENTITY, modality and series_text of the table, and its column ``other`` by that name.
+    """IDENTITY, modality and series_text of the table, and its column ``other``, renamed "other".
 
     All are trimmed strings, "" for null and for columns that the table lacks.
     """
@@ -174,7 +174,7 @@ def _batches(
                 *("other" for _ in others),
             )
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
-        # What polars quotes after a backtick is content of the table.
+        # After a backtick polars quotes content of the table.
         cause = str(error).partition("`")[0].strip().partition("\n")[0]
         raise CatalogError(
             f"catalogue {path} cannot be read ({type(error).__name__}: {cause}); needed: a table with a header row, "
@@ -262,7 +262,7 @@ def _nothing_left(path: Path, report: CatalogReport, config: DataConfig) -> str:
 
 
 def modalities_in_words(modalities: Mapping[str, int]) -> str:
-    """Such as "MRI (5), blank (1)", the eight most frequent; what is no short word is not quoted."""
+    """The eight most frequent, such as "MRI (5), blank (1)"; names other than short words count as "other"."""
     words = Counter[str]()
     for name, count in modalities.items():
         words[(name if re.fullmatch("[A-Z]{1,5}", name) else "other") if name else "blank"] += count
@@ -281,14 +281,14 @@ def _resolve_all(rows: pl.DataFrame, folder: Path) -> tuple[list[ScanRecord], li
         return replace(record, nifti_path=str(file))
 
     records = [_record(*row) for row in rows.select(*IDENTITY, "modality").iter_rows()]
-    with ThreadPoolExecutor(16) as threads:  # an archive on a network answers in milliseconds, one by one
+    with ThreadPoolExecutor(16) as threads:  # each look-up in a network archive takes milliseconds
         found = list(threads.map(resolve, records))
     resolved = [row for row in found if isinstance(row, ScanRecord)]
     return resolved, [row for row in found if isinstance(row, UnresolvedRow)]
 
 
 def _record(pmbb_id: str, series_id: str, series_path: str, nifti_path: str, modality: str) -> ScanRecord:
-    """The record of a row, its ``nifti_path`` still as the table has it."""
+    """The record of a row, with ``nifti_path`` as it is in the table."""
     return ScanRecord(
         scan_id=short_id("scan", pmbb_id, series_id, series_path, nifti_path),
         series_id=short_id("series", pmbb_id, series_id or series_path or nifti_path),

@@ -1,4 +1,4 @@
-"""Chunks -> PrismBatch on the device: one copy into pinned memory, one transfer; dequantised or cut out there."""
+"""Collate chunks to a PrismBatch: pin, transfer once, dequantise or cut out on the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prism_ssl.config.schema import ExtractOn
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, PrismBatch, UncutChunk, VisitChunk
 from prism_ssl.data.gpu import VolumeMirror
 
-_BUFFERS = 2  # one is filled while the other is on its way; also bounds how far the host runs ahead of the GPU
+_BUFFERS = 2  # one is filled while the other is transferred; also bounds how far the host runs ahead of the GPU
 
 
 class Collator:
@@ -21,7 +21,7 @@ class Collator:
 
     Args:
         extract_on: "cpu": batches are made of ``PairChunk``; "cuda": of ``UncutChunk``, whose patches are cut out
-            on ``device``, whatever that is.
+            on ``device``, be it a GPU or the CPU.
     """
 
     def __init__(self, device: torch.device, batch_size: int, n_patches: int, extract_on: ExtractOn = "cpu") -> None:

@@ -1,11 +1,12 @@
-"""Which rows of a catalogue to keep: polars expressions, true where a row is what the name says.
+"""Select catalogue rows by modality and description: polars expressions, true where a row matches.
 
-The vocabulary is spelt in words. A word matches whole, in any case, between characters that are neither letters nor
-digits (so ``_`` separates), with an optional plural S and number behind it: ``LOC`` is found in ``ax_loc2`` but not in
-``BLOCK``. A space inside a word stands for any separators or none: ``3 PLANE`` is found in ``3-PLANE`` and ``3plane``.
+The vocabulary is a list of words. A word matches as a whole, in any case, between characters that are neither letters
+nor digits (so ``_`` separates), with an optional plural S and number after it: ``LOC`` is found in ``ax_loc2`` but not
+in ``BLOCK``. A space inside a word stands for any separators or none: ``3 PLANE`` is found in ``3-PLANE`` and
+``3plane``.
 
-``exam_type`` speaks only for series without a description: it names the whole examination, and an
-"MRI BRAIN PERFUSION" holds T1 and FLAIR series too.
+``exam_type`` is used only for series without a description: it names the whole examination, and an "MRI BRAIN
+PERFUSION" holds T1 and FLAIR series too.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import polars as pl
 
 TIME_SERIES = (
     *("PERFUSION", "PERF", "PWI", "DSC", "DCE", "CTP", "ASL", "PASL", "PCASL"),
-    # ADC and trace images come out of a diffusion series and go with it.
+    # ADC and trace images are computed from a diffusion series and dropped with it.
     *("DIFFUSION", "DIFF", "DWI", "DTI", "DKI", "IVIM", "TRACE", "TRACEW", "ADC"),
     *("BOLD", "FMRI", "RSFMRI", "RESTING STATE"),
     *("CINE", "DYN", "DYNAMIC", "4D", "TIME RESOLVED", "TWIST", "TRICKS"),
     *("MONITORING", "PREMONITORING", "SMART PREP", "TEST BOLUS", "TIMING BOLUS", "BOLUS TRACKING", "BOLUS TRACKER"),
 )
-"""Perfusion, diffusion, functional and cine series, and the single slice that watches a bolus arrive."""
+"""Perfusion, diffusion, functional and cine series, and single-slice bolus tracking."""
 
 LOCALIZERS = (
     *("LOCALIZER", "LOCALISER", "LOC", "SCOUT", "AAHSCOUT", "SCOUT VIEW", "PILOT", "SURVEY"),
@@ -54,27 +55,27 @@ def has_modality(modalities: Iterable[str], column: str = "modality") -> pl.Expr
 
 
 def series_text(description: str = "series_description", exam_type: str = "exam_type") -> pl.Expr:
-    """What is known in words about a series: its description, the exam type where that is blank, "" without either."""
+    """The text on a series: its description, the exam type where that is blank, "" without either."""
     text = pl.coalesce(_blank_to_null(description), _blank_to_null(exam_type), pl.lit(""))
     return text.alias("series_text")
 
 
 def is_time_series(text: pl.Expr) -> pl.Expr:
-    """True where ``text`` speaks of several volumes of one place (``TIME_SERIES``); null counts as "".
+    """True where ``text`` describes several volumes of one place (``TIME_SERIES``); null counts as "".
 
     Args:
-        text: a string expression, as a rule of ``series_text()``.
+        text: a string expression, usually ``series_text()``.
     """
     return _speaks_of(text, TIME_SERIES)
 
 
 def is_localizer(text: pl.Expr) -> pl.Expr:
-    """True where ``text`` speaks of a localizer (``LOCALIZERS``); null counts as ""."""
+    """True where ``text`` describes a localizer (``LOCALIZERS``); null counts as ""."""
     return _speaks_of(text, LOCALIZERS)
 
 
 def is_derived(text: pl.Expr) -> pl.Expr:
-    """True where ``text`` speaks of an image computed from another (``DERIVED``); null counts as "".
+    """True where ``text`` describes an image computed from another (``DERIVED``); null counts as "".
 
     ``MPR`` is a reformat, unless T1 stands beside it: Siemens names an acquired MPRAGE ``t1_mpr``.
     """

@@ -1,4 +1,4 @@
-"""Which patients are never trained on, and how they stay so when the table changes."""
+"""Split by patient into training and held out, stable when the table changes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Patients = dict[str, list[str]]
 class Split:
     """The patients that a run trains on, and those that it holds out.
 
-    ``proven``: every step so far was trained under it. Not so for a run that an earlier version began, which kept no
-    split: then it says what was trained on since.
+    ``proven``: every step so far was trained under it. False for a run that an earlier version began without storing a
+    split: then the split covers only what was trained on since.
     """
 
     training: Patients
@@ -40,13 +40,13 @@ class Split:
         return cls(**plain)
 
     def joined(self, earlier: Split | None) -> Split:
-        """With what was trained on and held out before, also where the table has it no more: it may come back."""
+        """The union with an ``earlier`` split, including scans that the table no longer has: they may come back."""
         if earlier is None:
             return self
         return Split(_union(earlier.training, self.training), _union(earlier.held_out, self.held_out), earlier.proven)
 
     def changes_since(self, earlier: Split) -> str | None:
-        """In words what has become of the scans of an ``earlier`` split; None when nothing has."""
+        """Text on the scans added to and removed from an ``earlier`` split; None without changes."""
         said = []
         for words, before, now in (
             ("to train on", earlier.training, self.training),
@@ -60,11 +60,11 @@ class Split:
                     f"({len(left)} patients are gone, {len(came)} are new)"
                 )
         if said and earlier.held_out and not self.held_out:
-            said.append("nobody is left who is held out, so nothing can be evaluated")
+            said.append("no held-out patient is left, so nothing can be evaluated")
         return "; ".join(said) or None
 
     def shares_training_with(self, scans: Iterable[ScanRecord]) -> bool:
-        """Whether a patient that was trained on is among those of ``scans``."""
+        """Whether ``scans`` include a patient that was trained on."""
         return any(scan.subject_id in self.training for scan in scans)
 
 
@@ -78,12 +78,12 @@ def split_by_patient(
 ) -> tuple[list[T], list[T]]:
     """``(train, held_out)``: whole patients, each side in the order of ``scans``.
 
-    Every patient has a fixed place in [0, 1) that follows from ``seed`` and the subject id alone. Those below
-    ``fraction`` are held out, then the next ones until ``min_series`` scans are, and never the last patient. So a
-    patient below ``fraction`` stays held out whatever scans come and go.
+    Every patient has a fixed place in [0, 1) that depends only on ``seed`` and the subject id. Those below ``fraction``
+    are held out, then the next ones until ``min_series`` scans are held out, but never the last patient. So a patient
+    below ``fraction`` stays held out whatever scans come and go.
 
-    Patients of an ``earlier`` split stay on their side; of the others those below ``fraction`` are held out. What has
-    gone is not made up for: whoever could take its place was trained on.
+    Patients of an ``earlier`` split stay on their side; of the others those below ``fraction`` are held out. Held-out
+    patients who left are not replaced: every candidate was trained on.
     """
     place = {subject: stable_int("holdout", seed, subject) / 2**63 for subject in map(subject_of, scans)}
     if earlier is not None:

@@ -1,1 +1,1 @@
-"""Small helpers without knowledge of scans or models."""
+"""Helpers that know nothing of scans or models: files, hashes, signals, Ray, W&B."""

@@ -1,4 +1,4 @@
-"""How much of a disk a folder holds, as a quota counts it."""
+"""Disk usage of a folder, counted as a quota counts it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BLOCK_BYTES = 512  # of st_blocks, whatever the file system's own block is (sta
 
 @dataclass(frozen=True)
 class DiskUsage:
-    """Allocated bytes and inodes; ``unreadable`` entries are not in them. Not ``complete``: a lower bound."""
+    """Allocated bytes and inodes, without ``unreadable`` entries; a lower bound if not ``complete``."""
 
     bytes: int = 0
     inodes: int = 0
@@ -31,11 +31,11 @@ class DiskUsage:
 
 
 def disk_usage(folder: Path, keep_going: Callable[[], bool] = lambda: True) -> DiskUsage:
-    """What lies in ``folder`` (a file: what it holds itself), without other mounts; a hard-linked file counts once.
+    """Usage of ``folder`` (or of a single file), without other mounts; a hard-linked file counts once.
 
-    Symbolic links count as themselves. ``keep_going`` is asked before every entry; once it says no, what was
-    counted so far is returned as not complete. Entries that vanish meanwhile are left out; those whose facts the file
-    system does not tell (ESTALE, EIO, EACCES) count as unreadable.
+    Symbolic links count as themselves. ``keep_going`` is called before every entry; once it returns False, the count so
+    far is returned as not complete. Entries that vanish meanwhile are left out; entries without a readable status
+    (ESTALE, EIO, EACCES) count as unreadable.
 
     Raises:
         OSError: ``folder`` itself cannot be read.
@@ -57,7 +57,7 @@ def disk_usage(folder: Path, keep_going: Callable[[], bool] = lambda: True) -> D
                         status = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         continue
-                    except OSError:  # of this entry alone: the others are still counted
+                    except OSError:  # concerns this entry only: the others are still counted
                         unreadable += 1
                         continue
                     if status.st_dev != top.st_dev or status.st_ino in linked:

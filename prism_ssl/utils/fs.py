@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and folders that clean up after the dead."""
+"""Atomic files, temporary roots, folder locks, and removal of dead processes' folders."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import IO
 from prism_ssl.errors import ConfigError
 
 TMP_ROOT = "PRISM_TMP_ROOT"
-"""Variable that names a temporary root where no option does."""
+"""Environment variable for the temporary root where no option sets it."""
 
 OWNED_BY_PROCESSES = ("scratch", "r", "ray_token", "ray_train", "ray_tune", "export")
-"""Places below the temporary root where each process has a folder of its own, with a ``.lock`` that it holds."""
+"""Folders below the temporary root in which each process has a folder of its own and holds its ``.lock``."""
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under ``path`` when the block ends well, and not at all otherwise.
+    """A binary file that appears at ``path`` only if the block succeeds.
 
     A reader sees the old file or the new one, also after a crash.
     """
@@ -44,16 +44,16 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` as a whole; see ``atomic_file``."""
+    """Write ``data`` atomically; see ``atomic_file``."""
     with atomic_file(path) as file:
         file.write(data)
 
 
 def temporary_root(given: str | None = None) -> Path:
-    """The folder of everything transient (0700): below ``given`` or $PRISM_TMP_ROOT, else /tmp/$USER/prism_ssl[/$JOB].
+    """The folder for temporary files (0700): below ``given`` or $PRISM_TMP_ROOT, else /tmp/$USER/prism_ssl[/$JOB].
 
     Raises:
-        ConfigError: it cannot be made, or is somebody else's.
+        ConfigError: it cannot be created, or belongs to another user.
     """
     given, job = given or os.environ.get(TMP_ROOT), os.environ.get("SLURM_JOB_ID")
     if given is not None or not job:
@@ -62,18 +62,18 @@ def temporary_root(given: str | None = None) -> Path:
 
 
 def kept_root() -> Path:
-    """The folder of what all jobs of a user share: ``temporary_root`` without the job.
+    """The folder that all jobs of a user share: ``temporary_root`` without the job.
 
     Raises:
-        ConfigError: it cannot be made, or is somebody else's.
+        ConfigError: it cannot be created, or belongs to another user.
     """
     return _own_folder(_root(os.environ.get(TMP_ROOT)))
 
 
 @contextmanager
 def everything_below(tmp_root: Path) -> Iterator[None]:
-    """While the block lasts, what this process and those that it starts do by default goes below ``tmp_root`` too,
-    where that was given. The user has a name and a home, without which libraries cannot be imported."""
+    """Inside the block, this process and its children use ``tmp_root`` by default too. LOGNAME and HOME are set if
+    missing, because some libraries need them at import."""
     before = {name: os.environ.get(name) for name in (TMP_ROOT, "LOGNAME", "HOME")}
     os.environ.setdefault("LOGNAME", user_name())
     if home_folder() == Path(os.devnull):
@@ -91,7 +91,7 @@ def everything_below(tmp_root: Path) -> Iterator[None]:
 
 
 def user_name() -> str:
-    """Name of the user; the number where the machine has no name for it, as in a container."""
+    """Name of the user; the user id where the machine knows no name, as in a container."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # OSError: from Python 3.13 on
@@ -99,7 +99,7 @@ def user_name() -> str:
 
 
 def home_folder() -> Path:
-    """The user's home; where there is none, a place that holds nothing."""
+    """The user's home, or /dev/null where there is none."""
     try:
         return Path.home()
     except RuntimeError:
@@ -116,7 +116,7 @@ def _own_folder(path: Path) -> Path:
     except OSError as error:
         raise ConfigError(
             f"the temporary root {path} cannot be used ({error.strerror or error}); needed: a folder of your own for "
-            f"everything transient; pass --run.tmp-root FOLDER (--tmp-root of an embedding job), or set {TMP_ROOT}"
+            f"temporary files; pass --run.tmp-root FOLDER (--tmp-root of an embedding job), or set {TMP_ROOT}"
         ) from error
 
 
@@ -128,17 +128,17 @@ def private_folder(path: Path) -> Path:
 
 
 class FolderLock:
-    """An exclusive claim on a folder that ends with the process, however it ends."""
+    """An exclusive lock on a folder, released when the process ends, even if it is killed."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / ".lock"
         self._file: int | None = None
 
     def acquire(self, limit_s: float = 0.0) -> bool:
-        """True when this process now holds the folder; asks again for ``limit_s`` while another one does.
+        """True when this process now holds the folder; retries for ``limit_s`` while another process holds it.
 
         Raises:
-            OSError: the folder cannot be written, or its file system knows no locks.
+            OSError: the folder cannot be written, or its file system has no locks.
         """
         deadline, pause_s = time.monotonic() + limit_s, 0.02
         while not self._acquire_now():
@@ -152,7 +152,7 @@ class FolderLock:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The holder before may have removed the folder, and a new one stands in its place.
+            # The previous holder may have removed the folder, and a new one may have taken its place.
             if os.path.samestat(os.fstat(descriptor), self._path.stat()):
                 self._file, descriptor = descriptor, -1
         except (BlockingIOError, FileNotFoundError):
@@ -163,7 +163,7 @@ class FolderLock:
         return self._file is not None
 
     def release(self) -> None:
-        """Give the folder up; harmless when it is not held."""
+        """Release the folder; does nothing when it is not held."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

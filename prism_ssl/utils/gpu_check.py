@@ -1,6 +1,6 @@
-"""Can torch compute on the GPUs that it is to train on? Asked before anything that takes long.
+"""Check that torch can compute on the GPUs, before anything that takes long.
 
-This module imports neither Ray nor torch when it is imported.
+Importing this module imports neither Ray nor torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from prism_ssl.errors import GpuUnusable
 
 _ANSWER_S = 120.0
-"""Longest wait for an answer: torch is imported and a context made, on a node that may be busy."""
+"""Longest wait for an answer: torch is imported and a CUDA context created, on a node that may be busy."""
 
 _ADVICE = (
     "needed: a GPU, a driver and a torch that fit each other; look at nvidia-smi and python -m torch.utils.collect_env "
@@ -22,11 +22,11 @@ _ADVICE = (
 
 
 def gpu_problem() -> str | None:
-    """Why torch cannot compute on one of the GPUs that this process sees, or on any; None: it can."""
+    """Why torch cannot compute on one or all of the GPUs that this process sees; None: it can."""
     import torch
 
     try:
-        torch.cuda.init()  # where there is no GPU for torch, this says why
+        torch.cuda.init()  # its error says why torch has no usable GPU
         for index in range(torch.cuda.device_count()):
             ones = torch.ones(64, 64, device=f"cuda:{index}")
             (ones @ ones).sum().item()
@@ -36,7 +36,7 @@ def gpu_problem() -> str | None:
 
 
 def require_usable_gpus(workers: int) -> None:
-    """Ask torch on every node of the Ray cluster that has GPUs, about as many as ``workers`` may use there.
+    """Test every Ray node that has GPUs, on as many GPUs as ``workers`` may use there.
 
     Raises:
         GpuUnusable: torch cannot compute on one of them, or gives no answer.
@@ -63,7 +63,7 @@ def require_usable_gpus(workers: int) -> None:
 
 
 def require_usable_local_gpus() -> int:
-    """Ask torch about the GPUs of this machine, in a process of its own; returns how many there are.
+    """Test the GPUs of this machine in a separate process; returns how many there are.
 
     Raises:
         GpuUnusable: torch cannot compute on one of them, or gives no answer.
@@ -79,7 +79,7 @@ def require_usable_local_gpus() -> int:
     except subprocess.TimeoutExpired:
         problem: str | None = f"no answer within {_ANSWER_S:.0f} s"
     else:
-        problem = told.stdout.strip() or (told.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        problem = told.stdout.strip() or (told.stderr.strip().splitlines() or ["it ended without any output"])[-1]
         problem = problem if told.returncode or told.stdout.strip() else None
     _refuse(problem, "this machine")
     return gpus

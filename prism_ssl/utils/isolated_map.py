@@ -1,7 +1,6 @@
-"""One look at every item of a long list as a Ray Data job.
+"""Crash-isolated Ray Data map: a task that dies loses only its own items.
 
-Rows stream out as they are found, and the death of a process costs no item but its own. Needs a Ray session, and
-spreads over whatever cluster that is.
+Rows stream out as they are found. Needs a Ray session, and uses the whole cluster of that session.
 """
 
 from __future__ import annotations
@@ -20,22 +19,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Item = dict[str, Any]
 Pipeline = Callable[[ray.data.Dataset, int], ray.data.Dataset]
-"""What becomes of the items, with at most so many tasks at a time."""
+"""Maps a dataset of items to rows, with at most that many tasks at a time."""
 
 _RESTARTS = 3
 Row = TypeVar("Row")
 
 
 def survey(items: Sequence[Item], key: str, pipeline: Pipeline, per_task: int, at_once: int) -> Iterator[Item]:
-    """Rows, one for each item, in the order in which they are found; ``key`` says which row is of which item.
+    """One row per item, in the order in which they are found; ``key`` matches rows to items.
 
-    A task that died takes its items with it: those are tried again alone, one after another. Items that die alone
-    have no row.
+    When a task dies, its items are retried alone, one after another. An item that kills its task again has no row.
 
     Args:
         items: plain values.
         key: a field of items and rows, different for each item.
-        pipeline: made of ``map_rows`` and ``map_in_actors``.
+        pipeline: built from ``map_rows`` and ``map_in_actors``.
         per_task: items of one task.
         at_once: tasks at the same time.
     """
@@ -47,14 +45,14 @@ def survey(items: Sequence[Item], key: str, pipeline: Pipeline, per_task: int, a
 
 
 def map_rows(dataset: ray.data.Dataset, function: Callable[[Item], Item], at_once: int) -> ray.data.Dataset:
-    """``function`` of every row, in tasks of one CPU that are not tried again when they die."""
+    """Apply ``function`` to every row, in tasks of one CPU that are not retried when they die."""
     return _mapped(dataset, function, compute=ray.data.TaskPoolStrategy(size=at_once), num_cpus=1, max_retries=0)
 
 
 def map_in_actors(
     dataset: ray.data.Dataset, kind: type, arguments: tuple[Any, ...], actors: int, gpus: float, cpus: float
 ) -> ray.data.Dataset:
-    """``kind(*arguments)`` called with every row, in so many actors of these resources; one that dies is restarted a
+    """Call ``kind(*arguments)`` with every row, in ``actors`` actors of these resources; one that dies is restarted a
     few times."""
     again = {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS}
     strategy = ray.data.ActorPoolStrategy(size=actors)
@@ -64,22 +62,22 @@ def map_in_actors(
 
 def _mapped(dataset: ray.data.Dataset, function: Any, **options: Any) -> ray.data.Dataset:
     with warnings.catch_warnings():
-        # Ray Data tries a task that died for ever. The parameters that say otherwise are deprecated in 2.60 without a
-        # successor; Ray is pinned.
+        # By default Ray Data retries a dead task forever. The parameters that prevent it are deprecated in 2.60 without
+        # a successor; Ray is pinned.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         mapped: ray.data.Dataset = dataset.map(function, **options)
     return mapped
 
 
 def items_per_task(n_items: int, at_once: int, most: int) -> int:
-    """As many as ``most``, and so few that every task slot gets several turns."""
+    """Items per task: at most ``most``, and few enough that every task slot gets several tasks."""
     return min(most, max(1, n_items // (4 * at_once)))
 
 
 def with_progress(
     rows: Iterator[Row], total: int, title: str, good: Callable[[Row], bool], words: tuple[str, str]
 ) -> Iterator[Row]:
-    """Pass the rows on, with a bar on stderr when that is a terminal; ``words`` are for good rows and for others."""
+    """Yield the rows, with a progress bar if stderr is a terminal; ``words`` label good rows and the others."""
     console = Console(stderr=True)
     columns = (
         TextColumn(title),
@@ -108,9 +106,9 @@ def _one_pass(items: list[Item], pipeline: Pipeline, per_task: int, at_once: int
 
 @contextmanager
 def _quiet_ray_data() -> Iterator[None]:
-    """Ray Data without bars and plans of its own, and with tasks that may die without ending the job."""
+    """Ray Data without its own progress bars and plans; tasks may die without ending the job."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the context warns of its own defaults
+        warnings.simplefilter("ignore", DeprecationWarning)  # the context warns about its own defaults
         context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
@@ -119,7 +117,7 @@ def _quiet_ray_data() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     try:
         with ray.data.DataContext.current(context), warnings.catch_warnings():
-            # where every task died, the actors behind them were idle
+            # Ray warns of idle actors when every task died
             warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
             yield
     finally:

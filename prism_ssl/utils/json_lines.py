@@ -1,4 +1,4 @@
-"""Files of JSON lines that are appended to: a line that a crash or a full disk has torn costs itself and no other."""
+"""Append-only files of JSON lines: a line torn by a crash or a full disk affects no other line."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class JsonLines:
-    """``rows`` are the whole lines in order; ``damaged`` counts the lines that are none of ours.
+    """``rows`` are the valid lines in order; ``damaged`` counts the other lines.
 
-    ``torn``: whether something follows the last line end; the next ``append`` ends that line, and it then counts as
-    damaged.
+    ``torn``: whether bytes follow the last line end; the next ``append`` ends that line, which then counts as damaged.
     """
 
     rows: list[dict[str, Any]]
@@ -28,14 +27,14 @@ class JsonLines:
 
 
 def parse_lines(data: bytes, key: str | None = None) -> JsonLines:
-    """The JSON objects of ``data``, one a line; with ``key``, those that have it."""
+    """The JSON objects of ``data``, one per line; with ``key``, only those that have it."""
     *lines, rest = data.split(b"\n")
     rows = [_row(line, key) for line in lines if line]
     return JsonLines([row for row in rows if row is not None], sum(row is None for row in rows), bool(rest))
 
 
 def read_lines(path: Path, key: str | None = None) -> JsonLines:
-    """As ``parse_lines``, of a file, which may be absent; warns once of each number of damaged lines in it."""
+    """``parse_lines`` of a file, which may be absent; warns once for each new number of damaged lines."""
     lines = parse_lines(path.read_bytes() if path.is_file() else b"", key)
     if lines.damaged:
         _warn(str(path), lines.damaged, len(lines.rows) + lines.damaged)
@@ -46,7 +45,7 @@ class LineWriter:
     """Appends rows to a file of JSON lines (mode 0600); several processes may do so.
 
     Args:
-        path: made if needed, its folder as well.
+        path: created if needed, with its folder.
         sync: whether ``append`` returns only once the line is on disk.
     """
 
@@ -56,11 +55,11 @@ class LineWriter:
         self._sync = sync
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """One more line. A torn line before it is ended first, so that it takes no other with it.
+        """Append one row. A torn last line is ended first, so that it does not spoil the new one.
 
         Raises:
-            OSError: it cannot be written, or not as a whole.
-            ValueError: the row holds what JSON does not know, or the file is closed.
+            OSError: the row cannot be written, or only in part.
+            ValueError: the row holds NaN or infinity, or the file is closed.
         """
         if self._file is None:
             raise ValueError("the file of JSON lines is closed")
@@ -68,13 +67,13 @@ class LineWriter:
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             line = b"\n" + line
-        while line:  # one write, which O_APPEND keeps apart from those of others; more only where the disk is full
+        while line:  # one write, which O_APPEND keeps apart from other processes' writes; more only on a full disk
             line = line[os.write(self._file, line) :]
         if self._sync:
             os.fsync(self._file)
 
     def close(self) -> None:
-        """Harmless when repeated."""
+        """Close the file; may be called again."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

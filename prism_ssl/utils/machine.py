@@ -1,4 +1,4 @@
-"""What this process may use of the machine it is on."""
+"""CPU cores and memory that this process may use (affinity, SLURM, control groups)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psutil
 _MEMORY_FILES = {"cgroup": "memory.limit_in_bytes", "cgroup2": "memory.max"}
 """By file system type: version 1 and version 2 of control groups."""
 
-_UNITS = {"K": 2**10, "": 2**20, "M": 2**20, "G": 2**30, "T": 2**40}  # SLURM counts in MiB where it names no unit
+_UNITS = {"K": 2**10, "": 2**20, "M": 2**20, "G": 2**30, "T": 2**40}  # SLURM counts in MiB without a unit
 
 
 def usable_cpus() -> int:
@@ -21,9 +21,9 @@ def usable_cpus() -> int:
 
 
 def started_ticks(process_id: int) -> int | None:
-    """When a process began, in ticks since the machine did (man 5 proc); None where there is none of that number.
+    """Start time of a process, in ticks since boot (man 5 proc); None if there is no such process.
 
-    Unlike psutil's time of creation it does not follow the wall clock, whose second may change between two looks.
+    Unlike psutil's creation time it does not depend on the wall clock, which may be adjusted between two calls.
     """
     try:
         return int(Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[19])
@@ -34,13 +34,13 @@ def started_ticks(process_id: int) -> int | None:
 def memory_limit_bytes(
     environment: Mapping[str, str] = os.environ, process: Path = Path("/proc/self")
 ) -> tuple[int, str]:
-    """The memory this process may use, and who says so: SLURM, a control group, or the machine. The least counts."""
+    """The smallest memory limit of this process, and its source: SLURM, a control group, or the machine."""
     machine = (psutil.virtual_memory().total, "the machine's memory")
     return min([machine, *_slurm_limits(environment), *_cgroup_limits(process)])
 
 
 def _slurm_limits(environment: Mapping[str, str]) -> Iterator[tuple[int, str]]:
-    """What the job was given on this node, by whichever of --mem, --mem-per-cpu and --mem-per-gpu it asked for."""
+    """The job's memory on this node, by whichever of --mem, --mem-per-cpu and --mem-per-gpu it requested."""
     for variable, things, count in (
         ("SLURM_MEM_PER_NODE", "", 1),
         ("SLURM_MEM_PER_CPU", "CPUs", _slurm_cpus(environment)),
@@ -53,7 +53,7 @@ def _slurm_limits(environment: Mapping[str, str]) -> Iterator[tuple[int, str]]:
 
 
 def _slurm_cpus(environment: Mapping[str, str]) -> int:
-    """CPUs of the job on this node; where SLURM does not say, those of a task, else those this process may use."""
+    """CPUs of the job on this node; if SLURM does not say, those of a task, else those this process may use."""
     for variable in ("SLURM_CPUS_ON_NODE", "SLURM_JOB_CPUS_PER_NODE", "SLURM_CPUS_PER_TASK"):
         count = _first_number(environment.get(variable, ""))
         if count:

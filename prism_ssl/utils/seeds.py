@@ -1,4 +1,4 @@
-"""Randomness as a value: a generator follows from names, never from what ran before it."""
+"""Random generators derived from a seed and names, independent of earlier draws."""
 
 from __future__ import annotations
 

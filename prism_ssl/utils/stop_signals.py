@@ -1,6 +1,6 @@
-"""Stop signals of a command from its first moment on: SIGTERM, SIGUSR1 and Ctrl-C interrupt it, with exit code 75.
+"""Stop signals: SIGTERM, SIGUSR1 and Ctrl-C interrupt a command, which exits with code 75.
 
-Needs nothing but the standard library, so that a command can ask for it before it imports anything else.
+Needs only the standard library, so that a command can install it before it imports anything else.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from types import FrameType
 from typing import NoReturn
 
 EXIT_INTERRUPTED = 75
-"""Exit code of a command that may simply be given again: EX_TEMPFAIL of sysexits.h."""
+"""Exit code of a command that resumes when it is run again: EX_TEMPFAIL of sysexits.h."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-NOTHING_BEGAN = "interrupted before anything began; the same command begins it"
+NOTHING_BEGAN = "interrupted before anything started; run the same command again"
 
 _POLL_S = 0.5
 _asked = threading.Event()
 
 
 def leave_on_stop_signals() -> None:
-    """From now on a stop signal ends the process at once; for the time in which there is nothing yet to clean up."""
+    """From now on a stop signal ends the process at once; for use while there is nothing to clean up yet."""
     for number in _heeded():
         signal.signal(number, _leave)
 
 
 @contextmanager
 def stop_signals_interrupt() -> Iterator[None]:
-    """While the block lasts, the first stop signal raises ``KeyboardInterrupt`` in the main thread.
+    """Inside the block, the first stop signal raises ``KeyboardInterrupt`` in the main thread.
 
-    Those that follow find it on its way out and are ignored, but for a second Ctrl-C, which raises again. Outside
-    the main thread, where handlers cannot be set, nothing changes.
+    Later ones are ignored, except a second Ctrl-C, which raises again. Does nothing outside the main thread, where
+    handlers cannot be set.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -47,36 +47,36 @@ def stop_signals_interrupt() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            # A command that has done its work leaves by its own exit code.
+            # A command that has finished its work exits with its own code.
             signal.signal(number, _ignore if handler is _leave else handler)
 
 
 def note_stop() -> None:
-    """For handlers of other modules: a stop signal has come."""
+    """Record that a stop signal has arrived; for handlers of other modules."""
     _asked.set()
 
 
 def stop_was_asked() -> bool:
-    """Whether a stop signal has come since ``stop_signals_interrupt`` was last entered, ignored ones included."""
+    """Whether a stop signal has arrived since ``stop_signals_interrupt`` was last entered, ignored ones included."""
     return _asked.is_set()
 
 
 def leave(code: int) -> NoReturn:
-    """End a command that has cleaned up, with this exit code.
+    """Exit with this code, after the command has cleaned up.
 
-    After an interruption the interpreter's own end is left out: threads of libraries that were cut off in the middle
-    can crash there (Ray's did, in preflight: SIGSEGV in place of 75).
+    After an interruption this skips the interpreter's own shutdown, in which interrupted library threads can crash
+    (Ray's did, in preflight: SIGSEGV instead of 75).
     """
     if code == EXIT_INTERRUPTED:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # full, closed, or none
+            with suppress(OSError, ValueError, AttributeError):  # full, closed, or None
                 stream.flush()
         os._exit(code)
     sys.exit(code)
 
 
 def ignore_stop_signals() -> None:
-    """The result is written, and what is left takes seconds: from now on only Ctrl-C cuts it short."""
+    """From now on only Ctrl-C interrupts: the result is written, and the rest takes seconds."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGUSR1):
             if signal.getsignal(number) is _interrupt:
@@ -85,14 +85,14 @@ def ignore_stop_signals() -> None:
 
 @contextmanager
 def stop_file_interrupts(path: Path) -> Iterator[None]:
-    """While the block lasts, a file that appears at ``path`` is to the main thread what SIGTERM is."""
+    """Inside the block, a file that appears at ``path`` acts on the main thread like SIGTERM."""
     over, main = threading.Event(), threading.main_thread().ident
     assert main is not None
 
     def watch() -> None:
         while not over.wait(_POLL_S):
             if path.exists():
-                # To the main thread itself: so it leaves a system call in which it waits.
+                # Sent to the main thread itself, so that it leaves a blocking system call.
                 signal.pthread_kill(main, signal.SIGTERM)
                 return
 
@@ -106,7 +106,7 @@ def stop_file_interrupts(path: Path) -> Iterator[None]:
 
 
 def _heeded() -> list[signal.Signals]:
-    """A signal that the command was started to ignore, as Ctrl-C by a shell's ``&``, stays ignored."""
+    """Stop signals to handle; one that was ignored at the start, as Ctrl-C under a shell's ``&``, stays ignored."""
     return [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
@@ -123,5 +123,5 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Not ``SIG_IGN``, which processes started from now on would inherit."""
+    """Ignore a stop signal without ``SIG_IGN``, which child processes would inherit."""
     note_stop()

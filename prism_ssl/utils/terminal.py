@@ -1,4 +1,4 @@
-"""Standard output and error that end nothing: what a command prints may be lost, what it does may not."""
+"""Fail-safe stdout and stderr: a failed write loses output but never ends the command."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ _LOST = (OSError, ValueError)
 
 @contextmanager
 def output_that_ends_nothing() -> Iterator[None]:
-    """While the block lasts, a write to stdout or stderr that fails is dropped; so is the flush when Python exits.
+    """Inside the block, a failed write to stdout or stderr is dropped; so is a failed flush when Python exits.
 
-    Streams that were closed when the command began lead nowhere, and their numbers are taken, so that no other file
-    gets them.
+    Streams that were closed when the command began are opened on /dev/null, so that no other file gets their numbers.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which gets the lowest free number: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (cast(TextIO, _Unfailing(stream)) for stream in before)
     try:
@@ -35,13 +34,13 @@ def output_that_ends_nothing() -> Iterator[None]:
 
 
 class _Unfailing:
-    """A text stream around another one, or around none: whatever fails in writing is dropped."""
+    """A text stream around another one, or around none: failed writes are dropped."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream: Any = stream if stream is not None else open(os.devnull, "w")  # noqa: PTH123, SIM115
 
     def write(self, text: str) -> int:
-        """As much of ``text`` as the stream takes, in characters that it knows."""
+        """Write as much of ``text`` as the stream takes; characters that it cannot encode are replaced."""
         try:
             self._stream.write(text)
         except UnicodeEncodeError as error:
@@ -52,7 +51,7 @@ class _Unfailing:
         return len(text)
 
     def flush(self) -> None:
-        """Write what is held back, if that can be done."""
+        """Flush the stream; a failure is dropped."""
         with suppress(*_LOST):
             self._stream.flush()
 
@@ -61,7 +60,7 @@ class _Unfailing:
 
 
 def _empty(stream: TextIO | None) -> None:
-    """Leave nothing in the stream for Python's own flush at exit, whose failure would be the exit code (120)."""
+    """Empty the stream, because a failed flush at Python's exit would set the exit code to 120."""
     if stream is None:
         return
     try:

@@ -6,7 +6,7 @@ import time
 
 
 class Stopwatch:
-    """Milliseconds since it was made or last lapped."""
+    """Milliseconds since creation or the last lap."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
@@ -22,7 +22,7 @@ class Stopwatch:
         return elapsed
 
     def leave_out(self, ms: float) -> None:
-        """Have the last ``ms`` not count."""
+        """Exclude the last ``ms`` from the elapsed time."""
         self._start += ms / 1e3
 
 

@@ -1,4 +1,4 @@
-"""The W&B client: imported once its places are set, its errors told as ours, its artifacts fetched and verified."""
+"""W&B client: import it with its folders set, convert its errors, fetch and verify artifacts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prism_ssl.utils.wandb_paths import enter_wandb_environment
 
 
 def load_client(tmp_root: Path) -> Any:
-    """The module ``wandb``, imported only once its environment is set; its files go below ``tmp_root``."""
+    """The module ``wandb``, imported after its environment is set, so that its files go below ``tmp_root``."""
     enter_wandb_environment(tmp_root)
     import wandb
 
@@ -21,7 +21,7 @@ def load_client(tmp_root: Path) -> Any:
 
 @contextmanager
 def client_errors(advice: str) -> Iterator[None]:
-    """What the client raises in the block becomes a ``TrackingError`` that ends with ``advice``."""
+    """Convert the client's errors in the block to a ``TrackingError`` that ends with ``advice``."""
     import wandb
 
     try:
@@ -32,7 +32,7 @@ def client_errors(advice: str) -> Iterator[None]:
 
 
 def fetch_artifact(artifact: Any, into: Path, advice: str) -> Path:
-    """Download an artifact of the reading side to the folder ``into``, and return that.
+    """Download an artifact of ``wandb.Api`` to the folder ``into``, and return the folder.
 
     Raises:
         TrackingError: the server does not answer.

@@ -1,4 +1,4 @@
-"""Where Weights & Biases may write: below the temporary root, and nowhere else; and to no other run than ours."""
+"""Environment that keeps W&B's files below the temporary root, and its records in our own run."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _FOLDERS = {
 
 
 def wandb_environment(tmp_root: Path) -> dict[str, str]:
-    """Variables that keep every file of the client below ``tmp_root`` and its words off the console."""
+    """Variables that keep every file of the client below ``tmp_root`` and its output off the console."""
     folders = {variable: str(tmp_root / name) for variable, name in _FOLDERS.items()}
     return folders | {"WANDB_SILENT": "true", "WANDB_CONSOLE": "off", "WANDB_ERROR_REPORTING": "false"}
 
 
 def enter_wandb_environment(tmp_root: Path) -> None:
-    """Make the folders and set the variables; to be called before ``wandb`` is imported, in every process.
+    """Create the folders and set the variables; call it before ``wandb`` is imported, in every process.
 
-    What the user's environment says about these places is overruled: a forgotten WANDB_DIR would fill the home. What
-    would make the client write to another run than the one that is asked for is removed.
+    The user's values for these folders are overridden, because a forgotten WANDB_DIR would fill the home. Variables
+    that would make the client write to another run are removed.
     """
     environment = wandb_environment(tmp_root)
     for variable in _FOLDERS:
         private_folder(Path(environment[variable]))
     os.environ.update(environment)
-    for variable in (*REDIRECTING, "WANDB_SERVICE"):  # the latter: a run here must not live in a parent's client
+    for variable in (*REDIRECTING, "WANDB_SERVICE"):  # the latter: a run must not use a parent's client
         os.environ.pop(variable, None)
-    tempfile.tempdir = None  # Python remembers the folder from before
+    tempfile.tempdir = None  # Python caches the earlier folder

@@ -64,5 +64,5 @@ def usable_scans(config: PrismConfig) -> UsableScans:
 
 
 def open_prepared(scan: PreparedScan, config: PrismConfig) -> OpenScan:
-    """Open a usable scan with the statistics that were found when it was checked."""
+    """Open a usable scan with the statistics from its check."""
     return open_scan(Path(scan.record.nifti_path), scan.stats, config.preflight.max_volume_bytes)

@@ -1,4 +1,4 @@
-"""What preflight found out about each file, kept from run to run."""
+"""Manifest: preflight's verdict on each file, kept from run to run."""
 
 from __future__ import annotations
 
@@ -25,18 +25,17 @@ from prism_ssl.utils.machine import started_ticks
 _log = logging.getLogger(__name__)
 
 LOCK_LIMIT_S = 60.0
-"""How long the end of a preflight waits for another one that is folding its parts, which takes it a second or two."""
+"""How long a preflight waits at its end for another one that merges its parts, which takes a second or two."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
     """The verdict on one selected row. ``reason`` is ``None`` for a scan that is kept; then every other field is given.
 
-    ``path`` is its file; of a row that leads to no file, the place where one was looked for, or the file that was kept
-    before, with what was found in it. ``size`` and ``mtime_ns``
-    are those of the file when it was checked, ``modality`` and ``config_hash`` what it was checked as and against; the
-    verdict holds as long as path and these four stay. ``content`` is equal where the voxels are. Intensities are
-    rescaled units.
+    ``path`` is its file; for a row without a file, the path at which one was expected, or the file that was kept
+    before, with its earlier findings. ``size`` and ``mtime_ns`` are those of the file when it was checked, ``modality``
+    and ``config_hash`` are the modality and the limits of the check; the verdict holds while path and these four stay
+    the same. Equal ``content`` means equal voxels. Intensities are in rescaled units.
     """
 
     scan_id: str
@@ -60,7 +59,7 @@ class ManifestRow:
     content: str | None = None
 
     def prepared(self, record: ScanRecord) -> PreparedScan:
-        """The scan as the pools want it; only for a row without a reason."""
+        """The scan in the form that the pools need; only for a row without a reason."""
         return PreparedScan(
             record=record,
             stats=RobustStats(_given(self.lowest), _given(self.median), _given(self.std)),
@@ -80,8 +79,8 @@ _SCHEMA = pl.Schema({field.name: _POLARS_TYPES[str(field.type).split(" ")[0]] fo
 
 
 class Manifest:
-    """``manifest.parquet`` and the part files of preflights that have not ended. Its files have mode 0600: they hold
-    paths. Several processes may have one folder; each writes and removes parts of its own.
+    """``manifest.parquet`` and the part files of unfinished preflights. Its files have mode 0600, because they hold
+    paths. Several processes may share a folder; each writes and removes its own parts.
 
     Args:
         folder: where ``manifest.parquet`` is; parts lie in its sub-folder ``manifest_parts``.
@@ -109,14 +108,14 @@ class Manifest:
         self._flushed_at = clock()
 
     def find(self, record: ScanRecord) -> ManifestRow | None:
-        """What was found when the file of a record was read last, whatever its age; also where it was away since."""
+        """The findings of the last read of a record's file, of any age, even if the file was unreachable since then."""
         return find_row(self._rows, record)
 
     def add(self, row: ManifestRow) -> None:
-        """Remember a row; it survives a kill once it is flushed.
+        """Add a row; it survives a kill once it is flushed.
 
-        One that says that the file is away keeps what was found when the file was read: a volume that is not mounted
-        for an hour must not cost the verdicts on all its files.
+        A row that says that the file is unreachable keeps the earlier findings: a volume that is unmounted for an hour
+        must not cost the verdicts on all its files.
         """
         earlier = self._rows.get((row.scan_id, row.modality))
         if earlier is not None and _was_kept(earlier) and row.size == 0 and row.reason in TRANSIENT_REASONS:
@@ -139,19 +138,19 @@ class Manifest:
         self._flushed_at = self._clock()
 
     def close(self) -> None:
-        """Fold all parts into ``manifest.parquet``, beside what other processes have put there meanwhile.
+        """Merge all parts into ``manifest.parquet``, keeping what other processes have put there meanwhile.
 
         Raises:
-            RunFolderError: another process holds the folder for too long, or its file system knows no locks.
+            RunFolderError: another process holds the folder for too long, or its file system has no locks.
         """
         self.flush()
         with self._locked():
-            # What another process writes from now on it folds itself, and has to wait with it.
+            # Parts that another process writes from now on are merged by that process, once it gets the lock.
             files = sorted(self._parts.iterdir())
             parts = _part_files(self._parts)
             if parts or not self.path.exists():
                 self._write(self.path, _folded([self.path, *sorted(parts, key=self._is_own)]))
-            folder_changed_s = self._parts.stat().st_mtime  # by the clock that dates its files, a file server's, say
+            folder_changed_s = self._parts.stat().st_mtime  # by the clock that dates its files, such as a file server's
             for file in files:
                 if self._is_own(file) or _is_left_behind(file, folder_changed_s):
                     file.unlink(missing_ok=True)
@@ -172,7 +171,7 @@ class Manifest:
     def _locked(self) -> Iterator[None]:
         lock = FolderLock(self._folder)
         try:
-            # A lock daemon that is away may hang; then the time limit is that of the whole call.
+            # The call may hang if the lock daemon is down; then the time limit of the whole call applies.
             free = within(self._lock_limit_s + _LOCK_HANGS_S, lambda: lock.acquire(self._lock_limit_s))
         except OSError as error:  # a TimeoutError is one
             raise RunFolderError(
@@ -182,7 +181,7 @@ class Manifest:
         if not free:
             raise RunFolderError(
                 f"{self._folder} is held by another process for more than {self._lock_limit_s:g} s; see which one "
-                f"(fuser {self._folder / '.lock'}), or set --run.root to another folder. What was found is kept there"
+                f"(fuser {self._folder / '.lock'}), or set --run.root to another folder. The verdicts are kept there"
             )
         try:
             yield
@@ -191,14 +190,14 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> dict[tuple[str, str], ManifestRow]:
-    """Scan id and modality -> row, of a folder that others may be writing; without locks, and nothing is made."""
+    """(scan id, modality) -> row, from a folder that others may be writing; takes no lock and creates nothing."""
     parts = [row for file in _part_files(folder / _PARTS) for row in _rows(file)]
-    # After the parts: one that has gone meanwhile was folded into it.
+    # Read after the parts: a part that vanished meanwhile was merged into it.
     return {(row.scan_id, row.modality): row for row in (*_rows(folder / "manifest.parquet"), *parts)}
 
 
 def find_row(rows: dict[tuple[str, str], ManifestRow], record: ScanRecord) -> ManifestRow | None:
-    """What was found when the file of a record was read last, whatever its age; also where it was away since."""
+    """The findings of the last read of a record's file, of any age, even if the file was unreachable since then."""
     row = rows.get((record.scan_id, record.modality))
     if row is None or row.path != record.nifti_path:
         return None
@@ -206,7 +205,7 @@ def find_row(rows: dict[tuple[str, str], ManifestRow], record: ScanRecord) -> Ma
 
 
 def _was_kept(row: ManifestRow) -> bool:
-    """Whether a file was kept when it was read; it may be away since."""
+    """Whether a file was kept when it was read; it may be unreachable since then."""
     return row.content is not None and (row.reason is None or row.reason in TRANSIENT_REASONS)
 
 
@@ -216,20 +215,20 @@ def _part_files(parts: Path) -> list[Path]:
 
 
 def _folded(files: list[Path]) -> pl.DataFrame:
-    """Of each scan and modality the last row."""
+    """The last row of each scan and modality."""
     tables = [table for file in files if (table := _table(file)) is not None]
     return pl.concat([pl.DataFrame(schema=_SCHEMA), *tables]).unique(_KEY, keep="last", maintain_order=True)
 
 
 def _table(file: Path) -> pl.DataFrame | None:
     try:
-        table = pl.read_parquet(io.BytesIO(file.read_bytes()))  # of bytes: to polars a path may be a pattern
+        table = pl.read_parquet(io.BytesIO(file.read_bytes()))  # bytes, because polars may read a path as a pattern
     except FileNotFoundError:
         return None
     except pl.exceptions.PolarsError as error:
         _log.warning("%s cannot be read (%s); its files are checked again", file, type(error).__name__)
         return None
-    return table if table.schema == _SCHEMA else None  # written by another version: its verdicts are not ours
+    return table if table.schema == _SCHEMA else None  # written by another version: its verdicts do not hold
 
 
 def _rows(file: Path) -> Iterator[ManifestRow]:
@@ -247,7 +246,7 @@ def _host() -> str:
 
 
 def _is_left_behind(file: Path, now_s: float) -> bool:
-    """Whether the process that wrote a part cannot come back for it: dead, or on another host and not heard of."""
+    """Whether the process that wrote a part has gone: it is dead, or on another host and silent for a week."""
     _, *owner, _ = file.name.split("-") if file.name.count("-") == 4 else ("", "", "", "", "")
     if owner[0] == _host():
         return str(started_ticks(int(owner[1]))) != owner[2]

@@ -1,4 +1,4 @@
-"""Scans that failed at run time, remembered until their file changes, or can be reached again."""
+"""Quarantine: scans that failed at run time, kept until their file changes or is reachable again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STAT_S = 10.0
 
 @dataclass(frozen=True)
 class QuarantinedScan:
-    """One failure: ``size`` and ``mtime_ns`` are those of the file that failed, 0 where it could not be asked."""
+    """One failure: ``size`` and ``mtime_ns`` are those of the file that failed, 0 where it was unreachable."""
 
     scan_id: str
     stage: str
@@ -27,10 +27,10 @@ class QuarantinedScan:
 
     @property
     def condemns(self) -> bool:
-        """Whether what failed is what the file says, and not the way to it, or the machine: that may be well again."""
+        """Whether the file's content is to blame, and not the storage or the machine, which may recover."""
         kind, _, told = self.cause.partition(": ")
         reason = told.partition(": ")[0] if kind == ScanRejected.__name__ else kind
-        error = getattr(builtins, kind, Exception)  # earlier versions put scans here for what the system could not do
+        error = getattr(builtins, kind, Exception)  # earlier versions quarantined scans for system errors too
         return reason not in TRANSIENT_REASONS and not issubclass(error, (OSError, MemoryError, RuntimeError))
 
 
@@ -41,14 +41,14 @@ class Quarantine:
     """A file of JSON lines (mode 0600) that several processes may append to.
 
     Args:
-        path: the file; it and its folder are made by the first ``append``.
+        path: the file; the first ``append`` creates it and its folder.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
 
     def append(self, scan_id: str, stage: str, cause: str, size: int, mtime_ns: int) -> None:
-        """Remember a scan; returns once the line is on disk."""
+        """Add a scan; returns once the line is on disk."""
         file = LineWriter(self._path, sync=True)
         try:
             file.append(asdict(QuarantinedScan(scan_id, stage, cause, size, mtime_ns)))
@@ -56,12 +56,12 @@ class Quarantine:
             file.close()
 
     def load(self) -> dict[str, QuarantinedScan]:
-        """The latest entry of each scan; a last line torn by a crash counts as not written."""
+        """The latest entry of each scan; a last line torn by a crash is left out."""
         entries = map(_entry, read_lines(self._path).rows)
         return {entry.scan_id: entry for entry in entries if entry is not None}
 
     def damaged_lines(self) -> int:
-        """How many lines of the file are no entries, so that their scans are not known."""
+        """Number of lines that are no valid entries; their scans are unknown."""
         lines = read_lines(self._path)
         return lines.damaged + sum(_entry(row) is None for row in lines.rows)
 

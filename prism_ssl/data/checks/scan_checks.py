@@ -1,4 +1,4 @@
-"""The checks that one scan must pass, cheapest first; without Ray, so that each can be tried alone.
+"""The checks that one scan must pass, cheapest first; without Ray, so that each can be run alone.
 
 A check is a function that raises ``ScanRejected`` with a reason and the numbers behind it, or returns nothing.
 """
@@ -38,18 +38,18 @@ SIGNED_SHARE_MAX = 0.05
 """... and an MR with more than this share of such voxels is a statistical or parametric map."""
 
 CT_AIR_HU_MIN = -1200.0
-"""Air with its noise lies above; lower values are a CT's padding, which is no proof of HU."""
+"""Noisy air lies above this; lower values are a CT's padding, which does not prove HU."""
 
 DENSE_HU, DENSE_SHARE_MAX = 700.0, 0.25
-"""Of a body in HU no larger share of what is not air is denser than this; water is, once the intercept is lost."""
+"""In HU, at most this share of a body's non-air voxels is denser than this; with the intercept lost, water is too."""
 
 NEAR_INTEGER = 1e-3
-"""How far a float lies from an integer at most that counts as one: labels that were rescaled or resampled."""
+"""Largest distance from an integer at which a float counts as one: labels that were rescaled or resampled."""
 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """What the voxel checks look at; ``lowest`` and ``highest`` are rescaled values of the whole volume."""
+    """Input of the voxel checks; ``lowest`` and ``highest`` are rescaled values of the whole volume."""
 
     modality: str
     header: ScanHeader
@@ -65,7 +65,7 @@ class Volume:
 
 
 def inspect(path: str, modality: str, config: PrismConfig) -> tuple[ScanHeader, RobustStats]:
-    """Read a whole file and return what it was found to be.
+    """Read a whole file, run all checks, and return its header and statistics.
 
     Raises:
         ScanRejected: the first check that it fails.
@@ -75,7 +75,7 @@ def inspect(path: str, modality: str, config: PrismConfig) -> tuple[ScanHeader, 
 
 
 def inspect_and_open(path: str, modality: str, config: PrismConfig) -> tuple[ScanHeader, OpenScan]:
-    """As ``inspect``, and keep what was read, ready to be sampled: for those who want it once."""
+    """As ``inspect``, but return the open scan, ready for sampling, so that the file is read only once."""
     header = read_header(path)
     for check_header in HEADER_CHECKS:
         check_header(header, config)
@@ -140,7 +140,7 @@ HEADER_CHECKS: tuple[Callable[[ScanHeader, PrismConfig], None], ...] = (
     _orientation_known,
     _ball_fits,
 )
-"""Asked before a byte is inflated."""
+"""Run before any data is decompressed."""
 
 
 def _finite_range(voxels: npt.NDArray[Any], header: ScanHeader) -> tuple[float, float]:
@@ -159,7 +159,7 @@ def _finite_range(voxels: npt.NDArray[Any], header: ScanHeader) -> tuple[float, 
 
 
 def _not_integers_read_as_floats(voxels: npt.NDArray[Any], raw_ends: tuple[float, float]) -> None:
-    """Under a wrong data type small integers are tiny floating-point numbers, and negative ones are NaN."""
+    """Refuse integers with a float data type: small ones read as tiny floats, and negative ones as NaN."""
     highest = max(map(abs, raw_ends))
     if not math.isfinite(highest):
         highest = max(
@@ -180,7 +180,7 @@ def _not_a_label_map(volume: Volume, config: PreflightConfig) -> None:
         return
     limit = config.label_map_values
     found = _distinct(stats_sample(volume.voxels))
-    for plane in volume.voxels:  # only a volume whose sample is poor in values is looked at as a whole
+    for plane in volume.voxels:  # the whole volume is searched only if the sample has few values
         if found.size > limit:
             return
         found = np.union1d(found, _distinct(plane))
@@ -190,7 +190,7 @@ def _not_a_label_map(volume: Volume, config: PreflightConfig) -> None:
 
 
 def _distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The values that occur; floats that all lie close to integers, not all to 0, count as those."""
+    """The distinct values; floats that all lie close to integers, and not all to 0, are rounded."""
     if values.dtype.kind == "f":
         whole = np.rint(values)
         if whole.any() and np.abs(values - whole).max() <= NEAR_INTEGER:
@@ -215,7 +215,7 @@ def _ct_in_hu(volume: Volume, config: PreflightConfig) -> None:
 
 
 def _only_padding(air: Float32, others: Float32) -> bool:
-    """Whether what seems to be air is one value, without noise, while much of the rest is denser than soft tissue."""
+    """Whether the seeming air is a single value, without noise, and much of the rest is denser than soft tissue."""
     return air.size > 0 and air.min() == air.max() and float(np.mean(others > DENSE_HU)) > DENSE_SHARE_MAX
 
 
@@ -236,4 +236,4 @@ VOLUME_CHECKS: tuple[Callable[[Volume, PreflightConfig], None], ...] = (
     _ct_in_hu,
     _mr_not_signed,
 )
-"""Asked once the whole file has been read and every voxel is finite."""
+"""Run once the whole file has been read and every voxel is finite."""

@@ -1,4 +1,4 @@
-"""The verdict on one file, as preflight keeps it; without Ray."""
+"""Check one file and return the verdict that preflight keeps; without Ray."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from prism_ssl.errors import ArchiveUnreachable, MachineTrouble, ScanRejected
 from prism_ssl.utils.hashing import content_hash, short_id
 
 CHECKS_VERSION = 2
-"""Raised whenever a check changes its mind about some file, so that manifests of earlier versions are not reused."""
+"""Increased whenever a check judges some file differently, so that manifests of earlier versions are not reused."""
 
 
 def check_scan(record: ScanRecord, config: PrismConfig) -> ManifestRow:
     """The verdict on one file, read to its end within ``data.open_timeout_s``.
 
-    Raises ``MachineTrouble`` where this machine could not read it: that is no verdict.
+    Raises ``MachineTrouble`` where this machine could not read it, which is no verdict on the file.
     """
     size = mtime_ns = 0
     limit_s = config.data.open_timeout_s
@@ -36,12 +36,12 @@ def check_scan(record: ScanRecord, config: PrismConfig) -> ManifestRow:
     except ScanRejected as rejected:
         reason, detail = rejected.reason, rejected.detail
         if reason == RejectReason.NOT_A_NIFTI and _is_pointer(record.nifti_path, limit_s):
-            detail = "a pointer of git-annex or Git LFS, whose content was not fetched: git annex get, or git lfs pull"
+            detail = "a git-annex or Git LFS pointer without its content; fetch that: git annex get, or git lfs pull"
     except ArchiveUnreachable as away:
         reason, detail = RejectReason.NOT_READABLE, str(away)
     except MachineTrouble:
         raise
-    except Exception as error:  # noqa: BLE001  the edge of a task: one odd file must not cost the others theirs
+    except Exception as error:  # noqa: BLE001  the edge of a task: one odd file must not cost the others their verdicts
         text = str(error).replace(record.nifti_path, "the file")
         reason, detail = RejectReason.NIFTI_LOAD_FAILED, f"{type(error).__name__}: {text}"
     return ManifestRow(
@@ -58,10 +58,10 @@ def _findings(record: ScanRecord, config: PrismConfig) -> dict[str, Any]:
 
 
 def _content(scan: OpenScan) -> str:
-    """Equal where the voxels are, however they were packed.
+    """Fingerprint of the voxels, whatever their compression.
 
-    The checksum alone would be that of another scan by chance once in 10^5 files, but not with the same shape, median
-    and deviation. It takes 29 ms of a CT of 105 MB, whose check takes 400; sha256 would take 84.
+    By chance the checksum alone would match another scan's once in 10^5 files, but not with the same shape, median and
+    deviation. It takes 29 ms for a CT of 105 MB, of 400 ms for the whole check; sha256 would take 84 ms.
     """
     voxels, stats = scan.voxels, scan.stats
     told = (zlib.crc32(voxels.data), voxels.dtype.str, voxels.shape, stats.lowest, stats.median, stats.std)

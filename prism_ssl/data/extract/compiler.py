@@ -1,4 +1,4 @@
-"""Compile functions with numba for this processor, and keep what was compiled on disk."""
+"""Compile functions with numba for this processor, and cache them on disk."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def _prepare_compiler() -> bool:
     """Settings that numba reads before it compiles; True when 16 lanes can be loaded by one instruction.
 
-    Compiled code is kept in ``kept_root`` for all jobs of a user, unless NUMBA_CACHE_DIR is set; in a folder for each
-    text of this folder, since numba fails on an index that names a type which the code no longer has.
+    Compiled code is cached in ``kept_root`` for all jobs of a user, unless NUMBA_CACHE_DIR is set. Each version of this
+    package's source has its own cache, since numba fails on an index that names a type which the code no longer has.
     """
     settings: Any = numba.config
     if not settings.CACHE_DIR:
@@ -29,7 +29,7 @@ def _prepare_compiler() -> bool:
     if "+avx512f" not in features.split(","):
         return False
     settings.CPU_FEATURES = f"{features},-prefer-256-bit"  # whole vectors: 0.92x the time on a Xeon of 2023
-    return not llvm.get_host_cpu_name().startswith("znver")  # there, loads in turn take 0.88x the time of a gather
+    return not llvm.get_host_cpu_name().startswith("znver")  # on AMD Zen, single loads take 0.88x the time of a gather
 
 
 GATHERS = _prepare_compiler()

@@ -2,11 +2,10 @@
 
 Legend
     band    some of a patch's 16 rows; its pixels are the lanes that every step below works on together
-    base    voxel (i, j, k) from which the cells of a band are counted, so that float32 holds where its lanes fall
+    base    voxel (i, j, k) that the positions of a band are relative to, so that float32 resolves its lanes
     corner  one of the 8 neighbours of a lane; stored as 4 pairs along i: [pair (j, k), lane, (i, i + 1)]
 
-Scratch arrays are flat and read at constant distances: only then does the compiler prove that the loops below may
-become vector instructions.
+Scratch arrays are flat and read at constant strides: only then does the compiler vectorise the loops below.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ Int64 = npt.NDArray[np.int64]
 Shape = tuple[int, int, int]
 
 
-# Where scalar stores fill a band, a vector load of it waits for them: 1 row takes 1.9x the time of 4, 16 take 1.3x.
-# Where a gather does, 4 rows take 1.05x the time of 8.
+# Scalar stores fill a band: a vector load of it waits for them; 1 row takes 1.9x the time of 4, 16 take 1.3x.
+# A gather fills a band: 4 rows take 1.05x the time of 8.
 _BAND_ROWS = 8 if GATHERS else 4
 _LANES = _BAND_ROWS * PATCH_PX
-# float32 places the lanes of a band to 1e-4 voxel; a band this close to the border has every neighbour checked.
+# float32 places the lanes of a band to 1e-4 voxel; this close to the border every neighbour is checked.
 _BORDER_VOXELS = 1e-3
 _FULL_SCALE = np.float32(PATCH_SCALE)
 
@@ -41,8 +40,8 @@ _FULL_SCALE = np.float32(PATCH_SCALE)
 def extract_view(scan: OpenScan, view: View, patch_mm: float, out: Int16) -> None:
     """Fill ``out`` [N, H, W] with the patches of ``view``, windowed to [-1, 1] and scaled by ``PATCH_SCALE``.
 
-    Where the pixels lie is told by ``pixel_to_voxel``. Values are trilinear; each neighbour outside the volume
-    counts as the scan's lowest value.
+    ``pixel_to_voxel`` gives the pixels' positions. Values are trilinear; each neighbour outside the volume counts as
+    the scan's lowest value.
 
     Raises:
         ValueError: ``out`` is not int16 [N, 16, 16], or it or the scan's voxels are not C-contiguous.
@@ -53,13 +52,13 @@ def extract_view(scan: OpenScan, view: View, patch_mm: float, out: Int16) -> Non
     voxels = np.asarray(scan.voxels).reshape(-1)
     voxels.flags.writeable = False  # one compiled version serves arrays and read-only maps
     matrix, positions_mm = pixel_to_voxel(scan, view, patch_mm), np.ascontiguousarray(view.positions_mm, np.float32)
-    by_plane = np.argsort(positions_mm @ matrix[2, :3])  # near the patch before in memory: 0.95x the time
+    by_plane = np.argsort(positions_mm @ matrix[2, :3])  # neighbouring patches in turn: 0.95x the time
     scratch, bands = _scratch(voxels.dtype), out.reshape(-1, _LANES)
     _fill_patches(voxels, scan.shape, matrix, positions_mm, by_plane, in_float32, scratch, bands)
 
 
 def warm_up(dtype: npt.DTypeLike) -> None:
-    """Have the code for voxels of ``dtype`` ready: seconds the first time on a machine, milliseconds after."""
+    """Compile or load the code for voxels of ``dtype``: seconds the first time on a machine, then milliseconds."""
     scan = OpenScan(np.zeros((2, 2, 2), dtype), 1.0, 0.0, np.eye(4), RobustStats(0.0, 0.0, 1.0))
     view = View(np.zeros(3), 1.0, np.zeros(3), 0.0, 1.0, np.zeros((1, 3), np.float32))
     extract_view(scan, view, float(PATCH_PX), np.empty((1, PATCH_PX, PATCH_PX), np.int16))
@@ -83,15 +82,15 @@ class _Levels(NamedTuple):
 
 
 class _Scratch(NamedTuple):
-    """Intermediate results: the first three of the view, the others of one band."""
+    """Intermediate results: the first three for the view, the others for one band."""
 
     lane_offset: Float32  # [3 x lanes] from the first lane of a band, voxels
     lowest_offset: Float64  # [3]
     highest_offset: Float64  # [3]
     base: Int64  # [3]
-    start: Float64  # [3] first lane of the band, counted from the base
-    place: Int32  # [lanes] of the cell in memory, counted from that of the base
-    fraction: Float32  # [3 x lanes] how far from the cell to the next one
+    start: Float64  # [3] first lane of the band, relative to the base
+    place: Int32  # [lanes] memory offset of the cell from the base
+    fraction: Float32  # [3 x lanes] fraction of the way from the cell to the next one
     raw_corners: Voxels  # [4 x lanes x 2]
     checked_corners: Float32  # [4 x lanes x 2]
 
@@ -117,7 +116,7 @@ def _mix(pair: tuple[np.float32, np.float32], share: np.float32) -> np.float32:
 
 @compiled
 def _place_lanes(shape: Shape, matrix: Float64, offset: Float32, lowest: Float64, highest: Float64) -> bool:
-    """Offsets of a band's lanes from its first one; whether places in memory, counted from its base, fit int32."""
+    """Set the lanes' offsets from a band's first lane; returns whether memory offsets from its base fit int32."""
     reach, stride = 0.0, 1.0
     for axis in range(3):
         column, row = matrix[axis, 3], matrix[axis, 4]
@@ -135,7 +134,7 @@ def _place_lanes(shape: Shape, matrix: Float64, offset: Float32, lowest: Float64
 def _locate(
     shape: Shape, x0: np.float32, y0: np.float32, z0: np.float32, lane_offset: Float32, place: Int32, fraction: Float32
 ) -> None:
-    """Where the lanes of a band fall when its first one falls at (x0, y0, z0) from the base."""
+    """Cells and fractions of a band's lanes, with the first lane at (x0, y0, z0) relative to the base."""
     row, plane = np.int32(shape[0]), np.int32(shape[0] * shape[1])
     for lane in range(_LANES):
         x, y, z = x0 + lane_offset[lane], y0 + lane_offset[_LANES + lane], z0 + lane_offset[2 * _LANES + lane]
@@ -188,7 +187,7 @@ def _gather_checked(
 
 @compiled
 def _blend(corners: Voxels, fraction: Float32, gain: np.float32, offset: np.float32, out: Int16, band: int) -> None:
-    """Trilinear value of each lane, through the window, to fixed point."""
+    """Trilinear value of each lane, windowed and converted to fixed point."""
     for lane in range(_LANES):
         x, y, z = fraction[lane], fraction[_LANES + lane], fraction[2 * _LANES + lane]
         a = _mix(pair_of(corners, lane), x)

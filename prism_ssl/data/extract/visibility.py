@@ -1,4 +1,4 @@
-"""What a view shows of its scan: whether its pixels are cut off by the window, all alike, or outside the volume."""
+"""Detect empty views: pixels saturated by the window, flat, or outside the volume."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from prism_ssl.data.scan import OpenScan
 from prism_ssl.data.views import MIDDLE_PX, View, pixel_to_voxel
 
 LOOKED_AT_PATCHES = 32
-"""A view is judged by so many of its patches, the first: all are drawn alike. That takes 0.035 ms (Xeon with AVX-512),
-2.4 % of cutting out 1,024 patches; where the consumer cuts, these few are cut here too, which takes 0.16 ms."""
+"""A view is judged by this many of its first patches: all are drawn alike. That takes 0.035 ms (Xeon with AVX-512), 2.4
+% of cutting out 1,024 patches; if the consumer cuts views out, these few are cut out here too, which takes 0.16 ms."""
 
 SATURATED_SHARE = 0.9
 """Share of the pixels at the ends of the window (-1 or 1) from which a view counts as saturated."""
@@ -25,22 +25,22 @@ FLAT_SPAN = 0.01
 """Difference between brightest and darkest pixel, over the whole range of the window, up to which a view is flat."""
 
 OUTSIDE_SHARE = 0.5
-"""Share of the pixels beyond the outermost voxels' faces from which a view lies outside the volume."""
+"""Share of the pixels beyond the outermost voxels' faces from which a view counts as outside the volume."""
 
 KINDS = ("views_saturated", "views_flat", "views_outside")
-"""What a view that shows nothing may be, also several of them; their place is their bit in ``Visibility.bits``."""
+"""Kinds of empty view; several may apply. The index of a kind is its bit in ``Visibility.bits``."""
 
 EMPTY = "views_empty"
-"""Of any of ``KINDS``."""
+"""A view of any of ``KINDS``."""
 
 _LAST = PATCH_PX - 1
 _COLUMNS_ROWS = np.array([(0, 0), (_LAST, 0), (0, _LAST), (_LAST, _LAST), (_LAST / 2, _LAST / 2)]).T
-"""Pixels of a patch whose place is asked for: corners and middle, [2, 5]."""
+"""Pixels of a patch that are located: corners and middle, [2, 5]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visibility:
-    """Of the pixels looked at: shares at an end of the window and outside the volume; span 1 is the whole window."""
+    """Shares of the examined pixels at an end of the window and outside the volume; span 1 is the whole window."""
 
     saturated_share: float
     span: float
@@ -48,7 +48,7 @@ class Visibility:
 
     @property
     def bits(self) -> int:
-        """Which of ``KINDS`` the view is; 0: it shows something."""
+        """Bit mask of the ``KINDS`` that apply; 0: the view is not empty."""
         found = (
             self.saturated_share >= SATURATED_SHARE,
             self.span <= FLAT_SPAN,
@@ -60,7 +60,8 @@ class Visibility:
 def measure_visibility(
     scan: OpenScan, view: View, patch_mm: float, patches: npt.NDArray[np.int16] | None = None
 ) -> Visibility:
-    """Judge a view. ``patches`` [N, H, W] are its pixels as ``extract_view`` gives them; None: some are cut out."""
+    """Judge a view. ``patches`` [N, H, W] are its pixels from ``extract_view``; None: the first ones are cut out
+    here."""
     few = view.first_patches(LOOKED_AT_PATCHES)
     if patches is None:
         patches = np.empty((len(few.positions_mm), PATCH_PX, PATCH_PX), np.int16)
@@ -73,7 +74,7 @@ def measure_visibility(
 
 
 def kinds_of(bits: int) -> list[str]:
-    """The names of what a view was found to be, ``EMPTY`` among them."""
+    """The names of the kinds in ``bits``, with ``EMPTY`` if there is any."""
     return [kind for bit, kind in enumerate(KINDS) if bits >> bit & 1] + ([EMPTY] if bits else [])
 
 
@@ -96,7 +97,7 @@ def _outside_share(scan: OpenScan, view: View, patch_mm: float) -> float:
 
 
 def _surely_inside(scan: OpenScan, radius_mm: float, matrix: Float64) -> bool:
-    """Whether the box around the ball, as far as patches reach out of it, is inside: true of most views, and cheap."""
+    """Whether the box around the ball and its outermost patches is inside: true of most views, and cheap to test."""
     for (x, y, z, column, row, first), n in zip(matrix.tolist(), scan.shape, strict=True):
         middle = first + MIDDLE_PX * (column + row)
         reach = radius_mm * math.hypot(x, y, z) + MIDDLE_PX * (abs(column) + abs(row))

@@ -1,4 +1,4 @@
-"""Cutting views out of volumes that lie on a torch device; the same pixels and values as ``extract.extract_view``."""
+"""Cut views out of volumes on a torch device, with the pixels and values of ``extract.extract_view``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from prism_ssl.contracts import PATCH_PX, PATCH_SCALE
 class DeviceVolume:
     """The raw voxels of a scan on a device, flat, i fastest; ``shape`` is (nx, ny, nz).
 
-    torch indexes no unsigned numbers wider than a byte: such voxels lie there as signed ones of the same bits, and
-    ``wrap`` (2 to the power of their bits) is added where they are negative. 0: the voxels are what they seem.
+    torch cannot index unsigned numbers wider than a byte: such voxels are stored as signed numbers with the same bits,
+    and ``wrap`` (2 to the power of their bits) is added to negative ones. 0: no correction.
     """
 
     voxels: torch.Tensor
@@ -30,8 +30,8 @@ def extract_views(
     All arguments lie on one device.
 
     Args:
-        pixel_to_voxel: [V, 3, 6] float64, see ``lattice.pixel_to_voxel``.
-        levels: [V, 3] float32: gain, offset, outside of ``lattice.Levels``.
+        pixel_to_voxel: [V, 3, 6] float64, see ``views.pixel_to_voxel``.
+        levels: [V, 3] float32: gain, offset, outside of ``views.levels``.
         positions_mm: [V, N, 3] float32, prism frame.
     """
     gain, offset, outside = (levels[:, number, None, None] for number in range(3))
@@ -46,7 +46,8 @@ def extract_views(
 def _locate(
     pixel_to_voxel: torch.Tensor, positions_mm: torch.Tensor
 ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-    """For i, j and k: the voxel below each pixel, [V, N, HW] int64, and how far from it to the next one, float32."""
+    """For i, j and k: the voxel below each pixel, [V, N, HW] int64, and the fraction of the way to the next,
+    float32."""
     device = positions_mm.device
     rows_columns = torch.cartesian_prod(*[torch.arange(PATCH_PX, device=device, dtype=torch.float64)] * 2)
     pixel_offset = pixel_to_voxel[:, :, 3:5] @ rows_columns.flip(1).T  # [V, 3, HW]

@@ -1,4 +1,4 @@
-"""Which volumes are on the device: each is copied there once per stay in a pool, and goes when its scan leaves."""
+"""Volumes on the device: each is copied once per stay in a pool, and freed when its scan leaves."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from prism_ssl.data.gpu.extract import DeviceVolume, extract_views
 
 
 class VolumeMirror:
-    """Device copies of the open scans of all pool actors, and the patches that chunks ask of them.
+    """Device copies of all pool actors' open scans, and the extraction of the chunks' patches from them.
 
     After a call, it holds exactly the volumes that each actor's last chunk lists as ``mirrored``; during a call, also
-    the volumes of the one chunk at hand that have left their pool since. Volumes keep their type on disk.
+    the volumes of the current chunk that have left their pool since. Volumes keep the data type that they have on disk.
 
     Args:
         stage_bytes: host memory (page-locked for a GPU) through which volumes pass on their way.
@@ -30,7 +30,7 @@ class VolumeMirror:
 
     @property
     def scan_ids(self) -> set[str]:
-        """The scans whose volumes are here."""
+        """The scans with a volume on the device."""
         return {scan_id for volumes in self._volumes.values() for scan_id in volumes}
 
     @property
@@ -47,7 +47,7 @@ class VolumeMirror:
     ) -> torch.Tensor:
         """The patches of a batch, [B, 2, N, H, W] float32 in [-1, 1].
 
-        ``chunks`` are one of each actor, always in the same order; the tensors are what they hold, on the device.
+        ``chunks`` holds one chunk of each actor, always in the same order; the tensors are their arrays, on the device.
         """
         B, sides, N = positions_mm.shape[:3]
         patches = torch.empty((B, sides, N, PATCH_PX, PATCH_PX), device=self._device)
@@ -55,7 +55,7 @@ class VolumeMirror:
         for worker, chunk in enumerate(chunks):
             volumes = self._volumes.setdefault(worker, {})
             self._receive(chunk, volumes)
-            for visit in chunk.visits:  # one by one: what lies between index and value takes 200 bytes a pixel
+            for visit in chunk.visits:  # one by one: intermediate results take 200 bytes a pixel
                 volume = volumes[visit.scan_id]
                 patches[row] = extract_views(volume, pixel_to_voxel[row], levels[row], positions_mm[row])
                 row += 1
@@ -67,7 +67,7 @@ class VolumeMirror:
         chunk.map_volumes()
         for scan_id, voxels in chunk.volumes.items():
             assert isinstance(voxels, np.ndarray), "all volumes are mapped"
-            volumes.pop(scan_id, None)  # of an actor that died; before its successor's copy takes as much again
+            volumes.pop(scan_id, None)  # of an actor that died; freed before its successor's copy takes as much
             volumes[scan_id] = self._copied(voxels)
 
     def _copied(self, voxels: npt.NDArray[Any]) -> DeviceVolume:

@@ -75,7 +75,7 @@ def _empty_views() -> Rule:
             f"{span.mean('views_saturated_share'):.0%} are saturated (nearly all pixels black or white), "
             f"{span.mean('views_flat_share'):.0%} have a single grey value, "
             f"{span.mean('views_outside_share'):.0%} lie outside the volume; views_by_scan.json in the run folder "
-            "lists the worst scans first, and the inspect_views notebook shows their views"
+            "lists the worst scans first; draw their views with 'prism inspect CATALOG --scan ID'"
         ),
     )
 

@@ -72,7 +72,7 @@ def remove(leftover: Leftover) -> DiskUsage:
         if not lock.acquire():
             return DiskUsage()
         return _delete(leftover.path)
-    except OSError:  # somebody else removed it, or its disk does not answer
+    except OSError:  # another process removed it, or its disk does not answer
         return DiskUsage()
     finally:
         lock.release()

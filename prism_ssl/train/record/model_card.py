@@ -38,7 +38,7 @@ def _card(
         "## Load it",
         '```python\nimport prism_ssl\n\nencoder = prism_ssl.load_encoder("FOLDER OF THIS FILE")\n```',
         "A whole archive:",
-        "```\npython -m prism_ssl.embed.command --catalog TABLE --checkpoint FOLDER --out FILE.parquet\n```",
+        "```\nprism embed --catalog TABLE --checkpoint FOLDER --out FILE.parquet\n```",
         "## Trained on",
         _data(description["data"]),
         "## Held-out evaluation",

@@ -1,1 +1,1 @@
-"""Start and leave a Ray cluster, map over it, export metrics from it."""
+"""Start or join a Ray cluster, export metrics from it, and clean up after it."""

@@ -1,8 +1,8 @@
-"""Cleans up after a driver that was killed: a process of its own that outlives it by a few seconds.
+"""Watcher process that cleans up after a killed driver: Ray processes and temporary folders.
 
-Ray's own processes end with their driver, all but its two agents, which stay for ever when the cluster's head is
-gone (Ray 2.60). Started by ``after_death``; run as a script with nothing but the standard library and the module
-``fs`` beside it, so that it costs a few MB. It does nothing where there is no /proc.
+Ray's processes end with their driver, except its two agents, which stay forever when the cluster's head is gone (Ray
+2.60). ``after_death`` starts this file as a script; it imports only the standard library (and ``fs`` once it cleans
+up), so that it costs a few MB. It does nothing without /proc.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pathlib import Path
 from subprocess import PIPE
 
 GRACE_S = 5.0
-"""Time for everything to end by itself before it is killed."""
+"""Time that processes have to end by themselves before they are killed."""
 
 _ALL_IS_WELL = b"all is well"
 
 
 @contextmanager
 def after_death(folder: Path, tmp_root: Path) -> Iterator[None]:
-    """While the block lasts: should this process die, end every process with a file open below ``folder``, and
-    remove the folder and what dead processes have left below ``tmp_root``.
+    """If this process dies inside the block, end every process with a file open below ``folder``, remove the folder,
+    and remove the folders of dead processes below ``tmp_root``.
 
-    The same where the block is interrupted, which may leave Ray half started; this process itself is spared.
+    The same if the block is interrupted, which may leave Ray half started; this process itself is not killed then.
     """
     command = [sys.executable, "-I", "-S", __file__, str(folder), str(GRACE_S), str(tmp_root)]
     watcher = subprocess.Popen(command, stdin=PIPE, start_new_session=True)
@@ -45,12 +45,13 @@ def after_death(folder: Path, tmp_root: Path) -> Iterator[None]:
         with suppress(OSError):  # the watcher itself was killed
             watcher.stdin.write(word)
             watcher.stdin.close()
-        with suppress(subprocess.TimeoutExpired):  # should it hang, it does no harm
+        with suppress(subprocess.TimeoutExpired):  # a watcher that hangs does no harm
             watcher.wait(timeout=patience_s)
 
 
 def processes_using(folder: Path, but: int | None = None) -> list[int]:
-    """This user's processes that have a file open below ``folder``, removed files included; all ``but`` one."""
+    """This user's processes that have a file open below ``folder``, deleted files included; without the process
+    ``but``."""
     below = f"{folder}/"
     using = (int(process.name) for process in Path("/proc").glob("[0-9]*") if _has_open(process / "fd", below))
     return [process for process in using if process != but]
@@ -64,9 +65,9 @@ def _has_open(descriptors: Path, below: str) -> bool:
 
 
 def main(folder: Path, grace_s: float, tmp_root: Path | None) -> None:
-    """Wait until the starter closes the pipe; when it did so without a word, it was killed: clean up."""
+    """Wait until the starter closes the pipe; if it wrote nothing before, it was killed: clean up."""
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(stop, signal.SIG_IGN)  # a terminal's Ctrl-C is for the run, not for its cleaner
+        signal.signal(stop, signal.SIG_IGN)  # a terminal's Ctrl-C is for the run, not for its watcher
     starter = os.getppid()
     if sys.stdin.buffer.read() == _ALL_IS_WELL:
         return

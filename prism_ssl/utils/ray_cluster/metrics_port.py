@@ -1,7 +1,7 @@
-"""Numbers for Prometheus, at the metrics port of the Ray node on which this process runs.
+"""Export numbers to Prometheus, through the metrics port of this process's Ray node.
 
-That port is open to everybody who can reach the node: label values are small numbers and words of this source, never a
-name, an id or a path. This module does not import Ray: a process without it shows nothing.
+Anyone who can reach the node can read that port: label values are small numbers and constants of this source, never a
+name, an id or a path. This module does not import Ray; a process without Ray exports nothing.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Kind = Literal["gauge", "counter", "histogram"]
 
 @dataclass(frozen=True)
 class Export:
-    """How the scalar ``source`` of a process is shown: the metric ``name``, with a label where several share it.
+    """Export of the scalar ``source`` as the metric ``name``, with a label where several scalars share the name.
 
-    A counter's source is a running total; a histogram observes every value it is shown, in ``buckets``.
-    Prometheus reads ``ray_<name>``, of counters ``ray_<name>_total``.
+    A counter's source is a running total; a histogram observes every value, in ``buckets``. Prometheus reads
+    ``ray_<name>``, and ``ray_<name>_total`` for counters.
     """
 
     source: str
@@ -33,14 +33,14 @@ class Export:
 
     @property
     def exported_as(self) -> str:
-        """The name under which Prometheus knows it."""
+        """The metric's name in Prometheus."""
         return f"ray_{self.name}_total" if self.kind == "counter" else f"ray_{self.name}"
 
 
 class LiveMetrics:
-    """Shows scalars as the ``exports`` say, with ``who`` as a label of all; at most once in ``pause_s``.
+    """Exports scalars as ``exports`` defines, all with the label ``who``; at most once per ``pause_s``.
 
-    What cannot be shown is no reason to fail: the first error ends the showing, and is kept in ``problem``.
+    An export error never ends the run: the first one stops the export and is kept in ``problem``.
     """
 
     def __init__(self, exports: Sequence[Export], who: tuple[str, int], pause_s: float = 0.0) -> None:
@@ -52,7 +52,7 @@ class LiveMetrics:
         self.problem: str | None = None
 
     def show(self, values: Mapping[str, float]) -> None:
-        """Show those of the values that have an export and are finite; microseconds each, and nothing is waited for."""
+        """Export the finite values that ``exports`` names; takes microseconds each and never blocks."""
         if self.problem is not None or time.monotonic() - self._last_shown_s < self._pause_s or not _ray_is_here():
             return
         self._last_shown_s = time.monotonic()

@@ -1,6 +1,6 @@
-"""The Ray cluster of a process: the one that is given, or a local one that leaves nothing behind.
+"""Ray session of a process: the cluster of RAY_ADDRESS, or a local one that is removed afterwards.
 
-This module does not import Ray when it is imported: Ray reads its authentication settings once, at its first import.
+Importing this module does not import Ray: Ray reads its authentication settings once, at its first import.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _ADVICE = "start it, or unset RAY_ADDRESS to use a local cluster"
 
 @contextmanager
 def ray_environment(tmp_root: Path) -> Iterator[None]:
-    """Settings that Ray reads at its first import, for a process that will start or join a cluster.
+    """Set what Ray reads at its first import, for a process that will start or join a cluster.
 
-    A local cluster gets token authentication with a 0600 token file that lives as long as the block: Ray's default
-    writes a world-readable token to the home, and its ports listen on every interface of a shared node.
-    What the environment already says (``RAY_AUTH_MODE``, ``RAY_ADDRESS``) is left alone.
+    A local cluster gets token authentication with a 0600 token file that exists until the block ends: Ray's default
+    writes a world-readable token to the home, and its ports listen on every interface of a shared node. Values already
+    in the environment (``RAY_AUTH_MODE``, ``RAY_ADDRESS``) are kept.
     """
     assert "ray" not in sys.modules, "ray_environment must be entered before Ray is imported"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -58,11 +58,11 @@ def ray_environment(tmp_root: Path) -> Iterator[None]:
 
 @contextmanager
 def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path, dashboard: bool = False) -> Iterator[str | None]:
-    """A usable Ray: the session that is already there, the cluster of ``RAY_ADDRESS``, or a local one.
+    """A Ray session: the existing one, the cluster of ``RAY_ADDRESS``, or a local cluster.
 
-    A local cluster has at least ``cpus`` logical CPUs. It is shut down and removed from disk on every way out, also
-    when this process is killed. ``dashboard``: whether a local one gets Ray's dashboard, on the loopback and behind the
-    token of ``ray_environment``; its host and port are given then, and None otherwise.
+    A local cluster has at least ``cpus`` logical CPUs. It is shut down and removed from disk on every exit, even if
+    this process is killed. ``dashboard``: whether a local cluster gets Ray's dashboard, on the loopback and behind the
+    token of ``ray_environment``; yields the dashboard's host and port, otherwise None.
     """
     import ray
 
@@ -95,15 +95,15 @@ def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path, dashboard: b
 
 
 def dashboard_words(address: str) -> str:
-    """Where the dashboard at this host and port is, and how to enter."""
+    """One line for the console: the dashboard's URL, and the command that prints its token."""
     token = os.environ.get("RAY_AUTH_TOKEN_PATH")
     return f"Ray dashboard: http://{address}, from this machine only" + (f"; its token: cat {token}" if token else "")
 
 
 @contextmanager
 def _own_answer_to_sigterm() -> Iterator[None]:
-    """``ray.init`` answers SIGTERM by ``sys.exit(15)``, then and ever after; where the process has an answer of its
-    own, that one holds again after the block, and a SIGTERM in the block is ``KeyboardInterrupt``."""
+    """``ray.init`` installs a SIGTERM handler that calls ``sys.exit(15)``. If the process has a handler of its own, the
+    block restores it at the end, and a SIGTERM inside the block raises ``KeyboardInterrupt``."""
     before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
@@ -119,10 +119,10 @@ def _own_answer_to_sigterm() -> Iterator[None]:
 
 
 def refuse_dead_head(address: str) -> None:
-    """Raise ``ClusterUnreachable`` where no Ray head answers: Ray itself goes on trying for ten minutes and more."""
+    """Raise ``ClusterUnreachable`` if no Ray head answers: Ray itself would retry for ten minutes and more."""
     host, _, port = address.rpartition(":")
     if not (host and port.isdigit()) or "://" in address:
-        return  # "ray://...", which Ray looks up by itself, in seconds
+        return  # "ray://...", which Ray itself checks within seconds
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_HEAD_ANSWERS_WITHIN_S) as head:
             answers = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(head)
@@ -138,7 +138,7 @@ def refuse_dead_head(address: str) -> None:
 
 
 def _speaks_http2(server: socket.socket) -> bool:
-    """Whether a server greets as gRPC, which Ray speaks, must: by a SETTINGS frame (RFC 9113, sections 3.4 and 6.5)."""
+    """Whether a server opens with a SETTINGS frame, as gRPC, which Ray uses, must (RFC 9113, sections 3.4 and 6.5)."""
     server.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0)))
     frame, deadline = b"", time.monotonic() + _HEAD_ANSWERS_WITHIN_S
     while len(frame) < _FRAME_HEADER_BYTES:
@@ -154,7 +154,7 @@ def _speaks_http2(server: socket.socket) -> bool:
 
 
 def _join(address: str) -> None:
-    """Join the cluster of RAY_ADDRESS; what Ray raises becomes a ``ClusterUnreachable``."""
+    """Join the cluster of RAY_ADDRESS; Ray's errors become ``ClusterUnreachable``."""
     import ray
     from ray._private.services import canonicalize_bootstrap_address
 
@@ -171,8 +171,8 @@ def _join(address: str) -> None:
     except Exception as error:
         raise ClusterUnreachable(
             f"RAY_ADDRESS is {address} and its cluster cannot be joined ({type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no word'}); is its token in "
-            f"RAY_AUTH_TOKEN_PATH, and its Ray {ray.__version__}? {_ADVICE}"
+            f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}); is its token in "
+            f"RAY_AUTH_TOKEN_PATH, and does it run Ray {ray.__version__}? {_ADVICE}"
         ) from error
 
 
@@ -184,6 +184,6 @@ def _short_parent(tmp_root: Path) -> Path:
 
 
 def _quiet_ray() -> None:
-    """What Ray says below a warning is about Ray, not about the run."""
+    """Silence Ray's messages below warnings: they concern Ray, not the run."""
     for name in ("ray", "ray.train", "ray.data", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Lines that a foreign library's native code writes to stderr, left out by their words."""
+"""Filter lines that a library's native code writes to stderr, by a phrase in them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def stderr_without(words: str) -> Iterator[None]:
-    """What is written to stderr in the block comes when it ends, but for the lines with ``words`` in them."""
+    """Hold back stderr until the block ends, then write it without the lines that contain ``words``."""
     sys.stderr.flush()
     real = os.dup(2)
     with tempfile.TemporaryFile() as written:

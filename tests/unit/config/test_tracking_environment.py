@@ -63,4 +63,4 @@ def test_variables_of_the_place_decide_what_no_flag_does() -> None:
 
 def test_a_variable_that_would_redirect_the_run_is_named_as_not_followed() -> None:
     said = tracking_words(TrackingConfig(mode="offline"), {"WANDB_SWEEP_ID": "s", "WANDB_RUN_ID": "r"})
-    assert said.endswith("not followed: WANDB_SWEEP_ID, WANDB_RUN_ID, for a run's folder decides its W&B run")
+    assert said.endswith("ignored: WANDB_SWEEP_ID, WANDB_RUN_ID, because a run's folder determines its W&B run")

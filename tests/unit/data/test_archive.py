@@ -70,4 +70,4 @@ def test_a_pointer_is_named_as_one(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(text)
         row = check_scan(ScanRecord(name, "s", "MR", str(tmp_path / name), "s", "p"), CONFIG)
         assert row.reason == "not_a_nifti"
-        assert "a pointer of git-annex or Git LFS, whose content was not fetched" in str(row.detail)
+        assert "a git-annex or Git LFS pointer without its content" in str(row.detail)

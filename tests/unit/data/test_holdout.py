@@ -119,7 +119,7 @@ def test_what_has_changed_is_told_and_nothing_else() -> None:
     assert "1 are new" in told.split(side)[1]
     assert (untouched in told) == (untouched == "to train on")
     gone = Split.of([scan for scan in scans if scan.subject_id in before.training], [])
-    assert "nobody is left who is held out" in str(gone.changes_since(before))
+    assert "no held-out patient is left" in str(gone.changes_since(before))
 
 
 def test_a_split_survives_as_plain_values() -> None:

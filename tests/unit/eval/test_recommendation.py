@@ -7,25 +7,7 @@ import polars as pl
 import pytest
 
 from prism_ssl.eval.recommendation import recommend
-from tune.core24 import DERIVED, LEVELS, design_points
-
-FACTORS = [*LEVELS, DERIVED]
-
-
-def sweep(seed: int, noise: float) -> tuple[pl.DataFrame, dict[tuple[object, ...], float]]:
-    """24 runs with additive effects and noise; the truth of all 48 cells."""
-    rng = np.random.default_rng(seed)
-    effect = {(f, level): rng.normal(0, 0.01) for f, levels in LEVELS.items() for level in levels}
-    effect |= {(DERIVED, objective): rng.normal(0, 0.01) for objective in ("regression", "classification")}
-    truth = {
-        tuple(point.levels[f] for f in FACTORS): 0.3 + sum(effect[f, point.levels[f]] for f in FACTORS)
-        for point in design_points("full")
-    }
-    rows = [
-        {"run": point.name, **point.levels, "q": truth[tuple(point.levels[f] for f in FACTORS)] + rng.normal(0, noise)}
-        for point in design_points("half")
-    ]
-    return pl.from_dicts(rows), truth
+from tests.support.simulated import FACTORS, sweep
 
 
 def test_without_noise_it_is_the_best_of_all_cells() -> None:

@@ -40,11 +40,8 @@ def test_the_demo_ends_with_commands_that_can_be_copied(
     told = capsys.readouterr().out
     assert "4 trials, 0 to run" in told
     best = sweep.run_dir(sweep.points[1])
-    assert (
-        f"-m prism_ssl.embed.command --catalog {catalog} \\\n      --checkpoint {best} --out embeddings.parquet\n"
-        in told
-    )
-    assert "marimo run notebooks/explore_runs.py\n" in told
+    assert f"prism embed --catalog {catalog} \\\n      --checkpoint {best} --out embeddings.parquet\n" in told
+    assert "prism notebook runs\n" in told
     for page in ("docs/tour.md", "docs/own-data.md"):
         assert page in told
         assert (REPOSITORY / page).is_file()

@@ -40,7 +40,7 @@ def test_held_out_patients_who_leave_the_table_are_missed_and_not_replaced(tmp_p
     assert earlier == begun.split
     assert told is not None
     assert "held out: 8 scans are gone and 0 are new (8 patients are gone, 0 are new)" in told
-    assert "nobody is left who is held out" in told
+    assert "no held-out patient is left" in told
     assert "Training patients stay in training" in told
     back, _, _ = continued(
         begun, dataclasses.replace(start, split=found.split.joined(earlier)), folder(tmp_path), CONFIG

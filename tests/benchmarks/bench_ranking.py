@@ -1,0 +1,160 @@
+"""How far a ranking can be trusted: intervals, recommendation and composite against known truth.
+
+    python tests/benchmarks/bench_ranking.py --json
+
+coverage     simulated patients of whom some are easy for every question: how often the interval holds the truth.
+regret       simulated sweeps of 24 runs, additive effects, noise 0.02: what the recommended cell loses to the best one.
+correlation  encoders from random to trained (PRISM and SimCLR on phantoms, evaluated as they train): Spearman's rank
+             correlation of proxy quality with what only phantoms know (organ, place in other patients).
+stability    the last encoder of each run under other evaluation seeds: spread of its quality.
+
+No time is measured, so a busy machine changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from harness import REPOSITORY, at_least, at_most, circumstances, parser, report
+from scipy import stats
+
+sys.path.insert(0, str(REPOSITORY))
+
+from prism_ssl.config.operations import EvalConfig
+from prism_ssl.eval.quality.composite import proxy_quality
+from prism_ssl.eval.recommendation import recommend
+from tests.support.simulated import FACTORS, answers, sweep, true_quality
+
+PATIENTS = ((8, 1, 6), (8, 4, 6), (12, 8, 6), (30, 4, 15))
+"""Patients, series of each, and patients with a pair of series."""
+TRUTH = ("linear_organ", "position_recall_at_1")
+"""Held-out scalars that only phantoms have."""
+RUNS = {
+    "prism": [],
+    "prism, slow": ["--train.lr", "1e-4"],
+    "simclr": ["--loss.simclr-baseline"],
+}
+
+
+def coverage(simulations: int) -> dict[str, float]:
+    """Share of intervals that hold the truth, for each make-up of the held-out set."""
+    truth, found = true_quality(), {}
+    for patients, series, pairs in PATIENTS:
+        held = []
+        for seed in range(simulations):
+            evidence = answers(np.random.default_rng(seed), patients, series, pairs)
+            quality = proxy_quality(evidence, EvalConfig(bootstrap=400, seed=seed))
+            held.append(quality.low <= truth <= quality.high)
+        found[f"{patients} patients of {series} series"] = float(np.mean(held))
+    return found
+
+
+def regret(sweeps: int, noise: float = 0.02) -> tuple[float, float]:
+    """Mean loss of the fitted recommendation, and of the best measured run, to the best of all 48 cells."""
+    fitted, lucky = [], []
+    for seed in range(sweeps):
+        runs, truth = sweep(seed, noise)
+        best, found = max(truth.values()), recommend(runs, "q", FACTORS)
+        if found is not None:
+            fitted.append(best - truth[tuple(found.levels[factor] for factor in FACTORS)])
+        luckiest = runs.sort("q", descending=True).row(0, named=True)
+        lucky.append(best - truth[tuple(luckiest[factor] for factor in FACTORS)])
+    return float(np.mean(fitted)), float(np.mean(lucky))
+
+
+def train(folder: Path, name: str, options: list[str], steps: int, every: int) -> Path:
+    """A run on phantoms that is evaluated every so many steps; returns its folder."""
+    command = [
+        sys.executable, "tune/train_single.py", "phantom-cpu", "--data.phantom-subjects", "40",
+        "--data.holdout-min-series", "24", "--train.max-steps", str(steps), "--eval.every", str(every),
+        "--run.root", str(folder), "--run.name", name.replace(", ", "-"), "--tracking.mode", "disabled", *options,
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{name}: {done.stdout[-800:]} {done.stderr[-800:]}")
+    return folder / name.replace(", ", "-")
+
+
+def encoders(runs: dict[str, Path]) -> pl.DataFrame:
+    """One row an evaluation: run, step, quality, and what phantoms know; step 0 stands for random weights."""
+    rows = []
+    for name, folder in runs.items():
+        lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        probes = [line for line in lines if "probe/proxy_quality" in line]
+        rows += [{"run": name, "step": line["global_step"], **_answers(line, "")} for line in probes]
+        rows.append({"run": name, "step": 0, **_answers(probes[0], "_random_init")})
+    return pl.from_dicts(rows)
+
+
+def _answers(line: dict[str, Any], ending: str) -> dict[str, float]:
+    names = ("proxy_quality", "place_recall_at_1", *TRUTH)
+    return {name: float(line.get(f"probe/{name}{ending}") or np.nan) for name in names}
+
+
+def stability(folder: Path, seeds: int) -> list[float]:
+    """Quality of the last checkpoint under other evaluation seeds."""
+    code = (
+        "import dataclasses, json, sys; from pathlib import Path; from tune import evaluate_run as e\n"
+        "read, seed = e._config, int(sys.argv[2])\n"
+        "e._config = lambda d: (c := read(d)) and dataclasses.replace(c, eval=dataclasses.replace(c.eval, seed=seed))\n"
+        "print(json.dumps(e.evaluate_run(Path(sys.argv[1]))['proxy_quality']))"
+    )
+    found = []
+    for seed in range(1, seeds + 1):
+        command = [sys.executable, "-c", code, str(folder), str(seed)]
+        told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+        found.append(float(told.strip().splitlines()[-1]))
+    return found
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Simulates, trains, and prints."""
+    options = parser(__doc__).parse_args(arguments)
+    where = circumstances()
+    covered = coverage(60 if options.quick else 1000)
+    fitted, lucky = regret(20 if options.quick else 1000)
+    names = dict(list(RUNS.items())[:1]) if options.quick else RUNS
+    steps, every = (20, 10) if options.quick else (600, 100)
+    with tempfile.TemporaryDirectory(prefix="ranking-") as root:
+        runs = {name: train(Path(root), name, flags, steps, every) for name, flags in names.items()}
+        table = encoders(runs)
+        spread = {} if options.quick else {name: stability(folder, 4) for name, folder in runs.items()}
+    correlations = {
+        truth: float(stats.spearmanr(table["proxy_quality"], table[truth], nan_policy="omit").statistic)
+        for truth in (*TRUTH, "place_recall_at_1")
+    }
+    rows = [
+        at_least("coverage of 95 % intervals, lowest", "simulated patients", 0.93, min(covered.values()), ""),
+        at_most("regret of the recommendation at noise 0.02", "the best of 48 cells", 0.005, fitted, ""),
+        *(
+            at_least(f"rank correlation of quality with {name}", f"{table.height} encoders", 0.8, value, "")
+            for name, value in correlations.items()
+            if name in TRUTH
+        ),
+    ]
+    facts = {
+        "coverage": ", ".join(f"{name} {value:.3f}" for name, value in covered.items()),
+        "regret of the best measured run": f"{lucky:.4f}",
+        "correlation with the place test": f"{correlations['place_recall_at_1']:.2f}",
+        "encoders": "; ".join(
+            f"{row['run']} at {row['step']}: {row['proxy_quality']:+.3f}, organ {row[TRUTH[0]]:.2f}, "
+            f"place {row[TRUTH[1]]:.2f}"
+            for row in table.sort("run", "step").iter_rows(named=True)
+        ),
+        "stability under the evaluation seed": "; ".join(
+            f"{name} {np.mean(values):.3f} +- {np.std(values):.3f}" for name, values in spread.items()
+        )
+        or "left out by --quick",
+    }
+    return report("bench_ranking", where, {}, rows, options.json, facts)
+
+
+if __name__ == "__main__":
+    main()
