@@ -1,7 +1,7 @@
-"""Every selected scan is read once, to its end, before training: records -> prepared scans and a report.
+"""Preflight: read and check every selected scan before training; returns prepared scans and a report.
 
-The checks run as Ray Data tasks, one file in memory per task, on whatever cluster Ray has. What was found lies in
-``manifest.parquet``: a second run reads only new and changed files, a killed run goes on where it was.
+The checks run as Ray Data tasks, one file in memory per task, on whatever cluster Ray has. The verdicts are kept in
+``manifest.parquet``: a second run reads only new and changed files, a killed run resumes.
 """
 
 from __future__ import annotations
@@ -80,22 +80,21 @@ def run_preflight(
 ) -> PreflightResult:
     """Check every record and write ``manifest.parquet`` and ``preflight.json`` into ``out_dir``.
 
-    Ray must be initialised. A file that makes its task fail, even by killing the process, is a rejected scan and
-    costs no other scan its verdict. A file that this machine cannot read (no memory, say) has none: it is tried again
-    alone.
+    Ray must be initialised. A file that makes its task fail, even by killing the process, is rejected and costs no
+    other scan its verdict. A file that this machine cannot read (no memory, say) is retried alone.
 
     Args:
         records: scans with a file.
         unresolved: rows of the catalogue that led to no file; counted as rejected.
         config: the limits (``preflight``, ``view.radius_mm_floor``).
-        out_dir: made if needed.
+        out_dir: created if needed.
         quarantine: scans that failed at run time; left out until their file changes.
-        check: stands in for ``check_scan`` in tests.
-        catalog: what became of the table's rows; it goes into ``preflight.json`` as well.
+        check: replaces ``check_scan`` in tests.
+        catalog: counts of the table's rows by outcome; also written to ``preflight.json``.
 
     Raises:
         MachineTrouble, HostOutOfMemory: this machine cannot read a file even alone; the other verdicts are kept.
-        ArchiveUnreachable: the archive is away, or went away meanwhile.
+        ArchiveUnreachable: the archive is unreachable, or became so meanwhile.
     """
     manifest = Manifest(out_dir)
     verdicts = _settled(records, config, manifest, quarantine.load() if quarantine else {})
@@ -146,18 +145,18 @@ def _settled(
             )
         elif (
             row is not None
-            and not suspected  # it could not be reached, while a run was training on it: now it is read again
+            and not suspected  # it was unreachable in an earlier run: read it again now
             and signature == (row.size, row.mtime_ns)
             and row.config_hash == identity["config_hash"]
             and row.reason not in TRANSIENT_REASONS
         ):
             verdicts[record.scan_id] = row
-            manifest.add(row)  # new only where the file was away meanwhile
+            manifest.add(row)  # new only if the file was unreachable meanwhile
     return verdicts
 
 
 def _signatures(records: Sequence[ScanRecord], limit_s: float) -> Iterator[tuple[int, int] | None]:
-    """Of each record's file; None where it cannot be asked. Asked in bundles, each of which may take ``limit_s``."""
+    """Signature of each record's file; None if it is unreachable. Read in bundles, each within ``limit_s``."""
     for start in range(0, len(records), _FILES_PER_LOOK):
         bundle = records[start : start + _FILES_PER_LOOK]
         try:
@@ -209,7 +208,7 @@ def _check_all(pending: Sequence[ScanRecord], config: PrismConfig, check: ScanCh
     if doubtful and not is_not_empty(archive_root(record.nifti_path for record in pending)):
         raise ArchiveUnreachable(
             f"the folder of all scans is gone, empty or fails after preflight has looked for {len(pending)} files in "
-            "it; is its volume mounted? The same command goes on with those that it has not read"
+            "it; is its volume mounted? The same command resumes with the unread files"
         )
     for record in left.values():
         detail = "the process that checked it was killed twice; out of memory, or a file that crashes the reader"

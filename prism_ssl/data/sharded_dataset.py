@@ -1,4 +1,4 @@
-"""From shards of scans to a stream of chunks: one pool actor a shard, a few chunks in flight each."""
+"""Stream of chunks from sharded scans: one pool actor per shard, a few chunks in flight each."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_shards(scans: Sequence[PreparedScan], workers: int) -> list[list[Prepar
 
 @dataclass(frozen=True, slots=True)
 class WaitCauses:
-    """How long a batch was waited for, and what for, in ms: scans opening, sampling, or transport."""
+    """Time spent waiting for a batch, in ms, by cause: scans opening, sampling, or transport."""
 
     total_ms: float
     opening_ms: float
@@ -61,7 +61,7 @@ class WaitCauses:
 
     @classmethod
     def of(cls, waited_ms: float, chunk: VisitChunk) -> WaitCauses:
-        """Attribute a wait to what the actor was doing, opening first: that is what a warm pool should hide."""
+        """Attribute a wait to what the actor was doing; opening first, since a warm pool should hide it."""
         opening = min(waited_ms, chunk.blocked_ms)
         sampling = min(waited_ms - opening, chunk.sampling_ms)
         return cls(waited_ms, opening, sampling, waited_ms - opening - sampling)
@@ -74,13 +74,13 @@ class WaitCauses:
 
 
 def dashboard_name(name: str, number: int) -> str:
-    """How Ray calls a pool actor: without the run's name, for it is shown at a port that is open to all."""
+    """A pool actor's name in Ray: without the run's name, because it is shown at a port that is open to all."""
     return f"prism-pool-{number}-{short_id(name, length=6)}"
 
 
 _CLOSE_TIMEOUT_S = CLOSE_S + 10.0  # and the time to remove its scratch files
 _DEATHS = (RayActorError, OutOfMemoryError)
-"""Of an actor; the second when Ray itself killed it because the node's memory was full."""
+"""Errors of a dead actor; the second if Ray itself killed it because the node's memory was full."""
 
 NO_WAIT = WaitCauses(0.0, 0.0, 0.0, 0.0)
 
@@ -95,14 +95,14 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         pairs_per_chunk: pairs in a chunk (B / workers).
         name: prefix of the actors' names in Ray.
         cursors: per worker, where to continue (``cursors()`` of an earlier stream).
-        on_broken: told about every scan that failed at run time (lenient mode).
-        first_worker: number of the first of these workers, where others serve another stream of the same run.
+        on_broken: called with every scan that failed at run time (lenient mode).
+        first_worker: number of the first of these workers, if others serve another stream of the same run.
 
     Raises (from ``next``):
         ReplacementFailed, PoolActorDied: strict mode.
         TooManyBrokenScans: lenient mode, past ``data.abort_broken_share``.
         ArchiveUnreachable, MachineTrouble, HostOutOfMemory: no scan is to blame.
-        PoolStalled: nothing for ``data.stall_timeout_s``.
+        PoolStalled: no chunk for ``data.stall_timeout_s``.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         return list(self._cursors)
 
     def counters(self) -> dict[str, float]:
-        """Sums of the actors' running totals, and what follows from them."""
+        """Sums of the actors' running totals, with coverage and turnover."""
         told = {
             "actor_restarts": float(sum(self._restarts)),
             "object_store_spilled_bytes": float(self._spill.most_bytes()),
@@ -153,7 +153,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         return join_counters([*self._counters, told])
 
     def queue(self) -> dict[str, float]:
-        """How many chunks are asked for, and how many of them wait to be taken."""
+        """How many chunks are in flight, and how many of them are ready."""
         asked = [reference for queue in self._queues for reference in queue]
         ready = ray.wait(asked, num_returns=len(asked), timeout=0, fetch_local=False)[0] if asked else []
         return {"chunks_in_flight": float(len(asked)), "chunks_ready": float(len(ready))}
@@ -205,7 +205,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
                 raise error.cause from None
             raise
         if isinstance(chunk, UncutChunk):
-            chunk.map_volumes()  # now: the files of an actor that dies after this are removed
+            chunk.map_volumes()  # map now: if the actor dies after this, its files are removed
         return chunk
 
     def _refill(self, worker: int) -> None:
@@ -222,11 +222,11 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         )
 
     def _beside_me(self) -> NodeAffinitySchedulingStrategy:
-        """On the consumer's node, where chunks are memory and not network.
+        """Schedule on the consumer's node, where chunks pass through memory and not the network.
 
-        Said in so many words also because the placement group of a Tune trial would keep the actor pending for ever.
+        Explicit, because the placement group of a Tune trial would otherwise keep the actor pending forever.
         """
-        # Volumes travel by the name of a file, which another node does not have.
+        # Volumes are passed as file names, which another node cannot open.
         elsewhere = self._config.extract_on == "cpu"
         return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=elsewhere)
 
@@ -246,9 +246,9 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         return process_id
 
     def _revive(self, worker: int, error: RayError | FileNotFoundError) -> None:
-        """A new actor continues after the last chunk that was consumed.
+        """Start a new actor that continues after the last chunk that was consumed.
 
-        In lenient mode, and wherever not the actor died but a file that it had handed over is gone.
+        Only in lenient mode, or if the actor lives but a file that it had handed over is gone.
         """
         what = f"{self._called(worker)} (process {self.process_ids[worker]}) died"
         if self._config.strict and not isinstance(error, FileNotFoundError):
@@ -259,7 +259,7 @@ class PairStream(Iterator[tuple[list[VisitChunk], WaitCauses]]):
         if self._restarts[worker] == self._config.max_actor_restarts:
             raise PoolActorDied(f"{what} after {self._restarts[worker]} restarts (data.max_actor_restarts)") from error
         self._restarts[worker] += 1
-        ray.kill(self._actors[worker])  # it lives on where only its files are gone
+        ray.kill(self._actors[worker])  # it still lives if only its files are gone
         remove_stale_folders(Path(self._settings.scratch_folder))
         self._queues[worker].clear()
         self._actors[worker] = self._start_actor(worker)

@@ -1,4 +1,4 @@
-"""What about an archive's division a person should know before training: too few patients, too many held out."""
+"""Warnings about the split of an archive: few patients, repeated scans, too many or none held out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LARGE_SHARE = 0.2
 
 
 def split_warnings(archive: Archive, data: DataConfig) -> list[str]:
-    """Sentences; none where the division is as usual."""
+    """Warnings as sentences; none for an ordinary split."""
     training, held_out = list(itertools.chain(*archive.shards)), archive.held_out
     patients = len({scan.record.subject_id for scan in (*training, *held_out)})
     scans, share = len(training) + len(held_out), len(held_out) / max(len(training) + len(held_out), 1)
@@ -33,18 +33,18 @@ def split_warnings(archive: Archive, data: DataConfig) -> list[str]:
     if again := _repeats([*training, *held_out]):
         notes.append(f"{again} scans have the voxels of another patient's scan, and count as scans of their own")
     if not held_out:
-        notes.append("no scan is held out, so nothing will say how good the encoder is")
+        notes.append("no scan is held out, so the quality of the encoder will be unknown")
     elif share > max(_LARGE_SHARE, 2 * data.holdout_fraction):
         notes.append(
             f"{len(held_out)} of {scans} scans ({share:.0%}) are held out and not trained on: whole patients, until "
-            f"there are {data.holdout_min_series} series (data.holdout_min_series); lower it to train on more, and to "
-            "know the result less well"
+            f"there are {data.holdout_min_series} series (data.holdout_min_series); lower it to train on more, "
+            "with a less certain evaluation"
         )
     return notes
 
 
 def _repeats(scans: Sequence[PreparedScan]) -> int:
-    """How many scans have voxels that a scan of another patient, before them, has as well."""
+    """How many scans have the same voxels as an earlier scan of another patient."""
     first: dict[str, str] = {}
     return sum(
         first.setdefault(scan.content, scan.record.subject_id) != scan.record.subject_id

@@ -1,4 +1,4 @@
-"""The encoder: a vision transformer over patches that lie anywhere in space.
+"""The encoder: a vision transformer over patches at arbitrary positions in space.
 
 Legend of ``contracts.py``; here also T tokens (CLS, then the N patches), Q tokens that are read out,
 A attention heads, C channels of a head, F rotated channel pairs.
@@ -20,7 +20,7 @@ from prism_ssl.contracts import PATCH_PX
 WAVELENGTH_MM_MIN: Final = 4.0
 """Shortest rotary wavelength: differences of a quarter patch stay visible."""
 WAVELENGTH_MM_MAX: Final = 512.0
-"""Longest rotary wavelength: no two patches of a body part look alike."""
+"""Longest rotary wavelength: all positions within a body part stay distinct."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Rotary3d(nn.Module):
     def forward(
         self, positions_mm: Float[Tensor, "B T 3"]
     ) -> tuple[Float[Tensor, "B 1 T F"], Float[Tensor, "B 1 T F"]]:
-        """Cosine and sine of every rotation angle, float32 whatever the precision around."""
+        """Cosine and sine of every rotation angle, always in float32, also under autocast."""
         # bfloat16 would round 30 mm at wavelength 4 mm (47 rad) by up to 0.12 rad
         angles = positions_mm.float().unsqueeze(-1) * self.frequencies
         angles = angles.flatten(-2).unsqueeze(1)
@@ -95,7 +95,7 @@ def rotate(
 
 
 class RotaryAttention(nn.Module):
-    """Multi-head attention whose scores see positions only as differences (patch to patch)."""
+    """Multi-head attention with scores that depend on positions only through differences (patch to patch)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class RotaryAttention(nn.Module):
         cos: Float[Tensor, "B 1 T F"],
         sin: Float[Tensor, "B 1 T F"],
     ) -> Float[Tensor, "B Q D"]:
-        """What ``readers``, the first Q of ``tokens``, gather from all tokens."""
+        """Attention output of ``readers``, the first Q of ``tokens``, over all tokens."""
         n_readers = readers.shape[1]
         key, value = self.key_value(tokens).chunk(2, dim=-1)
         query = rotate(self._by_head(self.query(readers)), cos[:, :, :n_readers], sin[:, :, :n_readers])
@@ -127,8 +127,9 @@ class RotaryAttention(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block with an MLP four times as wide."""
 
-    # Under autocast the sum over the blocks is bf16 too. Against float32 throughout (autocast on a CPU, 24 blocks, new
-    # weights) gradients are 1.6 % off, with a float32 sum 1.0 %: not worth 4 bytes a channel and block unmeasured.
+    # Under autocast the residual sum is bf16 too. Compared to float32 throughout (autocast on a CPU, 24 blocks, new
+    # weights), gradients are 1.6 % off, with a float32 sum 1.0 %. That sum costs 4 bytes a channel and block, and its
+    # benefit is not measured.
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -152,7 +153,7 @@ class Block(nn.Module):
 
 
 class PrismEncoder(nn.Module):
-    """A set of patches and where they lie -> one embedding of the prism.
+    """A set of patches and their positions -> one embedding of the prism.
 
     The CLS token sits at the prism centre (position 0), so the embedding depends on where patches lie about the
     centre and not on their order.

@@ -1,4 +1,4 @@
-"""Where an encoder is taken from: a run folder, a file of weights, or an artifact in W&B."""
+"""Locate an exported encoder: a run folder, a file of weights, or an artifact in W&B."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prism_ssl.utils.wandb_client import client_errors, fetch_artifact, load_cli
 
 WEIGHTS_FILE, DESCRIPTION_FILE, CARD_FILE = "encoder.safetensors", "encoder.json", "model_card.md"
 EXPORT_FILES = (WEIGHTS_FILE, DESCRIPTION_FILE, CARD_FILE)
-"""What a finished run writes beside its record, and uploads."""
+"""Files that a finished run writes beside its record, and uploads."""
 
 NEEDED = (
     f"needed: {WEIGHTS_FILE} and {DESCRIPTION_FILE} as a finished run writes them (an interrupted run writes them once "
@@ -29,11 +29,11 @@ _ADVICE = "give the folder of a run, or an artifact as entity/project/encoder-<r
 
 @contextmanager
 def encoder_folder(source: str | Path) -> Iterator[Path]:
-    """The folder that holds the files of an encoder while the block lasts; an artifact is fetched for it.
+    """The folder with the files of an encoder; an artifact is downloaded for the time of the block.
 
     Args:
-        source: a run folder, its ``encoder.safetensors``, or ``entity/project/name:alias`` (what exists as a path is
-            a path).
+        source: a run folder, its ``encoder.safetensors``, or ``entity/project/name:alias`` (an existing
+            path takes precedence).
 
     Raises:
         CheckpointError: there is no such path; an artifact that arrived is not what was uploaded.

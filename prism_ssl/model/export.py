@@ -1,4 +1,4 @@
-"""The encoder as something to take away: weights as safetensors, its construction as JSON beside them."""
+"""Export and load the encoder: weights as safetensors, its construction as JSON beside them."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _ASKED_PRISMS, _ASKED_PATCHES = 2, 4
 
 @dataclass(frozen=True, eq=False)
 class ExportedEncoder:
-    """The bytes of encoder.safetensors, and what encoder.json says about them; small enough to send to processes."""
+    """The content of encoder.safetensors and of encoder.json; small enough to send to processes."""
 
     weights: bytes
     description: dict[str, Any]
 
     @property
     def sha256(self) -> str:
-        """Names the weights."""
+        """Hash of the weights."""
         return hashlib.sha256(self.weights).hexdigest()
 
     def build(self) -> PrismEncoder:
-        """The encoder, on the CPU and in evaluation mode; torch's global generator is left as it is.
+        """The encoder, on the CPU and in evaluation mode; torch's global generator is left unchanged.
 
         Raises:
-            KeyError, TypeError, ValueError, RuntimeError, SafetensorError: weights and description do not go together.
+            KeyError, TypeError, ValueError, RuntimeError, SafetensorError: weights and description do not match.
         """
         told = self.description.get("weights_sha256")
         if told is not None and told != self.sha256:
@@ -86,7 +86,7 @@ def read_export(source: str | Path) -> tuple[ExportedEncoder, PrismEncoder]:
 def load_encoder(source: str | Path) -> PrismEncoder:
     """The encoder of a run folder, an ``encoder.safetensors`` or a W&B artifact ``entity/project/name:alias``.
 
-    On the CPU and in evaluation mode; on the CPU it answers bit for bit as it did while it was trained there.
+    On the CPU and in evaluation mode; on the CPU its embeddings equal, bit for bit, those of the encoder trained there.
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not load.
@@ -96,12 +96,12 @@ def load_encoder(source: str | Path) -> PrismEncoder:
 
 
 def verify_export(encoder: PrismEncoder, description: dict[str, Any], parent: Path) -> None:
-    """Export ``encoder`` as it is, load it again, and compare their answers on the CPU, bit for bit.
+    """Export ``encoder``, load it again, and compare the outputs of both on the CPU, bit for bit.
 
-    To be asked before a training begins. A folder below ``parent`` holds the files meanwhile.
+    Call it before training begins. A folder below ``parent`` holds the files meanwhile.
 
     Raises:
-        CheckpointError: it cannot be written or loaded, or what was loaded answers differently.
+        CheckpointError: it cannot be written or loaded, or the loaded encoder gives other outputs.
     """
     g = torch.Generator().manual_seed(0)
     patches = torch.rand(_ASKED_PRISMS, _ASKED_PATCHES, PATCH_PX, PATCH_PX, 1, generator=g) * 2 - 1

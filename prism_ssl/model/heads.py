@@ -1,4 +1,4 @@
-"""What is asked of two embeddings: how the views differ, and a projection for SupCon."""
+"""Heads on two embeddings: predict how the views differ, and project for SupCon."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class PairHeads(nn.Module):
         }
 
     def project(self, embedding: Float[Tensor, "B D"]) -> Float[Tensor, "B P"]:
-        """Point of unit norm on the sphere where SupCon compares (norms below 1e-6 are not stretched to 1)."""
+        """Projection of unit norm, which SupCon compares (norms below 1e-6 are not scaled up to 1)."""
         return nn.functional.normalize(self.projection(embedding), dim=-1, eps=1e-6)
 
     def forward(self, embedding_a: Float[Tensor, "B D"], embedding_b: Float[Tensor, "B D"]) -> PrismOutput:
-        """Every answer in float32, also under autocast."""
+        """All predictions in float32, also under autocast."""
         # bfloat16 resolves a displacement of 100 mm to 0.5 mm
         with torch.autocast(embedding_a.device.type, enabled=False):
             a, b = embedding_a.float(), embedding_b.float()

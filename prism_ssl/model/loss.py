@@ -1,4 +1,4 @@
-"""The training objective: pair losses, SupCon on its ramp, and everything needed to judge their values."""
+"""The training objective: pair losses and SupCon on its ramp, each with its chance level."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from prism_ssl.model.supcon import PositiveStats, distinct_labels, positive_stat
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One term of the total, detached: its value, what chance would give (guide 9), and its weight this step.
+    """One term of the total, detached: its value, its chance level (guide 9), and its weight at this step.
 
     Where there is nothing to normalise (signs, SupCon), raw and normalised are the same number.
     """
@@ -46,13 +46,13 @@ class LossTerm:
 
     @property
     def chance(self) -> Tensor:
-        """What ``value`` would be without looking at the images."""
+        """``value`` of a predictor that ignores the images."""
         return self.chance_normalized if self.optimizes_normalized else self.chance_raw
 
 
 @dataclass(frozen=True)
 class LossReport:
-    """All losses of a step. Only ``total`` carries gradients; nothing here has left the device.
+    """All losses of a step. Only ``total`` carries gradients; every tensor stays on the device.
 
     ``terms`` has the keys distance, rotation, window_center, window_width and supcon; ``readings`` the axes
     (distance,) dx, dy, dz, rx, ry, rz, wc, ww. ``embeddings`` are those of views a, then of views b.
@@ -77,8 +77,8 @@ class LossBundle:
     With ``loss.simclr_baseline`` it is NT-Xent (Chen et al. 2020, eq. 1) alone: weight 1 from the first step, every
     other view of the batch a negative, the same series included, and pair heads of weight 0.
 
-    A term of weight 0 is computed for the record and stays outside the graph. ``Learner`` sees to it that its
-    parameters get no gradient at all, compiled or not, so AdamW neither decays them nor builds up moments for them.
+    A term of weight 0 is computed for the record and stays outside the graph. ``Learner`` ensures that its parameters
+    get no gradient at all, compiled or not, so AdamW neither decays them nor builds up moments for them.
     """
 
     def __init__(self, loss: LossConfig, view: ViewConfig, objective: Objective) -> None:
@@ -97,7 +97,7 @@ class LossBundle:
             self._head_weights = dict.fromkeys(self._head_weights, 0.0)
 
     def view_labels(self, batch: PairFacts) -> Int[Tensor, " M"]:
-        """Labels of views a, then of views b, by which SupCon knows positives: the series, or for SimCLR the pair."""
+        """Labels of views a, then of views b, that define SupCon's positives: the series, or for SimCLR the pair."""
         labels = batch.series_label
         if self.config.simclr_baseline:
             labels = torch.arange(len(labels), device=labels.device)

@@ -27,7 +27,7 @@ class PrismNet(nn.Module):
         patches_b: Float[Tensor, "B N 16 16 1"],
         positions_b: Float[Tensor, "B N 3"],
     ) -> PrismOutput:
-        """Answers about B pairs; patches in [-1, 1], positions in mm of each view's prism frame."""
+        """Predictions for B pairs; patches in [-1, 1], positions in mm of each view's prism frame."""
         embeddings = self.encoder(torch.cat([patches_a, patches_b]), torch.cat([positions_a, positions_b]))
         embedding_a, embedding_b = embeddings.chunk(2)
         output: PrismOutput = self.heads(embedding_a, embedding_b)

@@ -1,4 +1,4 @@
-"""What the pair heads should have answered, and how far off they were.
+"""Targets, losses, chance levels and sign skill of the pair heads.
 
 Legend of ``contracts.py``; here also K axes of a head. Every difference is b - a. "Raw" means mm, degrees or
 rescaled intensity units; "normalised" means raw divided by a constant known before the batch is seen.
@@ -25,12 +25,12 @@ AXES: Final[dict[Head, tuple[str, ...]]] = {
     "window_center": ("wc",),
     "window_width": ("ww",),
 }
-"""Names of the axes of each head; classification knows no ``distance``, which has no sign."""
+"""Names of the axes of each head; classification has no ``distance``, which has no sign."""
 
 
 @dataclass(frozen=True)
 class TargetScales:
-    """Constants that make targets of different kinds alike, and the dead zones in which a sign means nothing."""
+    """Constants that normalise targets of different kinds, and the dead zones in which signs are masked."""
 
     displacement_mm: float
     rotation_deg: float
@@ -57,16 +57,16 @@ class HeadTarget:
     delta: Float[Tensor, "B K"]
     unit: Float[Tensor, "B K"]
     signed: Bool[Tensor, "B K"]
-    """Where the difference is outside its dead zone, so that its sign can be asked for."""
+    """Where the difference is outside its dead zone, so that its sign can be predicted."""
 
 
 @dataclass(frozen=True)
 class AxisReading:
-    """One axis of a batch, detached, in the same terms for both objectives.
+    """One axis of a batch, detached, in the same form for both objectives.
 
     Regression: normalised differences; times ``unit`` they are raw. Classification: the target is the sign (-1, 1),
     the prediction 2 p - 1 of the predicted probability p of a positive sign, the unit 1.
-    ``valid`` marks what the loss sees, ``signed`` what sign skill may be computed on (never the axis "distance").
+    ``valid`` marks the pairs in the loss, ``signed`` those in the sign skill (never the axis "distance").
     """
 
     prediction: Float[Tensor, " B"]
@@ -78,10 +78,10 @@ class AxisReading:
 
 @dataclass(frozen=True)
 class HeadScore:
-    """Losses of one head, beside what the best answer that ignores the images would have got.
+    """Losses of one head, with the losses of the best prediction that ignores the images.
 
     ``raw`` and ``normalized`` carry gradients. Chance is a constant predictor at the batch mean (regression;
-    0 for a batch of one pair) or the coin, ln 2 (classification; 0 when every sign is masked).
+    0 for a batch of one pair) or a coin flip, ln 2 (classification; 0 when every sign is masked).
     """
 
     raw: Float[Tensor, ""]
@@ -128,9 +128,9 @@ def _readings(
 
 
 def constant_loss(delta: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
-    """Smooth L1 of answering every pair with the mean of ``delta``.
+    """Smooth L1 of predicting the mean of ``delta`` for every pair.
 
-    The mean of few pairs fits those pairs: over B of them this is about 1 / B lower than over many.
+    The mean of few pairs overfits them: over B pairs this is about 1 / B lower than over many.
     """
     return nn.functional.smooth_l1_loss(delta.mean(0).expand_as(delta), delta)
 
@@ -186,7 +186,7 @@ def sign_skill(
 ) -> Float[Tensor, ""]:
     """2 x balanced accuracy - 1 of the predicted sign: 1 perfect, 0 chance or any constant, -1 always wrong.
 
-    NaN when either sign is missing among ``signed``: then there is nothing to tell apart.
+    NaN when either sign is missing among ``signed``.
     """
     up, said_up = target > 0, prediction > 0
     recall_up = (said_up & up & signed).sum() / (up & signed).sum()

@@ -1,4 +1,4 @@
-"""In which precision a network runs, the same while training and while it is evaluated."""
+"""Autocast for a precision, the same in training and evaluation."""
 
 from __future__ import annotations
 

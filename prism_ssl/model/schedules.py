@@ -1,4 +1,4 @@
-"""What changes with the step: the weight of SupCon and the learning rate."""
+"""Schedules over the steps: the weight of SupCon and the learning rate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LR_FLOOR: Final = 0.1
 def supcon_weight(step: int, warmup: int, ramp: int, target: float) -> float:
     """Two-stage weight of SupCon (guide 7.3): 0 for ``warmup`` steps, linear over ``ramp`` steps, then ``target``.
 
-    ``ramp`` 0 goes to the target at once.
+    With ``ramp`` 0 it is ``target`` at once.
     """
     if step < warmup:
         return 0.0

@@ -16,7 +16,7 @@ from torch import Tensor
 def supervised_contrastive_loss(emb: Float[Tensor, "M P"], labels: Int[Tensor, " M"], temp: float) -> Float[Tensor, ""]:
     """L_out of Khosla et al. 2020 (eq. 2), averaged over the anchors that have a positive (guide 7.2).
 
-    0, with a gradient path, when no anchor has one. Computed in float32 whatever the precision around.
+    0, with a gradient path, when no anchor has one. Computed in float32, also under autocast.
 
     Args:
         emb: embeddings of unit norm.
@@ -36,19 +36,19 @@ def supervised_contrastive_loss(emb: Float[Tensor, "M P"], labels: Int[Tensor, "
 
 
 def supcon_chance(n_pairs: int) -> float:
-    """SupCon of an encoder that cannot tell views apart (all logits equal): ln(2B - 1), however many positives.
+    """SupCon of an encoder with equal logits for all views: ln(2B - 1), for any number of positives.
 
-    Random directions cost a little more, about var(similarity) / (2 temp^2).
+    Random embeddings cost a little more, about var(similarity) / (2 temp^2).
     """
     return math.log(max(1, 2 * n_pairs - 1))
 
 
 @dataclass(frozen=True)
 class PositiveStats:
-    """Positives per anchor of a batch (guide 9.5), and between which values they let SupCon move.
+    """Positives per anchor of a batch (guide 9.5), and the range of SupCon that follows from them.
 
-    ``cross_pair_share`` is the share of anchors with a positive from another pair. ``loss_floor`` is the least
-    SupCon can reach, the mean of ln(positives): above 0 as soon as a series comes twice. ``chance`` is
+    ``cross_pair_share`` is the share of anchors with a positive from another pair. ``loss_floor`` is the lowest
+    possible SupCon, the mean of ln(positives): above 0 as soon as two pairs share a series. ``chance`` is
     ``supcon_chance``, or 0 like the loss itself where no anchor has a positive.
     """
 

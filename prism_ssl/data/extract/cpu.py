@@ -28,8 +28,8 @@ Int64 = npt.NDArray[np.int64]
 Shape = tuple[int, int, int]
 
 
-# Scalar stores fill a band: a vector load of it waits for them; 1 row takes 1.9x the time of 4, 16 take 1.3x.
-# A gather fills a band: 4 rows take 1.05x the time of 8.
+# If scalar stores fill a band, a vector load of it waits for them: 1 row takes 1.9x the time of 4, 16 take 1.3x.
+# If a gather fills it, 4 rows take 1.05x the time of 8.
 _BAND_ROWS = 8 if GATHERS else 4
 _LANES = _BAND_ROWS * PATCH_PX
 # float32 places the lanes of a band to 1e-4 voxel; this close to the border every neighbour is checked.

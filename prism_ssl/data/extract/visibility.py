@@ -15,8 +15,8 @@ from prism_ssl.data.scan import OpenScan
 from prism_ssl.data.views import MIDDLE_PX, View, pixel_to_voxel
 
 LOOKED_AT_PATCHES = 32
-"""A view is judged by this many of its first patches: all are drawn alike. That takes 0.035 ms (Xeon with AVX-512), 2.4
-% of cutting out 1,024 patches; if the consumer cuts views out, these few are cut out here too, which takes 0.16 ms."""
+"""A view is judged by this many of its first patches: all are drawn alike. That takes 0.035 ms (Xeon with AVX-512),
+2.4 % of cutting out 1,024 patches; if the consumer cuts views out, these few are cut out here too, in 0.16 ms."""
 
 SATURATED_SHARE = 0.9
 """Share of the pixels at the ends of the window (-1 or 1) from which a view counts as saturated."""

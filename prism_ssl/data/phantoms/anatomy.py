@@ -1,4 +1,4 @@
-"""A trunk and a head made of ellipsoids in RAS mm, painted one over the other."""
+"""Anatomy of the phantoms: a trunk and a head of ellipsoids in RAS mm, painted one over the other."""
 
 from __future__ import annotations
 

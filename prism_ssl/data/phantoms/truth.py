@@ -1,4 +1,4 @@
-"""What a catalogue of phantoms knows that no archive does: the organ at any point of any of its scans."""
+"""Ground truth of phantoms: the organ at any point of any of their scans."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PhantomTruth:
 
 
 def phantom_truth(catalog: Path) -> PhantomTruth | None:
-    """The truth about a catalogue that ``write_phantoms`` of this version has written; None for any other."""
+    """The ground truth of a catalogue that ``write_phantoms`` of this version has written; None for any other."""
     marker = catalog.parent / MARKER_FILE
     if not marker.is_file():
         return None

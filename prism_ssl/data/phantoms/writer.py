@@ -1,6 +1,6 @@
-"""CT and MR phantoms with known anatomy: what a newcomer without scans trains on, and what tests ask questions of.
+"""Generate CT and MR phantoms with known anatomy, for training without scans and for tests.
 
-A phantom is a body (see ``anatomy``) seen by a protocol: grid, contrast, storage.
+A phantom is a body (see ``anatomy``) imaged with a protocol: grid, contrast, storage.
 Equal seeds give equal files.
 """
 
@@ -36,7 +36,7 @@ from prism_ssl.utils.fs import write_atomic
 from prism_ssl.utils.seeds import generator_for
 
 PHANTOM_VERSION = 2
-"""Raised whenever the same seed gives other files, so that folders of earlier versions are not reused."""
+"""Increased whenever the same seed gives other files, so that folders of earlier versions are not reused."""
 
 MARKER_FILE = ".phantoms.json"
 """Beside the catalogue: the arguments that its phantoms were made with."""
@@ -44,7 +44,7 @@ MARKER_FILE = ".phantoms.json"
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a body is seen and stored. ``spacing_mm`` and ``extent_mm`` are along R, A, S; ``axcodes`` is the order and
+    """How a body is imaged and stored. ``spacing_mm`` and ``extent_mm`` are along R, A, S; ``axcodes`` is the order and
     direction of the axes on disk; value = slope * raw + intercept."""
 
     description: str
@@ -135,12 +135,12 @@ def make_phantom(protocol: Protocol, seed: int, subject: int = 0, shape: tuple[i
 
 
 def full_size_ct(seed: int = 0, shape: tuple[int, int, int] = (512, 512, 300)) -> Phantom:
-    """A CT of the size of a hospital's, int16: 157 MB of voxels in about ten seconds."""
+    """A CT of hospital size, int16: 157 MB of voxels in about ten seconds."""
     return make_phantom(PROTOCOLS["trunk"][0], seed, shape=shape)
 
 
 def write_phantoms(folder: str | Path, n_subjects: int, seed: int) -> Path:
-    """Write ``n_subjects`` (one or two series each) and return ``<folder>/catalog.csv`` in the columns of an archive.
+    """Write ``n_subjects`` (one or two series each) and return ``<folder>/catalog.csv``, with an archive's columns.
 
     Files appear whole or not at all; a folder that is complete for the same arguments is reused.
     """
@@ -184,14 +184,14 @@ def nifti_bytes(voxels: npt.NDArray[Any], affine: Float64, slope: float = 1.0, i
 
 
 BOTH_MODALITIES_FROM = 16
-"""From this subject on, each is seen by CT and by MR, so that held-out subjects are too."""
+"""From this subject on, each has a CT and an MR, so that held-out subjects have both too."""
 
 
 def schedule(n_subjects: int) -> Iterator[tuple[int, Protocol]]:
-    """Which subject is seen by which protocols: trunks and heads in turn.
+    """Yield (subject, protocol) of every series: trunks and heads in turn.
 
-    Every third has a second series, and from ``BOTH_MODALITIES_FROM`` on every one, of the other modality. All series
-    of a subject are in one frame of reference.
+    Every third subject has a second series; from ``BOTH_MODALITIES_FROM`` on every subject has one, of the other
+    modality. All series of a subject share one frame of reference.
     """
     for subject in range(n_subjects):
         protocols = PROTOCOLS["head" if subject % 2 else "trunk"]
@@ -205,12 +205,12 @@ def schedule(n_subjects: int) -> Iterator[tuple[int, Protocol]]:
 
 
 def phantom_folder(root: Path, n_subjects: int, seed: int) -> Path:
-    """Where the phantoms of a run lie below ``root``: a folder for each version, so that none is rewritten."""
+    """Folder of a run's phantoms below ``root``: one for each version, so that none is rewritten."""
     return root / "phantoms" / f"v{PHANTOM_VERSION}-{n_subjects}-subjects-seed-{seed}"
 
 
 def series_folder(subject: int, protocol: Protocol) -> Path:
-    """Where a series lies, relative to the catalogue."""
+    """Folder of a series, relative to the catalogue."""
     return Path("subjects") / _patient(subject) / protocol.description.lower()
 
 

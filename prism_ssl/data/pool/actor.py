@@ -1,4 +1,4 @@
-"""The process around a warm pool: obeys the state machine, draws and extracts pairs, hands over chunks."""
+"""Pool actor: runs the warm pool's state machine, draws and extracts pairs, returns chunks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from prism_ssl.utils.time import Stopwatch
 
 @dataclass(frozen=True)
 class ActorSettings:
-    """What a pool actor must know besides its shard; see ``DataConfig`` and ``ViewConfig``."""
+    """Settings of a pool actor; see ``DataConfig`` and ``ViewConfig``."""
 
     pool: PoolSettings
     view: ViewConfig
@@ -49,8 +49,8 @@ class PoolActor:
     """A warm pool over one shard; runs as a Ray actor, and as a plain object in tests.
 
     A scan that cannot be opened (``ScanRejected``) raises ``ReplacementFailed`` from the next call in strict mode;
-    otherwise it is listed in the next chunk's ``broken``. Any other error is no scan's fault and raised as it is, in
-    both modes. Nothing fails in a thread without being reported here.
+    otherwise it is listed in the next chunk's ``broken``. Any other error is no scan's fault and raised unchanged, in
+    both modes. Errors in threads are always reported here.
     """
 
     def __init__(
@@ -81,18 +81,18 @@ class PoolActor:
         self._counted_before: dict[str, float] = (cursor or {}).get("totals", {})
         self._blocked_ms_total = 0.0
         self._open_ms_total = 0.0
-        self._live = LiveMetrics(POOL_EXPORTS, ("pool", number), pause_s=1.0)  # Ray looks every 10 s
+        self._live = LiveMetrics(POOL_EXPORTS, ("pool", number), pause_s=1.0)  # Ray collects every 10 s
 
     def ready(self) -> int:
-        """Start filling the pool, and have the kernel loaded while the first scans open; returns the process id."""
+        """Start filling the pool, and load the kernel while the first scans open; returns the process id."""
         self._obey(self._opener.finished())
         warm_up(np.int16)  # what CT and most MR is stored as
         return os.getpid()
 
     def next_chunk(self, n_pairs: int) -> PairChunk | UncutChunk:
-        """``n_pairs`` pairs from the open slots in turn; blocks only while no slot may serve.
+        """``n_pairs`` pairs from the open slots in turn; blocks only while no slot can serve.
 
-        Their patches are cut out here, or not at all: ``extract_on`` decides.
+        ``extract_on`` decides whether their patches are cut out here or left to the consumer.
         """
         chunk = empty_chunk(n_pairs, self._settings.n_patches, self._settings.extract_on)
         watch = Stopwatch()
@@ -150,7 +150,7 @@ class PoolActor:
         self._order_scans()
 
     def _order_scans(self) -> None:
-        self._let_go_of_retired_scans()  # those that are ordered now may have their memory
+        self._let_go_of_retired_scans()  # scans that are opened now can reuse their memory
         for load in self._pool.to_open():
             self._opener.start(load)
 
@@ -161,7 +161,7 @@ class PoolActor:
         landings = self._opener.finished(block_s=limit_s)
         if not landings:
             raise PoolStalled(
-                f"no scan could be opened within {limit_s:.0f} s while {self._opener.busy} were on the way; "
+                f"no scan could be opened within {limit_s:.0f} s while {self._opener.busy} were being opened; "
                 "is the archive's file system reachable? raise data.stall_timeout_s if it is only slow"
             )
         self._obey(landings)
@@ -200,7 +200,7 @@ class PoolActor:
         return True
 
     def _look(self, chunk: PairChunk | UncutChunk, row: int, side: int, scan: OpenScan, view: View) -> None:
-        """The pixels of a view, or where the consumer finds them."""
+        """Put the pixels of a view into the chunk, or the transform by which the consumer cuts them out."""
         chunk.positions_mm[row, side] = view.positions_mm
         if isinstance(chunk, PairChunk):
             extract_view(scan, view, self._settings.patch_mm, chunk.patches[row, side])
@@ -211,7 +211,7 @@ class PoolActor:
         chunk.sight_bits[row, side] = visibility.bits
 
     def _totals(self) -> dict[str, float]:
-        """Running totals that the cursor hands on to the actor of a resumed run, or of one in place of a dead one."""
+        """Running totals that the cursor passes on to the actor of a resumed run, or to a dead actor's successor."""
         totals = {
             "replacement_wait_time_ms_total": self._blocked_ms_total,
             "open_time_ms_total": self._open_ms_total,

@@ -1,4 +1,4 @@
-"""Chunks as they begin, and how a pair enters one row of them."""
+"""Allocate chunks, and put one pair into one row of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prism_ssl.utils.hashing import stable_int
 
 
 def empty_chunk(n: int, N: int, extract_on: ExtractOn) -> PairChunk | UncutChunk:
-    """Room for ``n`` pairs of ``N`` patches a view; what its arrays hold is arbitrary."""
+    """A chunk for ``n`` pairs of ``N`` patches a view; its arrays are uninitialised."""
     common: dict[str, Any] = {
         "positions_mm": np.empty((n, 2, N, 3), np.float32),
         "center_delta_mm": np.empty((n, 3), np.float32),
@@ -45,7 +45,7 @@ def empty_chunk(n: int, N: int, extract_on: ExtractOn) -> PairChunk | UncutChunk
 def put_targets(
     chunk: VisitChunk, row: int, targets: PairTargets, scan: OpenScan, record: ScanRecord, key: VisitKey
 ) -> None:
-    """How the two views of a pair differ, and which scan they show."""
+    """Put into ``row`` how the two views of a pair differ, and which scan they show."""
     chunk.center_delta_mm[row] = targets.center_delta_mm
     chunk.rotation_delta_deg[row] = targets.rotation_delta_deg
     chunk.window_delta[row] = targets.window_delta
@@ -55,14 +55,14 @@ def put_targets(
 
 
 def put_lattice(chunk: UncutChunk, row: int, side: int, scan: OpenScan, view: View, patch_mm: float) -> None:
-    """What a consumer that has the scan's volume needs besides the positions to cut the view out."""
+    """Put into ``row`` the transform and the window with which a consumer cuts the view out of the volume."""
     window = levels(scan, view)
     chunk.levels[row, side] = window.gain, window.offset, window.outside
     chunk.pixel_to_voxel[row, side] = pixel_to_voxel(scan, view, patch_mm)
 
 
 def put_volume(chunk: UncutChunk, scan_id: str, scan: OpenScan) -> None:
-    """The scan's voxels: by name where scratch holds them as a file, else themselves."""
+    """Put the scan's voxels into the chunk: as a file name where scratch holds them, else as an array."""
     voxels = scan.voxels
     if isinstance(voxels, np.memmap):
         chunk.volumes[scan_id] = VolumeFile(str(voxels.filename), voxels.dtype.str, voxels.shape)

@@ -1,4 +1,4 @@
-"""Running totals of pool actors, and what follows from them (pure)."""
+"""Sum all actors' counters; recompute coverage and turnover."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 
 def join_counters(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Sums of running totals, and of what follows from them the shares as they are for all together."""
+    """Sums of the running totals, with coverage and turnover recomputed from the sums."""
     names = {name for part in parts for name in part}
     total = {name: sum(part.get(name, 0.0) for part in parts) for name in sorted(names)}
     total["coverage"] = total.get("scans_seen", 0.0) / max(total.get("scans_in_shard", 0.0), 1.0)

@@ -1,4 +1,4 @@
-"""What a pool actor shows on the dashboard."""
+"""Metrics that a pool actor exports to the dashboard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POOL_EXPORTS: Final = (
     Export("open_time_ms_total", "prism_pool_opening_ms", "Time spent opening scans, in the background", "counter"),
     Export("pool_turnover", "prism_pool_turnover", "Replacements over slots: how often the pool was renewed"),
     Export("open_scans", "prism_pool_open_scans", "Scans that are open"),
-    Export("scans_opening", "prism_pool_scans_opening", "Scans on their way: the queue of the background threads"),
+    Export("scans_opening", "prism_pool_scans_opening", "Scans being opened by the background threads"),
     Export("scratch_bytes", "prism_pool_scratch_bytes", "Decoded volumes kept as files"),
     Export("rss_bytes", "prism_pool_rss_bytes", "Memory of the process"),
 )

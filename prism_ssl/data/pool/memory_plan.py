@@ -1,4 +1,4 @@
-"""Does it fit? Pools, object store and scratch against what the machine may give, before the first step."""
+"""Memory plan: pools, object store and scratch against the machine's limit, before the first step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prism_ssl.errors import ConfigError, MemoryPlanTooBig
 T = TypeVar("T")
 GIB = 2**30
 OBJECT_STORE_MIN_BYTES = 128 * 2**20
-_ACTOR_BASE_BYTES = 170 * 2**20  # measured: a pool actor less its scans, its share of common pages (rss: twice that)
+_ACTOR_BASE_BYTES = 170 * 2**20  # measured: a pool actor without its scans, shared pages split (rss: twice that)
 _TRAINER_BASE_BYTES = 1200 * 2**20  # measured: Ray worker with torch imported, tiny preset on CPU
 _DRIVER_BASE_BYTES = 500 * 2**20  # driver, GCS, raylet
 _VOLUME_UNDER_WAY_BYTES = 512 * 512 * 512 * 2  # a large CT; the store is made before the scans are known
@@ -27,7 +27,7 @@ def chunk_bytes(config: PrismConfig) -> int:
 
 
 def probe_set_bytes(config: PrismConfig) -> int:
-    """What the training worker keeps of held-out scans: int16 patches and float32 positions of every view."""
+    """Size of the probe set in the training worker: int16 patches and float32 positions of every view."""
     n_views = config.eval.probe_scans * config.eval.views_per_scan + config.eval.place_pairs * 2 * PLACE_POINTS
     return n_views * (config.eval.n_patches or config.data.n_patches) * (PATCH_PX * PATCH_PX * 2 + 3 * 4)
 
@@ -35,7 +35,7 @@ def probe_set_bytes(config: PrismConfig) -> int:
 def object_store_bytes(config: PrismConfig) -> int:
     """Room for workers x (chunks in flight + 1) chunks, twice: a full store spills to disk and slows tenfold.
 
-    With ``data.extract_on: cuda`` also for the volumes that scratch has no room for, on their way to the device.
+    With ``data.extract_on: cuda`` also for volumes that scratch cannot hold, in transit to the device.
     """
     data = config.data
     wanted = data.workers * (data.chunks_in_flight + 1) * chunk_bytes(config) * 2
@@ -46,7 +46,7 @@ def object_store_bytes(config: PrismConfig) -> int:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a run will need, in bytes. Mapped scratch files are page cache and count as pool.
+    """Memory that a run will need, in bytes. Mapped scratch files are page cache and count as pool.
 
     ``mirror_bytes`` (``data.extract_on: cuda``) is memory of the GPU and no part of the total.
     """
@@ -60,7 +60,7 @@ class MemoryPlan:
 
     @property
     def total_bytes(self) -> int:
-        """Everything together."""
+        """Pools, object store and processes together."""
         return self.pool_bytes + self.object_store_bytes + self.base_bytes
 
     def __str__(self) -> str:
@@ -81,11 +81,11 @@ def plan_memory(
 ) -> MemoryPlan:
     """The plan for the worst case: every slot, and every scan being opened, holds the shard's largest scans.
 
-    With several training workers it is the plan of the node that needs most, with ``workers_on_a_node`` of them
-    (None: all) and their pool actors, and ``mirror_bytes`` is that of the GPU that needs most.
+    With several training workers it is the plan of the node with the largest need, with ``workers_on_a_node`` of them
+    (None: all) and their pool actors; ``mirror_bytes`` is that of the GPU with the largest need.
 
     Raises:
-        MemoryPlanTooBig: it does not fit; the message gives the numbers and the knobs.
+        MemoryPlanTooBig: it does not fit; the message gives the numbers and the settings to change.
     """
     data, workers = config.data, config.train.num_workers
     here = workers_on_a_node or workers
@@ -125,7 +125,7 @@ def mirror_bytes(config: PrismConfig, shards: Sequence[Sequence[PreparedScan]]) 
 
 
 def check_mirror_fits(config: PrismConfig, shards: Sequence[Sequence[PreparedScan]], device_bytes: int) -> None:
-    """Raises ``MemoryPlanTooBig`` when the volumes leave nothing of a GPU with ``device_bytes``."""
+    """Raises ``MemoryPlanTooBig`` when the volumes fill a GPU with ``device_bytes``."""
     needed = mirror_bytes(config, shards)
     if needed >= device_bytes:
         raise MemoryPlanTooBig(
@@ -145,7 +145,7 @@ def require_gpu(config: PrismConfig, gpus: float) -> None:
 
 
 def _parts(shards: Sequence[T], some: int, workers: int) -> list[Sequence[T]]:
-    """The shards of each ``some`` of the training workers."""
+    """The shards, grouped by ``some`` training workers each."""
     each = max(1, len(shards) * some // workers)
     return [shards[first : first + each] for first in range(0, len(shards), each)] or [[]]
 

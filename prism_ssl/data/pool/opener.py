@@ -1,4 +1,4 @@
-"""Opening scans in the background: orders go in, finished scans or named failures come out."""
+"""Open scans in background threads; each ends as an open scan or as its error."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from prism_ssl.data.scan import OpenScan
 from prism_ssl.utils.time import Stopwatch
 
 CLOSE_S = 10.0
-"""How long the end of a pool waits for scans that are being opened."""
+"""How long a pool that closes waits for scans that are being opened."""
 
 
 @dataclass(frozen=True)
 class Landing:
-    """The end of a ``Load``: the open scan, or the error that it ended with."""
+    """Result of a ``Load``: the open scan, or the error that it ended with."""
 
     load: Load
     scan: OpenScan | None
@@ -42,7 +42,7 @@ class ScanOpener:
         self._futures[self._pool.submit(self._timed, load.scan_id)] = load
 
     def finished(self, block_s: float = 0.0) -> list[Landing]:
-        """What has ended since the last call; waits up to ``block_s`` for the first when nothing has."""
+        """Landings since the last call; if there are none, waits up to ``block_s`` for the first."""
         done, _ = wait(self._futures, timeout=block_s, return_when=FIRST_COMPLETED)
         return [self._landing(future) for future in sorted(done, key=lambda f: self._futures[f].slot)]
 
@@ -52,7 +52,7 @@ class ScanOpener:
         return len(self._futures)
 
     def close(self, limit_s: float = CLOSE_S) -> list[Landing]:
-        """Stop, and return the landings that nobody has read; what is not open after ``limit_s`` is given up."""
+        """Stop, and return the unread landings; scans that are not open after ``limit_s`` are given up."""
         for future in [future for future in self._futures if future.cancel()]:
             del self._futures[future]
         self._pool.shutdown(wait=False, cancel_futures=True)

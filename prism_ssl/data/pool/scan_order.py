@@ -1,4 +1,4 @@
-"""In which order a shard's scans are opened: an endless, seeded sequence of passes."""
+"""Order in which a shard's scans are opened: an endless, seeded sequence of passes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _KEY_LENGTH = 32  # 128 bits: no two scans of a shard share a key
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far an order is: in pass ``epoch``, past every scan whose key is at most ``after``.
+    """Position in an order: in pass ``epoch``, past every scan with a key of at most ``after``.
 
-    ``done`` names scans of this pass that were handed out before it was counted by keys; empty in any later pass.
+    ``done`` names scans of this pass that an earlier version, which counted scans instead of using keys, handed out;
+    empty in any later pass.
     """
 
     epoch: int = 0
@@ -27,7 +28,7 @@ class Position:
 class ScanOrder:
     """Passes over a shard, each in an order of its own.
 
-    The place of a scan in a pass follows from (seed, epoch, scan id) alone: scans that join or leave the shard move no
+    The place of a scan in a pass depends only on (seed, epoch, scan id): scans that join or leave the shard move no
     other one. Within one epoch a scan is handed out at most once, so (epoch, scan) names a tenure uniquely. The
     ``position`` is the whole state: an order restored from it continues with the same scans.
     """
@@ -75,8 +76,8 @@ def position_by_index(
 ) -> Position:
     """The position in a checkpoint of an earlier version, which counted the scans of a pass.
 
-    Its ``index`` means something only in the shard it was counted in: in another one the scans that it ``held``, each
-    with its epoch, are not where that order has them. Then the next pass begins, so that at least nothing repeats.
+    The ``index`` is valid only for the shard it was counted in. If the scans that the pool ``held``, each with its
+    epoch, contradict it, the shard has changed: then the next pass begins, so that no scan repeats.
     """
     order = generator_for(seed, "scan-order", epoch).permutation(len(scan_ids))
     ids = sorted(scan_ids)  # once: a shard may hold 10^5

@@ -1,4 +1,4 @@
-"""Decoded volumes as raw files on local disk: a scan seen again is mapped, not inflated."""
+"""Scratch store: decoded volumes as raw files on local disk, mapped when a scan is opened again."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from prism_ssl.utils.fs import FolderLock, private_folder
 class ScratchStore:
     """The scratch files of one process, in a folder of its own that is removed by ``close``.
 
-    A full budget or a full disk is never a failure: the scan then stays in memory. Nor is a file that vanished, or
-    cannot be mapped: the scan is then not here. A folder whose owner died is removed by
-    ``prism_ssl.utils.fs.remove_stale_folders``. Safe for use from several threads.
+    A full budget or a full disk is no failure: the scan then stays in memory. Nor is a file that vanished or cannot be
+    mapped: ``get`` then returns None. ``prism_ssl.utils.fs.remove_stale_folders`` removes the folder of a dead process.
+    Safe for use from several threads.
 
     Args:
-        parent: where the folder is made.
+        parent: where the folder is created.
         budget_bytes: most bytes that its files may hold together; 0: off.
         keep_free_bytes: space that its files leave free on their disk, whatever the budget.
     """
@@ -42,7 +42,7 @@ class ScratchStore:
         self.hits = self.lost = 0
 
     def get(self, scan_id: str) -> OpenScan | None:
-        """The scan, its voxels mapped from disk; None when it is not here."""
+        """The scan, its voxels mapped from disk; None when it is not stored."""
         with self._lock:
             kept = self._kept.get(scan_id)
             if kept is None:
@@ -64,10 +64,8 @@ class ScratchStore:
                 with self._lock:
                     self.used_bytes -= size
                 return scan
-            path.write_bytes(scan.voxels.data)  # ndarray.tofile loses the last bytes in silence when they do not fit
-        except (
-            OSError
-        ):  # the disk is full before the budget is, or fails, or its folder is gone: nothing more is put here
+            path.write_bytes(scan.voxels.data)  # ndarray.tofile silently loses the last bytes when they do not fit
+        except OSError:  # the disk is full before the budget is, or fails, or the folder is gone: store nothing more
             with suppress(OSError):
                 path.unlink(missing_ok=True)
             with self._lock:
@@ -85,7 +83,7 @@ class ScratchStore:
         self._owner.release()
 
     def _mapped(self, scan_id: str, kept: OpenScan) -> OpenScan | None:
-        """With the lock held; None, and the file is forgotten, where it is gone, cut short, or cannot be mapped."""
+        """Needs the lock. None, and the entry is dropped, where the file is gone, truncated, or cannot be mapped."""
         path, shape = self._folder / scan_id, self._shapes[scan_id]
         try:
             voxels = np.memmap(path, kept.voxels.dtype, mode="r", shape=shape)

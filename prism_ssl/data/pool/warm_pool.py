@@ -1,11 +1,11 @@
-"""Which scan is served next, which leaves, which is opened: the pool as a state machine.
+"""The warm pool as a state machine: which scan is served, which leaves, which is opened next.
 
 It has no Ray, no thread and no clock. The actor around it asks ``draw`` for a visit, opens what ``to_open``
 names, and reports back with ``landed`` or ``failed``. A slot moves through these states:
 
     empty    -> opening            its scan is being opened, nothing to serve yet
     opening  -> serving            the scan has landed
-    serving  -> replacing          its visits are used up; it serves on while the next scan is opened
+    serving  -> replacing          its visits are used up; it keeps serving while the next scan is opened
     replacing -> serving           the replacement has landed and taken over
 """
 
@@ -26,7 +26,7 @@ MIN_OPEN_SLOTS = 2
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """What the pool must know; see ``DataConfig`` for the meaning."""
+    """Settings of the pool; see ``DataConfig`` for the meaning."""
 
     slots: int
     visits_per_scan: int
@@ -39,9 +39,9 @@ class PoolSettings:
 
 @dataclass(slots=True)
 class Tenure:
-    """One stay of a scan in a slot. ``visits`` pairs were drawn of ``budget``.
+    """One stay of a scan in a slot. ``visits`` of its ``budget`` pairs were drawn.
 
-    ``counted``: it has been opened, and is in the counters; a resumed pool opens it again and counts it no more.
+    ``counted``: its opening is in the counters; a resumed pool opens the scan again without counting it.
     """
 
     scan_id: str
@@ -53,14 +53,14 @@ class Tenure:
 
 @dataclass(slots=True)
 class Slot:
-    """A place in the pool: who is in it, who comes next, and which of the two is open."""
+    """A place in the pool: the current scan, the pending one, and which of the two is open."""
 
     current: Tenure | None = None
     current_open: bool = False
     pending: Tenure | None = None
     pending_open: bool = False
     opening: bool = False
-    owed: bool = False  # a scan, in the deterministic mode, in place of one that could not be opened
+    owed: bool = False  # deterministic mode: a scan failed to open, and its replacement is not chosen yet
 
     def tenure_to_open(self) -> Tenure | None:
         """The tenure whose scan must be opened before this slot can go on."""
@@ -104,7 +104,7 @@ class PoolCounters:
     views_outside: int = 0
 
     def saw(self, kinds: Iterable[str]) -> None:
-        """Count a view under each of the names that end in what it is."""
+        """Count a view under each of these names."""
         for kind in kinds:
             setattr(self, kind, getattr(self, kind) + 1)
 
@@ -134,7 +134,7 @@ class WarmPool:
 
     # ------------------------------------------------------------------ questions
     def to_open(self) -> list[Load]:
-        """What to start opening now; each is named once, at most ``max_prefetch_replacements`` at a time."""
+        """Scans to start opening now; each is named once, at most ``max_prefetch_replacements`` at a time."""
         self._fill_empty_slots(staggered=False)
         room = self.settings.max_prefetch_replacements - sum(slot.opening for slot in self.slots)
         loads: list[Load] = []
@@ -145,14 +145,14 @@ class WarmPool:
             if len(loads) < room and tenure is not None and not slot.opening:
                 slot.opening = True
                 loads.append(Load(number, tenure.scan_id))
-        if loads:  # slots take turns here too: where opening is slow, the first ones would leave no room for the others
+        if loads:  # slots take turns here too, or with slow opens the first ones would leave no room for the others
             self._first_to_open = loads[-1].slot + 1
         return loads
 
     def draw(self) -> Draw | None:
         """The next pair, slots taking turns of ``pairs_per_turn``; None when it must wait for a scan to land.
 
-        Then ``to_open`` may have something new to name.
+        In that case ``to_open`` may name new scans.
         """
         number = self._deterministic_turn() if self.settings.deterministic else self._next_open_slot()
         if number is None:
@@ -223,8 +223,8 @@ class WarmPool:
     def failed(self, number: int, stage: str, cause: str) -> None:
         """The scan that this slot was opening is broken.
 
-        Which scan comes instead must not depend on when that became known: the deterministic mode chooses it at the
-        slot's turn.
+        The choice of its replacement must not depend on when the failure became known: the deterministic mode makes it
+        at the slot's turn.
 
         Raises:
             ReplacementFailed: in strict mode.
@@ -255,14 +255,14 @@ class WarmPool:
 
     # ------------------------------------------------------------------ inside
     def _pass_the_turn(self, number: int) -> None:
-        """To the next slot once this one has had its pairs; a slot that stood in for another begins its own turn."""
+        """Move on to the next slot after this one's pairs; a slot that stood in for another begins its own turn."""
         self._drawn_in_turn = self._drawn_in_turn + 1 if number == self._turn else 1
         over = self._drawn_in_turn >= self.settings.pairs_per_turn
         self._turn = (number + 1) % len(self.slots) if over else number
         self._drawn_in_turn = 0 if over else self._drawn_in_turn
 
     def _fill_empty_slots(self, staggered: bool) -> None:
-        """Staggered: slots opened together must not all expire together."""
+        """Assign scans to empty slots; ``staggered`` budgets keep slots that open together from expiring together."""
         for number, slot in enumerate(self.slots):
             empty = slot.current is None and slot.pending is None and not slot.owed
             choice = self._order.next(self._unavailable()) if empty else None
@@ -280,7 +280,7 @@ class WarmPool:
             if slot.pending is not None and slot.pending_open:
                 slot.take_over()
             if slot.pending is not None or (slot.current is not None and not slot.current_open):
-                return None  # its scan is on the way, and the order of slots is part of the promise
+                return None  # its scan is being opened, and the order of slots must not change
             if slot.current is not None:
                 return number
         return None
@@ -293,7 +293,7 @@ class WarmPool:
         return next((number for number in turns if is_open[number]), None) if self._started else None
 
     def _expire(self, slot: Slot) -> None:
-        """Its visits are used up: ask for another scan, or go on when every other scan is in a slot already."""
+        """Visits used up: request another scan, or extend the budget if every other scan is in a slot already."""
         choice = self._order.next(self._unavailable())
         if choice is None:
             assert slot.current is not None
@@ -318,7 +318,7 @@ class WarmPool:
             )
 
     def _choose_another(self, slot: Slot) -> None:
-        """Ask for another scan in place of a broken one; where none is left, what serves there serves on."""
+        """Request another scan in place of a broken one; if none is left, the slot's current scan keeps serving."""
         choice = self._order.next(self._unavailable())
         if choice is not None:
             slot.pending = Tenure(*choice, self.settings.visits_per_scan)
@@ -333,9 +333,10 @@ class WarmPool:
 
 
 def _restored(saved: list[dict[str, Any]], shard: set[str], count: int) -> list[Slot]:
-    """The slots of a cursor, ``count`` in all; a scan that has left the shard since (quarantined, say) leaves its slot.
+    """The slots of a cursor, ``count`` in all, without scans that have left the shard since (by quarantine, say).
 
-    Where the shard has become too small for all slots, empty ones go: no scan is in two, so there are enough of them.
+    If the shard has become too small for all slots, empty ones are removed: no scan is in two slots, so enough are
+    empty.
     """
 
     def tenure(values: dict[str, Any] | None) -> Tenure | None:
@@ -352,7 +353,7 @@ def _restored(saved: list[dict[str, Any]], shard: set[str], count: int) -> list[
 
 
 def _position(scan_ids: Sequence[str], seed: int, cursor: dict[str, Any]) -> Position:
-    """Where the order of a cursor goes on."""
+    """Position at which the order of a cursor continues."""
     order = cursor["order"]
     if isinstance(order, dict):
         return Position(order["epoch"], order["after"], tuple(order["done"]))

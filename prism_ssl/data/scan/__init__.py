@@ -1,4 +1,4 @@
-"""Open a scan in place: NIfTI header, geometry, intensities, bounded reads."""
+"""Open scans: NIfTI header, geometry, intensity statistics, time-limited reads."""
 
 from prism_ssl.data.scan.bounded_reads import ReadLimits, archive_root, is_not_empty, read_within, within
 from prism_ssl.data.scan.geometry import (

@@ -1,4 +1,4 @@
-"""Reading from storage that may hang, or be away for a while: a limit for every file, patience with the volume."""
+"""Time-limited reads, with retries while the archive is unreachable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def within(limit_s: float, function: Callable[[], T]) -> T:
     """``function()``, or ``TimeoutError`` when it has not ended after ``limit_s``.
 
     A read that hangs in the kernel cannot be ended: it is left to a thread that dies with the process. Raises
-    ``MachineTrouble`` where there is no thread for it.
+    ``MachineTrouble`` if no thread can be started.
     """
     future: Future[T] = Future()
 
@@ -45,9 +45,9 @@ def within(limit_s: float, function: Callable[[], T]) -> T:
 
 
 def read_within(limit_s: float, read: Callable[[], T]) -> T:
-    """As ``within``, for reading one scan: one that hangs is a ``ScanRejected`` like any other that cannot be read.
+    """``within`` for reading one scan: a read that hangs raises ``ScanRejected``, as for any unreadable scan.
 
-    What the system says of the storage or of this machine is ``ArchiveUnreachable`` or ``MachineTrouble``.
+    Errors of the storage raise ``ArchiveUnreachable``, those of this machine ``MachineTrouble``.
     """
     try:
         return within(limit_s, read)
@@ -61,17 +61,17 @@ def read_within(limit_s: float, read: Callable[[], T]) -> T:
 
 
 def archive_root(paths: Iterable[str]) -> str:
-    """The deepest folder that holds all the files: gone or empty when their volume is not mounted."""
+    """The deepest folder that holds all the files: missing or empty when their volume is not mounted."""
     return os.path.commonpath([Path(path).parent for path in paths])
 
 
 @dataclass
 class ReadLimits:
-    """How a scan of an archive is opened: no read takes longer than ``open_timeout_s``, and what is no scan's fault is
-    tried again, with growing pauses, for ``outage_patience_s``: the archive is away, its storage fails, this machine
-    has no memory, or no file to open.
+    """Limits for opening the scans of an archive: no read takes longer than ``open_timeout_s``. Failures that are no
+    scan's fault (archive unreachable, storage error, no memory or file handle on this machine) are retried, with
+    growing pauses, for ``outage_patience_s``.
 
-    ``closing`` ends every pause. ``retries`` counts what was tried again, ``reads`` what was read.
+    ``closing`` ends every pause. ``retries`` counts the retries, ``reads`` the successful reads.
     """
 
     root: str
@@ -82,12 +82,12 @@ class ReadLimits:
     reads: int = 0
 
     def read(self, read: Callable[[], T]) -> T:
-        """``read()``.
+        """Call ``read`` within these limits.
 
         Raises:
             ScanRejected: this scan cannot be read, or not in time.
-            ArchiveUnreachable: no scan could be, for ``outage_patience_s``.
-            MachineTrouble, HostOutOfMemory: this machine could read none for as long.
+            ArchiveUnreachable: no scan could be read for ``outage_patience_s``.
+            MachineTrouble, HostOutOfMemory: this machine could read no scan for as long.
         """
         deadline, pause_s, reads_before = time.monotonic() + self.outage_patience_s, _FIRST_PAUSE_S, self.reads
         while True:
@@ -110,7 +110,7 @@ class ReadLimits:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _end(self, trouble: PrismError, others_were_read: bool) -> PrismError:
-        """What to say of trouble that lasted."""
+        """The error to raise for trouble that lasted."""
         if isinstance(trouble, MachineTrouble):
             return trouble
         if others_were_read and isinstance(trouble, ArchiveUnreachable):  # a bad block, not a volume that is away
@@ -120,11 +120,11 @@ class ReadLimits:
         return ArchiveUnreachable(
             f"the archive was away for {self.outage_patience_s:g} s (data.outage_patience_s): the folder of all scans "
             f"is gone, empty or fails ({told}); is its volume mounted? No scan was put in quarantine; the same command "
-            "goes on from the last checkpoint"
+            "resumes from the last checkpoint"
         )
 
     def _away(self, rejected: ScanRejected) -> bool:
-        """Whether it is the archive as a whole that is gone, or closed to this user, and not this one scan."""
+        """Whether the archive as a whole is gone or closed to this user, and not just this scan."""
         in_doubt = rejected.reason in (RejectReason.MISSING_PATH, RejectReason.NOT_READABLE)
         return in_doubt and not is_not_empty(self.root)
 

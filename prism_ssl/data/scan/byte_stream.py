@@ -1,4 +1,4 @@
-"""The bytes of a file in their order, inflated where its content is a gzip stream."""
+"""Sequential bytes of a file, decompressed if its content is a gzip stream."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _zlib: Any = isal_zlib  # isal publishes types for a part of what it offers
 _GZIP_WBITS = 31
 # 1 MiB: the intermediate copy stays in the cache; 2 % slower than inflating into place, which has no public call.
 _CHUNK_BYTES = 2**20
-_PACKED_BYTES = 2**18  # 2**16 takes 3 % longer; what an inflater has not used yet of it is copied for each chunk
+_PACKED_BYTES = 2**18  # 2**16 takes 3 % longer; the unused rest of it is copied for each chunk
 
 
 class FileStream:
-    """Reads an unbuffered file from its beginning; ``gz`` says whether it is inflated on the way.
+    """Reads an unbuffered file from its beginning; ``gz``: whether it is decompressed.
 
-    The members of a gzip stream are joined, and the checksum of each is compared where it ends. Bytes behind the last
-    member that begin no other one are left alone, as gzip does ("trailing garbage ignored").
+    The members of a gzip stream are joined, and the checksum of each is verified at its end. Bytes after the last
+    member that begin no other member are ignored, as gzip does ("trailing garbage ignored").
 
     Raises:
         ScanRejected: from ``fill`` and ``skip``, a gzip stream that is damaged or ends early.
@@ -38,10 +38,10 @@ class FileStream:
         self._packed = b""  # read, and not yet inflated
         self._inflater = _zlib.decompressobj(wbits=_GZIP_WBITS) if self.gz else None
         self.foreign_tail = False
-        """Whether the last member was followed by bytes that begin no other one."""
+        """Whether bytes that begin no other member follow the last one."""
 
     def fill(self, buffer: memoryview) -> int:
-        """Put the next bytes into ``buffer``; fewer than its length mean that the stream has ended, and is whole."""
+        """Put the next bytes into ``buffer``; returns how many. Fewer than its length: the stream has ended intact."""
         filled = 0
         while filled < len(buffer):
             part = buffer[filled : filled + _CHUNK_BYTES]
@@ -52,7 +52,7 @@ class FileStream:
         return filled
 
     def skip(self, size: int) -> int:
-        """Pass over the next ``size`` bytes; fewer mean that the stream has ended, and is whole."""
+        """Skip the next ``size`` bytes; returns how many. Fewer: the stream has ended intact."""
         passed, buffer = 0, memoryview(bytearray(min(size, _CHUNK_BYTES)))
         while passed < size:
             count = self.fill(buffer[: size - passed])
@@ -75,7 +75,7 @@ class FileStream:
                 self._packed = self._inflater.unused_data
                 self._inflater = _zlib.decompressobj(wbits=_GZIP_WBITS) if self._another_member() else None
                 self.foreign_tail = self._inflater is None and bool(self._packed)
-            elif not data and not more:  # it may have held bytes back, so that it was asked once more
+            elif not data and not more:  # called once more, because it may have held bytes back
                 raise ScanRejected(RejectReason.TRUNCATED_GZIP, "the gzip stream ends early; copy the file again")
             if data:
                 part[: len(data)] = data
@@ -83,7 +83,7 @@ class FileStream:
         return 0
 
     def _another_member(self) -> bool:
-        """Whether a member begins behind the one that has ended; zeros in between are padding."""
+        """Whether another member follows the one that has ended; zeros in between are padding."""
         self._packed = self._packed.lstrip(b"\0")
         while len(self._packed) < len(GZIP_MAGIC) and self._read():
             self._packed = self._packed.lstrip(b"\0")

@@ -17,7 +17,7 @@ NEAR_ISOTROPIC = 1.5
 """Coarsest over finest spacing below which a scan has no acquisition plane of its own: it counts as axial."""
 
 _SAME_SPACING = 0.99
-# Tilted by a hair, so that an axis at exactly 45 degrees is named alike however the file stores it.
+# Tilted slightly, so that an axis at exactly 45 degrees gets the same name however the file stores it.
 _RAS_AXES = np.array([(1.0, 1e-4, 2e-4), (0.0, 1.0, 3e-4), (0.0, 0.0, 1.0)])
 _ORDERS = np.array(list(itertools.permutations(range(3))))
 

@@ -1,4 +1,4 @@
-"""Where a header says that its voxels lie: units, sform, qform and pixdim, and whether they agree."""
+"""Voxel geometry of a NIfTI header: units, sform, qform and pixdim, and whether they agree."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ SINGULAR_SHARE = 1e-3
 """Volume of a voxel over the product of its edges at which its axes count as dependent (a tilt of 89.9 degrees)."""
 
 SHEARED_SHARE = 1e-3
-"""Volume that a voxel lacks to the product of its edges at which a volume counts as sheared (a tilt of 2.6 degrees)."""
+"""A volume counts as sheared if a voxel's volume is below the product of its edges by this share (2.6 degrees tilt)."""
 
 _SPACE_UNIT = 7  # the bits of xyzt_units that tell the unit of space
-_MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # metre, micron; 2 is mm, and what names no unit is read as mm (as ITK does)
+_MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # metre, micron; 2 is mm, and no unit is read as mm (as ITK does)
 
 
 @dataclass(frozen=True, eq=False)
 class HeaderGeometry:
     """``affine`` [4, 4] maps voxel indices to RAS mm: that of the sform, else of the qform, else pixdim alone.
 
-    ``pixdim_mm`` [3] is what pixdim says, 0 where it says nothing. ``mm_per_unit`` is the unit of the header; all
-    lengths here are converted. ``qform_mirrors`` is None where the header does not say whether its qform does.
+    ``pixdim_mm`` [3] is the spacing in pixdim, 0 where it has none. ``mm_per_unit`` is the unit of the header; all
+    lengths here are in mm. ``qform_mirrors``: whether the qform mirrors the volume, None if the header does not say.
     """
 
     affine: Float64
@@ -46,8 +46,8 @@ def geometry_of(parsed: Any) -> HeaderGeometry:
     """The geometry of nibabel's header.
 
     Raises:
-        ScanRejected: no spacing where it is all there is.
-        ValueError: from nibabel, a qform without a meaning.
+        ScanRejected: there is no sform, and pixdim has no spacing.
+        ValueError: from nibabel, an invalid qform.
     """
     sform_code, qform_code = int(parsed["sform_code"]), int(parsed["qform_code"])
     pixdim = parsed["pixdim"]
@@ -88,12 +88,12 @@ def check_agreement(told: HeaderGeometry) -> None:
         )
         raise ScanRejected(RejectReason.CONFLICTING_GEOMETRY, detail)
     if told.qform_mirrors not in (None, float(np.linalg.det(told.affine[:3, :3])) < 0):
-        detail = "of sform and qform one mirrors the volume and the other does not; needed: the same left and right"
+        detail = "only one of sform and qform mirrors the volume; needed: the same left and right"
         raise ScanRejected(RejectReason.CONFLICTING_GEOMETRY, detail)
 
 
 def _spacing_agrees(affine: Float64, pixdim_mm: Float64) -> bool:
-    """Along each axis; of a sheared volume in a voxel's volume too: a gantry tilt keeps it and may lengthen an axis."""
+    """Along each axis, or for a sheared volume by voxel volume: a gantry tilt keeps that and may lengthen an axis."""
     spacing_mm = geometry.spacing_mm(affine)
     if np.all((np.abs(spacing_mm - pixdim_mm) <= SPACING_TOLERANCE * pixdim_mm) | (pixdim_mm == 0)):
         return True
@@ -103,5 +103,5 @@ def _spacing_agrees(affine: Float64, pixdim_mm: Float64) -> bool:
 
 
 def times(values: Iterable[float]) -> str:
-    """As one writes a shape or a spacing: 512 x 512 x 2.5."""
+    """Format a shape or a spacing: 512 x 512 x 2.5."""
     return " x ".join(f"{value:g}" for value in values)

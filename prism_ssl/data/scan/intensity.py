@@ -1,4 +1,4 @@
-"""What a window is chosen from: the intensities of the foreground, from a sample of the voxels."""
+"""Foreground intensity statistics for choosing a window, from a sample of the voxels."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ STATS_SAMPLE_VOXELS = 10**6
 """Voxels (about) that the robust statistics of a scan are computed from."""
 
 AIR_VALUE_MIN = -1024.0
-"""Nothing in a body is darker in HU: lower values do not widen the range of a scan."""
+"""No tissue is darker in HU: lower values do not widen the range of a scan."""
 
 PADDING_VALUES = (-2000.0, -3024.0)
-"""What scanners write where they measured nothing: as stored, and after an intercept of -1024."""
+"""Padding that scanners write outside the measured field: as stored, and after an intercept of -1024."""
 
 PADDING_SHARE_MIN = 1e-3
-"""Share of the voxels that hold one lowest value, below all air, from which on any such value is padding."""
+"""A lowest value below air counts as padding if at least this share of the voxels have it."""
 
 
 def robust_stats(voxels: npt.NDArray[Any], slope: float, intercept: float) -> RobustStats:
     """Intensity statistics of a volume [nz, ny, nx], in rescaled units.
 
-    They come from whole rows of voxels spread evenly over the volume, about 10^6 voxels in all, without those that
-    are not finite; a CT's padding counts as air (``padding_as_air``). ``lowest`` is the lowest of them. Most of a CT is
-    air and most of a brain-extracted MR is zero, so ``median`` and ``std`` describe the foreground: with [p, q] the 0.5
-    and 99.5 percentiles of the sample (p at least -1024), the values above p + (q - p) / 10, clipped to q.
+    They come from whole rows of voxels spread evenly over the volume, about 10^6 voxels in all, without non-finite
+    ones; a CT's padding counts as air (``padding_as_air``). ``lowest`` is the lowest of them. Most of a CT is air and
+    most of a brain-extracted MR is zero, so ``median`` and ``std`` describe the foreground: with [p, q] the 0.5 and
+    99.5 percentiles of the sample (p at least -1024), the values above p + (q - p) / 10, clipped to q.
 
     Raises:
         ScanRejected: no finite value, or a foreground without any spread.
@@ -56,10 +56,10 @@ def robust_stats(voxels: npt.NDArray[Any], slope: float, intercept: float) -> Ro
 
 
 def padding_as_air(ordered: Float64, slope: float, intercept: float) -> Float64:
-    """Rescaled values in ascending order; those below -1024 are raised to the next one where the lowest is padding.
+    """Rescaled values in ascending order; if the lowest is padding, all below -1024 are raised to the next value above.
 
-    It is when it is a value that scanners pad with, as such or before slope and intercept were applied, or when many
-    voxels share it. Between padding and picture lie the values that resampling makes of the two.
+    It is padding if it is a known padding value, before or after slope and intercept, or if many voxels share it.
+    Values between padding and image come from resampling.
     """
     lowest = float(ordered[0])
     if lowest >= AIR_VALUE_MIN:

@@ -1,9 +1,9 @@
-"""Opening a scan in place: path -> OpenScan.
+"""Open a NIfTI file for sampling: path -> OpenScan.
 
-Opening costs little more than inflating the file's bytes: the voxels keep their type and order on disk, slope and
-intercept are left to the extraction, reorientation to RAS is left to the affine, statistics come from a sample.
-What is wrong with a file is a ``ScanRejected`` whose detail holds numbers and never a path; what the storage or the
-machine cannot do is none, see ``read_errors``.
+Opening costs little more than decompressing the file: the voxels keep their type and order on disk, the extraction
+applies slope and intercept, the affine gives the orientation in RAS, statistics come from a sample. A bad file raises
+``ScanRejected``, with numbers and never a path in its detail; for errors of the storage or the machine see
+``read_errors``.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ GZIP_RATIO_MAX = 1100
 """Deflate packs at most 1032 bytes into one; a header that declares more than this describes another file."""
 
 TRAILING_BYTES_MAX = 2**20
-"""Bytes after the last voxel that are read, to reach the checksum of a gzip stream; as many mean another volume."""
+"""Most bytes read after the last voxel, to reach a gzip stream's checksum; as many mean another volume."""
 
 SMALLEST_FLOAT = float(np.finfo(np.float32).tiny)
-"""Integers that are read as floating-point numbers lie below this one."""
+"""Small integers that are misread as floating-point numbers lie below this one."""
 
 _nib: Any = nib  # nibabel publishes types for a part of what it offers
 _HEADER_BYTES = 540  # NIfTI-2; a NIfTI-1 header is 348
@@ -48,7 +48,7 @@ _PARSE_ERRORS = (HeaderDataError, ValueError, KeyError, TypeError, OverflowError
 
 @dataclass(frozen=True, eq=False)
 class ScanHeader:
-    """What the first bytes of a file tell; nothing of it is checked yet beyond being a NIfTI.
+    """The parsed header of a file; nothing is checked yet except that it is a NIfTI.
 
     ``shape`` is as declared (any rank; a 0 beyond the third axis is a 1, as nifti_clib reads it), ``dtype`` as on disk
     (byte order included). ``slope`` is 1 where the file has none.
@@ -92,7 +92,7 @@ class ScanHeader:
 
 @dataclass(frozen=True, eq=False)
 class OpenScan:
-    """A scan ready to be sampled: the raw voxels as they lie on disk, and what gives them meaning.
+    """A scan ready to be sampled: the raw voxels as on disk, their scaling, affine and statistics.
 
     ``voxels`` is [nz, ny, nx], C-contiguous, native byte order, possibly a read-only map of a scratch file: voxel
     (i, j, k) is ``voxels[k, j, i]``. ``affine`` [4, 4] maps (i, j, k) to RAS mm. Rescaled value = slope * raw +
@@ -116,7 +116,7 @@ class OpenScan:
         """Distance between neighbouring voxels along i, j, k."""
         return geometry.spacing_mm(self.affine)
 
-    # Kept: computing these two for every view takes 0.05 ms, a twentieth of cutting one out.
+    # Cached: computing these two for every view takes 0.05 ms, a twentieth of cutting one out.
     @cached_property
     def to_voxel(self) -> Float64:
         """RAS mm -> (i, j, k), [4, 4]."""
@@ -145,14 +145,14 @@ def open_scan(
 ) -> OpenScan:
     """Open a scan for sampling.
 
-    The file is read into memory and to its end, so that a wrong checksum is noticed. It is never mapped: a file that is
-    cut while it is mapped kills the process that looks at it.
+    The file is read into memory and to its end, so that a wrong checksum is noticed. It is never mapped: truncating a
+    mapped file kills the process that reads it.
 
     Args:
         path: a ``.nii`` or ``.nii.gz`` file; its content decides which.
-        stats: what preflight found; ``None``: computed here, see ``robust_stats``.
+        stats: from preflight; ``None``: computed here, see ``robust_stats``.
         max_volume_bytes: a file that declares more is refused before anything is inflated.
-        memory: where the voxels are put; ``None``: memory of their own.
+        memory: provides the voxels' memory; ``None``: new memory.
 
     Raises:
         ScanRejected: the file cannot be read, is damaged, or is no 3-D volume of real numbers.
@@ -174,7 +174,7 @@ def read_header(path: str | Path) -> ScanHeader:
     """Read and parse the first bytes of a file.
 
     Raises:
-        ScanRejected: not readable, not a NIfTI, or a header without a meaning.
+        ScanRejected: not readable, not a NIfTI, or an invalid header.
     """
     head = bytearray(_HEADER_BYTES)
     with _failures_named(), Path(path).open("rb", buffering=0) as file:
@@ -186,11 +186,11 @@ def read_header(path: str | Path) -> ScanHeader:
     except ScanRejected:
         raise
     except _PARSE_ERRORS as error:
-        raise ScanRejected(RejectReason.NIFTI_LOAD_FAILED, f"the header has no meaning: {error}") from error
+        raise ScanRejected(RejectReason.NIFTI_LOAD_FAILED, f"the header is invalid: {error}") from error
 
 
 def check_openable(header: ScanHeader, max_volume_bytes: int) -> None:
-    """Refuse, from the header alone, what cannot or must not be brought into memory."""
+    """Refuse, from the header alone, a volume that cannot or must not be loaded."""
     shape, dtype = header.volume_shape, header.dtype
     if min(shape) < 1:
         raise ScanRejected(RejectReason.NIFTI_LOAD_FAILED, f"shape is {times(shape)}; needed: at least 1 on each axis")
@@ -224,7 +224,7 @@ def load_voxels(path: str | Path, header: ScanHeader, memory: VolumeMemory | Non
 
 @contextmanager
 def _failures_named() -> Iterator[None]:
-    """Give what the file system raises the name under which preflight counts it."""
+    """Convert errors of the file system to those that preflight counts."""
     try:
         yield
     except (OSError, MemoryError) as error:
@@ -280,7 +280,7 @@ def _check_floats(parsed: Any) -> None:
 
 
 def _fill(voxels: npt.NDArray[np.uint8], stream: FileStream, vox_offset: int) -> None:
-    """Read the bytes of all voxels, and on to the end of a gzip stream, where its checksum is compared."""
+    """Read the bytes of all voxels, and on to the end of a gzip stream, where its checksum is verified."""
     stream.skip(vox_offset)
     held = stream.fill(voxels.data)
     if held < voxels.size and stream.foreign_tail:

@@ -1,4 +1,4 @@
-"""Whose fault it is that a file cannot be read: the scan's own, the storage's, or this machine's."""
+"""Attribute a read error to the scan, the storage or this machine."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _SCAN = _MISSING | {
     errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EFBIG,
     errno.EOVERFLOW, errno.ESPIPE, errno.EILSEQ,
 }  # fmt: skip
-"""What lies at the path, and who may read it."""
+"""Errors of the path and its permissions."""
 _MACHINE = {
     errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOBUFS, errno.ENOLCK, errno.ENOSPC, errno.EDQUOT,
 }  # fmt: skip
-"""What this machine has no more of."""
+"""Errors of resources that this machine has run out of."""
 
 
 def blame(number: int | None) -> Blame:
-    """Who is to blame for an error number of the system.
+    """What is to blame for an error number of the system.
 
-    Unknown ones count against the storage, which is tried again (EIO, ESTALE, ETIMEDOUT, EHOSTDOWN and all others of a
-    file system behind a network). None comes from Python's own checks: that the path is no file to be searched in, say.
+    Unknown ones count against the storage, which is retried (EIO, ESTALE, ETIMEDOUT, EHOSTDOWN and all others of a
+    network file system). None comes from Python's own checks of the path, for example.
     """
     if number is None or number in _SCAN:
         return "scan"
@@ -39,7 +39,7 @@ def blame(number: int | None) -> Blame:
 
 
 def read_failure(error: OSError | MemoryError) -> PrismError:
-    """The deliberate error for one that reading a scan ended with.
+    """The project's error for an error that ended the reading of a scan.
 
     ``ScanRejected`` only where the scan is to blame; ``ArchiveUnreachable`` for the storage, ``HostOutOfMemory`` and
     ``MachineTrouble`` for this machine.
@@ -50,7 +50,7 @@ def read_failure(error: OSError | MemoryError) -> PrismError:
     if whose == "machine":
         return MachineTrouble(
             f"a scan could not be opened: {error.strerror} ({_files_open(error)}); no scan was blamed, and it was "
-            "tried again: see what else runs on this machine, or lower data.workers; the same command goes on"
+            "tried again: see what else runs on this machine, or lower data.workers; the same command resumes"
         )
     if whose == "storage":
         return ArchiveUnreachable(f"the storage of the archive failed: {error.strerror or error}")
@@ -66,7 +66,7 @@ def out_of_memory(wanted: str, error: BaseException) -> HostOutOfMemory:
         f"no memory was left {wanted} ({error or type(error).__name__}): {free / 2**30:.1f} GiB are free on "
         f"this machine, {who} allows {limit / 2**30:.1f} GiB; no scan was blamed. Lower "
         "data.warm_pool_size or data.workers (in preflight preflight.concurrency), or ask for more memory; the same "
-        "command goes on"
+        "command resumes"
     )
 
 

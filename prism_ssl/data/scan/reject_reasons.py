@@ -1,4 +1,4 @@
-"""Why a scan is not used: the vocabulary of preflight.json."""
+"""Reject reasons: why a scan is not used; the vocabulary of preflight.json."""
 
 from __future__ import annotations
 
@@ -52,4 +52,4 @@ class RejectReason(StrEnum):
 TRANSIENT_REASONS = frozenset(
     {RejectReason.MISSING_PATH, RejectReason.NOT_READABLE, RejectReason.OPEN_TIMED_OUT, RejectReason.CHECK_CRASHED}
 )
-"""Reasons that may be gone tomorrow although the file is the same; never reused from a manifest."""
+"""Reasons that may vanish without a change to the file; never reused from a manifest."""

@@ -1,4 +1,4 @@
-"""Which column of a catalogue means what, and what to type when one is called otherwise."""
+"""Map a catalogue's columns to ours, with a hint for columns under other names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REQUIRED = ("pmbb_id", "modality", "series_path")
 OPTIONAL = ("series_description", "exam_type", "nifti_path", "series_id")
 
 _PLACES = {"series_path", "nifti_path"}
-"""Both say where a file lies, so one column may be both; any other column means one thing."""
+"""Both locate a file, so one column may serve as both; any other column has one meaning."""
 _OTHER_WORDS = {
     "pmbb_id": ("patient_id", "patientid", "patient", "subject_id", "subject", "participant_id", "mrn", "person_id"),
     "modality": ("modality", "mod"),
@@ -25,15 +25,15 @@ _OTHER_WORDS = {
     "series_id": ("series_uid", "seriesinstanceuid", "series_instance_uid"),
     "exam_type": ("exam", "study_description", "studydescription"),
 }
-"""What archives call these columns."""
+"""Names of these columns in archives."""
 _NEAR = 0.6
 
 
 def column_names(found: Sequence[str], path: Path, config: DataConfig, with_text: bool = False) -> dict[str, str]:
-    """Our name -> the table's, for every column to be read; ``with_text``: also those that describe, where there are.
+    """Our name -> the table's, for every column to be read; ``with_text``: also the description columns, where present.
 
     Raises:
-        CatalogError: a column is missing, or one is to mean two things.
+        CatalogError: a column is missing, or one has two meanings.
     """
     if unknown := sorted(set(config.columns) - {*REQUIRED, *OPTIONAL}):
         raise CatalogError(f"data.columns names {', '.join(unknown)}; known: {', '.join(REQUIRED + OPTIONAL)}")
@@ -53,7 +53,7 @@ def column_names(found: Sequence[str], path: Path, config: DataConfig, with_text
 
 
 def _refuse_rows_as_names(found: Sequence[str], path: Path) -> None:
-    """Raise, without a word of the table, where its first line holds content, or is no line of fields."""
+    """Raise if the first line holds values, or is no line of fields; the message quotes nothing of the table."""
     text = "".join(found)
     if "\0" in text or "\ufeff" in text:
         what = "is not in UTF-8 (UTF-16?)"
@@ -84,11 +84,11 @@ def _refuse_two_meanings(read: Mapping[str, str], path: Path) -> None:
 
 
 def _hint(missing: Sequence[str], names: Mapping[str, str], found: Sequence[str]) -> str:
-    """The option to type, with the columns that are likely meant; none is proposed that means something already."""
+    """The option to pass, with the columns that are likely meant; never one that already has a meaning."""
     known = {ours: theirs for ours, theirs in names.items() if theirs in found}
     free = [column for column in found if column not in known.values()]
     if not free:
-        return "no column is left that it could be"
+        return "no unused column is left"
     mapping = {ours: theirs for ours, theirs in known.items() if theirs != ours}
     for ours in missing:
         near = _nearest(ours, names[ours], free)

@@ -1,4 +1,4 @@
-"""Refuse a .csv that would be read as another table than its owner sees: other encodings, line ends, stray quotes."""
+"""Refuse a .csv that would be misread: other encodings, other line ends, stray quotes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ _QUOTE, _BEFORE, _BEHIND = ord('"'), np.frombuffer(b',"\r\n', np.uint8), np.from
 
 
 def refuse_other_texts(path: Path) -> None:
-    """Read a .csv or .csv.gz once, in pieces, for what would make rows vanish; a file that is damaged is left to who
-    reads it.
+    """Search a .csv or .csv.gz once, in pieces, for what would make rows vanish; a damaged file is left to its reader.
 
-    A quote is in its place where it opens a whole field, closes it, or is doubled within it. Elsewhere (an inch mark)
-    readers differ, and some take all lines up to the next quote for one field.
+    A quote is valid where it opens a whole field, closes it, or is doubled within it. Elsewhere (an inch mark) readers
+    differ, and some read all lines up to the next quote as one field.
 
     Raises:
-        CatalogError: it is in UTF-16, has line ends of CR alone, or a quote out of its place, whose line is named.
+        CatalogError: it is in UTF-16, has line ends of CR alone, or a misplaced quote (the text names its line).
     """
     quotes = lines = open_line = 0
     before = b"\n"
@@ -33,7 +32,7 @@ def refuse_other_texts(path: Path) -> None:
         if number == 0:
             _refuse_encoding(path, block)
             block = block.removeprefix(_UTF8_MARK)
-        # One byte of the block before and one behind decide on a quote: the last byte waits for the next block.
+        # The bytes before and after a quote decide if it is valid: the last byte waits for the next block.
         data = np.frombuffer(before + block, np.uint8)
         places = np.flatnonzero(data[1:-1] == _QUOTE) + 1
         opens = (quotes + np.arange(len(places))) % 2 == 0
@@ -54,7 +53,7 @@ def _line_ends(data: np.ndarray) -> int:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """The text, and a line end behind its last byte."""
+    """The text, and a line end after its last byte."""
     with path.open("rb") as file:
         try:
             if path.name.lower().endswith(".gz"):
@@ -67,7 +66,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def _inflated(file: IO[bytes]) -> Iterator[bytes]:
-    """Of every member of a gzip stream; in large pieces, which gzip.open does not take before Python 3.12."""
+    """The data of every member of a gzip stream, in large pieces, which gzip.open does not read before Python 3.12."""
     inflate = zlib.decompressobj(31)
     while packed := file.read(_BLOCK_BYTES):
         while packed:

@@ -1,4 +1,4 @@
-"""A seeded order of a table's rows that neither their place in it nor the machine can change."""
+"""Seeded order of a table's rows, independent of their place in it and of the machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 from prism_ssl.utils.hashing import stable_int
 
 IDENTITY = ("pmbb_id", "series_id", "series_path", "nifti_path")
-"""The source fields that make a row what it is."""
+"""The source fields that identify a row."""
 
 # 65,536 rows keep the hash of a batch in cache (0.12 s for 10^6 rows; 0.27 s in one piece).
 BATCH_ROWS = 65_536
@@ -30,7 +30,7 @@ class HashOrder:
         self._keys: list[npt.NDArray[np.uint64]] = []
 
     def add(self, rows: pl.DataFrame) -> None:
-        """Takes rows with the columns of IDENTITY and modality."""
+        """Add rows with the columns of IDENTITY and modality."""
         keys = stable_keys(rows.select(pl.concat_str(IDENTITY, separator="\x1f")).to_series(), self._seed)
         self._keys.append(keys)
         rows = rows.select(*IDENTITY, "modality").with_columns(pl.Series("key", keys))
@@ -65,7 +65,7 @@ class HashOrder:
 def stable_keys(strings: pl.Series, seed: int) -> npt.NDArray[np.uint64]:
     """A 64-bit hash of every string's UTF-8 bytes, the same on every machine and in every version; null is not allowed.
 
-    It orders rows and must not name them: unlike sha256 (five times slower at 10^7 rows) it can be forged. Eight
+    Use it to order rows, not to identify them: unlike sha256 (five times slower at 10^7 rows) it can be forged. Eight
     bytes at a time: state = (state ^ word) * odd, state ^= state >> 32, then the finish of MurmurHash3.
     """
     lengths = strings.str.len_bytes().to_numpy().astype(np.int64)

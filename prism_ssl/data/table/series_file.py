@@ -1,4 +1,4 @@
-"""Which file a row of the catalogue means: exactly one, or a named reason why there is none."""
+"""Find the NIfTI file of a catalogue row: exactly one, or a reject reason."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 def resolve_nifti(series_path: str, catalog_folder: Path, nifti_path: str = "") -> Path:
     """The one file of a series; relative paths count from the catalogue's folder.
 
-    ``nifti_path`` is that file where it is not blank. Otherwise ``series_path`` is a folder that holds exactly one
-    ``.nii`` or ``.nii.gz`` (hidden files aside), or is such a file itself.
+    A non-blank ``nifti_path`` is that file. Otherwise ``series_path`` is a folder that holds exactly one ``.nii`` or
+    ``.nii.gz`` (hidden files aside), or is such a file itself.
 
     Raises:
         ScanRejected: ``missing_path``, ``no_file`` or ``more_than_one_file``; never a guess.
@@ -48,14 +48,14 @@ def resolve_nifti(series_path: str, catalog_folder: Path, nifti_path: str = "") 
 
 
 def _refuse_unreachable(places: list[Path], told: str) -> None:
-    """Raise where it is known why there is no file: a link that leads nowhere, or a path of another system."""
+    """Raise if the reason for a missing file is known: a link that leads nowhere, or a Windows path."""
     if any(_is_dangling(place) for place in places):
         raise ScanRejected(
             "missing_path",
             "the link leads nowhere: its content was not fetched (git-annex: git annex get), or its target was moved",
         )
     if told.startswith("\\\\") or re.match(r"[A-Za-z]:[\\/]", told):
-        raise ScanRejected("missing_path", "the path is one of Windows; write it as this machine sees it")
+        raise ScanRejected("missing_path", "this is a Windows path; write it as this machine sees it")
 
 
 def _is_dangling(path: Path) -> bool:

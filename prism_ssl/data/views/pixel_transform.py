@@ -1,4 +1,4 @@
-"""Where the pixels of a view fall in a scan, and which numbers the window makes of its raw values (pure, float64)."""
+"""Pixel-to-voxel transform [3, 6], and the window as gain and offset (pure, float64)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Levels:
 
 
 def pixel_to_voxel(scan: OpenScan, view: View, patch_mm: float) -> Float64:
-    """The lattice of a view, [3, 6]: voxel (i, j, k) = matrix @ (x, y, z, column, row, 1).
+    """Pixel-to-voxel transform of a view, [3, 6]: voxel (i, j, k) = matrix @ (x, y, z, column, row, 1).
 
     (x, y, z) is the patch's centre in mm, prism frame, as in ``view.positions_mm``. Pixel (r, c) of a patch lies at
     its centre + (c - 7.5) p u + (r - 7.5) p v with p = patch_mm / 16 and u, v the first two columns of the scan's
@@ -42,7 +42,7 @@ def pixel_to_voxel(scan: OpenScan, view: View, patch_mm: float) -> Float64:
 
 
 def levels(scan: OpenScan, view: View) -> Levels:
-    """The view's window over the scan's rescaled values, as one multiplication and one addition."""
+    """The scan's rescaling and the view's window, combined to one gain and one offset."""
     gain = 2.0 * PATCH_SCALE / view.window_width
     return Levels(
         gain=scan.slope * gain,

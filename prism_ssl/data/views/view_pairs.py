@@ -1,4 +1,4 @@
-"""What to look at: where a prism lies, how it is turned and windowed, and how two of them differ (pure)."""
+"""Draw views: centre, rotation, window, patch positions; and how two views differ (pure)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prism_ssl.utils.seeds import generator_for
 Shape = tuple[int, int, int]
 
 ROOM_SHARE = 1 / 3
-"""Of the way from a scan's middle to its nearest face, what the smallest ball leaves to its centre to move on."""
+"""Share of the way from a scan's middle to its nearest face that the smallest ball leaves free for its centre."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +65,7 @@ def draw_view(
 
     The ball lies between the outermost voxel centres. Its radius is uniform between ``config``'s limits; where the scan
     is too small for them, up to the largest ball and down to two thirds of it, so that centres differ along every axis.
-    Whether the scan holds a ball of ``radius_mm_floor`` is for preflight to ask; see ``largest_radius_mm``.
+    Preflight checks that the scan holds a ball of ``radius_mm_floor``; see ``largest_radius_mm``.
     """
     distance_mm = plane_distance_mm(affine)
     radius_mm = _draw_radius_mm(_largest_radius_mm(distance_mm, shape), config, rng)
@@ -83,7 +83,7 @@ def draw_view_at(
     n_patches: int,
     rng: np.random.Generator,
 ) -> View:
-    """``draw_view`` with its centre given (RAS [3]): the ball shrinks where the faces of the scan are near."""
+    """``draw_view`` with a given centre (RAS [3]): the ball shrinks near the faces of the scan."""
     radius_mm = _draw_radius_mm(float(room_mm(affine, shape, center_mm[None])[0]), config, rng)
     return _draw_rest(lambda: center_mm, radius_mm, stats, config, n_patches, rng)
 
@@ -140,8 +140,8 @@ def _largest_radius_mm(distance_mm: Float64, shape: Shape) -> float:
 
 
 def _draw_radius_mm(largest_mm: float, config: ViewConfig, rng: np.random.Generator) -> float:
-    # The range shrinks rather than the draw being clipped, and never to the largest ball alone: that one fits in one
-    # place along a thin axis, and all centres would have the same coordinate.
+    # The range shrinks; the draw is not clipped. The range never shrinks to the largest ball alone: along a thin axis
+    # that ball fits in one place only, and all centres would have the same coordinate.
     smallest_mm = min(config.radius_mm_min, (1 - ROOM_SHARE) * largest_mm)
     return float(rng.uniform(smallest_mm, min(config.radius_mm_max, largest_mm)))
 
@@ -154,7 +154,7 @@ def _draw_center_mm(affine: Float64, shape: Shape, radius_voxels: Float64, rng: 
 
 
 def _draw_in_ball(n_points: int, radius_mm: float, rng: np.random.Generator) -> Float32:
-    """Uniform in the ball, [N, 3]. Never rounded to voxels: the lattice would give the rotation away."""
+    """Uniform in the ball, [N, 3]. Never rounded to voxels: the voxel grid would reveal the rotation."""
     points = rng.standard_normal((n_points, 3), dtype=np.float32)
     distance_mm = radius_mm * np.cbrt(rng.random(n_points, dtype=np.float32))
     squares = np.square(points)

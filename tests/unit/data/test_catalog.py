@@ -201,7 +201,7 @@ def test_a_missing_column_is_named_with_its_nearest_candidate_and_the_knob(tmp_p
 @pytest.mark.parametrize(
     ("found", "told"),
     [
-        ("modality,series_path", "no column is left that it could be"),
+        ("modality,series_path", "no unused column is left"),
         ("modality,series_path,weight", r"--data.columns pmbb_id COLUMN \(COLUMN: one of weight\)"),
         ("PatientID,modality,series_path,age", "--data.columns pmbb_id PatientID$"),
         ("Patient ID,modality,series_path,age", "--data.columns pmbb_id 'Patient ID'$"),

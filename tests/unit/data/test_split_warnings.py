@@ -32,7 +32,7 @@ def test_few_patients_are_told_with_the_column_that_was_read(patients: int, told
 
 def test_one_patient_means_that_nothing_is_held_out() -> None:
     notes = split_warnings(archive(range(40), patient_of=lambda _: "ANONYMOUS"), CONFIG.data)
-    assert notes[-1] == "no scan is held out, so nothing will say how good the encoder is"
+    assert notes[-1] == "no scan is held out, so the quality of the encoder will be unknown"
 
 
 def test_a_run_on_phantoms_says_so_where_it_counts_its_scans() -> None:

@@ -221,7 +221,7 @@ def test_when_no_scan_opens_in_time_the_pool_says_so(start: StartActor, tmp_path
     for scan in scans:
         make_hang(scan)
     actor = start(scans, pool_settings(), stall_timeout_s=0.01)
-    with pytest.raises(PoolStalled, match="no scan could be opened within 0 s while 2 were on the way"):
+    with pytest.raises(PoolStalled, match="no scan could be opened within 0 s while 2 were being opened"):
         actor.next_chunk(4)
     for scan in scans:
         let_fail(scan)

@@ -103,7 +103,7 @@ def test_an_sform_that_mirrors_what_the_qform_does_not_is_refused(tmp_path: Path
     inspected(written(tmp_path / "same.nii", mirrored, qform=mirrored))
     inspected(written(tmp_path / "unsaid.nii", mirrored, qform=oblique(), qfac=0.0))
     path = written(tmp_path / "scan.nii", mirrored, qform=oblique())
-    with pytest.raises(ScanRejected, match="conflicting_geometry: of sform and qform one mirrors the volume"):
+    with pytest.raises(ScanRejected, match="conflicting_geometry: only one of sform and qform mirrors the volume"):
         inspected(path)
     inspected(path, require_agreement=False)
 

@@ -67,7 +67,7 @@ def test_a_link_that_leads_nowhere_says_that_its_content_was_not_fetched(
 
 @pytest.mark.parametrize("told", ["\\\\pacs\\export\\p1", "D:\\scans\\p1", "d:/scans/p1"])
 def test_a_path_of_windows_is_named_as_one(tmp_path: Path, told: str) -> None:
-    with pytest.raises(ScanRejected, match="missing_path: the path is one of Windows"):
+    with pytest.raises(ScanRejected, match="missing_path: this is a Windows path"):
         resolve_nifti(told, tmp_path)
-    with pytest.raises(ScanRejected, match="missing_path: the path is one of Windows"):
+    with pytest.raises(ScanRejected, match="missing_path: this is a Windows path"):
         resolve_nifti("x", tmp_path, told)
