@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Empty, Queue
 from threading import Event, current_thread, main_thread
 from types import FrameType
 from typing import Any
 
 import ray
 from ray.train.v2._internal.execution.callback import WorkerCallback, WorkerGroupCallback
+from ray.train.v2._internal.execution.context import get_train_context
 
 from prism_ssl.errors import RunInterrupted
 
@@ -20,6 +23,7 @@ GRACE_S = 240.0
 
 The largest preset writes 3.6 GB, 180 s at 20 MB/s. SLURM may kill the processes sooner (KillWait, 30 s)."""
 
+_DISCARD_EVERY_S = 0.1
 _requested, _begun, _ended = Event(), Event(), Event()
 
 
@@ -78,9 +82,22 @@ class StopBetweenSteps(WorkerCallback, WorkerGroupCallback):
 
 
 def _stop_and_wait() -> None:
+    """In the worker's main thread, while its loop runs in another one."""
     _requested.set()
-    if _begun.is_set():  # before the first step there is nothing to save, and the start may take minutes
-        _ended.wait(GRACE_S)
+    if not _begun.is_set():  # before the first step there is nothing to save, and the start may take minutes
+        return
+    reports, deadline = _reports_to_controller(), time.monotonic() + GRACE_S
+    while not _ended.wait(_DISCARD_EVERY_S) and time.monotonic() < deadline:
+        # The controller that aborts takes no reports any more. The loop may be waiting to hand one over, and only its
+        # next step notices the request.
+        with suppress(Empty):
+            reports.get_nowait()
+
+
+def _reports_to_controller() -> Queue[Any]:
+    """Ray's queue of one report, into which the loop's thread puts and from which the controller takes."""
+    reports: Queue[Any] = get_train_context().get_result_queue()
+    return reports
 
 
 def act_as_on_ctrl_c() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from queue import Queue
 from threading import Event, Thread
 from typing import Any
 
@@ -14,12 +16,15 @@ from prism_ssl.train.guards.stop_request import StopBetweenSteps, raise_if_stop_
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Any:
+def reports(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue[Any]]:
+    """Nothing is asked for yet; the queue stands for Ray's, which holds one report and whose controller takes none."""
+    reports: Queue[Any] = Queue(maxsize=1)
+    monkeypatch.setattr(stop_request, "_reports_to_controller", lambda: reports)
     monkeypatch.setattr(stop_request, "_requested", Event())
     monkeypatch.setattr(stop_request, "_ended", Event())
     monkeypatch.setattr(stop_request, "_begun", Event())
     before = signal.getsignal(signal.SIGTERM)
-    yield
+    yield reports
     signal.signal(signal.SIGTERM, before)
 
 
@@ -47,6 +52,21 @@ def test_whoever_asks_waits_until_the_end_is_written() -> None:
     stop_request.attempt_has_ended()
     asking.join(10)
     assert not asking.is_alive()
+
+
+def test_a_loop_that_waits_to_hand_over_a_report_is_freed_and_ends(reports: Queue[Any]) -> None:
+    def train() -> None:
+        for number in range(3):
+            reports.put(number)  # the second one waits for a controller that aborts and takes none
+        stop_request.attempt_has_ended()
+
+    stop_request.step_begins()
+    loop, asking = Thread(target=train, daemon=True), Thread(target=stop_request._stop_and_wait, daemon=True)
+    loop.start()
+    asking.start()
+    asking.join(20)
+    assert not asking.is_alive()
+    assert stop_request._ended.is_set()
 
 
 def test_before_the_first_step_nobody_waits() -> None:
