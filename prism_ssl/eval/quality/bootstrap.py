@@ -100,24 +100,30 @@ def _means(values: Float64, weights: Float64) -> Float64:
     return np.where(total > 0, weights @ values / np.maximum(total, 1), np.nan)
 
 
-def interval(value: float, resampled: Float64, n_patients: int) -> tuple[float, float]:
-    """95 % interval around ``value`` from its resamples [B].
+def interval(value: float, parts: Float64, weights: Float64, patients: Float64) -> tuple[float, float]:
+    """95 % interval around the composite ``value`` from its resampled ``parts`` [B, 4].
 
-    The deviations of the resamples from their mean, widened for few patients by sqrt(n / (n - 1)) t / z (the expanded
-    percentile interval, Hesterberg 2015): plain percentiles of 8 patients hold the truth in about 0.88 of cases.
-    NaN where the value is unknown or a single patient says it.
+    The deviations of the resampled composites from their mean, widened by sqrt((f + 1) / f) t / z for f degrees of
+    freedom (the expanded percentile interval, Hesterberg 2015): plain percentiles of 8 patients hold the truth in about
+    0.88 of cases. f is the mean of the parts' own (``patients`` [4] behind each, less 1), a harmonic mean weighted by how
+    much each part varies. NaN where the value is unknown, or a part has a single patient.
     """
-    known = resampled[np.isfinite(resampled)]
-    if not np.isfinite(value) or not len(known) or n_patients < 2:
+    used = weights > 0
+    share = parts[:, used] * weights[used] / weights[used].sum()
+    known = share[np.isfinite(share).all(axis=1)]
+    if not np.isfinite(value) or not len(known) or (patients[used] < 2).any():
         return np.nan, np.nan
-    tail = (1 - CONFIDENCE) / 2
-    wider = np.sqrt(n_patients / (n_patients - 1)) * stats.t.ppf(1 - tail, n_patients - 1) / stats.norm.ppf(1 - tail)
-    low, high = np.percentile(known, (100 * tail, 100 * (1 - tail))) - known.mean()
+    spread = known.std(axis=0)
+    if not spread.any():
+        return value, value
+    freedom = spread.sum() / (spread / (patients[used] - 1)).sum()
+    tail, total = (1 - CONFIDENCE) / 2, known.sum(axis=1)
+    wider = np.sqrt((freedom + 1) / freedom) * stats.t.ppf(1 - tail, freedom) / stats.norm.ppf(1 - tail)
+    low, high = np.percentile(total, (100 * tail, 100 * (1 - tail))) - total.mean()
     return float(value + wider * low), float(value + wider * high)
 
 
-def counted_patients(evidence: PatientEvidence, weights: Float64) -> int:
-    """How many patients the scarcest part with weight rests on: of as many the interval is made."""
-    of_parts = [set(evidence.patient_of_series), set(evidence.patient_of_series), set(evidence.patient_of_pair)]
-    asked = [len(patients) for patients, weight in zip(of_parts, weights[:3], strict=True) if weight > 0]
-    return min(asked, default=0)
+def patients_behind(evidence: PatientEvidence) -> Float64:
+    """How many patients each part [4] rests on; the share of telling directions does not vary over them."""
+    of_series = len(set(evidence.patient_of_series))
+    return np.array([of_series, of_series, len(set(evidence.patient_of_pair)), np.inf])

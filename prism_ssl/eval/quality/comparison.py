@@ -12,10 +12,10 @@ from prism_ssl.contracts import Float64
 from prism_ssl.eval.quality.bootstrap import (
     QualityParts,
     composite,
-    counted_patients,
     draw_counts,
     interval,
     part_weights,
+    patients_behind,
     patients_of,
 )
 from prism_ssl.eval.quality.evidence import PatientEvidence
@@ -32,24 +32,19 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Resamples:
-    """Qualities [R] of runs, and the same for each resample of the patients [B, R]."""
+    """Qualities [R] of runs, and their parts for each resample of the patients [R, B, 4]."""
 
     runs: list[str]
     values: Float64
-    resampled: Float64
-    n_patients: int
+    parts: Float64
+    weights: Float64  # [4]
+    patients: Float64  # [4] behind each part
 
     def difference(self, a: str, b: str) -> Difference:
         """Quality of ``a`` less that of ``b``; raises ValueError where one of them is not among the runs."""
         i, j = self.runs.index(a), self.runs.index(b)
         value = float(self.values[i] - self.values[j])
-        return Difference(value, *interval(value, self.resampled[:, i] - self.resampled[:, j], self.n_patients))
-
-    def mean(self, runs: list[str]) -> Difference:
-        """Mean quality of several runs, such as repeats of a configuration, with its interval over patients."""
-        chosen = [self.runs.index(run) for run in runs]
-        value = float(self.values[chosen].mean())
-        return Difference(value, *interval(value, self.resampled[:, chosen].mean(axis=1), self.n_patients))
+        return Difference(value, *interval(value, self.parts[i] - self.parts[j], self.weights, self.patients))
 
 
 def resample_together(evidence: Mapping[str, PatientEvidence], config: EvalConfig) -> Resamples:
@@ -61,16 +56,13 @@ def resample_together(evidence: Mapping[str, PatientEvidence], config: EvalConfi
     usual = max(set(asked.values()), key=lambda what: (list(asked.values()).count(what), what), default=None)
     runs = sorted(run for run, what in asked.items() if what == usual)
     if not runs:
-        return Resamples([], np.empty(0), np.empty((config.bootstrap, 0)), 0)
+        return Resamples([], np.empty(0), np.empty((0, config.bootstrap, 4)), np.zeros(4), np.zeros(4))
     first = evidence[runs[0]]
     patients, weights = patients_of(first), part_weights(first, config)
     if any(not np.isfinite(evidence[run].telling_share) for run in runs):
         weights[3] = 0.0  # a part that one of them lacks would not compare
     counts = draw_counts(len(patients), config)
     whole = np.ones((1, len(patients)))
-    values, resampled = [], []
-    for run in runs:
-        parts = QualityParts(evidence[run], patients)
-        values.append(composite(parts(whole), weights)[0])
-        resampled.append(composite(parts(counts), weights))
-    return Resamples(runs, np.array(values), np.stack(resampled, axis=1), counted_patients(first, weights))
+    parts = [QualityParts(evidence[run], patients) for run in runs]
+    values = np.array([composite(of_run(whole), weights)[0] for of_run in parts])
+    return Resamples(runs, values, np.stack([of_run(counts) for of_run in parts]), weights, patients_behind(first))

@@ -12,10 +12,10 @@ from prism_ssl.contracts import Float64
 from prism_ssl.eval.quality.bootstrap import (
     QualityParts,
     composite,
-    counted_patients,
     draw_counts,
     interval,
     part_weights,
+    patients_behind,
     patients_of,
 )
 from prism_ssl.eval.quality.evidence import PatientEvidence
@@ -62,6 +62,6 @@ def proxy_quality(evidence: PatientEvidence, config: EvalConfig) -> ProxyQuality
     parts = QualityParts(evidence, patients)
     whole = parts(np.ones((1, len(patients))))
     value = float(composite(whole, weights)[0])
-    resampled = composite(parts(draw_counts(len(patients), config)), weights)
-    low, high = interval(value, resampled, counted_patients(evidence, weights))
+    resampled = parts(draw_counts(len(patients), config))
+    low, high = interval(value, resampled, weights, patients_behind(evidence))
     return ProxyQuality(value, low, high, *(float(part) for part in whole[0]))

@@ -25,8 +25,20 @@ def test_nineteen_of_twenty_intervals_hold_the_truth(patients: int, series: int,
 
 
 def test_without_an_answer_of_two_patients_there_is_no_interval() -> None:
-    assert np.isnan(interval(0.5, np.full(10, 0.5), n_patients=1)).all()
-    assert np.isnan(interval(np.nan, np.full(10, 0.5), n_patients=5)).all()
+    parts, weights = np.random.default_rng(0).normal(size=(10, 4)), np.ones(4)
+    assert np.isnan(interval(0.5, parts, weights, np.array([8, 8, 1, 8]))).all()
+    assert np.isnan(interval(np.nan, parts, weights, np.full(4, 8))).all()
+
+
+def test_a_part_of_few_patients_widens_the_interval_as_far_as_it_varies() -> None:
+    parts, weights = np.random.default_rng(0).normal(size=(4000, 4)), np.ones(4)
+
+    def width(scale: float, patients: float) -> float:
+        low, high = interval(0.0, parts * [1, 1, scale, 1], weights, np.array([30, 30, patients, 30]))
+        return high - low
+
+    assert width(1, 2) > 1.3 * width(1, 30)
+    assert width(0.01, 2) < 1.05 * width(0.01, 30)
 
 
 def test_a_difference_of_two_encoders_is_known_better_than_either() -> None:
