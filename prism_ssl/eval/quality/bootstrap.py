@@ -105,8 +105,8 @@ def interval(value: float, parts: Float64, weights: Float64, patients: Float64) 
 
     The deviations of the resampled composites from their mean, widened by sqrt((f + 1) / f) t / z for f degrees of
     freedom (the expanded percentile interval, Hesterberg 2015): plain percentiles of 8 patients hold the truth in about
-    0.88 of cases. f is the mean of the parts' own (``patients`` [4] behind each, less 1), a harmonic mean weighted by how
-    much each part varies. NaN where the value is unknown, or a part has a single patient.
+    0.88 of cases. f is the harmonic mean of the parts' own (``patients`` [4] behind each, less 1), weighted by how much
+    each part varies. NaN where the value is unknown, or a part has a single patient.
     """
     used = weights > 0
     share = parts[:, used] * weights[used] / weights[used].sum()
