@@ -118,7 +118,7 @@ def _(entity, filters, folder, here, key_words, keys, mo, project, refresh, sett
 
 @app.cell
 def _(filters, matching, scored, session, settings):
-    shown = matching(scored, session.chosen_filters(filters.value | settings.value))
+    shown = session.compared(matching(scored, session.chosen_filters(filters.value | settings.value)))
     return (shown,)
 
 

@@ -56,7 +56,7 @@ GENERATED = "generated_phantoms"
 
 
 def compute_proxy_score(df_runs: pl.DataFrame, df_hist: pl.DataFrame) -> pl.DataFrame:
-    """``df_runs`` with the columns that rank it: proxy_quality, _low, _high (in [0, 1]) and throughput_after_stalls.
+    """``df_runs`` with the columns that rank it: proxy_quality, _low, _high (0 chance, 1 perfect), and throughput.
 
     Quality comes from the summary; for a run without one, from the last row of its history (``run_id`` or ``run``,
     ``global_step``, ``probe/...``) that has it. Missing values, and values that are not finite, are null.
@@ -94,8 +94,9 @@ def rank_runs(scored: pl.DataFrame) -> pl.DataFrame:
     """``compute_proxy_score``'s table, best first, with ``rank`` (from 1) and ``near_best``; without ``never_began``.
 
     Runs that ended ok come before all others; among equals a run with a missing metric ranks last. ``near_best``:
-    the run is not shown to be worse than the best one. Where ``with_differences`` has compared the patients, that is
-    when the interval of the paired difference holds 0, otherwise when the run's interval overlaps the best run's.
+    the run is not shown to be worse than the best one. Where ``with_differences`` has compared patients, that is when
+    the interval of the difference holds 0, otherwise when the run's interval overlaps the best run's; null for a run
+    that ended ok and was not compared.
     """
     ok = pl.col("status").eq_missing(pl.lit("ok"))
     key = "run_id" if "run_id" in scored.columns else "run"
@@ -106,29 +107,34 @@ def rank_runs(scored: pl.DataFrame) -> pl.DataFrame:
     )
     best_low = order.filter("_ok")[QUALITY_LOW].head(1).to_list()
     floor = best_low[0] if best_low else None
-    overlaps = pl.col(QUALITY_HIGH) >= floor if floor is not None else pl.lit(None, dtype=pl.Boolean)
-    near = pl.col("_ok") & pl.coalesce(_number(order, BEHIND_LOW) <= 0, overlaps)
-    order = order.with_columns(near.fill_null(value=False).alias("near_best")).drop("_ok")
+    if is_paired(order):
+        near = _number(order, BEHIND_LOW) <= 0
+    else:
+        near = pl.col(QUALITY_HIGH) >= floor if floor is not None else pl.lit(None, dtype=pl.Boolean)
+    order = order.with_columns(pl.when("_ok").then(near).otherwise(statement=False).alias("near_best")).drop("_ok")
     return order.with_row_index("rank", offset=1)
+
+
+def is_paired(scored: pl.DataFrame) -> bool:
+    """Whether ``with_differences`` has compared any runs of the table."""
+    return BEHIND_LOW in scored.columns and scored[BEHIND_LOW].is_finite().any()
 
 
 def with_differences(scored: pl.DataFrame, evidence: Mapping[str, PatientEvidence], config: EvalConfig) -> pl.DataFrame:
     """``compute_proxy_score``'s table with how far each run is behind the best one, patient by patient.
 
     Adds ``behind_best`` (quality of the best run less the run's), ``behind_best_low`` and ``behind_best_high`` (95 %
-    interval over patients); null where a run has no ``evidence``, keyed by ``run``, or other patients were asked.
+    interval over patients that holds for all pairs of runs at once). Null where a run has no ``evidence``, keyed by
+    ``run``, or was asked other questions than the best run; all null where the best run has no evidence.
     """
-    together = resample_together(evidence, config)
-    ranked = [run for run in rank_runs(scored).filter(pl.col("status") == "ok")["run"] if run in together.runs]
-    found = [together.difference(ranked[0], run) for run in ranked]
+    ok = rank_runs(scored.drop(BEHIND, BEHIND_LOW, BEHIND_HIGH, strict=False)).filter(pl.col("status") == "ok")["run"]
+    best = next(iter(ok), "")
+    together = resample_together({run: evidence[run] for run in ok if run in evidence}, config, like=best)
+    found = together.behind(best) if together.runs else {}
     table = pl.DataFrame(
-        {
-            "run": ranked,
-            BEHIND: [each.value for each in found],
-            BEHIND_LOW: [each.low for each in found],
-            BEHIND_HIGH: [each.high for each in found],
-        },
+        [(run, each.value, each.low, each.high) for run, each in found.items()],
         schema={"run": pl.String, BEHIND: pl.Float64, BEHIND_LOW: pl.Float64, BEHIND_HIGH: pl.Float64},
+        orient="row",
     )
     return scored.drop(BEHIND, BEHIND_LOW, BEHIND_HIGH, strict=False).join(
         table.fill_nan(None), on="run", how="left", maintain_order="left"
@@ -138,32 +144,55 @@ def with_differences(scored: pl.DataFrame, evidence: Mapping[str, PatientEvidenc
 def summarize_best_configs(df: pl.DataFrame) -> pl.DataFrame:
     """One row a configuration, best first: the factors, its runs, mean quality, mean throughput, and its best run.
 
-    ``df`` is ``compute_proxy_score``'s table. Repeats of a configuration (other seeds) are averaged; runs that did
-    not end ok or have no quality do not count, and a configuration with no other run is left out. The interval joins
-    two doubts: over patients, whom all repeats share, the mean of their intervals; over seeds, Student's t on the
-    spread of the repeats. A single run has the first alone.
+    ``df`` is ``compute_proxy_score``'s table. Repeats of a configuration (other seeds, all other settings equal) are
+    averaged; runs that did not end ok or have no quality do not count. The interval joins two doubts: over patients,
+    whom all repeats share, the mean of their intervals; over seeds, Student's t on the spread of the repeats. A single
+    run has the first alone.
     """
     factors = [factor for factor in FACTORS if factor in df.columns] or ["run"]
     counted = rank_runs(df).filter(pl.col("status") == "ok", pl.col(QUALITY).is_not_null())
-    best = counted.group_by(factors, maintain_order=True).agg(
+    best = counted.group_by([*factors, *_other_settings(df)], maintain_order=True).agg(
         pl.len().alias("runs"),
-        pl.col(QUALITY, QUALITY_LOW, QUALITY_HIGH, THROUGHPUT).mean(),
+        pl.col(QUALITY, THROUGHPUT).mean(),
+        (pl.col(QUALITY) - pl.col(QUALITY_LOW)).mean().alias("_below"),
+        (pl.col(QUALITY_HIGH) - pl.col(QUALITY)).mean().alias("_above"),
         pl.col(QUALITY).std().alias("_spread"),
         pl.col("run").first().alias("best_run"),
     )
     t = [float(stats.t.ppf(0.975, runs - 1)) if runs > 1 else 0.0 for runs in best["runs"]]
-    over_seeds = pl.Series(t) * best["_spread"].fill_null(0.0) / best["runs"].sqrt()
-    below, above = ((best[bound] - best[QUALITY]) for bound in (QUALITY_LOW, QUALITY_HIGH))
-    best = best.with_columns(
-        (best[QUALITY] - (below**2 + over_seeds**2).sqrt()).alias(QUALITY_LOW),
-        (best[QUALITY] + (above**2 + over_seeds**2).sqrt()).alias(QUALITY_HIGH),
-    ).drop("_spread")
+    over_seeds = pl.Series(t, dtype=pl.Float64) * best["_spread"].fill_null(0.0) / best["runs"].sqrt()
+    best = best.select(
+        *factors,
+        "runs",
+        QUALITY,
+        (best[QUALITY] - (best["_below"] ** 2 + over_seeds**2).sqrt()).alias(QUALITY_LOW),
+        (best[QUALITY] + (best["_above"] ** 2 + over_seeds**2).sqrt()).alias(QUALITY_HIGH),
+        THROUGHPUT,
+        "best_run",
+    )
     return best.sort(QUALITY, THROUGHPUT, descending=True, nulls_last=True).with_row_index("rank", offset=1)
 
 
 def recommendation(df: pl.DataFrame) -> Recommendation | None:
-    """The levels with the highest fitted quality among the runs that ended ok; None where a fit is not possible."""
-    return recommend(df.filter(pl.col("status") == "ok"), QUALITY, FACTORS)
+    """The levels with the highest fitted quality; None where a fit is not possible.
+
+    Fitted are the runs that equal the best run in all settings but the factors and the seed.
+    """
+    best = rank_runs(df).filter(pl.col("status") == "ok", pl.col(QUALITY).is_not_null()).head(1)
+    if best.is_empty():
+        return None
+    same = [pl.col(name).eq_missing(pl.lit(best[name][0], dtype=df[name].dtype)) for name in _other_settings(df)]
+    return recommend(df.filter(same) if same else df, QUALITY, FACTORS)
+
+
+def _other_settings(df: pl.DataFrame) -> list[str]:
+    """Settings of what is learned that are no factor: runs that differ in one of them are no repeats of each other."""
+    known = known_keys(RECIPES["core24-base"]())
+    apart = (*FACTORS, "train.seed")
+    return [
+        name for name in df.columns if name in known and name not in apart and "." in name
+        and not name.startswith(_PRIVATE)
+    ]  # fmt: skip
 
 
 def recommended_command(df: pl.DataFrame) -> str | None:

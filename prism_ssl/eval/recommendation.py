@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,40 +21,42 @@ MIN_FREEDOM = 3
 class Recommendation:
     """The levels with the highest fitted response.
 
-    ``low`` and ``high``: 95 % interval of the fitted mean (Student's t on the residuals). ``observed``: those levels
-    were run. ``best_run`` is the run with the highest measured response, ``differs`` whether it has other levels.
+    ``low`` and ``high``: 95 % interval of the fitted mean (Student's t on the residuals), a little optimistic, since
+    the highest of many fitted means was chosen. ``runs``: how many were fitted. ``status``: that of a run with these
+    levels (ok before others); None where there is none. ``best_run`` has the highest measured response, and ``differs``
+    says whether its levels are others.
     """
 
     levels: dict[str, Any]
     fitted: float
     low: float
     high: float
-    observed: bool
+    runs: int
+    status: str | None
     best_run: str
     differs: bool
 
 
 def recommend(runs: pl.DataFrame, response: str, factors: Sequence[str]) -> Recommendation | None:
-    """Fit main effects of ``factors`` on ``response``, and take the best of all combinations of their levels.
+    """Fit main effects of ``factors`` on ``response`` over the runs that ended ok, and take each factor's best level.
 
     Among 24 runs with noise, the best measured one is the luckiest: with additive effects and noise 0.02 it loses
-    0.013 to the truth, the best fitted one 0.002 (``tests/benchmarks/bench_ranking.py``).
+    0.012 to the truth, the best fitted one 0.005 (``tests/benchmarks/bench_ranking.py``).
 
     Args:
-        runs: one row a run that ended ok, with ``run``, ``response`` and the factors.
-        response: column to maximise; rows without a finite value are left out.
+        runs: one row a run, with ``run``, ``status``, ``response`` and the factors.
+        response: column to maximise; rows without a finite value are left out of the fit.
         factors: columns; those with a single level are left out of the fit.
 
     Returns:
         None where the runs cannot be fitted: no factor varies, effects are confounded, or fewer than ``MIN_FREEDOM``
         residual degrees of freedom are left.
     """
-    if response not in runs.columns:
+    factors = [factor for factor in factors if factor in runs.columns]
+    if response not in runs.columns or not factors:
         return None
-    known = runs.filter(pl.col(response).is_finite()).drop_nulls(
-        [factor for factor in factors if factor in runs.columns]
-    )
-    levels = {factor: known[factor].unique().sort().to_list() for factor in factors if factor in known.columns}
+    known = runs.filter(pl.col("status") == "ok", pl.col(response).is_finite()).drop_nulls(factors)
+    levels = {factor: known[factor].unique().sort().to_list() for factor in factors}
     levels = {factor: found for factor, found in levels.items() if len(found) > 1}
     if not levels:
         return None
@@ -64,19 +65,23 @@ def recommend(runs: pl.DataFrame, response: str, factors: Sequence[str]) -> Reco
     if fit.freedom < MIN_FREEDOM:
         return None
     top = known.sort(response, descending=True, maintain_order=True).row(0, named=True)
-    measured_best = tuple(top[factor] for factor in levels)
-    best: tuple[float, float, float, tuple[Any, ...]] | None = None
-    for combination in (measured_best, *itertools.product(*levels.values())):  # it wins where others are only equal
-        value, low, high = fit.estimate(_row(levels, combination))
-        if value is None or low is None or high is None:
-            return None  # the design confounds effects
-        if best is None or value > best[0] + _SAME:
-            best = value, low, high, combination
-    if best is None:
+    chosen = {factor: top[factor] for factor in levels}
+    for factor, found in levels.items():  # effects add up, so each factor has its best level whatever the others are
+        for level in found:
+            value, best = (fit.estimate(_row(levels, list(cell.values())))[0] for cell in
+                           (chosen | {factor: level}, chosen))  # fmt: skip
+            if value is None or best is None:
+                return None  # the design confounds effects
+            if value > best + _SAME:  # where levels are equal, that of the best run stays
+                chosen = chosen | {factor: level}
+    fitted, low, high = fit.estimate(_row(levels, list(chosen.values())))
+    if fitted is None or low is None or high is None:
         return None
-    chosen = dict(zip(levels, best[3], strict=True))
-    there = {tuple(row) for row in known.select(*levels).iter_rows()}
-    return Recommendation(chosen, *best[:3], best[3] in there, str(top["run"]), best[3] != measured_best)
+    of_levels = [pl.col(factor).eq_missing(pl.lit(level)) for factor, level in chosen.items()]
+    there = runs.filter(of_levels)["status"].to_list()
+    status = "ok" if "ok" in there else next((each for each in there if each is not None), None)
+    differs = any(top[factor] != level for factor, level in chosen.items())
+    return Recommendation(chosen, fitted, low, high, known.height, status, str(top["run"]), differs)
 
 
 def _row(levels: dict[str, list[Any]], combination: Sequence[Any]) -> Float64:

@@ -27,7 +27,7 @@ DEFAULT_CURVES = 4
 
 
 def load_scored(entity: str, project: str) -> pl.DataFrame:
-    """``fetch_runs``, scored and compared; histories are read only of runs whose summary has no quality.
+    """``fetch_runs``, scored; histories are read only of runs whose summary has no quality.
 
     Raises:
         TrackingError: as ``fetch_runs``.
@@ -35,8 +35,13 @@ def load_scored(entity: str, project: str) -> pl.DataFrame:
     runs = fetch_runs(entity, project, {})
     nothing = compute_proxy_score(runs, pl.DataFrame())
     open_ended = nothing.filter(pl.col(QUALITY).is_null())["run_id"].to_list()
-    scored = compute_proxy_score(runs, fetch_history(open_ended, list(PROBE_KEYS)))
-    return with_differences(scored, evidence_of_runs(rank_runs(scored).head(_COMPARED)), EvalConfig())
+    return compute_proxy_score(runs, fetch_history(open_ended, list(PROBE_KEYS)))
+
+
+def compared(shown: pl.DataFrame) -> pl.DataFrame:
+    """The runs that are shown, with how far each of the best of them is behind the best one."""
+    best = rank_runs(shown).head(_COMPARED)
+    return with_differences(shown, evidence_of_runs(best), EvalConfig())
 
 
 def options(table: pl.DataFrame, column: str) -> list[Any]:

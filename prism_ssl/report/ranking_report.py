@@ -10,13 +10,13 @@ import polars as pl
 
 from prism_ssl.eval.effects import main_effects
 from prism_ssl.eval.ranking import (
-    BEHIND_LOW,
     FACTORS,
     INTERVAL_IN_WORDS,
     QUALITY,
     QUALITY_HIGH,
     QUALITY_LOW,
     THROUGHPUT,
+    is_paired,
     never_began,
     rank_runs,
     recommendation,
@@ -97,20 +97,32 @@ def recommendation_in_words(scored: pl.DataFrame) -> list[str]:
     """What the recommended command rests on, a sentence each; for a table of which a run has a measured quality."""
     ranked, fitted = rank_runs(scored), recommendation(scored)
     if fitted is None:
-        words = ["The command has the settings with the highest mean quality; the runs are too few to fit the factors."]
+        words = ["The command has the settings with the highest mean quality; these runs allow no fit of the factors."]
     else:
         words = [
             f"The command has the levels with the highest fitted quality: {fitted.fitted:.3f} (95 % interval "
-            f"{fitted.low:.3f} to {fitted.high:.3f}, main effects of all runs).",
+            f"{fitted.low:.3f} to {fitted.high:.3f}; main effects of {fitted.runs} runs that ended ok).",
             f"The best measured run, {fitted.best_run}, has other levels: the best of many measurements is partly luck."
             if fitted.differs
             else "The best measured run has the same levels.",
         ]
-        words += [] if fitted.observed else ["No run had exactly these levels."]
-    near = ranked.filter(pl.col("near_best")).height - 1
-    how = "paired over patients" if BEHIND_LOW in ranked.columns and ranked[BEHIND_LOW].count() else "by its interval"
+        if fitted.status is None:
+            words.append("No run had exactly these levels.")
+        elif fitted.status != "ok":
+            words.append(f"The run of these levels did not end ok ({fitted.status}): look at its cause first.")
+    return [*words, _others(ranked)]
+
+
+def _others(ranked: pl.DataFrame) -> str:
+    """How many runs are not shown to be worse than the best one."""
+    ok = ranked.filter(pl.col("status") == "ok", pl.col(QUALITY).is_not_null())
+    near, unknown = ok["near_best"].sum() - 1, ok["near_best"].null_count()
+    if near < 0:
+        return "The runs have no intervals, so nothing says which of them are as good as the best one."
+    how = "paired over patients" if is_paired(ranked) else "by their intervals"
     others = f"{near} other run{'s are' if near > 1 else ' is'}" if near > 0 else "no other run is"
-    return [*words, f"Compared {how}, {others} as good as the best one within the doubt."]
+    left = f" {unknown} runs were not compared." if unknown else ""
+    return f"Compared {how}, {others} as good as the best one within the doubt.{left}"
 
 
 def _runs_table(ranked: pl.DataFrame) -> str:

@@ -50,7 +50,7 @@ def coverage(simulations: int) -> dict[str, float]:
         held = []
         for seed in range(simulations):
             evidence = answers(np.random.default_rng(seed), patients, series, pairs)
-            quality = proxy_quality(evidence, EvalConfig(bootstrap=400, seed=seed))
+            quality = proxy_quality(evidence, EvalConfig(bootstrap=400, seed=10**6 + seed))
             held.append(quality.low <= truth <= quality.high)
         found[f"{patients} patients of {series} series"] = float(np.mean(held))
     return found
@@ -83,19 +83,22 @@ def train(folder: Path, name: str, options: list[str], steps: int, every: int) -
 
 
 def encoders(runs: dict[str, Path]) -> pl.DataFrame:
-    """One row an evaluation: run, step, quality, and what phantoms know; step 0 stands for random weights."""
+    """One row an evaluation: run, step, quality, and what phantoms know; random weights once, as step 0."""
     rows = []
     for name, folder in runs.items():
         lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
         probes = [line for line in lines if "probe/proxy_quality" in line]
         rows += [{"run": name, "step": line["global_step"], **_answers(line, "")} for line in probes]
-        rows.append({"run": name, "step": 0, **_answers(probes[0], "_random_init")})
-    return pl.from_dicts(rows)
+    first = next(iter(runs.values()))
+    untrained = next(line for line in map(json.loads, (first / "history.jsonl").read_text().splitlines())
+                     if "probe/proxy_quality" in line)  # fmt: skip
+    return pl.from_dicts([*rows, {"run": "random weights", "step": 0, **_answers(untrained, "_random_init")}])
 
 
 def _answers(line: dict[str, Any], ending: str) -> dict[str, float]:
     names = ("proxy_quality", "place_recall_at_1", *TRUTH)
-    return {name: float(line.get(f"probe/{name}{ending}") or np.nan) for name in names}
+    found = {name: line.get(f"probe/{name}{ending}") for name in names}
+    return {name: np.nan if value is None else float(value) for name, value in found.items()}
 
 
 def stability(folder: Path, seeds: int) -> list[float]:

@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from prism_ssl.eval.quality.bootstrap import POSE_AXES
 from prism_ssl.eval.quality.evidence import PatientEvidence
-from tune.core24 import DERIVED, LEVELS, design_points
+from tune.core24 import DERIVED, LEVELS, DesignPoint, design_points
 
 RECALL_CHANCE, PLACE_CHANCE, VIEWS = 0.05, 1 / 16, 8
 
@@ -57,12 +57,18 @@ def sweep(seed: int, noise: float) -> tuple[pl.DataFrame, dict[tuple[object, ...
     rng = np.random.default_rng(seed)
     effect = {(f, level): rng.normal(0, 0.01) for f, levels in LEVELS.items() for level in levels}
     effect |= {(DERIVED, objective): rng.normal(0, 0.01) for objective in ("regression", "classification")}
-    truth = {
-        tuple(point.levels[f] for f in FACTORS): 0.3 + sum(effect[f, point.levels[f]] for f in FACTORS)
-        for point in design_points("full")
-    }
+    truth = {_cell(point): 0.3 + sum(effect[f, point.levels[f]] for f in FACTORS) for point in design_points("full")}
     rows = [
-        {"run": point.name, **point.levels, "q": truth[tuple(point.levels[f] for f in FACTORS)] + rng.normal(0, noise)}
+        {
+            "run": point.name,
+            "status": "ok",
+            **point.levels,
+            "q": truth[tuple(point.levels[f] for f in FACTORS)] + rng.normal(0, noise),
+        }
         for point in design_points("half")
     ]
     return pl.from_dicts(rows), truth
+
+
+def _cell(point: DesignPoint) -> tuple[object, ...]:
+    return tuple(point.levels[factor] for factor in FACTORS)

@@ -15,6 +15,8 @@ POSE_AXES = ("dx", "dy", "dz", "rx", "ry", "rz")
 """Axes whose sign skill counts. The window does not: a few quantiles of the pixels tell it, without anatomy."""
 
 CONFIDENCE = 0.95
+RESAMPLES_MIN = 10
+"""Fewer resamples give no interval."""
 
 
 def above_chance(value: Float64, chance: float) -> Float64:
@@ -103,24 +105,35 @@ def _means(values: Float64, weights: Float64) -> Float64:
 def interval(value: float, parts: Float64, weights: Float64, patients: Float64) -> tuple[float, float]:
     """95 % interval around the composite ``value`` from its resampled ``parts`` [B, 4].
 
-    The deviations of the resampled composites from their mean, widened by sqrt((f + 1) / f) t / z for f degrees of
-    freedom (the expanded percentile interval, Hesterberg 2015): plain percentiles of 8 patients hold the truth in about
-    0.88 of cases. f is the harmonic mean of the parts' own (``patients`` [4] behind each, less 1), weighted by how much
-    each part varies. NaN where the value is unknown, or a part has a single patient.
+    The deviations of the resampled composites from their mean, widened for few patients by sqrt((f + 1) / f) t / z for
+    f ``degrees_of_freedom``: the expanded percentile interval (Hesterberg 2015). Plain percentiles of 8 patients hold
+    the truth in about 0.88 of cases. NaN where the value is unknown, a part rests on a single patient, or there are
+    fewer than ``RESAMPLES_MIN`` resamples.
     """
-    used = weights > 0
-    share = parts[:, used] * weights[used] / weights[used].sum()
-    known = share[np.isfinite(share).all(axis=1)]
-    if not np.isfinite(value) or not len(known) or (patients[used] < 2).any():
+    total, freedom = composite(parts, weights), degrees_of_freedom(parts, weights, patients)
+    known = total[np.isfinite(total)]
+    if not np.isfinite(value) or not freedom > 0 or len(known) < RESAMPLES_MIN:
         return np.nan, np.nan
-    spread = known.std(axis=0)
-    if not spread.any():
-        return value, value
-    freedom = spread.sum() / (spread / (patients[used] - 1)).sum()
-    tail, total = (1 - CONFIDENCE) / 2, known.sum(axis=1)
+    tail = (1 - CONFIDENCE) / 2
     wider = np.sqrt((freedom + 1) / freedom) * stats.t.ppf(1 - tail, freedom) / stats.norm.ppf(1 - tail)
-    low, high = np.percentile(total, (100 * tail, 100 * (1 - tail))) - total.mean()
+    low, high = np.percentile(known, (100 * tail, 100 * (1 - tail))) - known.mean()
     return float(value + wider * low), float(value + wider * high)
+
+
+def degrees_of_freedom(parts: Float64, weights: Float64, patients: Float64) -> float:
+    """Of a composite from its resampled ``parts`` [B, 4] and the number of ``patients`` [4] behind each.
+
+    The harmonic mean of the parts' own (patients less 1), weighted by how much each part varies; NaN where a part rests
+    on a single patient.
+    """
+    used = (weights > 0) & np.isfinite(patients)
+    own = patients[used] - 1
+    if not used.any() or (own < 1).any():
+        return np.nan
+    share = parts[:, used] * weights[used]
+    known = share[np.isfinite(share).all(axis=1)]
+    spread = known.std(axis=0) if len(known) else np.zeros(1)
+    return float(spread.sum() / (spread / own).sum()) if (spread > 1e-12).any() else float(own.min())
 
 
 def patients_behind(evidence: PatientEvidence) -> Float64:

@@ -5,6 +5,7 @@ Legend: S series, A axes, Q pairs of the place test.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,7 +80,12 @@ class PatientEvidence:
     @staticmethod
     def from_dict(known: Mapping[str, Any]) -> PatientEvidence:
         """The inverse of ``to_dict``; raises KeyError or TypeError for any other form."""
+        if known["format"] != _FORMAT:
+            raise KeyError(f"format {known['format']!r}")
         series, pairs, axes = known["series"], known["pairs"], known["axes"]
+        names = [name for each in (*series, *pairs) for name in (*_listed(each["series"]), each["patient"])]
+        if not all(isinstance(name, str) for name in (*names, *axes)):
+            raise TypeError("a name is no string")
         counts = {
             what: np.array([[each[what][axis] for axis in axes] for each in series], float).reshape(-1, len(axes), 2)
             for what in ("signs", "right")
@@ -121,9 +127,25 @@ def evidence_of_runs(runs: pl.DataFrame) -> dict[str, PatientEvidence]:
     """``run`` -> its evidence, for the runs of a table (``run``, ``run_dir``) whose folders hold one."""
     if "run_dir" not in runs.columns:
         return {}
-    folders = [(run, folder) for run, folder in runs.select("run", "run_dir").iter_rows() if folder is not None]
-    found = {run: read_evidence(Path(folder)) for run, folder in folders}
+    folders = [(run, Path(folder)) for run, folder in runs.select("run", "run_dir").iter_rows() if folder is not None]
+    found = {run: _cached_evidence(folder, _changed_ns(folder)) for run, folder in folders}
     return {run: evidence for run, evidence in found.items() if evidence is not None}
+
+
+@functools.lru_cache(maxsize=512)
+def _cached_evidence(folder: Path, changed_ns: int) -> PatientEvidence | None:  # noqa: ARG001  part of the key
+    return read_evidence(folder)
+
+
+def _changed_ns(folder: Path) -> int:
+    try:
+        return (folder / EVIDENCE_FILE).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _listed(names: Any) -> list[Any]:
+    return list(names) if isinstance(names, list) else [names]
 
 
 def _plain(value: float) -> float | None:

@@ -96,7 +96,10 @@ def _stop_and_wait() -> None:
 
 def _reports_to_controller() -> Queue[Any]:
     """Ray's queue of one report, into which the loop's thread puts and from which the controller takes."""
-    reports: Queue[Any] = get_train_context().get_result_queue()
+    try:
+        reports: Queue[Any] = get_train_context().get_result_queue()
+    except Exception:  # noqa: BLE001  a foreign private interface: without it the end is waited for all the same
+        return Queue()
     return reports
 
 

@@ -20,11 +20,12 @@ from prism_ssl.eval.quality.evidence import PatientEvidence
 from prism_ssl.eval.ranking import (
     compute_proxy_score,
     rank_runs,
+    recommendation,
     recommended_command,
     summarize_best_configs,
     with_differences,
 )
-from prism_ssl.report.ranking_report import write_ranking
+from prism_ssl.report.ranking_report import recommendation_in_words, write_ranking
 from tune.core24 import design_points
 from tune.train_single import parse
 
@@ -147,12 +148,65 @@ def test_paired_patients_tell_runs_apart_whose_intervals_overlap() -> None:
     assert worse["behind_best_low"] > 0.03
 
 
-def test_runs_that_were_asked_about_other_patients_are_not_compared() -> None:
-    rows = [run("a", 0.5), run("b", 0.45), run("other", 0.48)]
-    evidence = {"a": evidence_of(np.full(8, 0.5)), "b": evidence_of(np.full(8, 0.45)), "other": evidence_of(np.ones(5))}
+def test_runs_that_were_asked_other_questions_than_the_best_one_are_not_compared() -> None:
+    rows = [run("a", 0.5), run("b", 0.45), run("other", 0.48), run("dead", 0.6, "failed")]
+    same = {"a": evidence_of(np.full(8, 0.5)), "b": evidence_of(np.linspace(0.3, 0.6, 8))}
+    other = {"other": evidence_of(np.ones(5)), "dead": evidence_of(np.ones(8))}
+    scored = with_differences(compute_proxy_score(pl.from_dicts(rows), NO_HISTORY), same | other, EvalConfig())
+    near = dict(rank_runs(scored).select("run", "near_best").iter_rows())
+    assert near == {"a": True, "b": True, "other": None, "dead": False}
+    assert "1 runs were not compared" in " ".join(recommendation_in_words(scored))
+
+
+def test_without_evidence_of_the_best_run_intervals_are_compared_for_all() -> None:
+    rows = [run("best", 0.9), run("b", 0.5), run("c", 0.49)]
+    evidence = {"b": evidence_of(np.linspace(0, 1, 8)), "c": evidence_of(np.linspace(0, 0.98, 8))}
     scored = with_differences(compute_proxy_score(pl.from_dicts(rows), NO_HISTORY), evidence, EvalConfig())
-    assert scored.filter(pl.col("behind_best").is_null())["run"].to_list() == ["other"]
-    assert rank_runs(scored).height == 3
+    assert scored["behind_best"].null_count() == 3
+    assert rank_runs(scored)["near_best"].to_list() == [True, False, False]
+    assert "by their intervals, no other run is as good" in " ".join(recommendation_in_words(scored))
+
+
+def test_the_luckiest_of_equal_encoders_is_not_called_better() -> None:
+    wrong = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        level = rng.normal(0.5, 0.2, 16)
+        evidence = {f"r{n:02}": evidence_of(level + rng.normal(0, 0.1, 16)) for n in range(24)}
+        rows = [run(name, float(each.recall.mean())) for name, each in evidence.items()]
+        config = EvalConfig(w_skill=0, w_place=0, bootstrap=300)
+        scored = with_differences(compute_proxy_score(pl.from_dicts(rows), NO_HISTORY), evidence, config)
+        wrong += not rank_runs(scored)["near_best"].all()
+    assert wrong <= 4  # with intervals for one pair at a time it is 18 or more
+
+
+def test_runs_without_intervals_are_not_called_equal_or_worse() -> None:
+    rows = [run("a", 0.5) | {"probe/proxy_quality_low": None, "probe/proxy_quality_high": None}]
+    scored = compute_proxy_score(pl.from_dicts([*rows, rows[0] | {"run": "b"}]), NO_HISTORY)
+    assert "no intervals" in " ".join(recommendation_in_words(scored))
+
+
+def test_a_run_of_other_settings_is_neither_a_repeat_nor_fitted() -> None:
+    small, large = {"train.batch_size": 32}, {"train.batch_size": 64}
+    plain, simclr = {"loss.simclr_baseline": False}, {"loss.simclr_baseline": True}
+    rows = [run(f"s{n}", 0.2) | small | plain for n in range(4)] + [run(f"l{n}", 0.3) | large | plain for n in range(4)]
+    rows += [run(f"simclr{n}", 0.1) | large | simclr for n in range(4)]
+    scored = compute_proxy_score(pl.from_dicts(rows), NO_HISTORY)
+    assert summarize_best_configs(scored)["runs"].to_list() == [4, 4, 4]
+    found = recommendation(scored)
+    assert found is not None
+    assert (found.levels, found.runs) == ({"train.batch_size": 64}, 8)
+    assert found.fitted == pytest.approx(0.3)
+
+
+def test_the_command_has_the_fitted_levels_where_luck_chose_others() -> None:
+    small, large = {"train.batch_size": 32}, {"train.batch_size": 64}
+    rows = [run(f"s{n}", 0.30 + 0.01 * n) | small for n in range(5)] + [run(f"l{n}", 0.20) | large for n in range(5)]
+    scored = compute_proxy_score(pl.from_dicts([*rows, run("lucky", 0.5) | large]), NO_HISTORY)
+    command = recommended_command(scored)
+    assert command is not None
+    assert "--train.batch-size 32" in command
+    assert "The best measured run, lucky, has other levels" in " ".join(recommendation_in_words(scored))
 
 
 def test_the_interval_of_repeats_holds_the_doubt_over_seeds() -> None:

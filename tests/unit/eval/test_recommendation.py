@@ -17,7 +17,8 @@ def test_without_noise_it_is_the_best_of_all_cells() -> None:
         assert found is not None
         assert truth[tuple(found.levels[f] for f in FACTORS)] == pytest.approx(max(truth.values()))
         assert found.fitted == pytest.approx(max(truth.values()))
-        assert found.observed or found.differs
+        assert found.status == "ok" or found.differs
+        assert found.runs == 24
 
 
 def test_with_noise_it_loses_a_fraction_of_what_the_luckiest_run_loses() -> None:
@@ -37,7 +38,7 @@ def test_its_interval_holds_the_truth() -> None:
     held = []
     for seed in range(300):
         runs, truth = sweep(seed, noise=0.02)
-        found = recommend(runs.filter(pl.col("run") != ""), "q", ["train.batch_size", "loss.w_supcon_target"])
+        found = recommend(runs, "q", ["train.batch_size", "loss.w_supcon_target"])
         assert found is not None
         cells = [v for k, v in truth.items() if (k[0], k[2]) == tuple(found.levels.values())]
         held.append(found.low <= np.mean(cells) <= found.high)
@@ -48,10 +49,27 @@ def test_its_interval_holds_the_truth() -> None:
     "rows",
     [
         [{"run": "a", "f": 1, "q": 0.1}],
-        [{"run": "a", "f": 1, "q": 0.1}, {"run": "b", "f": 2, "q": 0.2}],  # no degree of freedom is left
+        [{"run": str(n), "f": n % 2, "q": 0.1 * n} for n in range(4)],  # two degrees of freedom are left
         [{"run": str(n), "f": n % 2, "g": n % 2, "q": 0.1 * n} for n in range(8)],  # f and g are one
         [{"run": "a", "f": 1, "q": None}],
     ],
 )
 def test_runs_that_do_not_suffice_give_none(rows: list[dict[str, object]]) -> None:
-    assert recommend(pl.from_dicts(rows, schema_overrides={"q": pl.Float64}), "q", ["f", "g"]) is None
+    table = pl.from_dicts(rows, schema_overrides={"q": pl.Float64}).with_columns(pl.lit("ok").alias("status"))
+    assert recommend(table, "q", ["f", "g"]) is None
+
+
+def test_failed_runs_are_not_fitted_and_their_levels_are_named() -> None:
+    runs, truth = sweep(0, noise=0.0)
+    found = recommend(runs, "q", FACTORS)
+    assert found is not None
+    best = pl.all_horizontal(pl.col(factor) == level for factor, level in found.levels.items())
+    failed = runs.with_columns(
+        pl.when(best).then(pl.lit("failed")).otherwise(pl.lit("ok")).alias("status"),
+        pl.when(best).then(pl.lit(-9.0)).otherwise("q").alias("q"),
+    )
+    again = recommend(failed, "q", FACTORS)
+    assert again is not None
+    assert again.levels == found.levels
+    assert again.fitted == pytest.approx(max(truth.values()))
+    assert (again.status, again.runs) == ("failed" if found.status else None, 23 if found.status else 24)

@@ -177,7 +177,7 @@ def test_the_recommendation_says_how_sure_it_is(scored: pl.DataFrame) -> None:
     assert "--train.batch-size 64" in command
     assert "--loss.w-supcon-target 0.4" in command
     assert "highest fitted quality" in sure
-    assert "Compared by its interval, 3 other runs are as good as the best one within the doubt." in sure
+    assert "Compared by their intervals, 3 other runs are as good as the best one within the doubt." in sure
 
 
 def test_nothing_measured_is_said_in_words(scored: pl.DataFrame) -> None:

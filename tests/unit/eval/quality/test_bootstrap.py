@@ -44,7 +44,7 @@ def test_a_part_of_few_patients_widens_the_interval_as_far_as_it_varies() -> Non
 def test_a_difference_of_two_encoders_is_known_better_than_either() -> None:
     def pair(seed: int) -> tuple[float, float, Float64]:
         a, b = (answers(np.random.default_rng(seed), 20, 4, 10, skill) for skill in (0.0, -0.4))
-        together = resample_together({"a": a, "b": b}, EvalConfig(bootstrap=300))
+        together = resample_together({"a": a, "b": b}, EvalConfig(bootstrap=300), like="a")
         difference, alone = together.difference("a", "b"), proxy_quality(a, EvalConfig(bootstrap=300))
         return difference.high - difference.low, alone.high - alone.low, np.array([difference.low, difference.high])
 
@@ -54,5 +54,5 @@ def test_a_difference_of_two_encoders_is_known_better_than_either() -> None:
 
 def test_an_encoder_does_not_differ_from_itself() -> None:
     same = answers(np.random.default_rng(0), 10, 2, 5)
-    found = resample_together({"a": same, "b": same}, EvalConfig(bootstrap=50)).difference("a", "b")
+    found = resample_together({"a": same, "b": same}, EvalConfig(bootstrap=50), like="a").difference("a", "b")
     assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)

@@ -62,7 +62,7 @@ def test_chance_in_every_part_is_a_quality_of_nothing() -> None:
 
 
 def test_what_is_worse_than_chance_counts_below_nothing() -> None:
-    quality = proxy_quality(_evidence(recall=0.0, right_share=0.2, place=0.0), EvalConfig(bootstrap=5))
+    quality = proxy_quality(_evidence(recall=0.0, right_share=0.2, place=0.0), EvalConfig(bootstrap=10))
     assert (quality.retrieval, quality.skill, quality.place) == pytest.approx((-1 / 9, -0.6, -1 / 15))
     assert quality.low == pytest.approx(quality.value) == pytest.approx((-1 / 9 - 0.6 - 1 / 15) / 3)
 
