@@ -20,7 +20,7 @@ from prism_ssl.errors import ConfigError
 HELP, HELP_ALL, CONFIG = ("-h", "--help"), "--help-all", "--config"
 
 COMMON_SETTINGS = {
-    "data.catalog-path FILE": "table of scans (.csv, .csv.gz, .parquet); without it: phantoms",
+    "data.catalog-path FILE": "table of scans (.csv, .csv.gz, .parquet); without it: the recipe's, or phantoms",
     "data.columns OURS THEIRS": "column names that differ, such as: pmbb_id mrn",
     "data.n-scans N": "train on at most N scans, chosen by seeded hash",
     "train.max-steps N": "steps to train",
@@ -46,6 +46,8 @@ def read_settings(arguments: Sequence[str] | None, prog: str) -> PrismConfig:
         print(short_help(prog), file=sys.stdout if given else sys.stderr)
         raise SystemExit(0 if given else 2)
     file, given = take_config_file(given)
+    if file is None and given == ["--help"]:  # of --help-all without a recipe: every setting, at its built-in default
+        return tyro.cli(PrismConfig, args=given, prog=f"{prog} RECIPE")
     if file is None:
         recipes = {name: (describe_recipe(name), recipe()) for name, recipe in RECIPES.items()}
         return tyro.extras.overridable_config_cli(recipes, args=given, prog=prog)
@@ -65,7 +67,9 @@ def take_config_file(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     words = iter(arguments)
     for word in words:
         if word == CONFIG or word.startswith(f"{CONFIG}="):
-            value = word.partition("=")[2] or next(words, "")
+            value = word.partition("=")[2] if "=" in word else next(words, "")
+            if file is not None:
+                raise ConfigError(f"{CONFIG} is given twice; needed: one file, and overrides as --section.key VALUE")
             if not value:
                 raise ConfigError(f"{CONFIG} names no file; needed: {CONFIG} FILE.json or FILE.yaml")
             file = Path(value)
@@ -75,23 +79,32 @@ def take_config_file(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def load_settings(file: Path) -> PrismConfig:
-    """Settings from JSON or YAML: sections of settings, such as the config.json of a run folder.
+    """Settings from JSON or YAML: a recipe, and sections of settings, such as the config.json of a run folder.
 
-    What the file leaves out comes from its ``recipe``, or else from the built-in defaults.
+    What the file leaves out comes from its recipe.
 
     Raises:
-        ConfigError: the file cannot be read or is no mapping; a setting is unknown or of the wrong type.
+        ConfigError: the file cannot be read or names no recipe; a setting is unknown or has a wrong type.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-        read: Any = json.loads(text) if file.suffix == ".json" else yaml.load(text, _Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        text = file.read_text(encoding="utf-8-sig")
+        read: Any = json.loads(text) if file.suffix.lower() == ".json" else yaml.load(text, _Loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise ConfigError(f"{file} cannot be read ({reason}); needed: JSON (.json) or YAML (.yaml) settings") from error
     if not isinstance(read, Mapping) or not all(isinstance(key, str) for key in read):
-        raise ConfigError(f"{file} holds a {type(read).__name__}; needed: sections of settings, as in a config.json")
-    recipe = RECIPES.get(str(read.get("recipe")))
-    return config_from_dict(read, recipe() if recipe else None)
+        found = "nothing" if read is None else f"a {type(read).__name__}"
+        raise ConfigError(f"{file} holds {found}; needed: sections of settings, as in a run's config.json")
+    name, known = read.get("recipe"), {**RECIPES, PrismConfig().recipe: PrismConfig}
+    if not isinstance(name, str) or name not in known:
+        what = "names no recipe" if name is None else f"names the recipe {name!r}"
+        raise ConfigError(f"{file} {what}; needed: recipe: {', '.join(RECIPES)}")
+    if empty := [section for section, value in read.items() if value is None and hasattr(PrismConfig(), section)]:
+        raise ConfigError(f"{file} has the empty section {empty[0]!r}; fill it or leave it out")
+    try:
+        return config_from_dict(read, known[name]())
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
 
 
 class _Loader(yaml.SafeLoader):

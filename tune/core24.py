@@ -128,10 +128,12 @@ def refuse_changed_factors(base: PrismConfig) -> None:
     Raises:
         ConfigError: ``base`` differs from its recipe in a factor.
     """
+    if base.recipe not in RECIPES:
+        raise ConfigError(f"a sweep cannot begin with the recipe {base.recipe!r}; needed: {', '.join(RECIPES)}")
     recipe, now = known_keys(RECIPES[base.recipe]()), known_keys(base)
     changed = [key for key in (*LEVELS, DERIVED) if now[key] != recipe[key]]
     if changed:
         raise ConfigError(
             f"{', '.join(changed)}: factors of the ablation, set by its design points; select cells with --only "
-            "or --design instead, or train one such run with train_single.py"
+            "or --design instead, or train one such run with prism train"
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,7 +32,7 @@ VERBS = {
     "plot": Verb("prism_ssl.report.plots", "draw the history of runs"),
     "notebook": Verb("prism_ssl.cli.notebook", "open the notebook of runs, or of scans"),
 }
-_UNKNOWN = 2
+_UNKNOWN, _INTERRUPTED = 2, 130
 _NOT_INTERRUPTED_BY_STOP_SIGNALS = {"check", "evaluate", "probe", "inspect", "leakcheck", "plot", "notebook"}
 
 
@@ -38,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the subcommand that the first argument names; returns its exit code, or 2 for an unknown one."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     verb, rest = (given[0], given[1:]) if given else ("--help", [])
+    if verb == "--version":
+        print(importlib.metadata.version("prism-ssl"))  # noqa: T201
+        return 0
     if verb in ("-h", "--help", "--help-all", "help"):
         print(overview())  # noqa: T201  help goes to stdout, without colours
         return 0
@@ -69,7 +74,15 @@ def console_script() -> None:
     """The entry point of the installed command: stop signals end it at once until its work begins."""
     if len(sys.argv) > 1 and sys.argv[1] not in _NOT_INTERRUPTED_BY_STOP_SIGNALS:
         leave_on_stop_signals()
-    leave(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    except BrokenPipeError:  # such as `| head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    leave(code)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ NOTEBOOKS = {"runs": "explore_runs.py", "scans": "inspect_views.py"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the notebook until Ctrl-C; the exit code is marimo's, or 2 where the notebook is not installed."""
-    given = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    at = words.index("--") if "--" in words else len(words)
+    given, rest = _parser().parse_args(words[:at]), words[at + 1 :]
     try:
         notebook = find_notebook(given.which)
     except ConfigError as error:
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet = ["--headless"] if given.headless else []
     command = [sys.executable, "-m", "marimo", "run", *server, *quiet, str(notebook)]
     try:
-        return subprocess.run([*command, "--", *given.rest] if given.rest else command, check=False).returncode
+        return subprocess.run([*command, "--", *rest] if rest else command, check=False).returncode
     except KeyboardInterrupt:  # marimo has had it too, and has said good-bye
         return 0
 
@@ -46,13 +48,16 @@ def find_notebook(which: str) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="prism notebook", description="Open a notebook in the browser.")
+    parser = argparse.ArgumentParser(
+        prog="prism notebook",
+        usage="prism notebook [runs|scans] [--port PORT] [--headless] [-- ARGUMENTS]",
+        description="Open a notebook in the browser. ARGUMENTS are the notebook's, such as --runs FOLDER.",
+    )
     parser.add_argument(
         "which", nargs="?", choices=NOTEBOOKS, default="runs", help="runs: losses, ranking, embeddings; scans: views"
     )
     parser.add_argument("--port", type=int, help="port to serve at (default: the first free one)")
     parser.add_argument("--headless", action="store_true", help="do not open a browser")
-    parser.add_argument("rest", nargs="*", metavar="-- ARGUMENTS", help="for the notebook, such as --runs FOLDER")
     return parser
 
 

@@ -164,7 +164,11 @@ def _checked(key: str, value: Any, wanted: Any) -> Any:
         return value
     if origin is tuple and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
         return tuple(value)
-    if origin is dict and isinstance(value, Mapping):
+    if (
+        origin is dict
+        and isinstance(value, Mapping)
+        and all(isinstance(v, str) for pair in value.items() for v in pair)
+    ):
         return dict(value)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

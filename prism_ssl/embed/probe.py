@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
@@ -30,6 +31,8 @@ class Probed:
 
     label: str
     scans: int
+    left_out: int
+    """Scans without a value, or of a class that a single patient has."""
     patients: int
     classes: dict[str, int]
     score: ProbeScore
@@ -48,18 +51,22 @@ def probe_table(embeddings: Path, data: DataConfig, label: str, k: int = 5) -> P
         ConfigError: the table is none of embeddings, or shares no scan with the catalogue.
         CatalogError: the catalogue cannot be used, or lacks the column.
     """
+    if k < 1:
+        raise ConfigError(f"--k is {k}; needed: 1 or more")
     table = _read(embeddings)
     labels = _labels(data, label)
     table = table.with_columns(pl.col("scan_id").replace_strict(labels, default="").alias("label"))
-    known = table.filter(pl.col("label") != "").sort("scan_id")
-    if known.is_empty():
+    labelled = table.filter(pl.col("label") != "").sort("scan_id")
+    known = labelled.filter(pl.col("subject_id").n_unique().over("label") > 1)  # the others cannot be split by patient
+    if labelled.is_empty():
         raise ConfigError(
             f"none of the {table.height} scans of {embeddings} has a value in column {label!r} of {data.catalog_path}; "
             "needed: the catalogue that was embedded, and a column with values"
         )
     x, patients = known["embedding"].to_numpy().astype(float), known["subject_id"].to_list()
     score = probe_classes(x, known["label"].to_list(), patients, k)
-    return Probed(label, known.height, len(set(patients)), dict(Counter(known["label"]).most_common()), score)
+    counts = dict(Counter(known["label"]).most_common())
+    return Probed(label, known.height, table.height - known.height, len(set(patients)), counts, score)
 
 
 def _read(path: Path) -> pl.DataFrame:
@@ -69,7 +76,14 @@ def _read(path: Path) -> pl.DataFrame:
         raise ConfigError(f"{path} cannot be read ({type(error).__name__}); needed: a table of prism embed") from error
     if missing := [name for name in _NEEDED if name not in table.columns]:
         raise ConfigError(f"{path} has no column {', '.join(missing)}; needed: a table of prism embed")
-    return table.select(_NEEDED)
+    kind = table["embedding"].dtype
+    if not isinstance(kind, pl.Array) or not kind.inner.is_float() or table.is_empty():
+        found = "no row" if table.is_empty() else f"embeddings of type {kind}"
+        raise ConfigError(f"{path} has {found}; needed: a table of prism embed")
+    table = table.select(_NEEDED).unique("scan_id", maintain_order=True)
+    if not np.isfinite(table["embedding"].to_numpy()).all():
+        raise ConfigError(f"{path} holds embeddings that are not finite; embed again with a good checkpoint")
+    return table
 
 
 def _labels(data: DataConfig, label: str) -> dict[str, str]:
@@ -98,7 +112,10 @@ def _plain(probed: Probed) -> dict[str, Any]:
 
 def _in_words(probed: Probed) -> str:
     shown = ", ".join(f"{name} {count}" for name, count in list(probed.classes.items())[:8])
-    head = f"{probed.label}: {probed.scans} scans of {probed.patients} patients ({shown})"
+    left = (
+        f"; {probed.left_out} scans without a value, or of a class of one patient, left out" if probed.left_out else ""
+    )
+    head = f"{probed.label}: {probed.scans} scans of {probed.patients} patients ({shown}){left}"
     if not math.isfinite(probed.score.linear):
         return f"{head}\nnothing to tell apart: fewer than two classes have scans of two patients or more"
     score = probed.score

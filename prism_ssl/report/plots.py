@@ -187,7 +187,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _save_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
-    chart = comparison_chart({folder.name: load_history(folder) for folder in run_dirs})
+    names = [folder.resolve().name for folder in run_dirs]
+    repeated = len(set(names)) < len(names)
+    histories = {str(f) if repeated else f.resolve().name: load_history(f) for f in run_dirs}
+    histories = {name: history for name, history in histories.items() if not history.is_empty()}
+    if not histories:
+        raise RunFolderError("nothing was logged yet in any of these runs; train some steps first")
+    chart = comparison_chart(histories)
     write_atomic(out, _rendered(chart, out.suffix.removeprefix(".")))
     return out
 

@@ -44,7 +44,12 @@ def ray_environment(tmp_root: Path) -> Iterator[None]:
         with everything_below(tmp_root):
             yield
         return
-    with everything_below(tmp_root), owned_folder(tmp_root / "ray_token") as folder:
+    # Watched from here on: Ray's import and what follows take seconds in which the process may be killed.
+    with (
+        everything_below(tmp_root),
+        owned_folder(tmp_root / "ray_token") as folder,
+        after_death(folder, tmp_root),
+    ):
         path = folder / "token"
         path.touch(mode=0o600)
         path.write_text(secrets.token_hex(32))

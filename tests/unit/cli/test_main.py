@@ -54,9 +54,12 @@ def test_help_fits_on_a_screen(verb: str, capsys: pytest.CaptureFixture[str], mo
     assert max(map(len, lines)) <= SCREEN_COLUMNS
 
 
-@pytest.mark.parametrize("arguments", [["train", "phantom-cpu", "--help-all"], ["sweep", "--help-all"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "phantom-cpu"], ["train"], ["check"], ["sweep"]],
+)
 def test_help_all_lists_every_setting(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    text = "\n".join(printed(arguments, capsys))
+    text = "\n".join(printed([*arguments, "--help-all"], capsys))
     assert [
         key for key in ("--data.scratch-bytes", "--quota.home-hard-bytes", "--eval.bootstrap") if key not in text
     ] == []
@@ -82,3 +85,18 @@ def test_both_notebooks_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shared.mkdir(parents=True)
     (shared / "explore_runs.py").touch()
     assert notebook.find_notebook("runs") == shared / "explore_runs.py"
+
+
+def test_what_follows_two_dashes_is_the_notebooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    run: list[list[str]] = []
+
+    def note(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        run.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("subprocess.run", note)
+    for words in (["--", "--runs", "F"], ["runs", "--port", "1", "--", "--runs", "F"]):
+        assert notebook.main(words) == 0
+        assert run[-1][-3:] == ["--", "--runs", "F"]
+    assert notebook.main(["scans"]) == 0
+    assert run[-1][-1].endswith("inspect_views.py")

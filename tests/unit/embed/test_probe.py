@@ -68,6 +68,16 @@ def test_a_column_or_a_table_that_is_not_there_is_refused(
         probe_table(tmp_path / "none.parquet", data, "part")
     assert main([str(catalog), "--embeddings", str(tmp_path / "none.parquet")]) == 2
     assert "needed: a table of prism embed" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="--k is 0"):
+        probe_table(file, data, "part", k=0)
+    for bad, told in (
+        (pl.read_parquet(file).clear(), "no row"),
+        (pl.read_parquet(file).with_columns(pl.lit("x").alias("embedding")), "embeddings of type String"),
+        (pl.read_parquet(file).with_columns(pl.col("embedding") * float("nan")), "not finite"),
+    ):
+        bad.write_parquet(tmp_path / "bad.parquet")
+        with pytest.raises(ConfigError, match=told):
+            probe_table(tmp_path / "bad.parquet", data, "part")
     pl.read_parquet(file).with_columns(pl.lit("x").alias("scan_id")).write_parquet(tmp_path / "other.parquet")
     with pytest.raises(ConfigError, match="the catalogue that was embedded"):
         probe_table(tmp_path / "other.parquet", data, "part")

@@ -41,9 +41,15 @@ def test_overrides_come_after_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("train: {max_stepz: 3}", "did you mean 'train.max_steps'"),
-        ("train: {max_steps: many}", "train.max_steps is 'many'"),
+        ("recipe: phantom-cpu\ntrain: {max_stepz: 3}", "bad.yaml: .*did you mean 'train.max_steps'"),
+        ("recipe: phantom-cpu\ntrain: {max_steps: many}", "train.max_steps is 'many'"),
+        ("recipe: phantom-cpu\ndata: {columns: {pmbb_id: 3}}", "data.columns is"),
+        ("recipe: phantom-cpu\ntrain:", "has the empty section 'train'"),
+        ("train: {lr: 0.1}", "names no recipe; needed: recipe: phantom-cpu"),
+        ("recipe: phantom_cpu", "names the recipe 'phantom_cpu'; needed"),
+        ("recipe: [a]", "names the recipe"),
         ("- a list", "holds a list; needed: sections of settings"),
+        ("", "holds nothing; needed: sections of settings"),
         ("train: {", "cannot be read"),
         ("!!python/object/apply:os.getcwd []", "cannot be read"),
     ],
@@ -58,6 +64,8 @@ def test_a_file_that_cannot_be_used_is_refused(text: str, told: str, tmp_path: P
     ("arguments", "told"),
     [
         (["--config"], "names no file"),
+        (["--config=", "--train.max-steps", "3"], "names no file"),
+        (["--config", "a.json", "--config", "b.json"], "given twice"),
         (["--config", "/nowhere.json"], "/nowhere.json cannot be read .No such file"),
     ],
 )
@@ -67,7 +75,7 @@ def test_a_file_that_is_not_there_is_refused(arguments: list[str], told: str) ->
 
 
 def test_a_recipe_beside_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"recipe": "phantom-cpu"}')
     with pytest.raises(ConfigError, match="leave out 'phantom-cpu'"):
         parse(["phantom-cpu", "--config", str(tmp_path / "config.json")])
 
@@ -76,3 +84,11 @@ def test_the_settings_of_the_short_help_exist() -> None:
     known = {key.replace("_", "-") for key in known_keys(phantom_cpu())}
     assert [key for key in COMMON_SETTINGS if key.split()[0].replace(".no-", ".") not in known] == []
     assert max(map(len, short_help("prism train").split("\n"))) <= 80
+
+
+def test_a_sweep_of_a_file_begins_with_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("recipe: core24-smoke\ntrain: {lr: 5e-4}\n")
+    assert parse_sweep(["--scale", "smoke", "--config", str(tmp_path / "mine.yaml")]).base.train.lr == 5e-4
+    (tmp_path / "other.yaml").write_text("recipe: custom\n")
+    with pytest.raises(ConfigError, match="cannot begin with the recipe 'custom'"):
+        parse_sweep(["--config", str(tmp_path / "other.yaml")])
