@@ -44,7 +44,8 @@ def test_two_workers_learn_what_one_does_also_over_a_killed_pool_and_a_killed_wo
     code, output = run_to_end(command(one, data__catalog_path=phantom_catalog, **SAME))
     assert code == 0, output
 
-    arguments = command(two, data__catalog_path=phantom_catalog, train__num_workers=2, **SAME)
+    settings = {"train__num_workers": 2, "train__max_worker_restarts": 0}  # so that a killed worker ends the run
+    arguments = command(two, data__catalog_path=phantom_catalog, **settings, **SAME)
     run = CliRun(arguments)
     run.wait_for(r"^step +15 ")
     holder_of("-pool-1-", run, "PoolActor").kill()  # of the second worker
