@@ -28,9 +28,10 @@ from scipy import stats
 sys.path.insert(0, str(REPOSITORY))
 
 from prism_ssl.config.operations import EvalConfig
+from prism_ssl.eval.quality.comparison import resample_together
 from prism_ssl.eval.quality.composite import proxy_quality
 from prism_ssl.eval.recommendation import recommend
-from tests.support.simulated import FACTORS, answers, sweep, true_quality
+from tests.support.simulated import FACTORS, answers, evidence_of, sweep, true_quality
 
 PATIENTS = ((8, 1, 6), (8, 4, 6), (12, 8, 6), (30, 4, 15))
 """Patients, series of each, and patients with a pair of series."""
@@ -67,6 +68,22 @@ def regret(sweeps: int, noise: float = 0.02) -> tuple[float, float]:
         luckiest = runs.sort("q", descending=True).row(0, named=True)
         lucky.append(best - truth[tuple(luckiest[factor] for factor in FACTORS)])
     return float(np.mean(fitted)), float(np.mean(lucky))
+
+
+def false_alarms(sweeps: int, runs: int = 24, patients: int = 16) -> tuple[float, float]:
+    """Share of sweeps of equal encoders in which some run counts as worse than the luckiest one: by intervals for all
+    pairs at once, and by intervals for one pair at a time."""
+    config = EvalConfig(w_skill=0, w_place=0, bootstrap=300)
+    at_once, one_by_one = [], []
+    for seed in range(sweeps):
+        rng = np.random.default_rng(seed)
+        level = rng.normal(0.5, 0.2, patients)
+        recall = {f"r{run:02}": level + rng.normal(0, 0.1, patients) for run in range(runs)}
+        best = max(recall, key=lambda run: recall[run].mean())
+        together = resample_together({run: evidence_of(each) for run, each in recall.items()}, config, like=best)
+        at_once.append(any(each.low > 0 for each in together.behind(best).values()))
+        one_by_one.append(any(together.difference(best, run).low > 0 for run in recall if run != best))
+    return float(np.mean(at_once)), float(np.mean(one_by_one))
 
 
 def train(folder: Path, name: str, options: list[str], steps: int, every: int) -> Path:
@@ -123,6 +140,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     where = circumstances()
     covered = coverage(60 if options.quick else 1000)
     fitted, lucky = regret(20 if options.quick else 1000)
+    at_once, one_by_one = false_alarms(5 if options.quick else 200)
     names = dict(list(RUNS.items())[:1]) if options.quick else RUNS
     steps, every = (20, 10) if options.quick else (600, 100)
     with tempfile.TemporaryDirectory(prefix="ranking-") as root:
@@ -145,6 +163,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     facts = {
         "coverage": ", ".join(f"{name} {value:.3f}" for name, value in covered.items()),
         "regret of the best measured run": f"{lucky:.4f}",
+        "sweeps of 24 equal encoders that call one worse": f"{at_once:.2f}; by intervals of one pair {one_by_one:.2f}",
         "correlation with the place test": f"{correlations['place_recall_at_1']:.2f}",
         "encoders": "; ".join(
             f"{row['run']} at {row['step']}: {row['proxy_quality']:+.3f}, organ {row[TRUTH[0]]:.2f}, "

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from scipy.special import expit
 
+from prism_ssl.contracts import Float64
 from prism_ssl.eval.quality.bootstrap import POSE_AXES
 from prism_ssl.eval.quality.evidence import PatientEvidence
 from tune.core24 import DERIVED, LEVELS, DesignPoint, design_points
@@ -72,3 +73,23 @@ def sweep(seed: int, noise: float) -> tuple[pl.DataFrame, dict[tuple[object, ...
 
 def _cell(point: DesignPoint) -> tuple[object, ...]:
     return tuple(point.levels[factor] for factor in FACTORS)
+
+
+def evidence_of(recall: Float64) -> PatientEvidence:
+    """As many patients of one series each as there are recalls, and nothing but recall to tell runs by."""
+    series, nothing = len(recall), np.zeros((len(recall), 1, 2))
+    return PatientEvidence(
+        series=[f"s{number}" for number in range(series)],
+        patient_of_series=[f"p{number:02}" for number in range(series)],
+        recall=recall,
+        recall_chance=0.0,
+        axes=["dx"],
+        signs=nothing + 1,
+        right=nothing,
+        pairs=[],
+        patient_of_pair=[],
+        place_recall=np.empty(0),
+        place_distance_mm=np.empty(0),
+        place_chance=float("nan"),
+        telling_share=float("nan"),
+    )

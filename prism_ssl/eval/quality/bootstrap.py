@@ -106,8 +106,8 @@ def interval(value: float, parts: Float64, weights: Float64, patients: Float64) 
     """95 % interval around the composite ``value`` from its resampled ``parts`` [B, 4].
 
     The deviations of the resampled composites from their mean, widened for few patients by sqrt((f + 1) / f) t / z for
-    f ``degrees_of_freedom``: the expanded percentile interval (Hesterberg 2015). Plain percentiles of 8 patients hold
-    the truth in about 0.88 of cases. NaN where the value is unknown, a part rests on a single patient, or there are
+    f ``degrees_of_freedom``: the expanded percentile interval (Hesterberg 2015). Plain percentiles of few patients
+    hold the truth too rarely. NaN where the value is unknown, a part rests on a single patient, or there are
     fewer than ``RESAMPLES_MIN`` resamples.
     """
     total, freedom = composite(parts, weights), degrees_of_freedom(parts, weights, patients)

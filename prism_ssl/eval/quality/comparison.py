@@ -55,8 +55,8 @@ class Resamples:
         """Quality of ``best`` less that of each run, for a run that was chosen because it is the best.
 
         Its intervals hold for all pairs of runs at once (Tukey's studentised range; each pair has a spread of its own,
-        as in Games & Howell 1976): with plain ones, among 24 equal encoders the luckiest seems better than some other
-        in nine of ten sweeps.
+        as in Games & Howell 1976): with plain ones, the luckiest of 24 equal encoders seems better than some other in
+        most sweeps.
         """
         total = composite(self.parts, self.weights)  # [R, B]
         first = self.runs.index(best)

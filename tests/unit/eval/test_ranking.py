@@ -14,9 +14,7 @@ from scipy import stats
 
 from prism_ssl.config.defaults import core24_base, known_keys
 from prism_ssl.config.operations import EvalConfig
-from prism_ssl.contracts import Float64
 from prism_ssl.eval.quality.composite import proxy_quality
-from prism_ssl.eval.quality.evidence import PatientEvidence
 from prism_ssl.eval.ranking import (
     compute_proxy_score,
     rank_runs,
@@ -26,6 +24,7 @@ from prism_ssl.eval.ranking import (
     with_differences,
 )
 from prism_ssl.report.ranking_report import recommendation_in_words, write_ranking
+from tests.support.simulated import evidence_of
 from tune.core24 import design_points
 from tune.train_single import parse
 
@@ -43,26 +42,6 @@ def run(
         "probe/proxy_quality_low": None if quality is None else quality - half,
         "probe/proxy_quality_high": None if quality is None else quality + half,
     } | more  # fmt: skip
-
-
-def evidence_of(recall: Float64) -> PatientEvidence:
-    """As many patients of one series each as there are recalls, and nothing but recall to tell runs by."""
-    series, nothing = len(recall), np.zeros((len(recall), 1, 2))
-    return PatientEvidence(
-        series=[f"s{number}" for number in range(series)],
-        patient_of_series=[f"p{number:02}" for number in range(series)],
-        recall=recall,
-        recall_chance=0.0,
-        axes=["dx"],
-        signs=nothing + 1,
-        right=nothing,
-        pairs=[],
-        patient_of_pair=[],
-        place_recall=np.empty(0),
-        place_distance_mm=np.empty(0),
-        place_chance=float("nan"),
-        telling_share=float("nan"),
-    )
 
 
 def order(*rows: dict[str, Any], history: pl.DataFrame = NO_HISTORY) -> list[str]:
@@ -177,7 +156,7 @@ def test_the_luckiest_of_equal_encoders_is_not_called_better() -> None:
         config = EvalConfig(w_skill=0, w_place=0, bootstrap=300)
         scored = with_differences(compute_proxy_score(pl.from_dicts(rows), NO_HISTORY), evidence, config)
         wrong += not rank_runs(scored)["near_best"].all()
-    assert wrong <= 4  # with intervals for one pair at a time it is 18 or more
+    assert wrong <= 4
 
 
 def test_runs_without_intervals_are_not_called_equal_or_worse() -> None:
