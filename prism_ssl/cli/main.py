@@ -13,19 +13,24 @@ from prism_ssl.utils.stop_signals import leave, leave_on_stop_signals
 
 
 class Verb(NamedTuple):
-    """A subcommand: the module whose ``main(arguments)`` returns its exit code, and what it does."""
+    """A subcommand: the module whose ``main(arguments)`` returns its exit code, and what it does.
+
+    ``resumes``: a stop signal ends it with exit code 75. ``has_settings``: it has a short and a full help of its own.
+    """
 
     module: str
     does: str
+    resumes: bool = False
+    has_settings: bool = False
 
 
 VERBS = {
-    "train": Verb("tune.train_single", "train one encoder"),
-    "sweep": Verb("tune.tune_core24", "train and rank the cells of the core ablation"),
-    "demo": Verb("tune.demo", "the whole way on generated phantoms, in a few minutes"),
-    "check": Verb("tune.check_job", "check settings, disk, GPU, W&B and catalogue before a job"),
+    "train": Verb("tune.train_single", "train one encoder", resumes=True, has_settings=True),
+    "sweep": Verb("tune.tune_core24", "train and rank the cells of the core ablation", resumes=True, has_settings=True),
+    "demo": Verb("tune.demo", "train and rank four tiny encoders on generated phantoms", resumes=True),
+    "check": Verb("tune.check_job", "check settings, disk, GPU, W&B and catalogue before a job", has_settings=True),
     "evaluate": Verb("tune.evaluate_run", "evaluate a run's last checkpoint on held-out scans"),
-    "embed": Verb("prism_ssl.embed.command", "embed every scan of a catalogue"),
+    "embed": Verb("prism_ssl.embed.command", "embed every scan of a catalogue", resumes=True),
     "probe": Verb("prism_ssl.embed.probe", "read a column of the catalogue from embeddings"),
     "inspect": Verb("prism_ssl.inspect.command", "draw a pair of views where they lie in their scan"),
     "leakcheck": Verb("prism_ssl.leak.command", "check whether the pretext task needs anatomy"),
@@ -33,7 +38,6 @@ VERBS = {
     "notebook": Verb("prism_ssl.cli.notebook", "open the notebook of runs, or of scans"),
 }
 _UNKNOWN, _INTERRUPTED = 2, 130
-_NOT_INTERRUPTED_BY_STOP_SIGNALS = {"check", "evaluate", "probe", "inspect", "leakcheck", "plot", "notebook"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"prism: no subcommand {verb!r}; needed: one of {', '.join(VERBS)}", file=sys.stderr)  # noqa: T201
         return _UNKNOWN
-    if verb not in ("train", "sweep", "check"):  # these have more settings than fit on one screen
+    if not VERBS[verb].has_settings:
         rest = ["--help" if word == "--help-all" else word for word in rest]
     code: int = importlib.import_module(VERBS[verb].module).main(rest)
     return code
@@ -72,7 +76,8 @@ def overview() -> str:
 
 def console_script() -> None:
     """The entry point of the installed command: stop signals end it at once until its work begins."""
-    if len(sys.argv) > 1 and sys.argv[1] not in _NOT_INTERRUPTED_BY_STOP_SIGNALS:
+    verb = VERBS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    if verb is not None and verb.resumes:
         leave_on_stop_signals()
     try:
         code = main()

@@ -66,15 +66,15 @@ def recommend(runs: pl.DataFrame, response: str, factors: Sequence[str]) -> Reco
         return None
     top = known.sort(response, descending=True, maintain_order=True).row(0, named=True)
     chosen = {factor: top[factor] for factor in levels}
+    fitted, low, high = fit.estimate(_row(levels, list(chosen.values())))
     for factor, found in levels.items():  # effects add up, so each factor has its best level whatever the others are
         for level in found:
-            value, best = (fit.estimate(_row(levels, list(cell.values())))[0] for cell in
-                           (chosen | {factor: level}, chosen))  # fmt: skip
-            if value is None or best is None:
+            cell = chosen | {factor: level}
+            value, value_low, value_high = fit.estimate(_row(levels, list(cell.values())))
+            if value is None or fitted is None:
                 return None  # the design confounds effects
-            if value > best + _SAME:  # where levels are equal, that of the best run stays
-                chosen = chosen | {factor: level}
-    fitted, low, high = fit.estimate(_row(levels, list(chosen.values())))
+            if value > fitted + _SAME:  # where levels are equal, that of the best run stays
+                chosen, fitted, low, high = cell, value, value_low, value_high
     if fitted is None or low is None or high is None:
         return None
     of_levels = [pl.col(factor).eq_missing(pl.lit(level)) for factor, level in chosen.items()]
