@@ -39,5 +39,5 @@ def test_two_runs_a_sweep_and_an_embedding_job_share_a_catalogue(world: World, t
 
 def test_a_run_stopped_at_random_moments_has_the_totals_of_an_unbroken_one(world: World) -> None:
     wrong = Wrong()
-    stop_and_go(world, stops=4, rng=Random(0), check=wrong)
-    assert wrong == []
+    told = list(stop_and_go(world, stops=4, rng=Random(0), check=wrong))
+    assert wrong == [], told

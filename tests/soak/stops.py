@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
@@ -26,20 +26,20 @@ _UP_TO_S, _STEPS_AFTER, _END_LIMIT_S = 45.0, 100, 300.0
 Check = Callable[[bool, str], None]
 
 
-def stop_and_go(world: World, stops: int, rng: Random, check: Check) -> list[str]:
+def stop_and_go(world: World, stops: int, rng: Random, check: Check) -> Iterator[str]:
     """Stop the run ``stopped`` so many times, let it end, and compare its totals with those of the run ``unbroken``.
 
     A stop falls between the first tenth of a second and ``_UP_TO_S`` after the start. All signals but SIGKILL must
     end the run as ``interrupted`` with exit code 75, whatever it is at.
 
-    Returns:
+    Yields:
         What happened, a line for each stop and one for the comparison.
     """
-    told = [_stopped_once(world, number, rng, check) for number in range(1, stops + 1)]
+    for number in range(1, stops + 1):
+        yield _stopped_once(world, number, rng, check)
     steps = max(_steps_done(world), LOG_EVERY) + _STEPS_AFTER
     totals = {name: _to_the_end(world, name, steps, check) for name in ("stopped", "unbroken")}
-    told.append(_compare(totals["stopped"], totals["unbroken"], steps, check))
-    return told
+    yield _compare(totals["stopped"], totals["unbroken"], steps, check)
 
 
 def _stopped_once(world: World, number: int, rng: Random, check: Check) -> str:
