@@ -13,7 +13,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.catalog import CatalogReport, Selection, load_records
 from prism_ssl.data.checks import Quarantine
-from prism_ssl.data.holdout import Split, split_by_patient
+from prism_ssl.data.holdout import Split, listed_patients, split_by_patient
 from prism_ssl.data.phantoms import phantom_folder, write_phantoms
 from prism_ssl.data.preflight import PreflightReport, PreflightResult, run_preflight
 from prism_ssl.data.sharded_dataset import make_shards
@@ -98,9 +98,11 @@ def select_scans(config: PrismConfig, tmp_root: Path) -> SelectedScans:
     """Select this run's scans; without a catalogue in the config, generate phantoms. Needs no Ray.
 
     Raises:
-        CatalogError: the catalogue cannot be used, or leaves no scan.
+        CatalogError: the catalogue cannot be used or leaves no scan, or the list of held-out patients cannot be used.
     """
     given = config.data.catalog_path
+    if config.data.holdout_file:
+        listed_patients(Path(config.data.holdout_file))  # a wrong list is told before the files are checked
     path = Path(given).expanduser().absolute() if given else _phantoms(config, tmp_root)
     return SelectedScans(
         path, load_records(dataclasses.replace(config.data, catalog_path=str(path)), config.data.selection_seed)
@@ -158,7 +160,12 @@ def prepare_archive(
 def _divided(
     scans: list[PreparedScan], config: PrismConfig, earlier: Split | None = None
 ) -> tuple[list[PreparedScan], list[PreparedScan]]:
-    """(training, held-out) scans by patient; training scans with the voxels of a held-out scan are left out."""
+    """(training, held-out) scans by patient; training scans with the voxels of a held-out scan are left out.
+
+    Raises:
+        CatalogError: ``data.holdout_file`` cannot be read, or names no patient of these scans.
+    """
+    file = config.data.holdout_file
     train, held_out = split_by_patient(
         scans,
         config.data.holdout_fraction,
@@ -166,7 +173,13 @@ def _divided(
         config.data.selection_seed,
         subject_of=lambda scan: scan.record.subject_id,
         earlier=earlier,
+        listed=listed_patients(Path(file)) if file else None,
     )
+    if file and not held_out:
+        raise CatalogError(
+            f"none of the patients in data.holdout_file {file} is among the {len(scans)} scans; "
+            "needed: ids as in the catalogue's column of patients (pmbb_id)"
+        )
     known = {scan.content for scan in held_out if scan.content}
     return [scan for scan in train if scan.content not in known], held_out
 

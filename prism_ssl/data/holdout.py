@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from prism_ssl.contracts import ScanRecord
-from prism_ssl.utils.hashing import stable_int
+from prism_ssl.errors import CatalogError
+from prism_ssl.utils.hashing import short_id, stable_int
 
 T = TypeVar("T")
 
@@ -75,24 +77,47 @@ def split_by_patient(
     seed: int,
     subject_of: Callable[[T], str] = attrgetter("subject_id"),
     earlier: Split | None = None,
+    listed: Collection[str] | None = None,
 ) -> tuple[list[T], list[T]]:
     """``(train, held_out)``: whole patients, each side in the order of ``scans``.
 
     Every patient has a fixed place in [0, 1) that depends only on ``seed`` and the subject id. Those below ``fraction``
     are held out, then the next ones until ``min_series`` scans are held out, but never the last patient. So a patient
-    below ``fraction`` stays held out whatever scans come and go.
+    below ``fraction`` stays held out whatever scans come and go. With ``listed`` subject ids, exactly those are held
+    out instead.
 
-    Patients of an ``earlier`` split stay on their side; of the others those below ``fraction`` are held out. Held-out
-    patients who left are not replaced: every candidate was trained on.
+    Patients of an ``earlier`` split stay on their side; of the others those below ``fraction``, or listed, are held
+    out. Held-out patients who left are not replaced: every candidate was trained on.
     """
     place = {subject: stable_int("holdout", seed, subject) / 2**63 for subject in map(subject_of, scans)}
     if earlier is not None:
-        below = {subject for subject in place if place[subject] < fraction}
-        held = (below | earlier.held_out.keys()) - earlier.training.keys()
+        chosen = {subject for subject in place if place[subject] < fraction} if listed is None else set(listed)
+        held = (chosen | earlier.held_out.keys()) - earlier.training.keys()
+    elif listed is not None:
+        held = set(listed)
     else:
         held = _held_out_at_first(place, Counter(map(subject_of, scans)), fraction, min_series)
     train = [scan for scan in scans if subject_of(scan) not in held]
     return train, [scan for scan in scans if subject_of(scan) in held]
+
+
+def listed_patients(path: Path) -> set[str]:
+    """Subject ids (hashes) of the patients in a text file: one id of the catalogue a line, ``#`` begins a comment.
+
+    Raises:
+        CatalogError: the file cannot be read, or names nobody.
+    """
+    try:
+        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CatalogError(
+            f"data.holdout_file {path} cannot be read ({type(error).__name__}); "
+            "needed: a text file with one patient id a line"
+        ) from error
+    patients = {line.partition("#")[0].strip() for line in lines} - {""}
+    if not patients:
+        raise CatalogError(f"data.holdout_file {path} names no patient; needed: one patient id a line")
+    return {short_id("subject", patient) for patient in patients}
 
 
 def _held_out_at_first(place: dict[str, float], series: Counter[str], fraction: float, min_series: int) -> set[str]:

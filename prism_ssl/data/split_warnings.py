@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.archive import Archive
+from prism_ssl.data.holdout import listed_patients
 
 FEW_PATIENTS = 8
 _LARGE_SHARE = 0.2
@@ -32,9 +34,17 @@ def split_warnings(archive: Archive, data: DataConfig) -> list[str]:
         )
     if again := _repeats([*training, *held_out]):
         notes.append(f"{again} scans have the voxels of another patient's scan, and count as scans of their own")
+    if data.holdout_file is not None:
+        listed = listed_patients(Path(data.holdout_file))
+        missing = len(listed - {scan.record.subject_id for scan in held_out})
+        if missing:
+            notes.append(
+                f"{missing} of the {len(listed)} patients in data.holdout_file have no scan that is held out: they are "
+                "not in the table, were rejected, or were trained on before"
+            )
     if not held_out:
         notes.append("no scan is held out, so the quality of the encoder will be unknown")
-    elif share > max(_LARGE_SHARE, 2 * data.holdout_fraction):
+    elif data.holdout_file is None and share > max(_LARGE_SHARE, 2 * data.holdout_fraction):
         notes.append(
             f"{len(held_out)} of {scans} scans ({share:.0%}) are held out and not trained on: whole patients, until "
             f"there are {data.holdout_min_series} series (data.holdout_min_series); lower it to train on more, "

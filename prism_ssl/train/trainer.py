@@ -35,7 +35,7 @@ from prism_ssl.train.record.driver_summary import (
 from prism_ssl.train.record.pictures import Pictures
 from prism_ssl.train.resume.starting_point import StartingPoint, continued, starting_point
 from prism_ssl.train.run.failure_cause import cause_of
-from prism_ssl.train.run.folder import RunFolder, claim_run_folder, with_absolute_catalog
+from prism_ssl.train.run.folder import RunFolder, claim_run_folder, with_absolute_paths
 from prism_ssl.train.run.loop_config import LoopConfig
 from prism_ssl.utils.fs import home_folder, remove_stale_folders, temporary_root
 from prism_ssl.utils.gpu_check import require_usable_gpus
@@ -102,7 +102,7 @@ def _claimed_run(config: PrismConfig, console: Console) -> Iterator[tuple[RunFol
     # Once, here: a worker's environment may differ from the driver's.
     tracking, words = settled(config.tracking), tracking_words(config.tracking)
     folder = claim_run_folder(config)
-    config = dataclasses.replace(with_absolute_catalog(config), tracking=tracking)
+    config = dataclasses.replace(with_absolute_paths(config), tracking=tracking)
     console.print(words, markup=False, highlight=False, soft_wrap=True)
     try:
         with refusals_in_summary(folder.path, config):

@@ -1,4 +1,4 @@
-"""Stop a run at random moments from its first second on, and compare it with an unbroken twin."""
+"""Stop a run at random moments, while it starts and while it trains, and compare it with an unbroken twin."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALIKE = {
 }
 """Totals that depend on time, and by what factor they may differ on a machine that others use too."""
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGKILL)
-_UP_TO_S, _STEPS_AFTER, _END_LIMIT_S = 45.0, 100, 300.0
+_UP_TO_S, _STEPS_AFTER, _START_LIMIT_S, _END_LIMIT_S = 30.0, 100, 180.0, 300.0
 
 Check = Callable[[bool, str], None]
 
@@ -29,8 +29,9 @@ Check = Callable[[bool, str], None]
 def stop_and_go(world: World, stops: int, rng: Random, check: Check) -> Iterator[str]:
     """Stop the run ``stopped`` so many times, let it end, and compare its totals with those of the run ``unbroken``.
 
-    A stop falls between the first tenth of a second and ``_UP_TO_S`` after the start. All signals but SIGKILL must
-    end the run as ``interrupted`` with exit code 75, whatever it is at.
+    A stop falls within ``_UP_TO_S``: stops of odd number after the start of the process, those of even number after
+    the first row of steps that this process has trained. All signals but SIGKILL must end the run as ``interrupted``
+    with exit code 75, whatever it is at.
 
     Yields:
         What happened, a line for each stop and one for the comparison.
@@ -46,13 +47,18 @@ def _stopped_once(world: World, number: int, rng: Random, check: Check) -> str:
     after_s, sent = rng.uniform(0.1, _UP_TO_S), rng.choice(STOPS)
     before = _steps_done(world)
     run = SoakRun(world, "stopped", train__max_steps=10**7, tracking__mode="offline")
-    status_before = _status(run)
+    status_before, training = _status(run), number % 2 == 0
+    if training:
+        trains = run.wait_until("a row of steps", lambda: len(run.steps) > len(run.before), _START_LIMIT_S)
+        check(trains, f"stop {number}: no step within {_START_LIMIT_S:.0f} s; {_last_words(world)}")
     time.sleep(after_s)
     run.send(sent)
+    sent_at = time.monotonic()
     code = run.end()
+    took_s = time.monotonic() - sent_at
     expected = -signal.SIGKILL if sent == signal.SIGKILL else 75
     status = _status(run)
-    what = f"stop {number}: {sent.name} after {after_s:.1f} s"
+    what = f"stop {number}: {sent.name} {after_s:.1f} s after its {'first row' if training else 'start'}"
     check(code == expected, f"{what}: exit code {code}, not {expected}; {_last_words(world)}")
     if sent != signal.SIGKILL:
         # One that comes before the run is taken up again leaves the folder as the stop before has left it.
@@ -60,7 +66,7 @@ def _stopped_once(world: World, number: int, rng: Random, check: Check) -> str:
     check(_steps_done(world) >= before - 50, f"{what}: step {before} became {_steps_done(world)}")
     for left in world.left_behind():
         check(False, f"{what}: left behind: {left}")
-    return f"{what} at step {_steps_done(world)}: {status}, exit code {code}"
+    return f"{what} at step {_steps_done(world)}: {status}, exit code {code}, ended in {took_s:.0f} s"
 
 
 def _status(run: SoakRun) -> str:

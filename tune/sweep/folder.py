@@ -17,7 +17,7 @@ from prism_ssl.contracts import RunSummary
 from prism_ssl.data.holdout import Split
 from prism_ssl.errors import RunFolderError
 from prism_ssl.records.run_files import CHECKPOINT_FILE, read_summary, write_json
-from prism_ssl.train.run.folder import folder_of_command, refuse_other_settings, saved_settings, with_absolute_catalog
+from prism_ssl.train.run.folder import folder_of_command, refuse_other_settings, saved_settings, with_absolute_paths
 from prism_ssl.utils.fs import FolderLock, private_folder
 from tune.core24 import (
     DERIVED,
@@ -55,7 +55,7 @@ class Sweep:
         places = {"run.root": self.base.run.root, "run.tmp_root": self.base.run.tmp_root}
         placed = {key: str(Path(path).absolute()) for key, path in places.items() if path is not None}
         placed["run.name"] = self.base.run.name or _folder_of(self.base).name
-        object.__setattr__(self, "base", with_absolute_catalog(apply_overrides(self.base, placed)))
+        object.__setattr__(self, "base", with_absolute_paths(apply_overrides(self.base, placed)))
 
     @property
     def folder(self) -> Path:

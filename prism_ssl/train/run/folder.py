@@ -31,6 +31,8 @@ _FREE_SECTIONS = ("run.", "preflight.", "eval.", "tracking.", "quota.")
 
 WHERE = "data.catalog_path", "data.columns"
 """Settings that locate the scans. The split in the checkpoint decides which scans these are, not the path."""
+LISTED = "data.holdout_file"
+"""Setting that lists the held-out patients; once a run has begun, its split decides."""
 FORMER_FILE = "former_spellings.json"
 """Earlier spellings of the catalogue's path, where they differ from the present one."""
 
@@ -54,15 +56,15 @@ def _fixed(config: PrismConfig) -> dict[str, Any]:
 
 
 def _is_fixed(key: str) -> bool:
-    return key not in MAY_CHANGE and key not in WHERE and not key.startswith(_FREE_SECTIONS)
+    return key not in MAY_CHANGE and key not in WHERE and key != LISTED and not key.startswith(_FREE_SECTIONS)
 
 
-def with_absolute_catalog(config: PrismConfig) -> PrismConfig:
-    """``config`` with an absolute path of the catalogue."""
-    given = config.data.catalog_path
-    if given is None:
-        return config
-    return apply_overrides(config, {"data.catalog_path": str(Path(given).expanduser().absolute())})
+def with_absolute_paths(config: PrismConfig) -> PrismConfig:
+    """``config`` with absolute paths of the catalogue and of the list of held-out patients."""
+    given = {"data.catalog_path": config.data.catalog_path, LISTED: config.data.holdout_file}
+    return apply_overrides(
+        config, {key: str(Path(path).expanduser().absolute()) for key, path in given.items() if path is not None}
+    )
 
 
 @dataclass
@@ -110,7 +112,7 @@ def claim_run_folder(config: PrismConfig) -> RunFolder:
     if config.run.name is not None:
         refuse_other_settings(path, config)
         _refuse_finished(path, config)
-    return _claim(path, with_absolute_catalog(config))
+    return _claim(path, with_absolute_paths(config))
 
 
 def saved_settings(path: Path) -> PrismConfig | None:
@@ -170,7 +172,9 @@ def _fixed_by_command(config: PrismConfig) -> dict[str, Any]:
     fixed = {key: value for key, value in _told(config).items() if _is_fixed(key) and value != default[key]}
     # the table by its resolved path; its columns define the patients
     table = given and str(Path(given).expanduser().resolve())
-    return fixed | {"data.catalog_path": table, "data.columns": config.data.columns}
+    listed = config.data.holdout_file
+    listing = {LISTED: str(Path(listed).expanduser().resolve())} if listed else {}
+    return fixed | {"data.catalog_path": table, "data.columns": config.data.columns} | listing
 
 
 def _told(config: PrismConfig) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from prism_ssl.contracts import ScanRecord
-from prism_ssl.data.holdout import Split, split_by_patient
+from prism_ssl.data.holdout import Split, listed_patients, split_by_patient
+from prism_ssl.errors import CatalogError
+from prism_ssl.utils.hashing import short_id
 from tests.support.catalog_tables import archive_rows, chosen, load, write
 
 
@@ -127,3 +129,28 @@ def test_a_split_survives_as_plain_values() -> None:
     assert split.training == {"a": ["a/0", "a/1"], "b": ["b/0"]}
     assert Split.from_plain(dataclasses.asdict(split)) == split
     assert not Split.of([record("d")], []).joined(split).proven
+
+
+def test_exactly_the_listed_patients_are_held_out(tmp_path: Path) -> None:
+    (tmp_path / "test.txt").write_text("\ufeff# our test set\np3\n  p17 # also\n\nnobody\n", encoding="utf-8")
+    listed = listed_patients(tmp_path / "test.txt")
+    assert listed == {short_id("subject", patient) for patient in ("p3", "p17", "nobody")}
+    scans = series_of(50)
+    train, held = split_by_patient(scans, 0.5, 100, 0, lambda scan: scan.patient, listed={"p3", "p17", "nobody"})
+    assert {scan.patient for scan in held} == {"p3", "p17"}
+    assert len(train) == 3 * 48
+
+
+def test_a_listed_patient_that_was_trained_on_is_not_held_out_later() -> None:
+    scans = series_of(6)
+    earlier = Split({"p0": [], "p1": [], "p2": []}, {"p3": []})
+    _, held = split_by_patient(scans, 0.9, 0, 0, lambda scan: scan.patient, earlier, listed={"p0", "p4"})
+    assert {scan.patient for scan in held} == {"p3", "p4"}
+
+
+@pytest.mark.parametrize("text", [None, "# nobody\n\n", b"\xff\xfe\x00"])
+def test_a_list_without_patients_is_refused_by_name(tmp_path: Path, text: str | bytes | None) -> None:
+    if text is not None:
+        (tmp_path / "test.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(CatalogError, match=r"data\.holdout_file"):
+        listed_patients(tmp_path / "test.txt")

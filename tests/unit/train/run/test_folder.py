@@ -15,7 +15,14 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.errors import RunFolderError
 from prism_ssl.records.run_files import CHECKPOINT_FILE, CONFIG_FILE, write_json, write_summary
-from prism_ssl.train.run.folder import MAY_CHANGE, claim_run_folder, folder_for, identities, identity
+from prism_ssl.train.run.folder import (
+    MAY_CHANGE,
+    claim_run_folder,
+    folder_for,
+    identities,
+    identity,
+    with_absolute_paths,
+)
 from prism_ssl.utils.hashing import content_hash
 
 OTHER_VALUES: dict[str, Any] = {
@@ -220,7 +227,9 @@ def test_a_named_run_does_not_ask_how_its_table_or_its_columns_are_called(tmp_pa
 def _of_an_earlier_version(config: PrismConfig) -> str:
     """Hash of the settings as versions made it in which the path of the catalogue was one of them."""
     free = ("run.", "preflight.", "eval.", "tracking.", "quota.")
-    return content_hash({k: v for k, v in known_keys(config).items() if k not in MAY_CHANGE and not k.startswith(free)})
+    later = {"data.holdout_file"}
+    known = {key: value for key, value in known_keys(config).items() if key not in MAY_CHANGE | later}
+    return content_hash({key: value for key, value in known.items() if not key.startswith(free)})
 
 
 @pytest.mark.parametrize("spelt", ["catalog.csv", "../here/catalog.csv"])
@@ -246,3 +255,12 @@ def test_a_run_of_an_earlier_version_is_found_and_known_however_often_it_is_resu
         assert hashed in identities(now, path)
         assert hashed != identity(now)
     assert hashed not in identities(apply_overrides(now, {"train.lr": 0.5}), path)
+
+
+def test_a_list_of_held_out_patients_is_part_of_the_command_and_not_of_the_training(tmp_path: Path) -> None:
+    with_list, without = (
+        _config(tmp_path, data__catalog_path="a.csv", data__holdout_file=at) for at in ("t.txt", None)
+    )
+    assert folder_for(with_list) != folder_for(without)
+    assert identity(with_list) == identity(without)
+    assert with_absolute_paths(with_list).data.holdout_file == str(Path("t.txt").absolute())
