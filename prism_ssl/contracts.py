@@ -67,7 +67,10 @@ class RobustStats:
 
 @dataclass(frozen=True, slots=True)
 class PreparedScan:
-    """A scan that passed preflight, with preflight's findings; equal ``content`` means equal voxels."""
+    """A scan that passed preflight, with preflight's findings; equal ``content`` means equal voxels.
+
+    ``others`` are series of the same patient that views of the same place may come from (``view.other_series_share``).
+    """
 
     record: ScanRecord
     stats: RobustStats
@@ -75,6 +78,7 @@ class PreparedScan:
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     content: str = ""
+    others: tuple[PreparedScan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,9 @@ class VisitChunk:
     window_delta: Float32  # [n, 2] centre, width; b - a, rescaled units
     intensity_scale: Float32  # [n] robust std of the scan
     series_label: npt.NDArray[np.int64]  # [n]
+    subject_label: npt.NDArray[np.int64]  # [n]
+    center_a_mm: Float32  # [n, 3] RAS
+    window_known: npt.NDArray[np.bool_]  # [n]
     series_id: list[str]
     visits: list[VisitKey]
     sight_bits: npt.NDArray[np.uint8]  # [n, 2]
@@ -166,7 +173,11 @@ class UncutChunk(VisitChunk):
 
 @dataclass(frozen=True, slots=True)
 class PairFacts:
-    """Ground truth of B pairs of views: how they differ, and which series they show."""
+    """Ground truth of B pairs of views: how they differ, and which patient and series they show.
+
+    Where view b is from another series of the patient, ``series_label`` is that of view a, and so is the frame of the
+    centres. ``window_known`` is False where the two windows cannot be compared.
+    """
 
     center_distance_mm: torch.Tensor  # [B]
     center_delta_mm: torch.Tensor  # [B, 3] RAS, b - a
@@ -174,6 +185,9 @@ class PairFacts:
     window_delta: torch.Tensor  # [B, 2] centre, width
     intensity_scale: torch.Tensor  # [B]
     series_label: torch.Tensor  # [B] int64
+    subject_label: torch.Tensor  # [B] int64
+    center_a_mm: torch.Tensor  # [B, 3] RAS
+    window_known: torch.Tensor  # [B] bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ Objective = Literal["regression", "classification"]
 Preset = Literal["tiny", "small", "base", "large"]
 Precision = Literal["fp32", "bf16"]
 ExtractOn = Literal["cpu", "cuda"]
+Centers = Literal["anywhere", "foreground"]
+SupConPositives = Literal["series", "place"]
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,24 @@ class ViewConfig:
     """Narrowest window, in robust standard deviations of the scan."""
     window_width_std_max: float = 6.0
     """Widest window, in robust standard deviations of the scan."""
+    centers: Centers = "anywhere"
+    """Where centres fall: anywhere (uniform in the scan), or foreground (on the body, not in the air around it)."""
+    same_place_share: float = 0.0
+    """Share of the pairs with both views at one place of the foreground (centres within same_place_mm)."""
+    same_place_mm: float = 2.5
+    """Largest distance of the two centres of such a pair, along each axis."""
+    other_series_share: float = 0.0
+    """Share of those pairs with view b from another series of the patient, where one in the same frame of reference
+    is found: CT with MR, or two MR. Such a series is kept open beside each scan."""
+    random_contrast: float = 0.0
+    """Share of the views whose intensities pass a random monotone curve, half of them inverted; a pair with such a
+    view is left out of the window losses."""
 
     def __post_init__(self) -> None:
         positive("view", self, "radius_mm_floor", "radius_mm_max", "window_width_std_min", "window_width_std_max")
+        not_negative("view", self, "same_place_mm")
+        for name in ("same_place_share", "other_series_share", "random_contrast"):
+            require(0 <= getattr(self, name) <= 1, f"view.{name}", getattr(self, name), "a share in [0, 1]")
         require(0 < self.rotation_max_deg <= 45, "view.rotation_max_deg", self.rotation_max_deg, "in (0, 45]")
         require(
             self.radius_mm_floor <= self.radius_mm_min <= self.radius_mm_max,
@@ -219,6 +236,13 @@ class LossConfig:
     """Steps with SupCon at weight 0 (stage A)."""
     supcon_ramp_steps: int = 5000
     """Steps over which its weight rises linearly (stage B); 0: at once."""
+    supcon_positives: SupConPositives = "series"
+    """Views that SupCon draws together: series (all views of a series, as the guide says) or place (views of one place
+    of a patient, in any of the series; needs view.same_place_share above 0)."""
+    place_near_mm: float = 5.0
+    """supcon_positives place: centres at most this far apart are one place ..."""
+    place_apart_mm: float = 12.0
+    """... and those at least this far apart are two; views at a distance in between are left out."""
     simclr_baseline: bool = False
     """Plain instance contrast for comparison: no pair losses, positives are the two views of a pair, no ramp."""
     normalize_targets: bool = True
@@ -234,7 +258,13 @@ class LossConfig:
         not_negative("loss", self, "w_distance", "w_rotation", "w_window", "w_supcon_target")
         not_negative("loss", self, "supcon_warmup_steps", "supcon_ramp_steps")
         not_negative("loss", self, "dead_zone_mm", "dead_zone_deg", "dead_zone_std")
-        positive("loss", self, "supcon_temperature")
+        positive("loss", self, "supcon_temperature", "place_near_mm")
+        require(
+            self.place_near_mm < self.place_apart_mm,
+            "loss.place_apart_mm",
+            self.place_apart_mm,
+            f"above place_near_mm ({self.place_near_mm:g})",
+        )
 
 
 @dataclass(frozen=True)
@@ -313,6 +343,16 @@ class PrismConfig:
                 f"train.num_workers is {self.train.num_workers} and data.workers is {self.data.workers}; "
                 "needed: the same number of pool actors, one at least, for every training worker; "
                 f"make data.workers a multiple of {self.train.num_workers} or lower train.num_workers"
+            )
+        if self.loss.supcon_positives == "place" and not self.loss.simclr_baseline and not self.view.same_place_share:
+            raise ConfigError(
+                "loss.supcon_positives is 'place' and view.same_place_share is 0, so no two views show one place; "
+                "set view.same_place_share above 0 (0.5, say)"
+            )
+        if self.data.extract_on == "cuda" and (self.view.other_series_share or self.view.random_contrast):
+            raise ConfigError(
+                "view.other_series_share and view.random_contrast need data.extract_on 'cpu': with 'cuda' the views "
+                "of a pair are cut out of one scan, without a curve"
             )
         if self.train.num_workers > 1 and self.train.rank_timeout_s <= self.data.stall_timeout_s:
             raise ConfigError(

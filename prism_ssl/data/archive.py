@@ -14,6 +14,7 @@ from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.catalog import CatalogReport, Selection, load_records
 from prism_ssl.data.checks import Quarantine
 from prism_ssl.data.holdout import Split, listed_patients, split_by_patient
+from prism_ssl.data.other_series import with_other_series
 from prism_ssl.data.phantoms import phantom_folder, write_phantoms
 from prism_ssl.data.preflight import PreflightReport, PreflightResult, run_preflight
 from prism_ssl.data.sharded_dataset import make_shards
@@ -181,7 +182,8 @@ def _divided(
             "needed: ids as in the catalogue's column of patients (pmbb_id)"
         )
     known = {scan.content for scan in held_out if scan.content}
-    return [scan for scan in train if scan.content not in known], held_out
+    train = [scan for scan in train if scan.content not in known]
+    return (with_other_series(train) if config.view.other_series_share else train), held_out
 
 
 def preflight_dir(catalog: Path, cache_root: Path) -> Path:

@@ -52,6 +52,9 @@ class Collator:
             window_delta=moved["window_delta"],
             intensity_scale=moved["intensity_scale"],
             series_label=moved["series_label"],
+            subject_label=moved["subject_label"],
+            center_a_mm=moved["center_a_mm"],
+            window_known=moved["window_known"],
             scan_id=[visit.scan_id for chunk in chunks for visit in chunk.visits],
             series_id=[series for chunk in chunks for series in chunk.series_id],
             visits=[visit for chunk in chunks for visit in chunk.visits],
@@ -75,6 +78,9 @@ class _HostBuffer:
             "window_delta": ((2,), torch.float32),
             "intensity_scale": ((), torch.float32),
             "series_label": ((), torch.int64),
+            "subject_label": ((), torch.int64),
+            "center_a_mm": ((3,), torch.float32),
+            "window_known": ((), torch.bool),
         }
         if extract_on == "cpu":
             layout["patches"] = ((2, N, PATCH_PX, PATCH_PX), torch.int16)

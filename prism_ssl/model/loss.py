@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from prism_ssl.config.schema import LossConfig, Objective, ViewConfig
@@ -21,8 +21,9 @@ from prism_ssl.model.pair_targets import (
     score_classification,
     score_regression,
 )
+from prism_ssl.model.positives import Contrast, by_label, by_place
 from prism_ssl.model.schedules import supcon_weight
-from prism_ssl.model.supcon import PositiveStats, distinct_labels, positive_stats, supervised_contrastive_loss
+from prism_ssl.model.supcon import PositiveStats, contrastive_loss, distinct_labels, positive_stats
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,14 @@ class LossBundle:
         if loss.simclr_baseline:
             self._head_weights = dict.fromkeys(self._head_weights, 0.0)
 
-    def view_labels(self, batch: PairFacts) -> Int[Tensor, " M"]:
-        """Labels of views a, then of views b, that define SupCon's positives: the series, or for SimCLR the pair."""
-        labels = batch.series_label
-        if self.config.simclr_baseline:
-            labels = torch.arange(len(labels), device=labels.device)
-        return labels.repeat(2)
+    def contrast(self, batch: PairFacts) -> Contrast:
+        """SupCon's positives and negatives among views a, then views b: by series or by place; for SimCLR by pair."""
+        cfg, labels = self.config, batch.series_label
+        if cfg.simclr_baseline:
+            return by_label(torch.arange(len(labels), device=labels.device).repeat(2))
+        if cfg.supcon_positives == "place":
+            return by_place(batch, cfg.place_near_mm, cfg.place_apart_mm)
+        return by_label(labels.repeat(2))
 
     def _score_heads(self, output: PrismOutput, batch: PairFacts) -> dict[Head, HeadScore]:
         outputs: dict[Head, Tensor] = {
@@ -122,10 +125,10 @@ class LossBundle:
     def __call__(self, output: PrismOutput, batch: PairFacts, step: int) -> LossReport:
         """Losses of one batch at 0-based ``step``, without a device sync."""
         scores = self._score_heads(output, batch)
-        labels, weight = self.view_labels(batch), self._supcon_weight(step)
+        contrast, weight = self.contrast(batch), self._supcon_weight(step)
         projections = torch.cat([output.projection_a, output.projection_b])
-        supcon = supervised_contrastive_loss(projections, labels, self.config.supcon_temperature)
-        positives = positive_stats(labels)
+        supcon = contrastive_loss(projections, contrast, self.config.supcon_temperature)
+        positives = positive_stats(contrast)
         normalized = self.config.normalize_targets
         total = output.embedding_a.sum() * 0.0  # a path to the encoder even when every weight is 0
         for head, score in scores.items():

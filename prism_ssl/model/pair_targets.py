@@ -57,7 +57,8 @@ class HeadTarget:
     delta: Float[Tensor, "B K"]
     unit: Float[Tensor, "B K"]
     signed: Bool[Tensor, "B K"]
-    """Where the difference is outside its dead zone, so that its sign can be predicted."""
+    """Where the difference is known and outside its dead zone, so that its sign can be predicted."""
+    known: Bool[Tensor, "B 1"]
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ HeadScorer = Callable[[Head, Tensor, HeadTarget], HeadScore]
 
 
 def _head_target(
-    delta: Float[Tensor, "B K"], unit: Float[Tensor, "B 1"], dead_zone: Float[Tensor, "B 1"]
+    delta: Float[Tensor, "B K"], unit: Float[Tensor, "B 1"], dead_zone: Float[Tensor, "B 1"], known: Bool[Tensor, "B 1"]
 ) -> HeadTarget:
-    return HeadTarget(delta, unit.expand_as(delta), delta.abs() > dead_zone)
+    return HeadTarget(delta, unit.expand_as(delta), (delta.abs() > dead_zone) & known, known)
 
 
 def pair_targets(batch: PairFacts, scales: TargetScales) -> dict[Head, HeadTarget]:
@@ -109,13 +110,15 @@ def pair_targets(batch: PairFacts, scales: TargetScales) -> dict[Head, HeadTarge
     mm, deg = torch.full_like(std, scales.displacement_mm), torch.full_like(std, scales.rotation_deg)
     dead_mm, dead_deg = torch.full_like(std, scales.dead_zone_mm), torch.full_like(std, scales.dead_zone_deg)
     dead_window = scales.dead_zone_std * std
-    distance = _head_target(displacement, mm, dead_mm)
+    window_known = batch.window_known.unsqueeze(1)
+    always = torch.ones_like(window_known)
+    distance = _head_target(displacement, mm, dead_mm, always)
     distance.signed[:, 0] = False
     return {
         "distance": distance,
-        "rotation": _head_target(batch.rotation_delta_deg.float(), deg, dead_deg),
-        "window_center": _head_target(window[:, :1], std, dead_window),
-        "window_width": _head_target(window[:, 1:], std, dead_window),
+        "rotation": _head_target(batch.rotation_delta_deg.float(), deg, dead_deg, always),
+        "window_center": _head_target(window[:, :1], std, dead_window, window_known),
+        "window_width": _head_target(window[:, 1:], std, dead_window, window_known),
     }
 
 
@@ -127,12 +130,19 @@ def _readings(
     return {name: AxisReading(*axis) for name, axis in zip(names, zip(*columns, strict=True), strict=True)}
 
 
-def constant_loss(delta: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
-    """Smooth L1 of predicting the mean of ``delta`` for every pair.
+def constant_loss(delta: Float[Tensor, "B K"], known: Bool[Tensor, "B 1"]) -> Float[Tensor, ""]:
+    """Smooth L1 of predicting, for every pair whose difference is known, the mean of these.
 
     The mean of few pairs overfits them: over B pairs this is about 1 / B lower than over many.
     """
-    return nn.functional.smooth_l1_loss(delta.mean(0).expand_as(delta), delta)
+    mean = (delta * known).sum(0) / known.sum().clamp(min=1)
+    return _smooth_l1(mean.expand_as(delta), delta, known)
+
+
+def _smooth_l1(prediction: Float[Tensor, "B K"], wanted: Float[Tensor, "B K"], known: Bool[Tensor, "B 1"]) -> Tensor:
+    """Mean over axes and the pairs whose difference is known; 0 when there is none."""
+    each = nn.functional.smooth_l1_loss(prediction, wanted, reduction="none") * known
+    return each.sum() / (known.sum().clamp(min=1) * wanted.shape[1])
 
 
 def score_regression(
@@ -148,11 +158,11 @@ def score_regression(
     normalized = output if normalized_output else output / target.unit
     wanted = target.delta / target.unit
     return HeadScore(
-        raw=nn.functional.smooth_l1_loss(raw_output, target.delta),
-        normalized=nn.functional.smooth_l1_loss(normalized, wanted),
-        chance_raw=constant_loss(target.delta),
-        chance_normalized=constant_loss(wanted),
-        readings=_readings(head, normalized, wanted, target.unit, torch.ones_like(target.signed), target.signed),
+        raw=_smooth_l1(raw_output, target.delta, target.known),
+        normalized=_smooth_l1(normalized, wanted, target.known),
+        chance_raw=constant_loss(target.delta, target.known),
+        chance_normalized=constant_loss(wanted, target.known),
+        readings=_readings(head, normalized, wanted, target.unit, target.known.expand_as(target.signed), target.signed),
     )
 
 

@@ -21,6 +21,7 @@ from prism_ssl.contracts import PrismBatch
 from prism_ssl.data.sharded_dataset import NO_WAIT
 from prism_ssl.model.backbone import PRESETS, EncoderShape
 from prism_ssl.model.loss import LossBundle
+from prism_ssl.model.positives import by_label
 from prism_ssl.records.run_files import read_history, read_summary
 from prism_ssl.train.learner import Learner
 from prism_ssl.train.record.recorder import Recorder
@@ -136,7 +137,7 @@ def test_an_alarm_whose_cause_has_gone_is_over_in_history_rows_and_summary(tmp_p
 
 
 def test_supcon_without_any_positive_is_called_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LossBundle, "view_labels", lambda bundle, batch: torch.arange(2 * B))
+    monkeypatch.setattr(LossBundle, "contrast", lambda bundle, batch: by_label(torch.arange(2 * B)))
     assert _alarms(tmp_path, _config()) == {"supcon_no_positives": 60}
 
 

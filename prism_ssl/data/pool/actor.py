@@ -17,14 +17,17 @@ from prism_ssl.data.extract import extract_view, kinds_of, measure_visibility, w
 from prism_ssl.data.pool.chunks import empty_chunk, put_lattice, put_targets, put_volume
 from prism_ssl.data.pool.counters import join_counters
 from prism_ssl.data.pool.dashboard import POOL_EXPORTS
-from prism_ssl.data.pool.opener import Landing, ScanOpener
+from prism_ssl.data.pool.opener import Landing, Opened, ScanOpener
 from prism_ssl.data.pool.scratch import ScratchStore
 from prism_ssl.data.pool.warm_pool import Draw, PoolSettings, WarmPool
 from prism_ssl.data.scan import OpenScan, ReadLimits, VolumeMemory, archive_root, open_scan, out_of_memory
-from prism_ssl.data.views import View, draw_pair, pair_targets
-from prism_ssl.errors import PoolStalled, PrismError, ScanRejected
+from prism_ssl.data.views import Scene, TrainingPair, apply_curve, draw_training_pair, scene_of
+from prism_ssl.errors import PoolStalled, PrismError, ReplacementFailed, ScanRejected
 from prism_ssl.utils.ray_cluster.metrics_port import LiveMetrics
 from prism_ssl.utils.time import Stopwatch
+
+_OTHERS_TRIED = 2
+"""Other series of a patient that are opened, one after the other, to find one in the scan's frame of reference."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class PoolActor:
         )
         self._memory = VolumeMemory(keep=settings.pool.slots)  # no more are opened at once
         self._opener = ScanOpener(self._open, settings.pool.max_prefetch_replacements)
-        self._open_scans: dict[str, OpenScan] = {}
+        self._scenes: dict[str, Scene] = {}
         self._mirrored: set[str] = set()  # scans whose volume the consumer has, for as long as they stay in the pool
         self._volumes_handed_over = 0
         self._broken: list[BrokenScan] = []
@@ -118,7 +121,7 @@ class PoolActor:
         """Stop the threads and remove the scratch folder; returns the failures that no chunk has reported."""
         self._patience.closing.set()
         errors = [(end.load.scan_id, end.error) for end in self._opener.close() if end.error is not None]
-        self._open_scans.clear()
+        self._scenes.clear()
         self._scratch.close()
         for _, error in errors:
             if not isinstance(error, PrismError):
@@ -126,11 +129,26 @@ class PoolActor:
         return self._broken + [_broken(scan_id, error) for scan_id, error in errors if isinstance(error, ScanRejected)]
 
     # ------------------------------------------------------------------ opening
-    def _open(self, scan_id: str) -> OpenScan:
+    def _open(self, scan_id: str) -> Opened:
+        """The scan, with the first of the patient's other series that shows the same places."""
+        prepared, view, seed = self._scans[scan_id], self._settings.view, self._settings.pool.seed
+        scan = self._open_one(prepared)
+        scene = scene_of(scan, None, view, seed, scan_id)
+        for candidate in prepared.others[:_OTHERS_TRIED]:
+            try:
+                other = self._open_one(candidate)
+            except ScanRejected as error:
+                return Opened(scene, _broken(candidate.record.scan_id, error))
+            joint = scene_of(scan, other, view, seed, scan_id)
+            if joint.other is not None:
+                return Opened(joint)
+        return Opened(scene)
+
+    def _open_one(self, prepared: PreparedScan) -> OpenScan:
+        scan_id, limit = prepared.record.scan_id, self._settings.max_volume_bytes
         known = self._scratch.get(scan_id)
         if known is not None:
             return known
-        prepared, limit = self._scans[scan_id], self._settings.max_volume_bytes
         path = Path(prepared.record.nifti_path)
         scan = self._patience.read(lambda: open_scan(path, prepared.stats, limit, self._memory))
         return self._scratch.put(scan_id, scan)
@@ -143,11 +161,22 @@ class PoolActor:
                 broken = _broken(landing.load.scan_id, landing.error)
                 self._pool.failed(landing.load.slot, broken.stage, broken.cause)
                 self._broken.append(broken)
-            elif landing.scan is not None:
+            elif landing.opened is not None:
                 self._open_ms_total += landing.open_ms
-                self._open_scans[landing.load.scan_id] = landing.scan
+                self._scenes[landing.load.scan_id] = landing.opened.scene
                 self._pool.landed(landing.load.slot)
+                self._note_other_series(landing.opened)
         self._order_scans()
+
+    def _note_other_series(self, opened: Opened) -> None:
+        """Report another series that is broken; the scan itself serves without it."""
+        broken = opened.broken
+        if broken is None:
+            return
+        if self._settings.pool.strict:
+            raise ReplacementFailed(broken.scan_id, broken.stage, broken.cause)
+        if broken.scan_id not in {each.scan_id for each in self._broken}:
+            self._broken.append(broken)
 
     def _order_scans(self) -> None:
         self._let_go_of_retired_scans()  # scans that are opened now can reuse their memory
@@ -169,20 +198,18 @@ class PoolActor:
 
     def _let_go_of_retired_scans(self) -> None:
         held = self._pool.open_scan_ids()
-        self._open_scans = {scan_id: scan for scan_id, scan in self._open_scans.items() if scan_id in held}
+        self._scenes = {scan_id: scene for scan_id, scene in self._scenes.items() if scan_id in held}
         self._mirrored &= held
 
     # ------------------------------------------------------------------ sampling
     def _fill(self, chunk: PairChunk | UncutChunk, row: int, draw: Draw) -> bool:
         """Put one pair into ``row``; False when the scan turned out to be broken (lenient mode)."""
         scan_id = draw.key.scan_id
-        scan, settings = self._open_scans[scan_id], self._settings
+        scene, settings = self._scenes[scan_id], self._settings
         try:
-            pair = draw_pair(
-                scan.affine, scan.shape, scan.stats, settings.view, settings.n_patches, settings.pool.seed, draw.key
-            )
-            for side, view in enumerate(pair):
-                self._look(chunk, row, side, scan, view)
+            pair = draw_training_pair(scene, settings.view, settings.n_patches, settings.pool.seed, draw.key)
+            for side in (0, 1):
+                self._look(chunk, row, side, pair)
         except MemoryError as error:
             raise out_of_memory("to cut views out of a scan", error) from error
         except (ValueError, ArithmeticError) as error:
@@ -191,20 +218,23 @@ class PoolActor:
             self._broken.append(broken)
             return False
         if isinstance(chunk, UncutChunk) and scan_id not in self._mirrored:
-            put_volume(chunk, scan_id, scan)
+            put_volume(chunk, scan_id, scene.scan)
             self._mirrored.add(scan_id)
             self._volumes_handed_over += 1
-        put_targets(chunk, row, pair_targets(*pair), scan, self._scans[scan_id].record, draw.key)
+        put_targets(chunk, row, pair, scene.scan, self._scans[scan_id].record, draw.key)
         for bits in chunk.sight_bits[row].tolist():
             self._pool.counters.saw(kinds_of(bits))
         return True
 
-    def _look(self, chunk: PairChunk | UncutChunk, row: int, side: int, scan: OpenScan, view: View) -> None:
+    def _look(self, chunk: PairChunk | UncutChunk, row: int, side: int, pair: TrainingPair) -> None:
         """Put the pixels of a view into the chunk, or the transform by which the consumer cuts them out."""
+        scan, view, curve = pair.scans[side], pair.views[side], pair.curves[side]
         chunk.positions_mm[row, side] = view.positions_mm
         if isinstance(chunk, PairChunk):
             extract_view(scan, view, self._settings.patch_mm, chunk.patches[row, side])
             visibility = measure_visibility(scan, view, self._settings.patch_mm, chunk.patches[row, side])
+            if curve is not None:
+                apply_curve(curve, chunk.patches[row, side])
         else:
             put_lattice(chunk, row, side, scan, view, self._settings.patch_mm)
             visibility = measure_visibility(scan, view, self._settings.patch_mm)

@@ -9,7 +9,7 @@ import numpy as np
 from prism_ssl.config.schema import ExtractOn
 from prism_ssl.contracts import PATCH_PX, PairChunk, ScanRecord, UncutChunk, VisitChunk, VisitKey, VolumeFile
 from prism_ssl.data.scan import OpenScan
-from prism_ssl.data.views import PairTargets, View, levels, pixel_to_voxel
+from prism_ssl.data.views import TrainingPair, View, levels, pair_targets, pixel_to_voxel
 from prism_ssl.utils.hashing import stable_int
 
 
@@ -22,6 +22,9 @@ def empty_chunk(n: int, N: int, extract_on: ExtractOn) -> PairChunk | UncutChunk
         "window_delta": np.empty((n, 2), np.float32),
         "intensity_scale": np.empty(n, np.float32),
         "series_label": np.empty(n, np.int64),
+        "subject_label": np.empty(n, np.int64),
+        "center_a_mm": np.empty((n, 3), np.float32),
+        "window_known": np.ones(n, np.bool_),
         "series_id": [""] * n,
         "visits": [VisitKey("", 0, 0)] * n,
         "sight_bits": np.zeros((n, 2), np.uint8),
@@ -43,9 +46,12 @@ def empty_chunk(n: int, N: int, extract_on: ExtractOn) -> PairChunk | UncutChunk
 
 
 def put_targets(
-    chunk: VisitChunk, row: int, targets: PairTargets, scan: OpenScan, record: ScanRecord, key: VisitKey
+    chunk: VisitChunk, row: int, pair: TrainingPair, scan: OpenScan, record: ScanRecord, key: VisitKey
 ) -> None:
-    """Put into ``row`` how the two views of a pair differ, and which scan they show."""
+    """Put into ``row`` how the two views of a pair differ, and which patient and scan they show."""
+    targets = pair_targets(*pair.views)
+    chunk.center_a_mm[row], chunk.window_known[row] = pair.views[0].center_mm, pair.window_known
+    chunk.subject_label[row] = stable_int(record.subject_id)
     chunk.center_delta_mm[row] = targets.center_delta_mm
     chunk.rotation_delta_deg[row] = targets.rotation_delta_deg
     chunk.window_delta[row] = targets.window_delta

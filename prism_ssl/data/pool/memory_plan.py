@@ -151,4 +151,9 @@ def _parts(shards: Sequence[T], some: int, workers: int) -> list[Sequence[T]]:
 
 
 def _largest_bytes(shard: Sequence[PreparedScan], count: int) -> int:
-    return sum(sorted((scan.volume_bytes for scan in shard), reverse=True)[:count])
+    return sum(sorted(map(_held_bytes, shard), reverse=True)[:count])
+
+
+def _held_bytes(scan: PreparedScan) -> int:
+    """A scan with the largest of the other series that may be open beside it."""
+    return scan.volume_bytes + max((other.volume_bytes for other in scan.others), default=0)

@@ -1,4 +1,4 @@
-"""Open scans in background threads; each ends as an open scan or as its error."""
+"""Open scans in background threads; each ends as a scene to draw pairs from, or as its error."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
+from prism_ssl.contracts import BrokenScan
 from prism_ssl.data.pool.warm_pool import Load
-from prism_ssl.data.scan import OpenScan
+from prism_ssl.data.views import Scene
 from prism_ssl.utils.time import Stopwatch
 
 CLOSE_S = 10.0
@@ -15,11 +16,19 @@ CLOSE_S = 10.0
 
 
 @dataclass(frozen=True)
+class Opened:
+    """The scene of a scan; ``broken``: another series of the patient that would not open."""
+
+    scene: Scene
+    broken: BrokenScan | None = None
+
+
+@dataclass(frozen=True)
 class Landing:
-    """Result of a ``Load``: the open scan, or the error that it ended with."""
+    """Result of a ``Load``: what was opened, or the error that it ended with."""
 
     load: Load
-    scan: OpenScan | None
+    opened: Opened | None
     error: BaseException | None
     open_ms: float
 
@@ -28,14 +37,14 @@ class ScanOpener:
     """Threads that open scans. Every future is read: an error is returned by ``finished``, never lost.
 
     Args:
-        open_scan: scan id -> OpenScan; runs in a thread.
+        open_scan: scan id -> Opened; runs in a thread.
         threads: scans opened at the same time.
     """
 
-    def __init__(self, open_scan: Callable[[str], OpenScan], threads: int) -> None:
+    def __init__(self, open_scan: Callable[[str], Opened], threads: int) -> None:
         self._open = open_scan
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="open-scan")
-        self._futures: dict[Future[tuple[OpenScan, float]], Load] = {}
+        self._futures: dict[Future[tuple[Opened, float]], Load] = {}
 
     def start(self, load: Load) -> None:
         """Begin to open a scan; returns at once."""
@@ -59,14 +68,14 @@ class ScanOpener:
         ended, _ = wait(self._futures, timeout=limit_s)
         return [self._landing(future) for future in list(self._futures) if future in ended]
 
-    def _landing(self, future: Future[tuple[OpenScan, float]]) -> Landing:
+    def _landing(self, future: Future[tuple[Opened, float]]) -> Landing:
         load = self._futures.pop(future)
         error = future.exception()
         if error is not None:
             return Landing(load, None, error, 0.0)
-        scan, open_ms = future.result(timeout=0)
-        return Landing(load, scan, None, open_ms)
+        opened, open_ms = future.result(timeout=0)
+        return Landing(load, opened, None, open_ms)
 
-    def _timed(self, scan_id: str) -> tuple[OpenScan, float]:
+    def _timed(self, scan_id: str) -> tuple[Opened, float]:
         watch = Stopwatch()
         return self._open(scan_id), watch.ms()

@@ -27,13 +27,19 @@ def joint_batch(output: PrismOutput, facts: PairFacts, ranks: Ranks) -> tuple[Pr
         return output, facts
     names = [field.name for field in dataclasses.fields(PrismOutput)]
     answers = _gathered([getattr(output, name) for name in names], ranks)
-    known = [field.name for field in dataclasses.fields(PairFacts) if field.name != "series_label"]
-    truth = _gathered([getattr(facts, name) for name in known], ranks)
-    (labels,) = _gathered([facts.series_label], ranks)
-    return (
-        PrismOutput(**dict(zip(names, answers, strict=True))),
-        PairFacts(**dict(zip(known, truth, strict=True)), series_label=labels),
-    )
+    truth: dict[str, Tensor] = {}
+    for of_one_type in _by_type(facts):
+        columns = [getattr(facts, name) for name in of_one_type]
+        truth |= zip(of_one_type, _gathered(columns, ranks), strict=True)
+    return PrismOutput(**dict(zip(names, answers, strict=True))), PairFacts(**truth)
+
+
+def _by_type(facts: PairFacts) -> list[list[str]]:
+    """Names of the fields, those of one type together."""
+    names: dict[torch.dtype, list[str]] = {}
+    for field in dataclasses.fields(PairFacts):
+        names.setdefault(getattr(facts, field.name).dtype, []).append(field.name)
+    return list(names.values())
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:

@@ -195,12 +195,12 @@ def _positives(loss: LossConfig) -> list[Rule]:
             raise_below=1e-3,
             over_above=1e-2,
             text=lambda span: (
-                f"SupCon has no positives at all ({_steps(span)}): not even the two views of a pair share a label, so "
-                "its loss is 0 and it learns nothing; this is a defect in series_label"
+                f"SupCon has no positives at all ({_steps(span)}), so its loss is 0 and it learns nothing: "
+                + _why_none(loss)
             ),
         )
     ]
-    if loss.simclr_baseline:
+    if loss.simclr_baseline or loss.supcon_positives == "place":
         return rules
     return [
         *rules,
@@ -230,6 +230,12 @@ def _positives(loss: LossConfig) -> list[Rule]:
     ]
 
 
+def _why_none(loss: LossConfig) -> str:
+    if loss.supcon_positives == "place" and not loss.simclr_baseline:
+        return "no two views show one place; raise view.same_place_share, or lower view.same_place_mm"
+    return "not even the two views of a pair share a label; this is a defect in series_label"
+
+
 def _supcon_at_chance(from_step: int) -> Rule:
     def learned(span: Span) -> float:
         if not span.least("weight/supcon") > 0:
@@ -246,7 +252,7 @@ def _supcon_at_chance(from_step: int) -> Rule:
         text=lambda span: (
             f"supcon is at chance: loss {span.mean('loss/supcon'):.2e}, equal similarities get "
             f"{span.mean('chance/supcon'):.2e} and perfect embeddings {span.mean('supcon/loss_floor'):.2e} "
-            f"({_steps(span)}). The projection does not tell series apart yet"
+            f"({_steps(span)}). The projection does not tell series (or places) apart yet"
         ),
     )
 

@@ -84,12 +84,12 @@ class Diagnostics:
     def _constant_answers(self, readings: torch.Tensor) -> dict[str, float]:
         """Chance level of the regression heads over the window; from a single batch's mean it would be too low."""
         values: dict[str, float] = {}
-        _, target, unit, _, _ = readings.unbind(0)
+        _, target, unit, valid, _ = readings.unbind(0)
         for head, axes in AXES.items():
             rows = [self._axes.index(name) for name in axes]
-            wanted = target[rows].T
-            values[f"chance_normalized/{head}"] = float(constant_loss(wanted))
-            values[f"chance_raw/{head}"] = float(constant_loss(wanted * unit[rows].T))
+            wanted, known = target[rows].T, valid[rows[:1]].T > 0
+            values[f"chance_normalized/{head}"] = float(constant_loss(wanted, known))
+            values[f"chance_raw/{head}"] = float(constant_loss(wanted * unit[rows].T, known))
         return values
 
     def _chance(self, values: Mapping[str, float]) -> dict[str, float]:

@@ -26,6 +26,11 @@ MAY_CHANGE = {
     "data.max_actor_restarts", "data.extract_on", "data.open_timeout_s", "data.outage_patience_s",
 }  # fmt: skip
 """Settings that may change when a run is resumed; the others determine the training."""
+LATER = {
+    "view.centers", "view.same_place_share", "view.same_place_mm", "view.other_series_share", "view.random_contrast",
+    "loss.supcon_positives", "loss.place_near_mm", "loss.place_apart_mm",
+}  # fmt: skip
+"""Settings that earlier versions did not have. At their default they do not count, so that earlier runs resume."""
 _FREE_SECTIONS = ("run.", "preflight.", "eval.", "tracking.", "quota.")
 
 
@@ -46,13 +51,23 @@ def identities(config: PrismConfig, run_dir: Path) -> tuple[str, ...]:
     """``identity``, and the hashes of the same settings by earlier versions, which included the catalogue's path."""
     given = config.data.catalog_path
     spellings = [given, given and os.path.relpath(given), *_former_spellings(run_dir)]
-    fixed = {key: value for key, value in known_keys(config).items() if _is_fixed(key) or key in WHERE}
+    where = {key: value for key, value in known_keys(config).items() if key in WHERE}
+    fixed = _training(config) | where
     return identity(config), *(content_hash(fixed | {"data.catalog_path": path}) for path in dict.fromkeys(spellings))
 
 
 def _fixed(config: PrismConfig) -> dict[str, Any]:
-    fixed = {key: value for key, value in known_keys(config).items() if _is_fixed(key)}
-    return fixed | {"generated phantoms": config.data.catalog_path is None}
+    return _training(config) | {"generated phantoms": config.data.catalog_path is None}
+
+
+def _training(config: PrismConfig) -> dict[str, Any]:
+    """The settings that determine the training."""
+    default = known_keys(PrismConfig())
+    return {
+        key: value
+        for key, value in known_keys(config).items()
+        if _is_fixed(key) and not (key in LATER and value == default[key])
+    }
 
 
 def _is_fixed(key: str) -> bool:
@@ -210,7 +225,8 @@ def refuse_other_settings(path: Path, config: PrismConfig) -> None:
     before = saved_settings(path)
     if before is None:
         return
-    old, new = _fixed(before), _fixed(config)
+    default = known_keys(PrismConfig())
+    old, new = (default | _fixed(each) for each in (before, config))
     changed = [f"{key}: {old[key]!r} -> {new[key]!r}" for key in new if old[key] != new[key]]
     if changed:
         raise _other_settings(path, changed)

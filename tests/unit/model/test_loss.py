@@ -13,7 +13,6 @@ from prism_ssl.config.schema import LossConfig, Objective, ViewConfig
 from prism_ssl.contracts import PrismBatch, PrismOutput
 from prism_ssl.model.loss import LossBundle, LossReport
 from prism_ssl.model.pair_targets import sign_skill
-from prism_ssl.model.supcon import supcon_chance
 from tests.support.model_batches import one_hot_projection, output_of, perfect_output, random_batch
 
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
@@ -156,7 +155,7 @@ def test_the_simclr_baseline_reports_the_positives_that_it_uses() -> None:
     positives = report.positives
     assert (positives.mean.item(), positives.min.item(), positives.cross_pair_share.item()) == (1.0, 1.0, 0.0)
     assert positives.loss_floor.item() == 0.0
-    assert positives.chance.item() == pytest.approx(supcon_chance(6))
+    assert positives.chance.item() == pytest.approx(math.log(11))
     assert report.distinct_series.item() == pytest.approx(3.0)
 
 

@@ -24,7 +24,9 @@ SCALES = TargetScales.from_config(LossConfig(), ViewConfig())
 
 
 def _target(delta: Tensor, unit: float = 1.0, dead_zone: float = 0.0) -> HeadTarget:
-    return HeadTarget(delta, torch.full_like(delta, unit), delta.abs() > dead_zone)
+    return HeadTarget(
+        delta, torch.full_like(delta, unit), delta.abs() > dead_zone, torch.ones(len(delta), 1, dtype=torch.bool)
+    )
 
 
 def _rotation(*rows: list[float]) -> Tensor:

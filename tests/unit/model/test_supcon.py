@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from prism_ssl.model.supcon import distinct_labels, positive_stats, supcon_chance, supervised_contrastive_loss
+from prism_ssl.model.positives import by_label
+from prism_ssl.model.supcon import distinct_labels, positive_stats, supervised_contrastive_loss
 
 
 def _oracle(emb: Tensor, labels: list[int], temp: float) -> float:
@@ -113,21 +114,20 @@ def test_a_lone_pair_costs_nothing() -> None:
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3], [0, 0, 1, 2], [0, 0, 0, 0]])
 def test_equal_embeddings_obtain_the_chance_level(labels: list[int]) -> None:
     loss = _loss(_unit(1).expand(8, 8), labels * 2)
-    assert loss.item() == pytest.approx(supcon_chance(4), rel=1e-5)
-    assert supcon_chance(4) == pytest.approx(math.log(7))
-    assert positive_stats(torch.tensor(labels * 2)).chance.item() == pytest.approx(math.log(7))
+    assert loss.item() == pytest.approx(math.log(7), rel=1e-5)
+    assert positive_stats(by_label(torch.tensor(labels * 2))).chance.item() == pytest.approx(math.log(7))
 
 
 def test_random_directions_cost_chance_plus_half_the_logit_variance() -> None:
     width, temp = 256, 0.1
     loss = _loss(_unit(512, width), list(range(256)) * 2, temp).item()
-    assert loss == pytest.approx(supcon_chance(256) + 1 / (2 * width * temp**2), abs=0.05)
+    assert loss == pytest.approx(math.log(511) + 1 / (2 * width * temp**2), abs=0.05)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2], [0, 0, 1], [0, 0, 0]])
 def test_perfect_embeddings_obtain_the_loss_floor(labels: list[int]) -> None:
     perfect = torch.nn.functional.one_hot(torch.tensor(labels * 2)).float()
-    floor = positive_stats(torch.tensor(labels * 2)).loss_floor
+    floor = positive_stats(by_label(torch.tensor(labels * 2))).loss_floor
     assert _loss(perfect, labels * 2, 0.02).item() == pytest.approx(floor.item(), abs=1e-5)
 
 
@@ -143,14 +143,14 @@ def test_bfloat16_embeddings_are_compared_in_float32() -> None:
 def test_positive_stats_equal_counting(labels: list[int]) -> None:
     views = labels * 2
     counts = [views.count(label) - 1 for label in views]
-    stats = positive_stats(torch.tensor(views))
+    stats = positive_stats(by_label(torch.tensor(views)))
     assert stats.mean.item() == pytest.approx(sum(counts) / len(counts))
     assert stats.min.item() == min(counts)
     assert stats.cross_pair_share.item() == pytest.approx(sum(count > 1 for count in counts) / len(counts))
 
 
 def test_one_pair_per_series_has_only_its_partner() -> None:
-    stats = positive_stats(torch.arange(5).repeat(2))
+    stats = positive_stats(by_label(torch.arange(5).repeat(2)))
     assert (stats.mean.item(), stats.min.item(), stats.cross_pair_share.item()) == (1.0, 1.0, 0.0)
     assert stats.loss_floor.item() == 0.0
 
@@ -160,7 +160,7 @@ def test_positives_are_counted_by_the_labels_also_where_a_partner_is_none(views:
     n = len(views) // 2
     counts = [views.count(label) - 1 for label in views]
     others = [views.count(label) - 1 - (label == views[(i + n) % (2 * n)]) for i, label in enumerate(views)]
-    stats = positive_stats(torch.tensor(views))
+    stats = positive_stats(by_label(torch.tensor(views)))
     assert stats.min.item() == min(counts)
     assert stats.cross_pair_share.item() == pytest.approx(sum(count > 0 for count in others) / len(views))
     logs = [math.log(count) for count in counts if count]
@@ -169,7 +169,7 @@ def test_positives_are_counted_by_the_labels_also_where_a_partner_is_none(views:
 
 def test_without_any_positive_loss_and_chance_are_zero() -> None:
     views = [0, 1, 2, 3]
-    assert positive_stats(torch.tensor(views)).chance.item() == _loss(_unit(4), views).item() == 0.0
+    assert positive_stats(by_label(torch.tensor(views))).chance.item() == _loss(_unit(4), views).item() == 0.0
 
 
 @given(st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=10))

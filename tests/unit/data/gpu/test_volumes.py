@@ -11,7 +11,7 @@ from prism_ssl.contracts import Float64, ScanRecord, UncutChunk, VisitKey
 from prism_ssl.data.gpu.volumes import VolumeMirror
 from prism_ssl.data.pool.chunks import empty_chunk, put_lattice, put_targets, put_volume
 from prism_ssl.data.scan.nifti import OpenScan
-from prism_ssl.data.views.view_pairs import View, pair_targets
+from prism_ssl.data.views import TrainingPair, View
 from tests.unit.data.extract.test_cpu import AFFINES, DTYPES, TOLERANCE, extracted, noise_scan, scattered_view
 from tests.unit.data.test_collate import DEVICES
 
@@ -32,7 +32,7 @@ def chunk_of(scans: dict[str, OpenScan], new: set[str], mirrored: set[str]) -> U
             chunk.positions_mm[row, side] = view.positions_mm
             put_lattice(chunk, row, side, scan, view, 16.0)
         record = ScanRecord(scan_id, "series", "CT", "", "", "subject")
-        put_targets(chunk, row, pair_targets(*pair), scan, record, VisitKey(scan_id, 0, 0))
+        put_targets(chunk, row, TrainingPair(pair, (scan, scan), (None, None)), scan, record, VisitKey(scan_id, 0, 0))
         if scan_id in new:
             put_volume(chunk, scan_id, scan)
     chunk.mirrored = frozenset(mirrored)

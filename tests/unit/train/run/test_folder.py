@@ -16,6 +16,7 @@ from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.errors import RunFolderError
 from prism_ssl.records.run_files import CHECKPOINT_FILE, CONFIG_FILE, write_json, write_summary
 from prism_ssl.train.run.folder import (
+    LATER,
     MAY_CHANGE,
     claim_run_folder,
     folder_for,
@@ -227,7 +228,7 @@ def test_a_named_run_does_not_ask_how_its_table_or_its_columns_are_called(tmp_pa
 def _of_an_earlier_version(config: PrismConfig) -> str:
     """Hash of the settings as versions made it in which the path of the catalogue was one of them."""
     free = ("run.", "preflight.", "eval.", "tracking.", "quota.")
-    later = {"data.holdout_file"}
+    later = LATER | {"data.holdout_file"}
     known = {key: value for key, value in known_keys(config).items() if key not in MAY_CHANGE | later}
     return content_hash({key: value for key, value in known.items() if not key.startswith(free)})
 
@@ -264,3 +265,11 @@ def test_a_list_of_held_out_patients_is_part_of_the_command_and_not_of_the_train
     assert folder_for(with_list) != folder_for(without)
     assert identity(with_list) == identity(without)
     assert with_absolute_paths(with_list).data.holdout_file == str(Path("t.txt").absolute())
+
+
+def test_a_setting_that_earlier_versions_did_not_have_counts_once_it_is_used(tmp_path: Path) -> None:
+    plain, used = _config(tmp_path, run__name="mine"), _config(tmp_path, run__name="mine", view__same_place_share=0.5)
+    assert identity(plain) != identity(used)
+    _leave(plain)
+    with pytest.raises(RunFolderError, match=r"view\.same_place_share: 0\.0 -> 0\.5"):
+        claim_run_folder(used)

@@ -1,0 +1,114 @@
+"""Draw the pairs that a run trains on: independent views of a scan, or two views of one place, maybe of two series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prism_ssl.config.schema import ViewConfig
+from prism_ssl.contracts import Float64, VisitKey
+from prism_ssl.data.scan import OpenScan, apply_affine
+from prism_ssl.data.views.places import body_places, shared_places
+from prism_ssl.data.views.random_curve import Int16, random_curve
+from prism_ssl.data.views.view_pairs import View, draw_pair, draw_view, draw_view_at
+from prism_ssl.utils.seeds import generator_for
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What pairs are drawn from: a scan, points of the body in it, and maybe another series of the patient.
+
+    ``body_mm`` [M, 3] RAS is empty where the settings do not ask for it. ``shared_mm`` [M, 3] RAS are points that the
+    scan and ``other`` both show; there is none without ``other``.
+    """
+
+    scan: OpenScan
+    body_mm: Float64
+    other: OpenScan | None
+    shared_mm: Float64
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPair:
+    """Two views (a, b), the scan that each is cut out of, and the curve that its intensities pass (None: none)."""
+
+    views: tuple[View, View]
+    scans: tuple[OpenScan, OpenScan]
+    curves: tuple[Int16 | None, Int16 | None]
+
+    @property
+    def window_known(self) -> bool:
+        """Whether the two windows can be compared: both on one scan, and no curve."""
+        return self.scans[0] is self.scans[1] and all(curve is None for curve in self.curves)
+
+
+def asks_for_body(config: ViewConfig) -> bool:
+    """Whether pairs of these settings need points of the body."""
+    return config.centers == "foreground" or config.same_place_share > 0
+
+
+def scene_of(scan: OpenScan, other: OpenScan | None, config: ViewConfig, seed: int, scan_id: str) -> Scene:
+    """The scene of a scan; ``other`` is left out where no shared frame of reference is plausible.
+
+    ``seed`` and ``scan_id`` fix the points.
+    """
+    none, floor_mm = np.empty((0, 3)), config.radius_mm_floor
+    if not asks_for_body(config):
+        return Scene(scan, none, None, none)
+    body_mm = body_places(scan, floor_mm, generator_for(seed, scan_id, "body"))
+    if other is None:
+        return Scene(scan, body_mm, None, none)
+    shared = shared_places(scan, other, floor_mm, generator_for(seed, scan_id, "shared"))
+    if shared.points_mm is None or not (shared.room_mm >= floor_mm).any():
+        return Scene(scan, body_mm, None, none)
+    return Scene(scan, body_mm, other, shared.points_mm[shared.room_mm >= floor_mm])
+
+
+def draw_training_pair(scene: Scene, config: ViewConfig, n_patches: int, seed: int, key: VisitKey) -> TrainingPair:
+    """The pair of one visit; ``seed`` and ``key`` alone fix the draws.
+
+    Without the settings ``centers``, ``same_place_share`` and ``random_contrast`` it is ``draw_pair``.
+    """
+    scan = scene.scan
+    if not asks_for_body(config) and not config.random_contrast:
+        views = draw_pair(scan.affine, scan.shape, scan.stats, config, n_patches, seed, key)
+        return TrainingPair(views, (scan, scan), (None, None))
+    rng = generator_for(seed, key.scan_id, key.epoch, key.visit, "kind")
+    scans, centers = (scan, scan), _centers(scene, config, rng)
+    if rng.random() < config.same_place_share:
+        scans, centers = _one_place(scene, config, rng)
+    sides = (generator_for(seed, key.scan_id, key.epoch, key.visit, side) for side in (0, 1))
+    a, b = (_view(of, center, config, n_patches, side) for of, center, side in zip(scans, centers, sides, strict=True))
+    first, second = (random_curve(rng) if rng.random() < config.random_contrast else None for _ in (0, 1))
+    return TrainingPair((a, b), scans, (first, second))
+
+
+def _centers(scene: Scene, config: ViewConfig, rng: np.random.Generator) -> tuple[Float64 | None, Float64 | None]:
+    """Independent centres on the body; None: anywhere."""
+    if config.centers == "anywhere" or not len(scene.body_mm):
+        return None, None
+    first, second = (scene.body_mm[rng.integers(len(scene.body_mm))] for _ in (0, 1))
+    return first, second
+
+
+def _one_place(
+    scene: Scene, config: ViewConfig, rng: np.random.Generator
+) -> tuple[tuple[OpenScan, OpenScan], tuple[Float64, Float64]]:
+    """Two centres at one place, in the scan or in the scan and the other series, whichever is a."""
+    scan, other = scene.scan, scene.other
+    scans, places = (scan, scan), scene.body_mm
+    if other is not None and rng.random() < config.other_series_share:
+        scans, places = (scan, other), scene.shared_mm
+        if rng.random() < 0.5:
+            scans = (other, scan)
+    if not len(places):  # no point of the body has room for a ball
+        places = apply_affine(scan.affine, (np.asarray(scan.shape)[None] - 1) / 2)
+    center_mm = places[rng.integers(len(places))]
+    return scans, (center_mm, center_mm + rng.uniform(-config.same_place_mm, config.same_place_mm, 3))
+
+
+def _view(scan: OpenScan, center_mm: Float64 | None, config: ViewConfig, n: int, rng: np.random.Generator) -> View:
+    if center_mm is None:
+        return draw_view(scan.affine, scan.shape, scan.stats, config, n, rng)
+    return draw_view_at(center_mm, scan.affine, scan.shape, scan.stats, config, n, rng)
