@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from prism_ssl.config.operations import EvalConfig, QuotaConfig, TrackingConfig
-from prism_ssl.config.schema import DataConfig, LossConfig, ModelConfig, PrismConfig, TrainConfig
+from prism_ssl.config.schema import DataConfig, LossConfig, ModelConfig, PrismConfig, TrainConfig, ViewConfig
 from prism_ssl.errors import ConfigError
 
 
@@ -37,6 +37,35 @@ def phantom_cpu() -> PrismConfig:
             lr_warmup_steps=40,
             precision="fp32",
         ),
+    )
+
+
+def study() -> PrismConfig:
+    """A laptop and a few hundred public scans: tiny encoder, views of one place, about an hour."""
+    return PrismConfig(
+        recipe="study",
+        data=DataConfig(
+            catalog_path="catalog.csv",
+            workers=2,
+            warm_pool_size=8,
+            visits_per_scan=32,
+            pairs_per_turn=8,
+            n_patches=64,
+            scratch_bytes=8 * 2**30,
+        ),
+        view=ViewConfig(centers="foreground", same_place_share=0.5, other_series_share=0.8, random_contrast=0.25),
+        model=ModelConfig(preset="tiny", projection_dim=64),
+        loss=LossConfig(supcon_positives="place", w_supcon_target=1.0, supcon_warmup_steps=0, supcon_ramp_steps=0),
+        train=TrainConfig(
+            batch_size=32,
+            max_steps=4000,
+            log_every=50,
+            checkpoint_every=200,
+            lr=1e-3,
+            lr_warmup_steps=100,
+            precision="fp32",
+        ),
+        eval=EvalConfig(place_pairs=64),
     )
 
 
@@ -88,6 +117,7 @@ def core24_smoke() -> PrismConfig:
 
 RECIPES: dict[str, Callable[[], PrismConfig]] = {
     "phantom-cpu": phantom_cpu,
+    "study": study,
     "betty-baseline": betty_baseline,
     "core24-base": core24_base,
     "core24-smoke": core24_smoke,

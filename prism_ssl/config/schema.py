@@ -48,8 +48,8 @@ class DataConfig:
     holdout_min_series: int = 8
     """Hold out whole patients until at least this many series are in the probe set."""
     holdout_file: str | None = None
-    """Text file of the patients to hold out, one id of the catalogue a line, # for comments; the two settings above
-    then hold out nobody else."""
+    """Text file of the patients to hold out, one id of the catalogue a line, # for comments; holdout_fraction and
+    holdout_min_series then hold out nobody else."""
     n_patches: int = 1024
     """Patches per view (N)."""
     patch_mm: float = 16.0

@@ -1,0 +1,114 @@
+"""The study's table: every row's figures on the held-out patients, with intervals and paired differences (pure)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from prism_ssl.eval.place.retrieval import by_patient
+from prism_ssl.eval.quality.evidence import PatientEvidence
+from prism_ssl.model.pair_targets import AXES
+from prism_ssl.study.rows import ROWS
+
+BASELINES = {"random weights": "_random_init", "pixel statistics": "_pixels"}
+"""Rows that need no training, and the endings of their scalars in the first row's evaluation."""
+
+_AXES = tuple(axis for axes in AXES.values() for axis in axes if axis != "distance")
+PLACE = ("place recall@1", "95 % interval", "PRISM better by", "error, mm")
+"""Columns of the place test: same place, other series."""
+REST = (*_AXES, "modality, kNN")
+"""Columns of the pair heads (sign skill) and of the probe."""
+COLUMNS = (*PLACE, *REST)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over patients with its 95 % interval (Student's t); the ends are NaN for fewer than two patients."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def over_patients(values: Sequence[float]) -> Interval:
+    """Mean and interval of one value a patient."""
+    known = np.asarray(values, float)
+    mean = float(known.mean()) if len(known) else math.nan
+    if len(known) < 2:
+        return Interval(mean, math.nan, math.nan)
+    half = float(stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known)))
+    return Interval(mean, mean - half, mean + half)
+
+
+def place_by_patient(evidence: PatientEvidence) -> dict[str, float]:
+    """Place recall@1 of each patient that has a pair of series."""
+    names = sorted(set(evidence.patient_of_pair))
+    return dict(zip(names, by_patient(evidence.place_recall, evidence.patient_of_pair).tolist(), strict=True))
+
+
+def difference(first: PatientEvidence, other: PatientEvidence) -> Interval:
+    """Place recall of ``first`` less that of ``other``, patient by patient, over the patients of both."""
+    a, b = place_by_patient(first), place_by_patient(other)
+    return over_patients([a[patient] - b[patient] for patient in a if patient in b])
+
+
+def table(
+    probes: Mapping[str, Mapping[str, float | None]], evidence: Mapping[str, PatientEvidence]
+) -> list[dict[str, str]]:
+    """A line for each trained row, then for the baselines; ``row`` and ``COLUMNS`` -> text.
+
+    Args:
+        probes: name of a row -> scalars of its held-out evaluation.
+        evidence: name of a row -> evidence by patient of the same evaluation.
+    """
+    first = next(iter(ROWS))
+    lines = [_trained(name, probes[name], evidence, first) for name in ROWS if name in probes]
+    source = probes.get(first) or next(iter(probes.values()), {})
+    lines += [_baseline(title, ending, source) for title, ending in BASELINES.items()]
+    chance = dict.fromkeys(COLUMNS, "-") | {
+        "row": "chance",
+        "place recall@1": _number(source.get("place_recall_at_1_chance")),
+        "error, mm": _number(source.get("place_distance_mm_chance"), 0),
+        "modality, kNN": _number(source.get("modality_chance")),
+    }
+    return [*lines, chance | dict.fromkeys(_AXES, "0")]
+
+
+def _trained(
+    name: str, probe: Mapping[str, float | None], evidence: Mapping[str, PatientEvidence], first: str
+) -> dict[str, str]:
+    interval = over_patients(list(place_by_patient(evidence[name]).values())) if name in evidence else None
+    better = difference(evidence[first], evidence[name]) if name != first and {name, first} <= evidence.keys() else None
+    return {
+        "row": ROWS[name].title,
+        "place recall@1": _number(probe.get("place_recall_at_1")),
+        "95 % interval": f"{interval.low:.2f} to {interval.high:.2f}" if interval else "-",
+        "PRISM better by": f"{better.mean:+.2f} ({better.low:+.2f} to {better.high:+.2f})" if better else "-",
+        "error, mm": _number(probe.get("place_distance_mm"), 0),
+        **{axis: _number(probe.get(f"skill/{axis}")) for axis in _AXES},
+        "modality, kNN": _number(probe.get("knn_modality")),
+    }
+
+
+def _baseline(title: str, ending: str, probe: Mapping[str, float | None]) -> dict[str, str]:
+    return dict.fromkeys(COLUMNS, "-") | {
+        "row": title,
+        "place recall@1": _number(probe.get(f"place_recall_at_1{ending}")),
+        "error, mm": _number(probe.get(f"place_distance_mm{ending}"), 0),
+        "modality, kNN": _number(probe.get(f"knn_modality{ending}")),
+    }
+
+
+def markdown(lines: Sequence[Mapping[str, str]]) -> str:
+    """The table as Markdown."""
+    head = ("row", *COLUMNS)
+    rows = [head, tuple("---" for _ in head), *(tuple(line[name] for name in head) for line in lines)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"

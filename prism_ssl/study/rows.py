@@ -1,0 +1,36 @@
+"""Rows of the study's table: what is trained, and how it differs from the recipe ``study``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training. ``settings`` override the recipe ``study``; budget, encoder, scans and evaluation stay the same."""
+
+    title: str
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+_SERIES = {
+    "loss.supcon-positives": "series",
+    "view.same-place-share": "0",
+    "view.other-series-share": "0",
+    "view.random-contrast": "0",
+}
+
+ROWS = {
+    "prism": Row("PRISM"),
+    "guide": Row("PRISM, positives by series", _SERIES | {"loss.w-supcon-target": "0.2", "view.centers": "anywhere"}),
+    "one-series": Row("PRISM, each place in one series only", {"view.other-series-share": "0"}),
+    "no-contrast": Row("PRISM, no random contrast", {"view.random-contrast": "0"}),
+    "no-heads": Row(
+        "PRISM, places alone (no pair heads)", {"loss.w-distance": "0", "loss.w-rotation": "0", "loss.w-window": "0"}
+    ),
+    "simclr": Row(
+        "SimCLR, two views of one place of a series",
+        {"loss.simclr-baseline": "True", "view.same-place-share": "1", "view.other-series-share": "0"},
+    ),
+}
+"""By name. The first row is the one that the others are compared with."""

@@ -1,0 +1,155 @@
+"""The study's split never changes, its command passes on what was asked, and its table is worked out by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+from prism_ssl.config.defaults import RECIPES, apply_overrides
+from prism_ssl.eval.quality.evidence import PatientEvidence
+from prism_ssl.study import command
+from prism_ssl.study.results import COLUMNS, difference, markdown, over_patients, table
+from prism_ssl.study.rows import ROWS
+from prism_ssl.study.split import NEVER_TESTED, patients_on, side_of
+
+
+def _evidence(recall: dict[str, list[float]]) -> PatientEvidence:
+    """Evidence with the place recall of each patient's pairs."""
+    pairs = [(patient, value) for patient, values in recall.items() for value in values]
+    return PatientEvidence(
+        series=[], patient_of_series=[], recall=np.empty(0), recall_chance=0.1, axes=[],
+        signs=np.empty((0, 0, 2)), right=np.empty((0, 0, 2)),
+        pairs=[(f"{number}a", f"{number}b") for number in range(len(pairs))],
+        patient_of_pair=[patient for patient, _ in pairs],
+        place_recall=np.array([value for _, value in pairs]),
+        place_distance_mm=np.zeros(len(pairs)), place_chance=0.0625, telling_share=float("nan"),
+    )  # fmt: skip
+
+
+PRISM = _evidence({"p": [0.5, 0.7], "q": [0.2], "r": [0.9]})
+OTHER = _evidence({"p": [0.1, 0.3], "q": [0.1], "r": [0.4]})
+
+
+# ---------------------------------------------------------------------- split
+def test_the_split_is_the_one_that_was_published() -> None:
+    expected = {
+        "STS001": "training", "STS004": "training", "STS002": "validation", "STS003": "training", "STS007": "test",
+    }  # fmt: skip
+    assert {patient: side_of(patient) for patient in expected} == expected
+    assert all(side_of(patient) == "training" for patient in NEVER_TESTED)
+
+
+def test_shares_are_about_those_asked_for_and_every_patient_has_one_side() -> None:
+    patients = [f"P{number}" for number in range(3000)]
+    sides = {side: patients_on(side, patients) for side in ("training", "validation", "test")}  # type: ignore[arg-type]
+    assert sorted(patient for each in sides.values() for patient in each) == sorted(patients)
+    assert [round(len(sides[side]) / 3000, 1) for side in ("training", "validation", "test")] == [0.5, 0.2, 0.3]
+
+
+# ---------------------------------------------------------------------- rows
+@pytest.mark.parametrize("name", ROWS)
+def test_the_settings_of_every_row_exist_and_keep_the_budget(name: str) -> None:
+    recipe = RECIPES["study"]()
+    overrides = {key.replace("-", "_"): value for key, value in ROWS[name].settings.items()}
+    typed = {key: _typed(value) for key, value in overrides.items()}
+    row = apply_overrides(recipe, typed)
+    assert dataclasses.replace(row, view=recipe.view, loss=recipe.loss) == recipe
+
+
+def _typed(value: str) -> Any:
+    try:
+        return float(value)
+    except ValueError:
+        return {"True": True}.get(value, value)
+
+
+# ---------------------------------------------------------------------- table
+def test_a_patient_counts_once_however_many_pairs_it_has() -> None:
+    interval = over_patients([0.6, 0.2, 0.9])
+    half = stats.t.ppf(0.975, 2) * np.std([0.6, 0.2, 0.9], ddof=1) / np.sqrt(3)
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((17 / 30, 17 / 30 - half, 17 / 30 + half))
+    gain = difference(PRISM, OTHER)
+    by_hand = over_patients([0.4, 0.1, 0.5])
+    assert dataclasses.astuple(gain) == pytest.approx(dataclasses.astuple(by_hand))
+    assert np.isnan(over_patients([0.3]).low)
+
+
+def test_the_table_shows_rows_baselines_and_chance() -> None:
+    first = {
+        "place_recall_at_1": 0.567, "place_distance_mm": 31.4, "skill/dx": 0.5, "knn_modality": 0.8,
+        "place_recall_at_1_random_init": 0.05, "place_recall_at_1_pixels": 0.14, "place_recall_at_1_chance": 0.0625,
+        "place_distance_mm_chance": 70.0, "modality_chance": 0.5,
+    }  # fmt: skip
+    lines = table(
+        {"simclr": {"place_recall_at_1": 0.23, "skill/dx": None}, "prism": first}, {"prism": PRISM, "simclr": OTHER}
+    )
+    assert [line["row"] for line in lines] == [
+        ROWS["prism"].title, ROWS["simclr"].title, "random weights", "pixel statistics", "chance",
+    ]  # fmt: skip
+    assert all(set(line) == {"row", *COLUMNS} for line in lines)
+    assert [line["place recall@1"] for line in lines] == ["0.57", "0.23", "0.05", "0.14", "0.06"]
+    assert lines[1]["PRISM better by"].startswith("+0.33 (")
+    assert (lines[0]["dx"], lines[1]["dx"], lines[4]["dx"]) == ("0.50", "-", "0")
+    assert markdown(lines).count("\n") == 2 + len(lines)
+
+
+# ---------------------------------------------------------------------- command
+def _table(folder: Path) -> Path:
+    path = folder / "catalog.csv"
+    names = ["STS001", "STS002", "STS003", "STS007"]
+    pl.DataFrame({"pmbb_id": names, "modality": "CT", "series_path": [f"{n}/ct" for n in names]}).write_csv(path)
+    return path
+
+
+def test_decisions_are_made_without_the_test_patients(tmp_path: Path) -> None:
+    given = _table(tmp_path)
+    assert command._prepared(given, tmp_path / "report", decide=False) == given
+    assert (tmp_path / "report" / "held_out.txt").read_text().split() == ["STS007"]
+    made = pl.read_csv(command._prepared(given, tmp_path / "decide", decide=True))
+    assert made["pmbb_id"].to_list() == ["STS001", "STS002", "STS003"]
+    assert made["series_path"][0] == f"{tmp_path}/STS001/ct"
+    assert (tmp_path / "decide" / "held_out.txt").read_text().split() == ["STS002"]
+
+
+def test_a_table_that_is_not_the_studys_is_refused_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.csv").write_text("mrn,file\n1,a\n")
+    for table_path in (tmp_path / "other.csv", tmp_path / "none.csv"):
+        assert command.main([str(table_path), "--out", str(tmp_path / "out")]) == 2
+        assert "needed: a .csv or .parquet file with the column pmbb_id" in " ".join(capsys.readouterr().err.split())
+
+
+def test_rows_are_trained_with_their_settings_and_an_interrupted_one_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    class Training:
+        def __init__(self, words: list[str]) -> None:
+            commands.append(words)
+
+        def __enter__(self) -> Training:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+        def wait(self) -> int:
+            return 75 if len(commands) == 2 else 0
+
+    monkeypatch.setattr(subprocess, "Popen", Training)
+    words = [str(_table(tmp_path)), "--out", str(tmp_path / "out"), "--rows", "prism", "simclr", "guide"]
+    assert command.main([*words, "--", "--train.max-steps", "5"]) == 75
+    assert len(commands) == 2
+    assert "--loss.simclr-baseline=True" in commands[1]
+    assert "--loss.simclr-baseline=True" not in commands[0]
+    assert all(each[-2:] == ["--train.max-steps", "5"] for each in commands)
+    assert f"--data.holdout-file={tmp_path / 'out' / 'report' / 'held_out.txt'}" in commands[0]
