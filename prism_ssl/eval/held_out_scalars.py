@@ -5,6 +5,7 @@ Legend: V views, S series, Q pairs of the place test, D the width of an embeddin
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from prism_ssl.eval.probe_set import ProbeSet
 from prism_ssl.eval.quality.bootstrap import POSE_AXES
 from prism_ssl.eval.quality.composite import proxy_quality, sign_counts
 from prism_ssl.eval.quality.evidence import PatientEvidence
+from prism_ssl.eval.quality.questions import evaluation_settings
 from prism_ssl.model.pair_targets import AxisReading, sign_skill
+from prism_ssl.utils.hashing import content_hash
 
 TELLING_SERIES_MIN = 16
 """Fewest series for ``telling_directions``: with fewer, shuffled labels do as well too often."""
@@ -44,7 +47,11 @@ def held_out_scalars(
     series = series_of_view(probe_set)
     telling = telling_directions(answers.embeddings, series, config.eval.seed)
     place = place_answers(answers.place, place_set)
-    evidence = _evidence(answers, place, probe_set, place_set, series, telling["telling_directions"])
+    evidence = dataclasses.replace(
+        _evidence(answers, place, probe_set, place_set, series, telling["telling_directions"]),
+        settings=evaluation_settings(config),
+        drawn=views_hash(probe_set, place_set),
+    )
     quality = proxy_quality(evidence, config.eval)
     values = {
         **retrieval(answers.embeddings, series),
@@ -58,6 +65,8 @@ def held_out_scalars(
         "proxy_quality_low": quality.low,
         "proxy_quality_high": quality.high,
     }
+    if config.eval.w_lidar > 0:
+        values["proxy_quality_directions"] = quality.directions
     return values, evidence
 
 
@@ -143,6 +152,12 @@ def _spread(embeddings: Float64, series: npt.NDArray[np.int64]) -> dict[str, flo
         "std_mean": float(std.mean()),
         "std_min": float(std.min()),
     }
+
+
+def views_hash(probe_set: ProbeSet, place_set: PlaceSet) -> str:
+    """Hash of all views and points of pairs, rounded: processors differ in the last digits."""
+    rows = [(*view.center_mm, *view.rotation_deg, view.window_center, view.window_width) for view in probe_set.views]
+    return content_hash([np.round(each, 3).tolist() for each in (rows, place_set.points_mm)])
 
 
 def _evidence(

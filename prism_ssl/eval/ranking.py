@@ -35,6 +35,8 @@ FACTORS = (
 
 QUALITY, QUALITY_LOW, QUALITY_HIGH = "proxy_quality", "proxy_quality_low", "proxy_quality_high"
 BEHIND, BEHIND_LOW, BEHIND_HIGH = "behind_best", "behind_best_low", "behind_best_high"
+NOT_PAIRED, UNRECORDED = "not_paired", "settings_unrecorded"
+_PAIRING = (BEHIND, BEHIND_LOW, BEHIND_HIGH, NOT_PAIRED, UNRECORDED)
 THROUGHPUT = "throughput_after_stalls"
 PROBE_KEYS = tuple(f"probe/{name}" for name in (QUALITY, QUALITY_LOW, QUALITY_HIGH))
 """The scalars that the ranking uses."""
@@ -45,6 +47,7 @@ _PRIVATE = ("run.", "tracking.", "quota.", "eval.")
 _WHERE = ("data.catalog_path", "data.columns", "data.phantom_subjects")
 CATALOG = "CATALOG"
 """Placeholder for the table of the scans in a recommended command, where the record has no path."""
+NO_EVIDENCE = "it has no evidence per patient"
 CATALOG_IN_WORDS = f"{CATALOG} stands for the table of your scans, whose path is not sent to W&B."
 INTERVAL_IN_WORDS = (
     "The interval covers the choice of held-out patients. It does not cover the training seed: two runs of one "
@@ -125,20 +128,24 @@ def with_differences(scored: pl.DataFrame, evidence: Mapping[str, PatientEvidenc
 
     Adds ``behind_best`` (quality of the best run less the run's), ``behind_best_low`` and ``behind_best_high`` (95 %
     interval over patients that holds for all pairs of runs at once). Null where a run has no ``evidence``, keyed by
-    ``run``, or was asked other questions than the best run; all null where the best run has no evidence.
+    ``run``, or was evaluated otherwise than the best run: ``not_paired`` then says why, in words.
+    ``settings_unrecorded`` marks runs that were compared although their evaluation settings are not on record. All are
+    null where the best run has no evidence.
     """
-    ok = rank_runs(scored.drop(BEHIND, BEHIND_LOW, BEHIND_HIGH, strict=False)).filter(pl.col("status") == "ok")["run"]
+    scored = scored.drop(_PAIRING, strict=False)
+    ok = rank_runs(scored).filter(pl.col("status") == "ok")["run"]
     best = next(iter(ok), "")
     together = resample_together({run: evidence[run] for run in ok if run in evidence}, config, like=best)
     found = together.behind(best) if together.runs else {}
-    table = pl.DataFrame(
-        [(run, each.value, each.low, each.high) for run, each in found.items()],
-        schema={"run": pl.String, BEHIND: pl.Float64, BEHIND_LOW: pl.Float64, BEHIND_HIGH: pl.Float64},
-        orient="row",
-    )
-    return scored.drop(BEHIND, BEHIND_LOW, BEHIND_HIGH, strict=False).join(
-        table.fill_nan(None), on="run", how="left", maintain_order="left"
-    )
+    rows: list[tuple[object, ...]] = [
+        (run, each.value, each.low, each.high, None, run in together.unrecorded) for run, each in found.items()
+    ]
+    if found:
+        apart = {run: together.apart.get(run, NO_EVIDENCE) for run in ok if run not in found}
+        rows += [(run, None, None, None, why, None) for run, why in apart.items()]
+    types = (pl.Float64, pl.Float64, pl.Float64, pl.String, pl.Boolean)
+    table = pl.DataFrame(rows, schema={"run": pl.String, **dict(zip(_PAIRING, types, strict=True))}, orient="row")
+    return scored.join(table.fill_nan(None), on="run", how="left", maintain_order="left")
 
 
 def summarize_best_configs(df: pl.DataFrame) -> pl.DataFrame:

@@ -12,6 +12,9 @@ from prism_ssl.model.pair_targets import AXES
 ENDINGS = ("_random_init", "_pixels", "_spacing")
 """Endings of the baselines' scalars, in the order of the columns."""
 
+_RIVALS = (("chance", "_chance"), ("random weights", "_random_init"), ("pixel statistics", "_pixels"))
+"""What place recall is judged against, and the endings of the scalars."""
+
 _MEASURES = (
     ("same place, other series", "place_recall_at_1", "place_recall_at_1_chance"),
     ("  location error, mm", "place_distance_mm", "place_distance_mm_chance"),
@@ -50,14 +53,44 @@ def measures(probe: Mapping[str, float]) -> list[tuple[str, ...]]:
 
 
 def verdict(probe: Mapping[str, float | None]) -> str | None:
-    """A warning where held-out retrieval is no better than with random weights; None otherwise."""
+    """Warnings where the encoder is not shown to be better than what needs no training; None where there are none.
+
+    Same-series recall is compared with random weights. Place recall is compared with chance, random weights and pixel
+    statistics, each of which must lie below its interval over patients.
+    """
+    known = {name: value for name, value in probe.items() if value is not None and math.isfinite(value)}
+    return ". ".join(said for said in (_series_verdict(known), _place_verdict(known)) if said) or None
+
+
+def _series_verdict(probe: Mapping[str, float]) -> str | None:
     reached, untrained = probe.get("recall_at_1"), probe.get("recall_at_1_random_init")
-    if reached is None or untrained is None or not reached <= untrained:
+    if reached is None or untrained is None or reached > untrained:
         return None
     return (
         f"Held-out recall@1 does not beat random weights ({reached:.2f} against {untrained:.2f}): this encoder has "
         "learned nothing that retrieval can use"
     )
+
+
+def _place_verdict(probe: Mapping[str, float]) -> str | None:
+    reached, low, high = (probe.get(f"place_recall_at_1{ending}") for ending in ("", "_low", "_high"))
+    if reached is None:
+        return None
+    rivals = {words: probe.get(f"place_recall_at_1{ending}") for words, ending in _RIVALS}
+    known = {f"{words} ({value:.2f})": value for words, value in rivals.items() if value is not None}
+    lost = [words for words, value in known.items() if reached <= value]
+    doubtful = [words for words, value in known.items() if low is not None and low <= value < reached]
+    said = [
+        *([f"it does not beat {_listed(lost)}"] if lost else []),
+        *([f"the interval does not exclude {_listed(doubtful)}"] if doubtful else []),
+    ]
+    known_interval = low is not None and high is not None
+    between = f"95 % interval {low:.2f} to {high:.2f}" if known_interval else "no interval: a single patient"
+    return f"Held-out place recall@1 is {reached:.2f} ({between}): {', and '.join(said)}" if said else None
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 def notes(probe: Mapping[str, float]) -> list[str]:
@@ -88,6 +121,8 @@ def notes(probe: Mapping[str, float]) -> list[str]:
         told.append("Directions between series: not measured, too few series (16 are needed).")
     if "proxy_quality" in probe:
         parts = ["same series", "shift and rotation", *(["same place"] if "place_recall_at_1" in probe else [])]
+        if "proxy_quality_directions" in probe:
+            parts.append(f"telling directions ({probe['proxy_quality_directions']:.2f} of the largest number)")
         told.append(f"Proxy quality{_interval(probe)}: weighted mean of {', '.join(parts)}; 0 is chance, 1 is perfect.")
     return told
 

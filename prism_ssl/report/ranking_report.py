@@ -12,10 +12,12 @@ from prism_ssl.eval.effects import main_effects
 from prism_ssl.eval.ranking import (
     FACTORS,
     INTERVAL_IN_WORDS,
+    NOT_PAIRED,
     QUALITY,
     QUALITY_HIGH,
     QUALITY_LOW,
     THROUGHPUT,
+    UNRECORDED,
     is_paired,
     never_began,
     rank_runs,
@@ -26,6 +28,8 @@ from prism_ssl.report.ranking_evidence import evidence_rows
 from prism_ssl.report.ranking_plot import ranking_plot
 from prism_ssl.utils.fs import write_atomic
 
+_NAMED = 3
+"""Most runs that a sentence names."""
 TABLE_FILE, TEXT_FILE, PLOT_FILE = "ranking.parquet", "ranking.md", "ranking.png"
 
 
@@ -119,10 +123,29 @@ def _others(ranked: pl.DataFrame) -> str:
     near, unknown = ok["near_best"].sum() - 1, ok["near_best"].null_count()
     if near < 0:
         return "The runs have no intervals, so nothing says which of them are as good as the best one."
+    if unknown and unknown == len(ok) - 1:
+        return " ".join(["No run could be compared with the best one.", *_not_paired(ok)])
     how = "paired over patients" if is_paired(ranked) else "by their intervals"
     others = f"{near} other run{'s are' if near > 1 else ' is'}" if near > 0 else "no other run is"
-    left = f" {unknown} runs were not compared." if unknown else ""
-    return f"Compared {how}, {others} as good as the best one within the doubt.{left}"
+    return " ".join([f"Compared {how}, {others} as good as the best one within the doubt.", *_not_paired(ok)])
+
+
+def _not_paired(ok: pl.DataFrame) -> list[str]:
+    """Which runs were not compared patient by patient, and what the comparison of the others takes for granted."""
+    if not is_paired(ok):
+        without = ok["near_best"].null_count()
+        return [f"{without} runs have no interval and were not compared."] if without else []
+    apart = ok.filter(pl.col(NOT_PAIRED).is_not_null()).group_by(NOT_PAIRED, maintain_order=True).agg("run")
+    told = [f"{_names(runs)} ({why})" for why, runs in apart.iter_rows()]
+    words = [f"Not compared: {'; '.join(told)}."] if told else []
+    if count := int(ok[UNRECORDED].sum()):
+        which = "1 run is" if count == 1 else f"{count} runs are"
+        words.append(f"The evaluation settings of {which} not recorded (an earlier version): they count as equal.")
+    return words
+
+
+def _names(runs: Sequence[str]) -> str:
+    return ", ".join(runs[:_NAMED]) + (f" and {len(runs) - _NAMED} more" if len(runs) > _NAMED else "")
 
 
 def _runs_table(ranked: pl.DataFrame) -> str:

@@ -13,7 +13,6 @@ No time is measured, so a busy machine changes nothing.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from prism_ssl.config.operations import EvalConfig
 from prism_ssl.eval.quality.comparison import resample_together
 from prism_ssl.eval.quality.composite import proxy_quality
 from prism_ssl.eval.recommendation import recommend
+from prism_ssl.records.run_files import read_history
 from tests.support.simulated import FACTORS, answers, evidence_of, sweep, true_quality
 
 PATIENTS = ((8, 1, 6), (8, 4, 6), (12, 8, 6), (30, 4, 15))
@@ -103,12 +103,10 @@ def encoders(runs: dict[str, Path]) -> pl.DataFrame:
     """One row an evaluation: run, step, quality, and what phantoms know; random weights once, as step 0."""
     rows = []
     for name, folder in runs.items():
-        lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-        probes = [line for line in lines if "probe/proxy_quality" in line]
+        probes = [line for line in read_history(folder) if "probe/proxy_quality" in line]
         rows += [{"run": name, "step": line["global_step"], **_answers(line, "")} for line in probes]
     first = next(iter(runs.values()))
-    untrained = next(line for line in map(json.loads, (first / "history.jsonl").read_text().splitlines())
-                     if "probe/proxy_quality" in line)  # fmt: skip
+    untrained = next(line for line in read_history(first) if "probe/proxy_quality" in line)
     return pl.from_dicts([*rows, {"run": "random weights", "step": 0, **_answers(untrained, "_random_init")}])
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import stats
@@ -24,6 +23,7 @@ from prism_ssl.eval.quality.bootstrap import (
     patients_of,
 )
 from prism_ssl.eval.quality.evidence import PatientEvidence
+from prism_ssl.eval.quality.questions import weighed_alike, why_apart
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class Resamples:
     parts: Float64
     weights: Float64  # [4]
     patients: Float64  # [4] behind each part
+    apart: dict[str, str] = field(default_factory=dict)
+    """Run that is not here -> why it does not compare, in words."""
+    unrecorded: set[str] = field(default_factory=set)
+    """Runs that are here and have no evaluation settings on record."""
 
     def difference(self, a: str, b: str) -> Difference:
         """Quality of ``a`` less that of ``b``, two runs chosen beforehand; ValueError for a run that is not here."""
@@ -74,30 +78,28 @@ class Resamples:
 def resample_together(evidence: Mapping[str, PatientEvidence], config: EvalConfig, like: str) -> Resamples:
     """Resample the patients for all runs at once, so that every resample is one draw of patients for all of them.
 
-    Only runs that were asked the same questions as ``like`` compare; the others are left out. Without evidence of
-    ``like`` none is left.
+    Only runs that were asked the same questions as ``like``, under the same settings, compare; the others are left out.
+    Parts have the weights that ``like`` was evaluated with, and those of ``config`` where these are not on record.
+    Without evidence of ``like`` no run is left.
     """
     if like not in evidence:
         return Resamples([], np.empty(0), np.empty((0, config.bootstrap, 4)), np.zeros(4), np.zeros(4))
     first = evidence[like]
-    runs = sorted(run for run, each in evidence.items() if _asked(each) == _asked(first))
-    patients, weights = patients_of(first), part_weights(first, config)
+    reasons = {run: why_apart(each, first) for run, each in evidence.items()}
+    runs = sorted(run for run, why in reasons.items() if why is None)
+    patients, weights = patients_of(first), part_weights(first, weighed_alike(config, first.settings))
     if any(not np.isfinite(evidence[run].telling_share) for run in runs):
         weights[3] = 0.0  # a part that one of them lacks would not compare
     counts = draw_counts(len(patients), config)
     whole = np.ones((1, len(patients)))
     parts = [QualityParts(evidence[run], patients) for run in runs]
     values = np.array([composite(of_run(whole), weights)[0] for of_run in parts])
-    return Resamples(runs, values, np.stack([of_run(counts) for of_run in parts]), weights, patients_behind(first))
-
-
-def _asked(evidence: PatientEvidence) -> tuple[Any, ...]:
-    """What makes evidence comparable: series, pairs, patients, axes, signs to tell, and the chance levels."""
-    return (
-        tuple(zip(evidence.series, evidence.patient_of_series, strict=True)),
-        tuple(zip(evidence.pairs, evidence.patient_of_pair, strict=True)),
-        tuple(evidence.axes),
-        evidence.signs.tobytes(),
-        evidence.recall_chance,
-        evidence.place_chance if evidence.pairs else None,
+    return Resamples(
+        runs=runs,
+        values=values,
+        parts=np.stack([of_run(counts) for of_run in parts]),
+        weights=weights,
+        patients=patients_behind(first),
+        apart={run: why for run, why in reasons.items() if why is not None},
+        unrecorded={run for run in runs if evidence[run].settings is None},
     )

@@ -45,6 +45,10 @@ class PatientEvidence:
     place_chance: float
     telling_share: float
     """Telling directions as a share of the largest possible number; NaN where there are too few series."""
+    settings: Mapping[str, Any] | None = None
+    """``evaluation_settings`` of the evaluation; None: an earlier version did not keep them."""
+    drawn: str | None = None
+    """Hash of all views and of the points of the pairs: another version may draw others under equal settings."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; values that are not finite become None."""
@@ -69,6 +73,7 @@ class PatientEvidence:
         ]
         return {
             "format": _FORMAT,
+            **({} if self.settings is None else {"settings": dict(self.settings), "drawn": self.drawn}),
             "recall_at_1_chance": _plain(self.recall_chance),
             "place_recall_at_1_chance": _plain(self.place_chance),
             "telling_share": _plain(self.telling_share),
@@ -86,6 +91,9 @@ class PatientEvidence:
         names = [name for each in (*series, *pairs) for name in (*_listed(each["series"]), each["patient"])]
         if not all(isinstance(name, str) for name in (*names, *axes)):
             raise TypeError("a name is no string")
+        settings, drawn = known.get("settings"), known.get("drawn")
+        if not (isinstance(settings, dict | None) and isinstance(drawn, str | None)):
+            raise TypeError("the settings are no mapping, or the hash of the views is no string")
         counts = {
             what: np.array([[each[what][axis] for axis in axes] for each in series], float).reshape(-1, len(axes), 2)
             for what in ("signs", "right")
@@ -104,6 +112,8 @@ class PatientEvidence:
             place_distance_mm=_floats([each["place_distance_mm"] for each in pairs]),
             place_chance=float(_floats([known["place_recall_at_1_chance"]])[0]),
             telling_share=float(_floats([known["telling_share"]])[0]),
+            settings=settings,
+            drawn=drawn,
         )
 
 

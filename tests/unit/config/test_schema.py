@@ -86,12 +86,12 @@ def test_a_section_has_the_fields_of_the_guide(section: type[Any]) -> None:
     assert set(GUIDE_FIELDS[section].split()) <= {field.name for field in dataclasses.fields(section)}
 
 
-@pytest.mark.parametrize("key", known_keys(phantom_cpu()))
-def test_a_setting_cannot_be_changed_after_birth(key: str) -> None:
-    section, _, name = key.rpartition(".")
+def test_no_setting_can_be_changed_after_birth() -> None:
     config = phantom_cpu()
-    with pytest.raises(dataclasses.FrozenInstanceError, match=f"cannot assign to field '{name}'"):
-        setattr(getattr(config, section) if section else config, name, None)
+    for key in known_keys(config):
+        section, _, name = key.rpartition(".")
+        with pytest.raises(dataclasses.FrozenInstanceError, match=f"cannot assign to field '{name}'"):
+            setattr(getattr(config, section) if section else config, name, None)
 
 
 @pytest.mark.parametrize(("key", "value", "needed"), IMPOSSIBLE)

@@ -6,13 +6,17 @@ import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from prism_ssl.config.schema import Objective
-from prism_ssl.contracts import PrismBatch, PrismOutput
+from prism_ssl.contracts import Float64, PrismBatch, PrismOutput
 from prism_ssl.eval.evaluate import Evaluator, ask, evaluate
+from prism_ssl.eval.held_out_scalars import views_hash
+from prism_ssl.eval.place.retrieval import no_places
 from prism_ssl.eval.probe_set import ProbeSet, build_probe_set
+from prism_ssl.eval.quality.questions import evaluation_settings
 from prism_ssl.model.network import PrismNet, build_network
 from tests.support.model_batches import perfect_output
 from tests.support.probe_sets import prepared_scans, small
@@ -73,6 +77,7 @@ def test_both_objectives_report_the_same_scalars_but_for_r2(probe_set: ProbeSet,
     config = small(model__objective=objective)
     values = evaluate(build_network(config.model), probe_set, config).values
     assert values.keys() >= ALWAYS
+    assert "proxy_quality_directions" not in values, "without a weight they do not count"
     assert any(key.startswith("r2/") for key in values) == (objective == "regression")
     assert all(math.isfinite(values[key]) for key in ALWAYS)
 
@@ -137,7 +142,8 @@ def test_the_untrained_encoder_is_the_same_for_every_run(phantom_catalog: Path) 
 
 
 def test_places_and_baselines_stand_beside_the_encoder_and_the_evidence_says_the_same(phantom_catalog: Path) -> None:
-    evaluator = Evaluator(prepared_scans(phantom_catalog, 16), small(eval__probe_scans=16), phantom_catalog)
+    config = small(eval__probe_scans=16, eval__w_lidar=1.0)
+    evaluator = Evaluator(prepared_scans(phantom_catalog, 16), config, phantom_catalog)
     values = evaluator(build_network(small().model))
     assert (values["place_pairs"], values["place_patients"], values["scans"]) == (4, 4, 16)
     for ending in ("", "_random_init", "_pixels"):
@@ -151,11 +157,25 @@ def test_places_and_baselines_stand_beside_the_encoder_and_the_evidence_says_the
     wanted = sum(3 / (4 * modalities.count(modality) - 1) for modality in modalities) / 16
     assert values["recall_at_1_modality_alone"] == pytest.approx(wanted)
     assert 0 <= values["telling_directions"] <= values["telling_directions_max"] == 15
+    assert values["proxy_quality_directions"] == values["telling_directions"] / 15
     evidence = evaluator.evidence
     assert evidence is not None
+    assert evidence.settings == evaluation_settings(config)
+    assert evidence.drawn
     assert evidence.recall.mean() == pytest.approx(values["recall_at_1"])
     assert evidence.place_recall.mean() == pytest.approx(values["place_recall_at_1"]), "one pair each"
     assert len(set(evidence.patient_of_series)) == 12
+
+
+def test_the_hash_of_views_tells_other_views_and_points_and_no_other_processor(probe_set: ProbeSet) -> None:
+    def with_center(center_mm: Float64) -> ProbeSet:
+        view = dataclasses.replace(probe_set.views[5], center_mm=center_mm)
+        return dataclasses.replace(probe_set, views=[*probe_set.views[:5], view, *probe_set.views[6:]])
+
+    first, center_mm = views_hash(probe_set, no_places()), probe_set.views[5].center_mm
+    assert views_hash(with_center(center_mm * (1 + 1e-13)), no_places()) == first
+    assert views_hash(with_center(center_mm + np.array([0.0, 0.01, 0.0])), no_places()) != first
+    assert views_hash(probe_set, dataclasses.replace(no_places(), points_mm=np.zeros((1, 16, 3)))) != first
 
 
 def test_without_held_out_scans_there_is_nothing_to_say(phantom_catalog: Path) -> None:

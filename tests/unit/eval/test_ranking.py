@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -15,6 +16,7 @@ from scipy import stats
 from prism_ssl.config.defaults import core24_base, known_keys
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.eval.quality.composite import proxy_quality
+from prism_ssl.eval.quality.questions import evaluation_settings
 from prism_ssl.eval.ranking import (
     compute_proxy_score,
     rank_runs,
@@ -134,7 +136,27 @@ def test_runs_that_were_asked_other_questions_than_the_best_one_are_not_compared
     scored = with_differences(compute_proxy_score(pl.from_dicts(rows), NO_HISTORY), same | other, EvalConfig())
     near = dict(rank_runs(scored).select("run", "near_best").iter_rows())
     assert near == {"a": True, "b": True, "other": None, "dead": False}
-    assert "1 runs were not compared" in " ".join(recommendation_in_words(scored))
+    words = " ".join(recommendation_in_words(scored))
+    assert "Not compared: other (it was asked about other series)." in words
+    told = "The evaluation settings of 2 runs are not recorded (an earlier version): they count as equal."
+    assert told in words, "a run that is not compared needs no settings"
+
+
+def test_a_best_run_that_was_evaluated_otherwise_is_not_said_to_be_alone_at_the_top() -> None:
+    rows = [run("best", 0.5), *(run(f"r{n}", 0.45) for n in range(6))]
+    settings = evaluation_settings(core24_base())
+    evidence = {
+        row["run"]: dataclasses.replace(evidence_of(np.linspace(0.3, 0.6, 8)), settings=settings) for row in rows
+    }
+    evidence["best"] = dataclasses.replace(evidence["best"], settings=settings | {"eval.seed": 7})
+    del evidence["r5"]
+    scored = with_differences(compute_proxy_score(pl.from_dicts(rows), NO_HISTORY), evidence, EvalConfig())
+    told = recommendation_in_words(scored)[-1]
+    assert told.startswith("No run could be compared with the best one. Not compared: r0, r1, r2 and 2 more ")
+    assert "(eval.seed is 20260, the best run's is 7); r5 (it has no evidence per patient)." in told
+    assert scored.filter(pl.col("run") == "r5")["not_paired"].to_list() == ["it has no evidence per patient"]
+    again = with_differences(scored, {}, EvalConfig())
+    assert again["not_paired"].null_count() == 7
 
 
 def test_without_evidence_of_the_best_run_intervals_are_compared_for_all() -> None:
@@ -188,20 +210,18 @@ def test_the_command_has_the_fitted_levels_where_luck_chose_others() -> None:
     assert "The best measured run, lucky, has other levels" in " ".join(recommendation_in_words(scored))
 
 
-def test_the_interval_of_repeats_holds_the_doubt_over_seeds() -> None:
-    rows = [run("a", 0.4, half=0.03) | {"train.batch_size": 32}, run("b", 0.6, half=0.05) | {"train.batch_size": 32}]
-    (best,) = summarize_best_configs(compute_proxy_score(pl.from_dicts(rows), NO_HISTORY)).iter_rows(named=True)
-    over_seeds = stats.t.ppf(0.975, 1) * np.std([0.4, 0.6], ddof=1) / np.sqrt(2)
-    assert best["proxy_quality"] - best["proxy_quality_low"] == pytest.approx(np.hypot(0.04, over_seeds))
-
-
-def test_repeats_of_a_configuration_are_averaged() -> None:
+def test_repeats_of_a_configuration_are_averaged_and_their_interval_holds_the_doubt_over_seeds() -> None:
     small, large = {"train.batch_size": 32}, {"train.batch_size": 64}
-    rows = [run("lucky", 0.9) | small, run("unlucky", 0.1) | small, run("steady", 0.6) | large]
+    rows = [run("lucky", 0.9, rate=90, half=0.09) | small, run("steady", 0.6) | large]
+    rows += [run(f"unlucky{n}", 0.15, rate=30, half=0.03) | small for n in range(2)]
     rows.append(run("lost", 0.9, "failed") | large)
     best = summarize_best_configs(compute_proxy_score(pl.from_dicts(rows), NO_HISTORY))
     assert best.select("rank", "train.batch_size", "runs", "best_run").rows() == [
-        (1, 64, 1, "steady"), (2, 32, 2, "lucky")]  # fmt: skip
+        (1, 64, 1, "steady"), (2, 32, 3, "lucky")]  # fmt: skip
+    over_seeds = stats.t.ppf(0.975, 2) * np.std([0.9, 0.15, 0.15], ddof=1) / np.sqrt(3)
+    half = np.hypot(0.05, over_seeds)
+    columns = ("proxy_quality", "proxy_quality_low", "proxy_quality_high", "throughput_after_stalls")
+    assert best.select(columns).row(1) == pytest.approx((0.4, 0.4 - half, 0.4 + half, 50.0))
 
 
 def test_the_recommendation_is_a_command_that_gives_the_best_runs_settings() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
 from prism_ssl.eval.recommendation import recommend
 from tests.support.simulated import FACTORS, sweep
@@ -43,6 +44,16 @@ def test_its_interval_holds_the_truth() -> None:
         cells = [v for k, v in truth.items() if (k[0], k[2]) == tuple(found.levels.values())]
         held.append(found.low <= np.mean(cells) <= found.high)
     assert np.mean(held) > 0.85  # chosen as the largest of 6: a little less than 0.95
+
+
+def test_three_degrees_of_freedom_suffice_and_the_interval_is_students_on_them() -> None:
+    rows = [(1, 0.1), (1, 0.3), (2, 0.5), (2, 0.6), (2, 0.7)]  # sums of squares about the means: 0.02 and 0.02
+    table = pl.from_dicts([{"run": str(n), "status": "ok", "f": f, "q": q} for n, (f, q) in enumerate(rows)])
+    found = recommend(table, "q", ["f"])
+    assert found is not None
+    margin = stats.t.ppf(0.975, 3) * np.sqrt(0.04 / 3) / np.sqrt(3)
+    assert (found.levels, found.best_run) == ({"f": 2}, "4")
+    assert (found.fitted, found.low, found.high) == pytest.approx((0.6, 0.6 - margin, 0.6 + margin))
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,39 @@ def test_an_encoder_that_does_not_beat_random_weights_is_said_to_have_learned_no
     assert verdict({"recall_at_1": 0.1}) is None
 
 
+def test_place_recall_is_judged_by_its_interval_against_chance_random_weights_and_pixels() -> None:
+    assert verdict(PROBE) is None
+    place = {name: value for name, value in PROBE.items() if name.startswith("place_")}
+    wide = place | {"place_recall_at_1_low": 0.05, "place_recall_at_1_high": 0.4}
+    assert verdict(wide) == (
+        "Held-out place recall@1 is 0.22 (95 % interval 0.05 to 0.40): the interval does not exclude chance (0.06), "
+        "random weights (0.05) and pixel statistics (0.12)"
+    )
+    lost = place | {"place_recall_at_1_pixels": 0.224, "place_recall_at_1_random_init": 0.18}
+    assert verdict(lost) == (
+        "Held-out place recall@1 is 0.22 (95 % interval 0.15 to 0.29): it does not beat pixel statistics (0.22), "
+        "and the interval does not exclude random weights (0.18)"
+    )
+    one_patient = {name: value for name, value in lost.items() if not name.endswith(("_low", "_high"))}
+    assert verdict(one_patient) == (
+        "Held-out place recall@1 is 0.22 (no interval: a single patient): it does not beat pixel statistics (0.22)"
+    )
+    both = verdict(lost | {"recall_at_1": 0.2, "recall_at_1_random_init": 0.3})
+    assert both is not None
+    assert both.startswith("Held-out recall@1 does not beat random weights")
+    assert "retrieval can use. Held-out place recall@1 is 0.22" in both
+    unknown = dict.fromkeys(("place_recall_at_1_chance", "place_recall_at_1_random_init"), math.nan)
+    assert verdict(place | unknown | {"place_recall_at_1_pixels": None}) is None
+    assert "place recall@1 is 0.22" in " ".join(_shown(PROBE | wide).split())
+
+
+def test_directions_are_named_among_the_parts_of_quality_only_where_they_count() -> None:
+    parts = "weighted mean of same series, shift and rotation, same place"
+    assert f"{parts}; 0 is chance" in " ".join(_shown(PROBE).split())
+    counted = " ".join(_shown(PROBE | {"proxy_quality_directions": 0.47}).split())
+    assert f"{parts}, telling directions (0.47 of the largest number); 0 is chance" in counted
+
+
 def test_what_is_not_proven_is_not_claimed() -> None:
     console = Console(file=io.StringIO(), width=100)
     show_summary(console, replace(OK, probe=PROBE, data=OK.data | {"held_out_unproven": 1.0}))

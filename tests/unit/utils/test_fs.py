@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,21 @@ def test_a_file_is_the_old_one_until_the_block_ends_well(tmp_path: Path) -> None
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "last.ckpt", list[tuple[bool, int | None, bool]]()
+
+    def note(descriptor: int) -> None:
+        about = os.fstat(descriptor)
+        folder = stat.S_ISDIR(about.st_mode)
+        synced.append((folder, None if folder else about.st_size, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    write_atomic(path, b"new")
+    assert synced == [(False, 3, False), (True, None, True)]
 
 
 @pytest.mark.parametrize("old", [b"old", None])

@@ -121,6 +121,13 @@ def test_pools_need_what_their_largest_scans_need_open_and_on_the_way() -> None:
     assert plan(a_config(slots=2, prefetch=1), shards).pool_bytes == (900 + 800 + 700 + 3 + 2 + 1) * MB
 
 
+def test_deterministic_pools_keep_a_landed_scan_for_every_slot_until_its_turn() -> None:
+    shards = [a_shard(5, 900, 10, 700, 20, 800, 600, 30), a_shard(1, 2, 3)]
+    config = a_config(slots=3, prefetch=2)
+    config = replace(config, data=replace(config.data, deterministic=True))
+    assert plan(config, shards).pool_bytes == (900 + 800 + 700 + 600 + 30 + 20 + 1 + 2 + 3) * MB
+
+
 def test_the_total_is_the_sum_of_its_parts_and_processes_grow_with_the_workers() -> None:
     two, four = (plan(a_config(workers=workers), [a_shard(100, 200)] * workers) for workers in (2, 4))
     assert two.total_bytes == two.pool_bytes + two.object_store_bytes + two.base_bytes

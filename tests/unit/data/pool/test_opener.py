@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from threading import Event
 
-from prism_ssl.data.pool.opener import ScanOpener
+import numpy as np
+
+from prism_ssl.data.pool.opener import Opened, ScanOpener
 from prism_ssl.data.pool.warm_pool import Load
-from prism_ssl.data.scan.nifti import OpenScan
+from prism_ssl.data.views import Scene
 from tests.support.pool_fakes import noise_scan
 
 LONG_S = 60.0
@@ -16,16 +18,16 @@ class Shelf:
 
     def __init__(self) -> None:
         self.gate, self.reached_last = Event(), Event()
-        self.scan = noise_scan(0)
+        self.opened = Opened(Scene(noise_scan(0), np.empty((0, 3)), None, np.empty((0, 3))))
 
-    def open(self, scan_id: str) -> OpenScan:
+    def open(self, scan_id: str) -> Opened:
         if scan_id == "broken":
             raise EOFError("the stream ends early")
         if scan_id == "slow":
             assert self.gate.wait(LONG_S)
         if scan_id == "last":
             self.reached_last.set()
-        return self.scan
+        return self.opened
 
 
 def test_an_open_scan_comes_back_with_its_order() -> None:
@@ -33,7 +35,7 @@ def test_an_open_scan_comes_back_with_its_order() -> None:
     opener = ScanOpener(shelf.open, threads=2)
     opener.start(Load(3, "sound"))
     (landing,) = opener.finished(block_s=LONG_S)
-    assert (landing.load, landing.scan, landing.error) == (Load(3, "sound"), shelf.scan, None)
+    assert (landing.load, landing.opened, landing.error) == (Load(3, "sound"), shelf.opened, None)
     assert opener.busy == 0
     assert opener.finished() == opener.close() == []
 
@@ -42,7 +44,7 @@ def test_an_error_in_a_thread_is_returned_once_with_its_order() -> None:
     opener = ScanOpener(Shelf().open, threads=1)
     opener.start(Load(1, "broken"))
     (landing,) = opener.finished(block_s=LONG_S)
-    assert (landing.load, landing.scan, repr(landing.error)) == (
+    assert (landing.load, landing.opened, repr(landing.error)) == (
         Load(1, "broken"),
         None,
         "EOFError('the stream ends early')",

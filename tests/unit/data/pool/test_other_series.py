@@ -11,9 +11,9 @@ import pytest
 
 from prism_ssl.contracts import PATCH_PX, PairChunk, PreparedScan
 from prism_ssl.data.extract.cpu import extract_view
-from prism_ssl.data.other_series import with_other_series
 from prism_ssl.data.pool.actor import PoolActor
 from prism_ssl.data.pool.memory_plan import _largest_bytes
+from prism_ssl.data.pool.other_series import with_other_series
 from prism_ssl.data.views import draw_training_pair, scene_of
 from prism_ssl.errors import ReplacementFailed
 from prism_ssl.utils.hashing import stable_int

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from prism_ssl.contracts import PLACE_POINTS, Float64, PreparedScan
 from prism_ssl.data.phantoms.truth import phantom_truth
@@ -95,9 +96,15 @@ def test_a_patient_with_many_pairs_counts_once(place_set: PlaceSet) -> None:
     four = dataclasses.replace(
         place_set, pairs=[first, second, second, second], points_mm=place_set.points_mm[[0, 1, 1, 1]]
     )
-    four_answers = dataclasses.replace(wrong_on_the_second, distance_mm=np.zeros(4))
+    four_answers = dataclasses.replace(wrong_on_the_second, distance_mm=np.array([10.0, 40.0, 40.0, 40.0]))
     values = place_scalars(four_answers, four)
     assert (values["place_recall_at_1"], values["place_pairs"], values["place_patients"]) == (0.5, 4, 2)
+    guess_mm = [np.linalg.norm(p[:, None] - p[None], axis=2).mean() for p in place_set.points_mm[:2]]
+    assert values["place_distance_mm"] == 25.0
+    assert values["place_distance_mm_chance"] == pytest.approx(np.mean(guess_mm))
+    half = stats.t.ppf(0.975, 1) * 0.5  # of the mean of 1 and 0
+    interval = values["place_recall_at_1_low"], values["place_recall_at_1_high"]
+    assert interval == pytest.approx((0.5 - half, 0.5 + half))
 
 
 def test_the_views_follow_from_seed_and_scans_alone(scans: list[PreparedScan], place_set: PlaceSet) -> None:

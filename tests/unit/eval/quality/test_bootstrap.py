@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64
-from prism_ssl.eval.quality.bootstrap import interval
+from prism_ssl.eval.quality.bootstrap import QualityParts, interval, patients_behind, patients_of
 from prism_ssl.eval.quality.comparison import resample_together
 from prism_ssl.eval.quality.composite import proxy_quality
+from prism_ssl.eval.quality.evidence import PatientEvidence
 from tests.support.simulated import answers, true_quality
 
 
@@ -22,6 +24,46 @@ def test_nineteen_of_twenty_intervals_hold_the_truth(patients: int, series: int,
         )
         held.append(found.low <= truth <= found.high)
     assert np.mean(held) >= 0.93
+
+
+def test_each_part_takes_every_patient_as_often_as_it_is_drawn() -> None:
+    evidence = PatientEvidence(
+        series=["a1", "a2", "b1", "c1"],
+        patient_of_series=["a", "a", "b", "c"],
+        recall=np.array([1.0, 0.5, 0.0, np.nan]),
+        recall_chance=0.0,
+        axes=["dx", "wc"],
+        signs=np.tile(4.0, (4, 2, 2)),
+        right=np.stack([np.array([[4.0, 4], [4, 2], [0, 2], [2, 2]]), np.full((4, 2), 4.0)], axis=1),
+        pairs=[("a1", "a2"), ("a1", "a3"), ("d1", "d2")],
+        patient_of_pair=["a", "a", "d"],
+        place_recall=np.array([1.0, 0.5, 0.25]),
+        place_distance_mm=np.zeros(3),
+        place_chance=0.0,
+        telling_share=0.4,
+    )
+    patients = patients_of(evidence)
+    assert patients == ["a", "b", "c", "d"]
+    parts = QualityParts(evidence, patients)(np.array([[1.0, 1, 1, 1], [2, 0, 0, 2], [0, 3, 1, 0], [2, 1, 0, 1]]))
+    assert parts == pytest.approx(
+        np.array(
+            [
+                [1.5 / 3, 10 / 16 + 10 / 16 - 1, (0.75 + 0.25) / 2, 0.4],
+                [0.75, 16 / 16 + 12 / 16 - 1, (0.75 + 0.25) / 2, 0.4],
+                [0.0, 2 / 16 + 8 / 16 - 1, np.nan, 0.4],
+                [3.0 / 5, 16 / 20 + 14 / 20 - 1, (2 * 0.75 + 0.25) / 3, 0.4],
+            ]
+        ),
+        nan_ok=True,
+    )
+    assert patients_behind(evidence).tolist() == [3, 3, 2, np.inf]
+
+
+def test_an_interval_lies_about_the_value_as_resamples_lie_about_their_mean() -> None:
+    off = np.linspace(-0.2, 0.2, 41)
+    low, high = interval(0.5, (0.3 + off)[:, None] * np.ones(4), np.ones(4), np.full(4, 10))
+    wider = np.sqrt(10 / 9) * stats.t.ppf(0.975, 9) / stats.norm.ppf(0.975)
+    assert (low, high) == pytest.approx((0.5 - 0.19 * wider, 0.5 + 0.19 * wider))
 
 
 def test_without_an_answer_of_two_patients_there_is_no_interval() -> None:

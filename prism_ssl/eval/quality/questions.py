@@ -1,0 +1,84 @@
+"""Questions of a held-out evaluation: their settings, and why two runs do not compare (pure)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from prism_ssl.config.defaults import known_keys
+from prism_ssl.config.operations import EvalConfig
+from prism_ssl.config.schema import PrismConfig
+
+if TYPE_CHECKING:
+    from prism_ssl.eval.quality.evidence import PatientEvidence
+
+_WEIGHTS = ("eval.w_retrieval", "eval.w_skill", "eval.w_place", "eval.w_lidar")
+_LIMITS = ("eval.probe_scans", "eval.place_pairs")
+"""They decide which series and pairs there are; those are compared themselves."""
+_VIEWS = (
+    "view.radius_mm_min",
+    "view.radius_mm_max",
+    "view.radius_mm_floor",
+    "view.rotation_max_deg",
+    "view.window_width_std_min",
+    "view.window_width_std_max",
+)
+"""Of held-out views; the other settings of views are of training pairs alone."""
+_ASKED = ("eval.seed", "eval.views_per_scan", "eval.n_patches", "data.patch_mm", *_VIEWS, *_LIMITS, *_WEIGHTS)
+
+
+def evaluation_settings(config: PrismConfig) -> dict[str, Any]:
+    """The settings that decide what an encoder is asked and how its answers are weighed, by their names.
+
+    ``eval.n_patches`` is the number of patches that was used: ``data.n_patches`` where the setting is None.
+    """
+    known = known_keys(config)
+    known["eval.n_patches"] = config.eval.n_patches or config.data.n_patches
+    return {name: known[name] for name in _ASKED}
+
+
+def weighed_alike(config: EvalConfig, settings: Mapping[str, Any] | None) -> EvalConfig:
+    """``config`` with the weights of ``evaluation_settings``, where these are known."""
+    weights = {name: value for name, value in (settings or {}).items() if name in _WEIGHTS}
+    return dataclasses.replace(config, **{name.removeprefix("eval."): value for name, value in weights.items()})
+
+
+def why_apart(run: PatientEvidence, best: PatientEvidence) -> str | None:
+    """Why a run does not compare with the best one, in words; None where it does.
+
+    Settings that one of them does not have on record count as equal, so an evaluation of an earlier version is judged
+    by its series, pairs, patients, axes, chance levels, and the signs that its views ask for. Views that another
+    version drew differently under equal settings keep a run apart.
+    """
+    if differ := _differing(run, best, [name for name in run.settings or () if name not in _LIMITS]):
+        return differ
+    asked = {
+        "series": (run.series, run.patient_of_series) == (best.series, best.patient_of_series),
+        "pairs in the place test": (run.pairs, run.patient_of_pair) == (best.pairs, best.patient_of_pair),
+        "axes": run.axes == best.axes,
+        "views": _same_views(run, best) and _chances(run) == _chances(best),
+    }
+    other = next((what for what, same in asked.items() if not same), None)
+    if other is None:
+        return None
+    limits = _differing(run, best, _LIMITS)
+    return f"it was asked about other {other}" + (f" ({limits})" if limits else "")
+
+
+def _differing(run: PatientEvidence, best: PatientEvidence, names: Iterable[str]) -> str:
+    here, there = run.settings or {}, best.settings or {}
+    return "; ".join(
+        f"{name} is {here[name]}, the best run's is {there[name]}"
+        for name in names
+        if name in here and name in there and here[name] != there[name]
+    )
+
+
+def _same_views(run: PatientEvidence, best: PatientEvidence) -> bool:
+    told = None in (run.drawn, best.drawn) or run.drawn == best.drawn
+    return told and run.signs.tobytes() == best.signs.tobytes()
+
+
+def _chances(evidence: PatientEvidence) -> tuple[float, float | None]:
+    return evidence.recall_chance, evidence.place_chance if evidence.pairs else None
