@@ -17,7 +17,7 @@ LAYERS = {
     "prism_ssl.contracts": 0, "prism_ssl.errors": 0, "prism_ssl.config": 0, "prism_ssl.utils": 0,
     "prism_ssl.data": 1, "prism_ssl.model": 1, "prism_ssl.cli": 1,
     "prism_ssl.records": 2, "prism_ssl.eval": 2,
-    "prism_ssl.report": 3, "prism_ssl.embed": 3, "prism_ssl.leak": 3, "prism_ssl.inspect": 3,
+    "prism_ssl.report": 3, "prism_ssl.embed": 3, "prism_ssl.leak": 3, "prism_ssl.inspect": 3, "prism_ssl.study": 3,
     "prism_ssl.train": 4,
     "prism_ssl.explore": 5, "tune": 5,
     "notebooks": 6,

@@ -14,8 +14,8 @@ from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.catalog import CatalogReport, Selection, load_records
 from prism_ssl.data.checks import Quarantine
 from prism_ssl.data.holdout import Split, listed_patients, split_by_patient
-from prism_ssl.data.other_series import with_other_series
 from prism_ssl.data.phantoms import phantom_folder, write_phantoms
+from prism_ssl.data.pool import with_other_series
 from prism_ssl.data.preflight import PreflightReport, PreflightResult, run_preflight
 from prism_ssl.data.sharded_dataset import make_shards
 from prism_ssl.errors import CatalogError

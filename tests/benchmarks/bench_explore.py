@@ -21,7 +21,15 @@ from harness import Timing, at_most, circumstances, parser, report
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from prism_ssl.explore import alarm_view, curves, ranking_view, session, throughput_view
+from prism_ssl.explore import (
+    alarm_view,
+    curves,
+    ranking_view,
+    representation_view,
+    run_page,
+    session,
+    throughput_view,
+)
 from prism_ssl.explore.runs import LOCAL, fetch_history, fetch_runs
 from prism_ssl.utils.time import Stopwatch
 from tests.support.sweep_records import write_run
@@ -61,12 +69,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         size = _generate(root, runs, rows)
         scored = asked("runs and their scores", lambda: session.load_scored(LOCAL, str(root)))
         asked("filter to one objective", lambda: fetch_runs(LOCAL, str(root), {"model.objective": "regression"}))
-        asked("ranking: table, chart, Pareto, effects", lambda: _ranking(scored))
+        asked("ranking: tables, chart, Pareto, effects", lambda: _ranking(scored))
         asked("throughput and failures", lambda: _throughput(scored))
         drawn = session.runs_to_draw(scored, scored["run"].to_list())
         history = asked(f"curves of {len(drawn)} runs, first time", lambda: session.curves_of(scored, drawn))
         asked(f"curves of {len(drawn)} runs, again", lambda: session.curves_of(scored, drawn))
         asked("their charts", lambda: _charts(history, drawn))
+        asked("representation", lambda: _representation(scored, drawn))
+        asked("a run's page", lambda: _page(scored, drawn[0]))
         page_s, page_bytes = sum(timing.median_ms for timing in asked.timings.values()) / 1e3, asked.peak_bytes
         ids, keys = scored["run_id"].to_list(), ["loss/total", "probe/proxy_quality"]
         asked(f"two scalars of all {len(ids)} histories, first time", lambda: fetch_history(ids, keys))
@@ -101,6 +111,7 @@ def _generate(root: Path, runs: int, rows: int) -> int:
 
 def _ranking(scored: Any) -> None:
     ranking_view.ranking_table(scored)
+    ranking_view.configurations_table(scored)
     for chart in (ranking_view.quality_picture, ranking_view.pareto_chart, ranking_view.effects_picture):
         chart(scored).to_json()
 
@@ -117,6 +128,19 @@ def _charts(history: Any, drawn: list[str]) -> None:
     curves.diagnostic_curves(history, drawn, next(iter(curves.DIAGNOSTICS))).to_json()
     curves.rate_curves(history, drawn).to_json()
     alarm_view.alarm_chart(alarm_view.alarm_spans(history), drawn).to_json()
+
+
+def _representation(scored: Any, drawn: list[str]) -> None:
+    representation_view.representation_picture(scored, drawn).to_json()
+    representation_view.representation_table(scored, drawn)
+
+
+def _page(scored: Any, run: str) -> None:
+    history, damage = session.curves_of(scored, [run]), session.damage_in_words(scored, [run])
+    run_page.in_words(run_page.findings(scored, run, history, damage.get(run)))
+    run_page.measures_table(scored, run)
+    run_page.differing_settings(scored, run)
+    curves.loss_curves(history, [run], curves.RELATIVE).to_json()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from prism_ssl.data.pool.memory_plan import (
 )
 from prism_ssl.data.pool.object_store import SpillWatch, spill_note
 from prism_ssl.data.pool.opener import CLOSE_S
+from prism_ssl.data.pool.other_series import with_other_series
 from prism_ssl.data.pool.warm_pool import MIN_OPEN_SLOTS, PoolSettings, check_broken_share
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "plan_memory",
     "require_gpu",
     "spill_note",
+    "with_other_series",
 ]

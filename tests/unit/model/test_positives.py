@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from prism_ssl.config.schema import LossConfig, ViewConfig
+from prism_ssl.config.schema import LossConfig, Objective, ViewConfig
 from prism_ssl.contracts import PrismBatch
 from prism_ssl.model.loss import LossBundle
 from prism_ssl.model.positives import by_place
@@ -87,13 +87,13 @@ def test_a_run_by_place_draws_places_together_and_simclr_stays_as_it_is() -> Non
 
 
 @pytest.mark.parametrize("objective", ["regression", "classification"])
-def test_a_window_that_is_not_known_is_in_no_loss_and_no_skill(objective: str) -> None:
+def test_a_window_that_is_not_known_is_in_no_loss_and_no_skill(objective: Objective) -> None:
     batch = random_batch(8)
     known = torch.tensor([True] * 6 + [False] * 2)
     partly = dataclasses.replace(batch, window_known=known)
     nonsense = dataclasses.replace(partly, window_delta=torch.where(known[:, None], batch.window_delta, 1e6))
-    losses = LossBundle(LossConfig(), ViewConfig(), objective)  # type: ignore[arg-type]
-    output = perfect_output(batch, objective)  # type: ignore[arg-type]
+    losses = LossBundle(LossConfig(), ViewConfig(), objective)
+    output = perfect_output(batch, objective)
     first, second = losses(output, partly, 0), losses(output, nonsense, 0)
     for head in ("window_center", "window_width"):
         assert first.terms[head] == second.terms[head] or torch.equal(first.terms[head].raw, second.terms[head].raw)

@@ -48,7 +48,7 @@ def test_the_split_is_the_one_that_was_published() -> None:
 
 def test_shares_are_about_those_asked_for_and_every_patient_has_one_side() -> None:
     patients = [f"P{number}" for number in range(3000)]
-    sides = {side: patients_on(side, patients) for side in ("training", "validation", "test")}  # type: ignore[arg-type]
+    sides = {side: patients_on(side, patients) for side in ("training", "validation", "test")}
     assert sorted(patient for each in sides.values() for patient in each) == sorted(patients)
     assert [round(len(sides[side]) / 3000, 1) for side in ("training", "validation", "test")] == [0.5, 0.2, 0.3]
 

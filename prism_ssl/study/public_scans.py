@@ -1,0 +1,146 @@
+"""Lay out the study's public scans as an archive: ``prism public-scans CLONES --out FOLDER``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from prism_ssl.study.sources import REPOSITORIES, PublicSeries, Repository
+
+COLUMNS = ("pmbb_id", "modality", "series_path", "series_description", "exam_type", "body_part")
+_OK, _NOTHING, _REFUSED = 0, 1, 2
+_CONVERT_LIMIT_S = 600.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Lay out what the clones hold; 0 when there is any series. A second call adds what was missing."""
+    given = _parser().parse_args(list(sys.argv[1:] if arguments is None else arguments))
+    console, errors = Console(), Console(stderr=True)
+    dcm2niix = _dcm2niix()
+    if dcm2niix is None:
+        errors.print(
+            "dcm2niix is not installed, and most of these scans are DICOM; "
+            "needed: pip install 'prism-ssl[study]', or your system's package dcm2niix",
+            style="red",
+            markup=False,
+        )
+        return _REFUSED
+    rows, left = list[PublicSeries](), Counter[str]()
+    for repository in REPOSITORIES:
+        clone = given.clones / repository.folder
+        if not clone.is_dir():
+            errors.print(f"no clone of {repository.name}: {_how_to_clone(repository, given.clones)}", markup=False)
+            continue
+        for series in repository.series:
+            why = _lay_out(series, clone, given.out, dcm2niix)
+            if why is None:
+                rows.append(series)
+            else:
+                left[f"{repository.name}: {why}"] += 1
+    for why, count in left.items():
+        errors.print(f"{count} series left out, {why}", markup=False)
+    if not rows:
+        return _NOTHING
+    _write_catalog(rows, given.out / "catalog.csv")
+    patients = len({series.patient for series in rows})
+    console.print(f"{len(rows)} series of {patients} patients in {given.out / 'catalog.csv'}", markup=False)
+    console.print(f"next: prism study {given.out / 'catalog.csv'}", markup=False)
+    return _OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    licences = "\n".join(f"  {each.name:<30} {each.licence}" for each in REPOSITORIES)
+    parser = argparse.ArgumentParser(
+        prog="prism public-scans",
+        description="Lay out the public scans of the study as an archive: one .nii.gz a series, and catalog.csv.",
+        epilog=f"The images keep their licences:\n{licences}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("clones", type=Path, help="folder with the clones, each named OWNER+NAME")
+    parser.add_argument("--out", type=Path, default=Path("public-scans"), help="the archive")
+    return parser
+
+
+def _how_to_clone(repository: Repository, clones: Path) -> str:
+    return f"git clone https://github.com/{repository.name} {clones / repository.folder}"
+
+
+def _dcm2niix() -> str | None:
+    """The converter of this environment, else of the system."""
+    beside = Path(sys.executable).parent / "dcm2niix"
+    return str(beside) if beside.is_file() else shutil.which("dcm2niix")
+
+
+def _lay_out(series: PublicSeries, clone: Path, out: Path, dcm2niix: str) -> str | None:
+    """Bring one series to its place, whole or not at all; returns why it could not be, or None."""
+    source, folder = clone / series.path, out / series.folder
+    target = folder / f"{folder.name}.nii.gz"
+    if target.is_file():
+        return None
+    if not source.exists():
+        return "not in the clone"
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".converting-") as scratch:
+        made = _converted(series, source, Path(scratch), dcm2niix) if series.is_dicom else source
+        if made is None:
+            return "dcm2niix made no volume of it"
+        folder.mkdir(parents=True, exist_ok=True)
+        part = Path(scratch) / "part"
+        shutil.copyfile(made, part)
+        part.replace(target)
+    return None
+
+
+def _converted(series: PublicSeries, source: Path, scratch: Path, dcm2niix: str) -> Path | None:
+    """The largest volume that dcm2niix makes of the series; one corrected for gantry tilt goes first."""
+    import pydicom
+
+    slices, made = scratch / "slices", scratch / "made"
+    slices.mkdir()
+    made.mkdir()
+    seen: set[tuple[str, str]] = set()
+    for path in sorted(source.rglob("*")):
+        if not path.is_file():
+            continue
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+        except (pydicom.errors.InvalidDicomError, OSError, ValueError):
+            continue
+        # Some copies repeat a slice, some give all slices one SOPInstanceUID.
+        slice_key = (str(header.get("SOPInstanceUID")), str(header.get("ImagePositionPatient")))
+        if header.get("Modality") == series.modality and slice_key not in seen:
+            (slices / f"{len(seen):05d}.dcm").symlink_to(path.resolve())
+            seen.add(slice_key)
+    command = [dcm2niix, "-z", "y", "-b", "n", "-f", "x", "-o", str(made), str(slices)]
+    try:
+        subprocess.run(command, check=False, capture_output=True, timeout=_CONVERT_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return None
+    volumes = sorted(made.glob("*.nii.gz"), key=lambda path: path.stat().st_size, reverse=True)
+    corrected = [path for path in volumes if "_Tilt" in path.name or "_Eq" in path.name]
+    return next(iter(corrected or volumes), None)
+
+
+def _write_catalog(rows: Sequence[PublicSeries], path: Path) -> None:
+    part = path.with_suffix(".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for series in rows:
+            writer.writerow(
+                (series.patient, series.modality, series.folder, series.description, series.exam, series.body_part)
+            )
+    part.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
