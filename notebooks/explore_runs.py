@@ -1,7 +1,7 @@
 """Notebook to compare and rank the runs of a sweep, and to inspect their encoders.
 
-marimo run notebooks/explore_runs.py                      # the newest runs of this machine
-marimo run notebooks/explore_runs.py -- --runs FOLDER     # others; also --entity, --project, --catalog
+marimo run notebooks/explore_runs.py                      # from W&B with an account or WANDB_PROJECT, else local
+marimo run notebooks/explore_runs.py -- --runs FOLDER     # of this machine; also --project, --entity, --catalog, --tab
 """
 
 import marimo
@@ -20,11 +20,14 @@ def _():
         alarm_view,
         curves,
         ranking_view,
+        representation_view,
+        run_page,
         scan_map,
         session,
         throughput_view,
         trained_encoder,
     )
+    from prism_ssl.explore.chart_style import column_widths, run_names
     from prism_ssl.explore.neighbour_picture import draw_neighbours
     from prism_ssl.explore.runs import LOCAL, matching
     from prism_ssl.inspect.view_panel import draw_panel
@@ -32,11 +35,26 @@ def _():
     from prism_ssl.records.tracked import account_found
 
     return (
-        LOCAL, PrismError, account_found, alarm_view, curves, draw_neighbours, draw_panel, matching, mo, open_prepared,
-        pl, ranking_view, run_collections, scan_map, session, throughput_view, trained_encoder,
+        LOCAL, PrismError, account_found, alarm_view, column_widths, curves, draw_neighbours, draw_panel, matching, mo,
+        open_prepared, pl, ranking_view, representation_view, run_collections, run_names, run_page, scan_map, session,
+        throughput_view, trained_encoder,
     )  # fmt: skip
 
 
+@app.cell
+def _(column_widths, mo):
+    def plain_table(data, headers=(), **options):
+        """A table to read; nothing in it can be chosen. ``headers``: header -> its meaning."""
+        meanings = {header: meaning for header, meaning in dict(headers).items() if header in data.columns}
+        shown_plainly = {"show_column_summaries": False, "show_data_types": False, "show_search": False}
+        return mo.ui.table(
+            data, selection=None, header_tooltip=meanings, column_widths=column_widths(data), **shown_plainly, **options
+        )
+
+    return (plain_table,)
+
+
+# ---------------------------------------------------------------------- which runs
 @app.cell
 def _(mo, run_collections, session):
     arguments = mo.cli_args()
@@ -46,16 +64,17 @@ def _(mo, run_collections, session):
 
 
 @app.cell
-def _(account_found, arguments, folders, mo):
+def _(account_found, arguments, folders, mo, session):
     here, there = "this machine", "Weights & Biases"
-    asked_for_wandb = bool(arguments.get("project"))
-    source = mo.ui.radio([here, there], value=there if asked_for_wandb else here, label="**Runs from**", inline=True)
-    folder = mo.ui.dropdown(folders, value=next(iter(folders), None), label="folder", full_width=True)
-    entity = mo.ui.text(str(arguments.get("entity") or ""), label="entity", placeholder="your default", full_width=True)
-    project = mo.ui.text(str(arguments.get("project") or "prism-ssl"), label="project", full_width=True)
+    account = account_found()
+    at_wandb = session.wandb_first(str(arguments.get("runs") or ""), str(arguments.get("project") or ""), account)
+    source = mo.ui.radio([here, there], value=there if at_wandb else here, label="Runs from", inline=True)
+    folder = mo.ui.dropdown(folders, value=next(iter(folders), None), label="folder")
+    entity = mo.ui.text(str(arguments.get("entity") or ""), label="entity", placeholder="your default")
+    asked_for = str(arguments.get("project") or session.default_project())
+    project = mo.ui.text(asked_for, label="project")
     refresh = mo.ui.refresh(label="read again", options=["30s", "1m", "5m"])
-    key_words = "" if account_found() else "No W&B key on this machine (WANDB_API_KEY)."
-    return entity, folder, here, key_words, project, refresh, source, there
+    return entity, folder, here, project, refresh, source
 
 
 @app.cell
@@ -74,60 +93,71 @@ def _(LOCAL, PrismError, entity, folder, here, mo, project, refresh, runs_root, 
 
 
 @app.cell
-def _(mo, scored, session):
+def _(session):
+    remembered = session.Remembered()
+    return (remembered,)
+
+
+@app.cell
+def _(mo, remembered, scored, session):
+    words = {"tags": "tags", "status": "status", "model.objective": "objective"}
     filters = mo.ui.dictionary(
         {
-            "tags": mo.ui.multiselect(session.options(scored, "tags"), label="tags", full_width=True),
-            "status": mo.ui.multiselect(session.options(scored, "status"), label="status", full_width=True),
-            "model.objective": mo.ui.multiselect(
-                session.options(scored, "model.objective"), label="objective", full_width=True
-            ),
-        }
+            key: mo.ui.multiselect(
+                session.options(scored, key),
+                value=remembered.values_in(key, session.options(scored, key)),
+                label=label,
+                full_width=True,
+            )
+            for key, label in words.items()
+        },
+        on_change=remembered.keep_values,
     )
-    keys = mo.ui.multiselect(session.setting_keys(scored), label="more settings to filter by", full_width=True)
+    setting_keys = session.setting_keys(scored)
+    keys = mo.ui.multiselect(
+        setting_keys,
+        value=remembered.values_in("", setting_keys),
+        on_change=lambda chosen_keys: remembered.keep_values({"": chosen_keys}),
+        label="more settings to filter by",
+        full_width=True,
+    )
     return filters, keys
 
 
 @app.cell
-def _(keys, mo, scored, session):
+def _(keys, mo, remembered, scored, session):
     settings = mo.ui.dictionary(
         {
             key: mo.ui.multiselect(
-                {str(value): value for value in session.options(scored, key)}, label=key, full_width=True
+                {str(value): value for value in session.options(scored, key)},
+                value=list(map(str, remembered.values_in(key, session.options(scored, key)))),
+                label=key,
+                full_width=True,
             )
             for key in keys.value
-        }
+        },
+        on_change=remembered.keep_values,
     )
     return (settings,)
 
 
 @app.cell
-def _(entity, filters, folder, here, key_words, keys, mo, project, refresh, settings, source):
-    where = [folder] if source.value == here else [entity, project, mo.md(key_words)]
-    mo.sidebar(
-        [
-            mo.md("## PRISM SSL\nexplore runs"),
-            mo.vstack([source, *where, refresh]),
-            mo.md("### Filters\nan empty filter shows all runs"),
-            mo.vstack([*filters.elements.values(), keys, *settings.elements.values()]),
-        ],
-        width="340px",
-    )
-    return
-
-
-@app.cell
-def _(filters, matching, scored, session, settings):
+def _(matching, scored, session, settings, filters):
     shown = session.compared(matching(scored, session.chosen_filters(filters.value | settings.value)))
     return (shown,)
 
 
 @app.cell
-def _(mo, problem, scored, session, shown):
+def _(entity, filters, folder, here, keys, mo, problem, project, refresh, scored, session, settings, shown, source):
+    where = [folder] if source.value == here else [entity, project]
     hidden = scored.height - shown.height
+    more = [mo.hstack(settings.elements.values(), widths="equal")] if settings.elements else []
     mo.vstack(
         [
-            mo.md("# Runs"),
+            mo.md("# PRISM SSL runs"),
+            mo.hstack([source, *where, refresh], justify="start", align="end", wrap=True, gap=2),
+            mo.hstack([*filters.elements.values(), keys], widths="equal"),
+            *more,
             *problem,
             mo.md(f"**{session.status_in_words(shown)}**" + (f" ({hidden} hidden by the filters)" if hidden else "")),
         ]
@@ -135,36 +165,94 @@ def _(mo, problem, scored, session, shown):
     return
 
 
+# ---------------------------------------------------------------------- which of them are drawn
 @app.cell
-def _(mo, ranking_view, shown):
+def _(column_widths, mo, ranking_view, remembered, shown):
+    ranking = ranking_view.ranking_table(shown)
     table = mo.ui.table(
-        ranking_view.ranking_table(shown),
+        ranking,
         selection="multi",
+        initial_selection=remembered.rows_in(ranking),
+        on_change=remembered.keep_runs,
         page_size=12,
-        freeze_columns_left=["rank", "run"],
+        column_widths=column_widths(ranking),
+        header_tooltip=ranking_view.HEADERS,
         show_column_summaries=False,
         show_data_types=False,
-        label="Best first: proxy quality on held-out scans, then throughput. Select runs to draw their curves.",
     )
-    table
     return (table,)
 
 
 @app.cell
-def _(mo, ranking_view, shown):
-    command, how_sure = ranking_view.recommendation(shown)
-    lines = command.replace(" --", " \\\n    --") if command else ""
+def _(mo, run_names, session, shown, table):
+    chosen = table.value["run"].to_list()
+    drawn = session.runs_to_draw(shown, chosen)
+    mo.md(f"{session.drawn_in_words(drawn, chosen)}<br>{run_names(drawn)}")
+    return (drawn,)
+
+
+@app.cell
+def _(PrismError, drawn, mo, pl, session, shown):
+    try:
+        history, damaged, lost = session.curves_of(shown, drawn), session.damage_in_words(shown, drawn), []
+    except PrismError as error:
+        history, damaged, lost = pl.DataFrame(schema={"run": pl.String, "global_step": pl.Int64}), {}, [str(error)]
+    lost += [f"{run}: {words}." for run, words in damaged.items()]
+    mo.callout(mo.md("  \n".join(lost)), kind="warn") if lost else None
+    return (history,)
+
+
+# ---------------------------------------------------------------------- the tabs
+@app.cell
+def _(arguments, mo, session):
+    tabs = mo.ui.tabs(dict.fromkeys(session.TABS, ""), value=session.tab_at_start(str(arguments.get("tab") or "")))
+    tabs
+    return (tabs,)
+
+
+@app.cell
+def _(mo, tabs):
+    def is_open(tab):
+        """Whether a tab is looked at; the editor and exported pages show all of them."""
+        return mo.app_meta().mode != "run" or tabs.value == tab
+
+    return (is_open,)
+
+
+# ---------------------------------------------------------------------- ranking
+@app.cell
+def _(is_open, mo, table):
+    mo.stop(not is_open("Ranking"))
     mo.vstack(
         [
-            mo.md("## Recommended baseline"),
-            mo.md(f"```bash\n{lines}\n```\n{how_sure}" if command else how_sure),
+            mo.md("## Runs, best first"),
+            mo.md("By proxy quality on held-out scans, then by throughput. Select the runs that all tabs draw."),
+            table,
         ]
     )
     return
 
 
 @app.cell
-def _(mo, ranking_view, shown):
+def _(is_open, mo, plain_table, ranking_view, shown):
+    mo.stop(not is_open("Ranking"))
+    command, how_sure = ranking_view.recommendation(shown)
+    lines = command.replace(" --", " \\\n    --") if command else ""
+    mo.vstack(
+        [
+            mo.md("## Recommended baseline"),
+            mo.md(f"```bash\n{lines}\n```\n{how_sure}" if command else how_sure),
+            mo.md("## Best configurations"),
+            mo.md("Runs with equal settings and other seeds are one configuration, by their means."),
+            plain_table(ranking_view.configurations_table(shown), ranking_view.HEADERS, page_size=8),
+        ]
+    )
+    return
+
+
+@app.cell
+def _(is_open, mo, ranking_view, shown):
+    mo.stop(not is_open("Ranking"))
     mo.vstack(
         [
             mo.md("## Quality"),
@@ -173,17 +261,9 @@ def _(mo, ranking_view, shown):
                 "recall of the same series and place, sign skill of shift and rotation. The bars are 95 % intervals "
                 "over the held-out patients; another training seed can change a run's quality by more."
             ),
-            ranking_view.quality_picture(shown),
-            ranking_view.pareto_chart(shown),
-        ]
-    )
-    return
-
-
-@app.cell
-def _(mo, ranking_view, shown):
-    mo.vstack(
-        [
+            mo.hstack(
+                [ranking_view.quality_picture(shown), ranking_view.pareto_chart(shown)], justify="start", wrap=True
+            ),
             mo.md("## Main effects of the factors"),
             mo.md(
                 "Deviation of a level from its factor's mean, with the other factors held fixed. An interval that "
@@ -195,17 +275,45 @@ def _(mo, ranking_view, shown):
     return
 
 
+# ---------------------------------------------------------------------- one run
 @app.cell
-def _(PrismError, mo, pl, session, shown, table):
-    drawn = session.runs_to_draw(shown, table.value["run"].to_list())
+def _(drawn, mo, session, shown):
+    run_names_by_rank = [*drawn, *(run for run in session.names_by_rank(shown) if run not in drawn)]
+    one = mo.ui.dropdown(run_names_by_rank, value=next(iter(run_names_by_rank), None), label="run", full_width=True)
+    return (one,)
+
+
+@app.cell
+def _(PrismError, alarm_view, curves, is_open, mo, one, plain_table, run_page, session, shown):
+    mo.stop(not is_open("One run"))
+    mo.stop(one.value is None, mo.md("There is no run to look at."))
+    run = one.value
     try:
-        history, lost = session.curves_of(shown, drawn), None
+        rows, broken = session.curves_of(shown, [run]), session.damage_in_words(shown, [run]).get(run)
+        unread = []
     except PrismError as error:
-        history, lost = pl.DataFrame(schema={"run": pl.String, "global_step": pl.Int64}), str(error)
-    mo.callout(mo.md(lost), kind="danger") if lost else None
-    return drawn, history
+        rows, broken, unread = shown.select("run").clear(), None, [mo.callout(mo.md(str(error)), kind="danger")]
+    mo.vstack(
+        [
+            mo.hstack([one], widths=[1]),
+            mo.md(f"## {run}\n{run_page.in_short(shown, run)}"),
+            *unread,
+            mo.md("### What is wrong with it"),
+            mo.md(run_page.in_words(run_page.findings(shown, run, rows, broken))),
+            mo.md("### What it measured on held-out scans"),
+            plain_table(run_page.measures_table(shown, run), page_size=20),
+            mo.md("### Its losses"),
+            curves.loss_curves(rows, [run], curves.RELATIVE),
+            mo.md("### Its alarms"),
+            alarm_view.alarm_chart(alarm_view.alarm_spans(rows), [run], alarm_view.doubts(shown, [run])),
+            mo.md("### Settings in which the shown runs differ"),
+            plain_table(run_page.differing_settings(shown, run), page_size=12),
+        ]
+    )
+    return
 
 
+# ---------------------------------------------------------------------- losses
 @app.cell
 def _(curves, mo):
     form = mo.ui.radio([*curves.LOSS_FORMS, curves.RELATIVE], value="normalised", inline=True)
@@ -214,89 +322,113 @@ def _(curves, mo):
 
 
 @app.cell
-def _(curves, drawn, form, history, mo):
-    mo.vstack([mo.md("## Losses over time"), form, curves.loss_curves(history, drawn, form.value)])
-    return
-
-
-@app.cell
-def _(alarm_view, curves, drawn, history, mo, quantity, shown):
+def _(alarm_view, curves, drawn, form, history, is_open, mo, plain_table, shown):
+    mo.stop(not is_open("Losses"))
     spans = alarm_view.alarm_spans(history)
     doubts = alarm_view.doubts(shown, drawn)
     mo.vstack(
         [
-            mo.md("## Diagnostics and alarms"),
-            quantity,
-            curves.diagnostic_curves(history, drawn, quantity.value),
-            mo.md("### Alarms"),
+            mo.md("## Losses over time"),
+            form,
+            curves.loss_curves(history, drawn, form.value),
+            mo.md("## Alarms"),
             alarm_view.alarm_chart(spans, drawn, doubts),
-            *(mo.md(doubt) for doubt in doubts),
-            *(
-                [mo.ui.table(spans, selection=None, show_column_summaries=False, show_data_types=False)]
-                if spans.height
-                else []
-            ),
+            *(mo.md(doubt) for doubt in alarm_view.together(doubts)),
+            *([plain_table(alarm_view.alarm_table(spans), wrapped_columns=["means"])] if spans.height else []),
         ]
     )
     return
 
 
+# ---------------------------------------------------------------------- throughput and stalls
 @app.cell
-def _(curves, drawn, history, mo, shown, throughput_view):
+def _(curves, drawn, history, is_open, mo, plain_table, shown, throughput_view):
+    mo.stop(not is_open("Throughput and stalls"))
     mo.vstack(
         [
-            mo.md("## Throughput and stalls"),
+            mo.md("## Rates and step times"),
             mo.md(
-                "A step of 2 s or more is a stall and counts as one lost step, one of 10 s or more as five. The "
-                "column *waits most for* names the main cause of waiting: scans opening (slow storage, too small a "
-                "pool), sampling (too few actors), transport (object store)."
+                "A step of 2 s or more is a stall and counts as one lost step, one of 10 s or more as five. *Waited* "
+                "is the share of the time, *mostly for* its main cause: scans opening (slow storage, too small a "
+                "pool), sampling (too few actors), transport (object store). Step times are in ms."
             ),
-            mo.ui.table(
-                throughput_view.throughput_table(shown),
-                selection=None,
-                page_size=8,
-                show_column_summaries=False,
-                show_data_types=False,
-            ),
+            plain_table(throughput_view.throughput_table(shown), page_size=8, freeze_columns_left=["run"]),
             mo.hstack(
                 [throughput_view.tail_chart(shown), throughput_view.time_chart(shown)], justify="start", wrap=True
             ),
+            mo.md("## Rates over time"),
             curves.rate_curves(history, drawn),
         ]
     )
     return
 
 
+# ---------------------------------------------------------------------- failures
 @app.cell
-def _(curves, drawn, history, mo, shown, throughput_view):
+def _(curves, drawn, history, is_open, mo, plain_table, shown, throughput_view):
+    mo.stop(not is_open("Failures"))
     mo.vstack(
         [
+            mo.md("## Runs that did not end ok"),
+            mo.md(throughput_view.causes_in_words(shown)),
             mo.md("## Replacements and failures"),
-            mo.ui.table(
-                throughput_view.failure_table(shown),
-                selection=None,
-                page_size=8,
-                show_column_summaries=False,
-                show_data_types=False,
-                wrapped_columns=["cause"],
-            ),
+            plain_table(throughput_view.failure_table(shown), page_size=12, freeze_columns_left=["run"]),
             curves.counter_curves(history, drawn),
         ]
     )
     return
 
 
+# ---------------------------------------------------------------------- representation
 @app.cell
-def _(arguments, mo, session, shown):
+def _(curves, drawn, history, is_open, mo, plain_table, quantity, representation_view, shown):
+    mo.stop(not is_open("Representation"))
+    mo.vstack(
+        [
+            mo.md("## Held-out measures"),
+            mo.md(
+                "Measured on scans of patients whom no run has trained on, beside chance and two encoders without "
+                "training: random weights, and statistics of the pixels."
+            ),
+            representation_view.representation_picture(shown, drawn),
+            plain_table(
+                representation_view.representation_table(shown, drawn),
+                representation_view.HEADERS,
+                page_size=12,
+                freeze_columns_left=["encoder"],
+            ),
+            mo.accordion({"How to read the measures": mo.md(representation_view.READING)}),
+            mo.md("## Diagnostics over time"),
+            quantity,
+            curves.diagnostic_curves(history, drawn, quantity.value),
+        ]
+    )
+    return
+
+
+# ---------------------------------------------------------------------- scans
+@app.cell
+def _(arguments, drawn, mo, session, shown):
     names = session.names_by_rank(shown)
-    wanted = arguments.get("encoder") if arguments.get("encoder") in names else next(iter(names), None)
+    wanted = arguments.get("encoder") if arguments.get("encoder") in names else next(iter(drawn), None)
     encoder_of = mo.ui.dropdown(names, value=wanted, label="encoder of run")
     catalog = mo.ui.text(
         str(arguments.get("catalog") or ""), label="scans of catalogue", placeholder="table, or empty: the run's own"
     )
     n_scans = mo.ui.slider(2, 64, value=int(arguments.get("n-scans") or 12), label="scans", show_value=True)
     n_views = mo.ui.slider(2, 16, 2, value=4, label="views of each", show_value=True)
+    return catalog, encoder_of, n_scans, n_views
+
+
+@app.cell
+def _(arguments, mo):
     go = mo.ui.switch(value=arguments.get("embed") is not None, label="load the checkpoint and embed the scans")
+    return (go,)
+
+
+@app.cell
+def _(catalog, encoder_of, go, is_open, mo, n_scans, n_views):
+    mo.stop(not is_open("Scans"))
     mo.vstack(
         [
             mo.md("## Encoder and scans"),
@@ -305,28 +437,30 @@ def _(arguments, mo, session, shown):
             go,
         ]
     )
-    return catalog, encoder_of, go, n_scans, n_views
+    return
 
 
 @app.cell
 def _(PrismError, catalog, encoder_of, go, mo, n_scans, n_views, scan_map, trained_encoder):
-    mo.stop(not go.value or encoder_of.value is None, mo.md("*Turn on the switch to load a checkpoint.*"))
-    try:
-        with mo.status.spinner("loading the checkpoint, checking and embedding scans", remove_on_exit=True):
-            trained = trained_encoder.load_trained(encoder_of.value)
-            table_of_scans = scan_map.catalog_of(trained.config, catalog.value)
-            views = scan_map.embed_scans(trained.encoder, trained.config, table_of_scans, n_scans.value, n_views.value)
-        refusal = None
-    except PrismError as error:
-        trained = views = None
-        refusal = mo.callout(mo.md(str(error)), kind="danger")
-    mo.stop(views is None, refusal)
-    left_out = sum(views.rejected.values()) + len(views.probe_set.left_out)
-    mo.md(
-        f"{trained.origin}: {len(views.probe_set.views)} views of {len(views.scans)} scans"
-        + (f", {left_out} scans refused by preflight's checks" if left_out else "")
-    )
-    return trained, views
+    # Nothing stops here: later cells run whenever a tab is opened, and need these names.
+    trained, views, told = None, None, mo.md("*Turn on the switch to load a checkpoint.*")
+    if go.value and encoder_of.value is not None:
+        try:
+            with mo.status.spinner("loading the checkpoint, checking and embedding scans", remove_on_exit=True):
+                trained = trained_encoder.load_trained(encoder_of.value)
+                scans = scan_map.catalog_of(trained.config, catalog.value)
+                views = scan_map.embed_scans(trained.encoder, trained.config, scans, n_scans.value, n_views.value)
+            told = mo.md(f"{trained.origin}: {views.in_words()}")
+        except PrismError as error:
+            told = mo.callout(mo.md(str(error)), kind="danger")
+    return told, trained, views
+
+
+@app.cell
+def _(is_open, mo, told):
+    mo.stop(not is_open("Scans"))
+    told
+    return
 
 
 @app.cell
@@ -340,14 +474,17 @@ def _(mo, scan_map):
 
 @app.cell
 def _(color, method, mo, scan_map, views):
-    plane = scan_map.flat_map(views.embeddings, method.value)
-    picture = mo.ui.altair_chart(scan_map.map_chart(views.table(), plane, color.value), chart_selection="point")
-    view = mo.ui.slider(0, len(views.probe_set.views) - 1, label="or view number", show_value=True, full_width=True)
+    picture = view = None
+    if views is not None:
+        plane = scan_map.flat_map(views.embeddings, method.value)
+        picture = mo.ui.altair_chart(scan_map.map_chart(views.table(), plane, color.value), chart_selection="point")
+        view = mo.ui.slider(0, len(views.probe_set.views) - 1, label="or view number", show_value=True, full_width=True)
     return picture, view
 
 
 @app.cell
-def _(color, k, method, mo, other_scans, picture, view):
+def _(color, is_open, k, method, mo, other_scans, picture, view, views):
+    mo.stop(not is_open("Scans") or views is None)
     mo.vstack(
         [
             mo.hstack([color, method], justify="start"),
@@ -360,9 +497,17 @@ def _(color, k, method, mo, other_scans, picture, view):
 
 
 @app.cell
-def _(draw_neighbours, k, mo, other_scans, picture, scan_map, trained, view, views):
-    clicked = picture.value["view"].to_list() if "view" in picture.value.columns else []
-    query = int(clicked[0]) if 0 < len(clicked) < len(views.probe_set.views) else view.value
+def _(picture, view, views):
+    query = None
+    if views is not None:
+        clicked = picture.value["view"].to_list() if "view" in picture.value.columns else []
+        query = int(clicked[0]) if 0 < len(clicked) < len(views.probe_set.views) else view.value
+    return (query,)
+
+
+@app.cell
+def _(draw_neighbours, is_open, k, mo, other_scans, query, scan_map, trained, views):
+    mo.stop(not is_open("Scans") or views is None)
     found = scan_map.most_similar(views.embeddings, views.probe_set.scan_of_view, query, k.value, other_scans.value)
     mo.vstack(
         [
@@ -371,11 +516,12 @@ def _(draw_neighbours, k, mo, other_scans, picture, scan_map, trained, view, vie
             mo.image(draw_neighbours(views, query, found, trained.config), alt="nearest neighbours", width="100%"),
         ]
     )
-    return (query,)
+    return
 
 
 @app.cell
-def _(draw_panel, mo, open_prepared, query, trained, views):
+def _(draw_panel, is_open, mo, open_prepared, query, trained, views):
+    mo.stop(not is_open("Scans") or views is None)
     asked_scan = views.scans[int(views.probe_set.scan_of_view[query])]
     first = 2 * (query // 2)
     mo.vstack(

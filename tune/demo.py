@@ -50,7 +50,7 @@ _AFTER = """\
   how it learned       {best}/plots
 
 [bold]Look at the runs[/] (opens in your browser)
-  {prism} notebook runs
+  {prism} notebook runs -- --runs {folder}
 
 [bold]Use the encoder[/]: one embedding per scan (here of the phantoms)
   {prism} embed --catalog {catalog} \\

@@ -12,6 +12,7 @@ from prism_ssl.config.defaults import apply_overrides
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import ConfigError
 from prism_ssl.explore.chart_style import finished, in_words
+from prism_ssl.records.run_files import PROBE_PREFIX
 from prism_ssl.report.held_out_tables import verdict
 from prism_ssl.train.guards.unjudged_alarms import too_short_to_judge
 
@@ -60,13 +61,32 @@ def alarm_spans(history: pl.DataFrame) -> pl.DataFrame:
 
 def doubts(scored: pl.DataFrame, runs: Sequence[str]) -> list[str]:
     """Reasons to distrust an empty list of alarms, a sentence each: alarms that ``runs`` were too short to raise, and
-    held-out retrieval that does not beat random weights. ``scored``: settings, steps and ``probe/...`` of the runs."""
+    held-out retrieval that does not beat what needs no training.
+
+    ``scored``: settings, steps and ``probe/...`` of the runs.
+    """
     told = []
     for run in scored.filter(pl.col("run").is_in(list(runs))).iter_rows(named=True):
         short = _too_short(run)
-        lost = verdict({name: run.get(f"probe/{name}") for name in ("recall_at_1", "recall_at_1_random_init")})
+        probe = {name.removeprefix(PROBE_PREFIX): run[name] for name in run if name.startswith(PROBE_PREFIX)}
+        lost = verdict({name: value for name, value in probe.items() if isinstance(value, (int, float))})
         told += [f"{run['run']}: {sentence}" for sentence in (lost, short) if sentence is not None]
     return told
+
+
+def together(told: Sequence[str]) -> list[str]:
+    """``doubts`` with the runs of one doubt in one sentence."""
+    runs: dict[str, list[str]] = {}
+    for doubt in told:
+        run, _, sentence = doubt.partition(": ")
+        runs.setdefault(sentence, []).append(run)
+    return [f"{', '.join(names)}: {sentence}" for sentence, names in runs.items()]
+
+
+def alarm_table(spans: pl.DataFrame) -> pl.DataFrame:
+    """``alarm_spans`` in the columns of the notebook."""
+    now = pl.when("over").then(pl.lit("over")).otherwise(pl.lit("still raised")).alias("at the end")
+    return spans.select("run", "alarm", pl.col("from").alias("from step"), pl.col("to").alias("to step"), now, "means")
 
 
 def _too_short(run: Mapping[str, Any]) -> str | None:
@@ -103,7 +123,7 @@ def alarm_chart(spans: pl.DataFrame, runs: Sequence[str], doubts: Sequence[str] 
                     legend=alt.Legend(labelExpr="datum.label == 'true' ? 'over' : 'still raised'", orient="top"),
                 ),
                 tooltip=["alarm:N", "from:Q", "to:Q", "means:N"],
-            ).properties(width=760, height=alt.Step(18), title=run)
+            ).properties(width=560, height=alt.Step(18), title=run)
         )
     return finished(alt.vconcat(*charts, spacing=8))
 

@@ -19,6 +19,8 @@ LOSS_FORMS: Mapping[str, tuple[str, str]] = {
 """Choice in the notebook -> prefixes of the scalars and of their chance levels."""
 RELATIVE = "relative to chance (1 = nothing learned)"
 
+_WIDTH = 196
+"""Of a panel; three of them fit into a window of 1024 pixels."""
 _GROUPS = {"displacement": AXES[:3], "rotation": AXES[3:6], "window": AXES[6:]}
 _LONG_NAMES = {
     "dx": "dx: to the right", "dy": "dy: to the front", "dz": "dz: upwards", "rx": "rx: nodding", "ry": "ry: tilting",
@@ -56,10 +58,13 @@ DIAGNOSTICS: Mapping[str, tuple[dict[str, tuple[str, str]], float | None, str]] 
         {
             "embedding/effective_rank": ("rank", "effective rank"),
             "embedding/spread": ("spread", "spread about the batch mean"),
-            "probe/recall_at_1": ("recall", "held-out recall@1, same series"),
+            "probe/rankme": ("rankme", "held out: RankMe"),
+            "probe/uniformity": ("uniformity", "held out: uniformity"),
+            "probe/recall_at_1": ("recall", "held out: recall@1, same series"),
+            "probe/place_recall_at_1": ("place", "held out: recall@1, same place"),
         },
         None,
-        "a rank below 2 or a spread near 0 is a collapse",
+        "a rank below 2, a spread or a uniformity near 0 is a collapse",
     ),
 }
 """Choice in the notebook -> scalars (series, panel), the level to compare with, and how to read it."""
@@ -137,5 +142,7 @@ def _curves(
 ) -> alt.TopLevelMixin:
     if long.is_empty():
         return in_words("None of the chosen runs has logged this yet.")
-    chart = small_multiples(long, title, run_color(runs), dash=dash, followed=pointing(), rule=rule, zero=zero)
+    chart = small_multiples(
+        long, title, run_color(runs), dash=dash, followed=pointing(), rule=rule, zero=zero, width=_WIDTH
+    )
     return finished(chart)

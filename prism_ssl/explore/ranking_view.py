@@ -19,6 +19,7 @@ from prism_ssl.eval.ranking import (
     THROUGHPUT,
     rank_runs,
     recommended_command,
+    summarize_best_configs,
 )
 from prism_ssl.explore.chart_style import GREY, ROWS_DRAWN, finished, in_words
 from prism_ssl.report.ranking_plot import OBJECTIVE_COLOR, effects_chart, quality_chart
@@ -26,38 +27,65 @@ from prism_ssl.report.ranking_report import recommendation_in_words
 
 NO_QUALITY = "No run that ended ok has a measured proxy quality yet: it is measured at the end of a run."
 
-_PROBES = {
-    "same place": "probe/place_recall_at_1",
-    "same series": "probe/recall_at_1",
-    "shift and rotation": "probe/pose_skill_mean",
-    "random weights' quality": "probe/proxy_quality_random_init",
-    "pixel statistics' quality": "probe/proxy_quality_pixels",
+
+HEADERS = {
+    "quality": "proxy quality on held-out scans: 0 is chance, 1 is perfect",
+    "near best": "yes: the run is not shown to be worse than the best one",
+    "patches/s": "throughput, with every step of 2 s or more counted as lost (10 s or more: as five)",
 }
+"""Header of the tables -> its meaning."""
+_SHORT = {
+    "train.batch_size": "batch", "data.warm_pool_size": "pool", "loss.w_supcon_target": "SupCon",
+    "loss.supcon_ramp_steps": "ramp",
+}  # fmt: skip
 
 
 def ranking_table(scored: pl.DataFrame) -> pl.DataFrame:
-    """``ranking.rank_runs`` in the columns of the notebook: rank, quality and its parts, throughput, factors.
+    """``ranking.rank_runs`` in the columns of the notebook: rank, run, its end, quality and throughput.
 
-    Where a run has not ended ok, its cause is beside its status, visible without scrolling.
+    The end of a run that failed names the class of its cause. Settings are in ``configurations_table``, parts of the
+    quality in ``representation_view``.
     """
     ranked = rank_runs(scored)
-    probes = [pl.col(key).round(3).alias(name) for name, key in _PROBES.items() if key in ranked.columns]
-    factors = [pl.col(factor).alias(factor.rpartition(".")[2]) for factor in FACTORS if factor in ranked.columns]
-    causes = ["cause"] if "cause" in ranked.columns and ranked["cause"].count() else []
+    low, high = (pl.col(name).round(3).cast(pl.String) for name in (QUALITY_LOW, QUALITY_HIGH))
     return ranked.select(
         "rank",
         "run",
-        "status",
-        *causes,
-        pl.col(QUALITY).round(3).alias("proxy quality"),
-        pl.concat_str(
-            pl.col(QUALITY_LOW).round(3).cast(pl.String), pl.lit(" to "), pl.col(QUALITY_HIGH).round(3).cast(pl.String)
-        ).alias("95 % interval"),
-        pl.when(pl.col("near_best")).then(pl.lit("yes")).otherwise(pl.lit("")).alias("as good as the best"),
-        *probes,
-        pl.col(THROUGHPUT).round(0).alias("patches/s after stalls"),
-        *factors,
+        _end(ranked).alias("ended"),
+        pl.col(QUALITY).round(3).alias("quality"),
+        pl.concat_str(low, pl.lit(" to "), high).alias("95 % interval"),
+        pl.when(pl.col("near_best")).then(pl.lit("yes")).otherwise(pl.lit("")).alias("near best"),
+        pl.col(THROUGHPUT).round(0).alias("patches/s"),
     )
+
+
+def configurations_table(scored: pl.DataFrame) -> pl.DataFrame:
+    """``ranking.summarize_best_configs`` in the columns of the notebook."""
+    best = summarize_best_configs(scored)
+    low, high = (pl.col(name).round(3).cast(pl.String) for name in (QUALITY_LOW, QUALITY_HIGH))
+    factors = [
+        pl.col(factor).alias(_SHORT.get(factor, factor.rpartition(".")[2]))
+        for factor in FACTORS
+        if factor in best.columns
+    ]
+    return best.select(
+        "rank",
+        *factors,
+        "runs",
+        pl.col(QUALITY).round(3).alias("quality"),
+        pl.concat_str(low, pl.lit(" to "), high).alias("95 % interval"),
+        pl.col(THROUGHPUT).round(0).alias("patches/s"),
+        pl.col("best_run").alias("best run"),
+    )
+
+
+def _end(ranked: pl.DataFrame) -> pl.Expr:
+    """The status; of a failed run also the class of its cause, such as "failed: ReplacementFailed"."""
+    if "cause" not in ranked.columns:
+        return pl.col("status")
+    name = pl.col("cause").cast(pl.String).str.extract(r"^\s*(\w+)")
+    failed = name.is_not_null() & (pl.col("status") != "ok")
+    return pl.when(failed).then(pl.concat_str("status", pl.lit(": "), name)).otherwise("status")
 
 
 def quality_picture(scored: pl.DataFrame) -> alt.TopLevelMixin:
@@ -66,7 +94,7 @@ def quality_picture(scored: pl.DataFrame) -> alt.TopLevelMixin:
     if measured.is_empty():
         return in_words(NO_QUALITY)
     title = "Runs, best first" if measured.height <= ROWS_DRAWN else f"The best {ROWS_DRAWN} of {measured.height} runs"
-    return finished(quality_chart(measured.head(ROWS_DRAWN)).properties(width=560, title=title))
+    return finished(quality_chart(measured.head(ROWS_DRAWN)).properties(width=400, title=title))
 
 
 def pareto_front(scored: pl.DataFrame) -> pl.DataFrame:
@@ -98,8 +126,8 @@ def pareto_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
     line = alt.Chart(front.select(columns)).mark_line(color=GREY, strokeDash=[5, 4]).encode(x=x, y=y)
     words = alt.Chart(front.select(columns)).mark_text(align="left", dx=7, dy=-7, fontSize=10, color="#333333")
     named = words.encode(x=x, y=y, text="run:N")
-    title = "Quality against throughput (dashed: no run is better and faster)"
-    return finished(alt.layer(intervals, line, points, named).properties(width=720, height=320, title=title))
+    title = "Quality against throughput (dashed: none is better and faster)"
+    return finished(alt.layer(intervals, line, points, named).properties(width=440, height=340, title=title))
 
 
 def effects_table(scored: pl.DataFrame, response: str) -> pl.DataFrame:
@@ -114,7 +142,7 @@ def effects_picture(scored: pl.DataFrame) -> alt.TopLevelMixin:
     for response, words in ((QUALITY, "proxy quality"), (THROUGHPUT, "patches/s after stalls")):
         effects = effects_table(scored, response)
         if not effects.is_empty():
-            charts.append(effects_chart(effects, words).properties(width=240, title=f"Effect on {words}"))
+            charts.append(effects_chart(effects, words).properties(width=200, title=f"Effect on {words}"))
     if not charts:
         return in_words("Not estimable: no factor has two levels among the measured runs that ended ok.")
     return finished(alt.hconcat(*charts).resolve_scale(color="independent"))

@@ -7,7 +7,7 @@ the same columns: ``run_records.records_table`` describes them.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from prism_ssl.errors import ConfigError
 from prism_ssl.eval.ranking import compute_proxy_score, summarize_best_configs
 from prism_ssl.records.cache import TableCache
 from prism_ssl.records.history_rows import one_row_a_step
-from prism_ssl.records.local import local_history, local_records
+from prism_ssl.records.local import damage_in_words, local_history, local_records
 from prism_ssl.records.runs_table import OF_A_RUN
 from prism_ssl.records.tracked import RECORD_TTL_S, open_reader, tracked_history, tracked_records
 
-__all__ = ["LOCAL", "compute_proxy_score", "fetch_history", "fetch_runs", "matching", "summarize_best_configs"]
+__all__ = [
+    "LOCAL", "compute_proxy_score", "damage_of", "fetch_history", "fetch_runs", "matching", "summarize_best_configs"
+]  # fmt: skip
 
 LOCAL = "local"
 """Entity that stands for the run folders of this machine."""
@@ -73,6 +75,13 @@ def fetch_history(run_ids: list[str], keys: list[str]) -> pl.DataFrame:
         parts = list(threads.map(read, run_ids))
     empty = pl.DataFrame(schema={"run_id": pl.String, "global_step": pl.Int64} | dict.fromkeys(keys, pl.Float64))
     return pl.concat([empty, *parts], how="vertical_relaxed")
+
+
+def damage_of(run_ids: Sequence[str]) -> dict[str, str]:
+    """``run_id`` -> how many lines of its history cannot be read, in words; only damaged ones of this machine."""
+    cache = TableCache("histories")
+    told = {run_id: damage_in_words(Path(run_id), cache) for run_id in run_ids if _is_local(run_id)}
+    return {run_id: words for run_id, words in told.items() if words is not None}
 
 
 def matching(table: pl.DataFrame, filters: Mapping[str, Any]) -> pl.DataFrame:

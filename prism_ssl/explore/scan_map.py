@@ -42,6 +42,12 @@ class EmbeddedViews:
     embeddings: Float64
     rejected: dict[str, int]
 
+    def in_words(self) -> str:
+        """Such as "12 views of 3 scans"."""
+        left_out = sum(self.rejected.values()) + len(self.probe_set.left_out)
+        refused = f", {left_out} scans refused by preflight's checks" if left_out else ""
+        return f"{len(self.probe_set.views)} views of {len(self.scans)} scans{refused}"
+
     def table(self) -> pl.DataFrame:
         """One row a view: view, scan (short id), modality, series, organ."""
         records = [self.probe_set.scans[scan] for scan in self.probe_set.scan_of_view]

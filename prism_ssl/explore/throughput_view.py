@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Final
 
 import altair as alt
@@ -24,23 +25,24 @@ _WAITS: Final = {
 }
 _PARTS: Final = ("computing", *(f"waiting: {cause}" for cause in _WAITS))
 _PART_COLORS: Final = ("#9ecae1", "#d62728", "#ff9f3b", "#9467bd")
-_STALLS: Final = {"stalls of 2 s or more": "stall_steps_ge_2000ms", "of 10 s or more": "stall_steps_ge_10000ms"}
+_STALLS: Final = {"≥ 2 s": "stall_steps_ge_2000ms", "≥ 10 s": "stall_steps_ge_10000ms"}
+_CAUSES_SHOWN = 20
 _COUNTERS: Final = {
     "replaced": "replacement_completed_count",
-    "replacements failed": "replacement_failed_count",
-    "waited for replacements, s": "replacement_wait_time_ms_total",
-    "actor restarts": "actor_restarts",
-    "steps skipped (loss not finite)": "nonfinite_skipped_steps",
+    "failed": "replacement_failed_count",
+    "waited, s": "replacement_wait_time_ms_total",
+    "restarts": "actor_restarts",
+    "skipped": "nonfinite_skipped_steps",
 }
 
 
 def throughput_table(scored: pl.DataFrame) -> pl.DataFrame:
-    """Rates, tail of the step times, stalls and the main cause of waiting, of runs that wrote a summary.
+    """Rates, waiting and its main cause, stalls, and step times in ms, of runs that wrote a summary; best first.
 
     ``scored``: ``ranking.compute_proxy_score``'s table.
     """
     needed = [_EFFECTIVE, THROUGHPUT, "data_wait_share", *_TIMES.values(), *_WAITS.values(), *_STALLS.values()]
-    table = with_columns_of(scored, needed)
+    table = with_columns_of(rank_runs(scored), needed)
     waits = [pl.col(column).fill_null(0) for column in _WAITS.values()]
     cause = pl.lit("nothing")
     for name, column in _WAITS.items():
@@ -50,10 +52,10 @@ def throughput_table(scored: pl.DataFrame) -> pl.DataFrame:
         "run",
         pl.col(_EFFECTIVE).round(0).alias("patches/s"),
         pl.col(THROUGHPUT).round(0).alias("after stalls"),
-        *(pl.col(column).round(0).alias(f"{name}, ms") for name, column in _TIMES.items()),
+        _share_waited().round(3).alias("waited"),
+        cause.alias("mostly for"),
         *(pl.col(column).cast(pl.Int64).alias(name) for name, column in _STALLS.items()),
-        cause.alias("waits most for"),
-        _share_waited().round(3).alias("share waited"),
+        *(pl.col(column).round(0).alias(name) for name, column in _TIMES.items()),
     )
 
 
@@ -87,7 +89,7 @@ def tail_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
     rules = limits.mark_rule(strokeDash=[5, 4], color=GREY).encode(x="ms:Q")
     words = limits.mark_text(align="left", dx=4, color=GREY).encode(x="ms:Q", y=alt.value(8), text="text:N")
     return finished(
-        alt.layer(spans, rules, words, points).properties(width=480, title=_title("Tail of the step times", scored))
+        alt.layer(spans, rules, words, points).properties(width=370, title=_title("Tail of the step times", scored))
     )
 
 
@@ -118,17 +120,29 @@ def time_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
         order="order:O",
         tooltip=["run:N", "part:N", alt.Tooltip("share:Q", format=".1%")],
     )
-    return finished(chart.properties(width=480, title=_title("Parts of the step time", scored)))
+    return finished(chart.properties(width=370, title=_title("Parts of the step time", scored)))
+
+
+def causes_in_words(scored: pl.DataFrame) -> str:
+    """Why runs did not end ok, as a list in Markdown: run, status, step and cause."""
+    wrong = scored.filter(pl.col("status").ne_missing(pl.lit("ok")) & pl.col("status").ne_missing(pl.lit("running")))
+    lines = [
+        f"- **{escape(row['run'])}**, {row['status']} at step {row['steps_done'] or 0:,}: "
+        + (escape(" ".join(row["cause"].split())) if row["cause"] else "no cause was recorded; it may have been killed")
+        for row in wrong.head(_CAUSES_SHOWN).iter_rows(named=True)
+    ]
+    if wrong.height > _CAUSES_SHOWN:
+        lines.append(f"- and {wrong.height - _CAUSES_SHOWN} more runs: filter by status, or look in their summary.json")
+    return "\n".join(lines) if lines else "Every run that has ended ended ok."
 
 
 def failure_table(scored: pl.DataFrame) -> pl.DataFrame:
-    """Replacements, restarts and skipped steps of every run, and why it ended; runs with problems first."""
+    """Replacements, restarts and skipped steps of every run; runs with problems first."""
     table = with_columns_of(scored, list(_COUNTERS.values()))
     counters = [pl.col(column).cast(pl.Float64).alias(name) for name, column in _COUNTERS.items()]
-    shown = table.select("run", "status", "steps_done", "max_steps", *counters, "cause").with_columns(
-        (pl.col("waited for replacements, s") / 1000).round(1)
-    )
-    wrong = (pl.col("status") != "ok").cast(pl.Int8) + (pl.col("replacements failed").fill_null(0) > 0).cast(pl.Int8)
+    steps = (pl.col("steps_done").alias("steps"), pl.col("max_steps").alias("of"))
+    shown = table.select("run", "status", *steps, *counters).with_columns((pl.col("waited, s") / 1000).round(1))
+    wrong = (pl.col("status") != "ok").cast(pl.Int8) + (pl.col("failed").fill_null(0) > 0).cast(pl.Int8)
     return shown.sort(wrong, descending=True, maintain_order=True)
 
 

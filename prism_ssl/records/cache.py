@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -24,6 +24,11 @@ def read_columns(file: Path, wanted: Collection[str]) -> pl.DataFrame:
     """The columns of ``wanted`` that a parquet file has; brackets in its path are not glob patterns."""
     table = pl.scan_parquet(file, glob=False)
     return table.select([column for column in table.collect_schema().names() if column in wanted]).collect()
+
+
+def read_notes(file: Path) -> dict[str, str]:
+    """The notes that a table was kept with."""
+    return {key: value for key, value in pl.read_parquet_metadata(file).items() if key != "ARROW:schema"}
 
 
 class TableCache:
@@ -59,11 +64,11 @@ class TableCache:
             return None
         return path
 
-    def keep(self, name: str, version: str, table: pl.DataFrame) -> Path:
-        """Write a table and delete its other versions."""
+    def keep(self, name: str, version: str, table: pl.DataFrame, notes: Mapping[str, str] | None = None) -> Path:
+        """Write a table, with ``notes`` for ``read_notes``, and delete its other versions."""
         path = self._path(name, version)
         staged = path.with_suffix(f".{os.getpid()}-{id(table)}.tmp")
-        table.write_parquet(staged, compression="lz4")
+        table.write_parquet(staged, compression="lz4", metadata=dict(notes or {}))
         now = self._clock()
         os.utime(staged, (now, now))
         for other in self._folder.glob(f"{short_id(name)}-*.parquet"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +9,14 @@ from pathlib import Path
 
 import polars as pl
 
-from prism_ssl.records.cache import TableCache, read_columns
-from prism_ssl.records.history_rows import as_numbers
+from prism_ssl.records.cache import TableCache, read_columns, read_notes
+from prism_ssl.records.history_file import read_scalars
+from prism_ssl.records.run_files import CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE, read_history
 from prism_ssl.records.runs_table import UNFINISHED, read_run_records, run_folders
-from prism_ssl.utils.json_lines import read_lines
+from prism_ssl.utils.json_lines import parse_lines
 
 _TAIL_BYTES = 2**16
+_DAMAGE = "damage"
 
 
 @dataclass(frozen=True)
@@ -62,48 +62,48 @@ def local_history(folder: Path, keys: Sequence[str], cache: TableCache) -> pl.Da
 
     The whole history is read once, and again only when its file has changed.
     """
-    path = folder / "history.jsonl"
+    kept = _kept(folder, cache)
+    return (
+        pl.DataFrame(schema={"global_step": pl.Int64}) if kept is None else read_columns(kept, {"global_step", *keys})
+    )
+
+
+def damage_in_words(folder: Path, cache: TableCache) -> str | None:
+    """How many lines of a run folder's history cannot be read; None where all can. Read as ``local_history`` reads."""
+    kept = _kept(folder, cache)
+    return None if kept is None else read_notes(kept).get(_DAMAGE)
+
+
+def _kept(folder: Path, cache: TableCache) -> Path | None:
+    """The cached table of a history; None where there is no history."""
+    path = folder / HISTORY_FILE
     try:
         status = path.stat()
     except FileNotFoundError:
-        return pl.DataFrame(schema={"global_step": pl.Int64})
+        return None
     version = f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
     name = str(path.absolute())
-    kept = cache.find(name, version) or cache.keep(name, version, _parsed(folder))
-    return read_columns(kept, {"global_step", *keys})
+    return cache.find(name, version) or _keep(folder, name, version, cache)
 
 
-def _parsed(folder: Path) -> pl.DataFrame:
-    raw = (folder / "history.jsonl").read_bytes()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    try:
-        # 60 MB of rows in 0.3 s; json.loads and columns from lists take five times as long.
-        rows = pl.read_ndjson(io.BytesIO(whole), infer_schema_length=None) if whole else pl.DataFrame()
-    except pl.exceptions.PolarsError:  # a damaged line, or a key that is a number here and a text there
-        lines = read_lines(folder / "history.jsonl", "global_step")
-        rows = pl.DataFrame(lines.rows, infer_schema_length=None, strict=False)
-    if "event" in rows.columns:
-        rows = rows.filter(pl.col("event").is_null()).drop("event", "text", strict=False)
-    return as_numbers(rows)
+def _keep(folder: Path, name: str, version: str, cache: TableCache) -> Path:
+    history = read_scalars(folder)
+    damage = history.damage_in_words()
+    return cache.keep(name, version, history.rows, {} if damage is None else {_DAMAGE: damage})
 
 
 def _last_change(run: Path) -> float:
-    names = ("summary.json", "history.jsonl", "config.json")
+    names = (SUMMARY_FILE, HISTORY_FILE, CONFIG_FILE)
     return max(((run / name).stat().st_mtime for name in names if (run / name).exists()), default=0.0)
 
 
 def _last_step(run: Path) -> int | None:
-    """The step of the last complete row of a history, without reading all of it."""
-    path = run / "history.jsonl"
-    if not path.exists() or path.stat().st_size == 0:
+    """The step of the last row of a history; a long history is read only where its last rows are damaged."""
+    path = run / HISTORY_FILE
+    if not path.exists():
         return None
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-        tail = file.read()
-    steps = []
-    for line in tail[: tail.rfind(b"\n") + 1].split(b"\n"):
-        try:
-            steps.append(int(json.loads(line)["global_step"]))
-        except (ValueError, KeyError, TypeError):  # the first line of the tail is cut
-            continue
-    return steps[-1] if steps else None
+        tail = parse_lines(file.read(), "global_step").rows  # its first line is cut, and no row
+    rows = tail or read_history(run)
+    return int(rows[-1]["global_step"]) if rows else None

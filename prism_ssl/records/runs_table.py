@@ -11,7 +11,7 @@ import polars as pl
 
 from prism_ssl.config.defaults import known_keys
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.utils.json_lines import read_lines
+from prism_ssl.records.history_file import read_scalars
 
 UNREADABLE = "unreadable"
 """Status of a run whose summary is not JSON."""
@@ -69,15 +69,13 @@ def _floats(table: pl.DataFrame) -> list[pl.Expr]:
 def read_run_histories(runs: pl.DataFrame, keys: Iterable[str]) -> pl.DataFrame:
     """The scalars ``keys`` of the history rows of ``runs`` (columns run and run_dir): run, global_step, keys."""
     keys = list(keys)
-    rows: list[dict[str, Any]] = []
+    empty = pl.DataFrame(schema={"run": pl.String, "global_step": pl.Int64} | dict.fromkeys(keys, pl.Float64))
+    parts = [empty]
     for run, folder in runs.select("run", "run_dir").iter_rows():
-        scalars = (row for row in read_lines(Path(folder, "history.jsonl"), "global_step").rows if "event" not in row)
-        rows += [{"run": run} | {key: row.get(key) for key in ("global_step", *keys)} for row in scalars]
-    return pl.DataFrame(
-        rows,
-        schema={"run": pl.String, "global_step": pl.Int64} | dict.fromkeys(keys, pl.Float64),
-        strict=False,
-    )
+        rows = read_scalars(Path(folder)).rows
+        absent = [pl.lit(None, pl.Float64).alias(key) for key in keys if key not in rows.columns]
+        parts.append(rows.with_columns(pl.lit(run).alias("run"), *absent).select(empty.columns))
+    return pl.concat(parts)
 
 
 def _record(folder: Path) -> dict[str, Any]:

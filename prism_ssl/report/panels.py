@@ -55,6 +55,7 @@ def small_multiples(
     zero: bool = True,
     log: bool = False,
     columns: int = 3,
+    width: int = WIDTH,
 ) -> alt.ConcatChart:
     """A small line chart for each panel of ``named_rows``, with a scale of its own; ``rule`` draws a level.
 
@@ -77,7 +78,7 @@ def small_multiples(
         if rule is not None:
             level = alt.Chart(pl.DataFrame({"value": [rule]}))
             lines += level.mark_rule(color="#888888", strokeDash=[5, 4]).encode(y="value:Q")
-        charts.append(lines.properties(width=WIDTH, height=HEIGHT, title=str(panel).replace("_", " ")))
+        charts.append(lines.properties(width=width, height=HEIGHT, title=str(panel).replace("_", " ")))
     return alt.concat(*charts, columns=columns, title=alt.TitleParams(title, fontWeight="normal", color="#555555"))
 
 

@@ -18,11 +18,12 @@ import vl_convert
 from rich.console import Console
 
 from prism_ssl.errors import PrismError, RunFolderError
+from prism_ssl.records.history_file import read_scalars
+from prism_ssl.records.run_files import HISTORY_FILE
 from prism_ssl.report.panels import HEIGHT, NUMBER_FORMAT, STEP_AXIS, WIDTH, named_rows, small_multiples
 from prism_ssl.utils.fs import write_atomic
-from prism_ssl.utils.json_lines import read_lines
 
-HISTORY_FILE, PLOTS_FOLDER = "history.jsonl", "plots"
+PLOTS_FOLDER = "plots"
 HEADS: Final = ("distance", "rotation", "window_center", "window_width", "supcon", "total")
 AXES: Final = ("dx", "dy", "dz", "rx", "ry", "rz", "wc", "ww")
 _WAITS: Final = {
@@ -34,7 +35,7 @@ _WAITS: Final = {
 
 
 def load_history(run_dir: Path) -> pl.DataFrame:
-    """The history of a run folder, a column for each scalar; without columns when nothing was logged yet.
+    """The history of a run folder, a column for each scalar; without rows when nothing was logged yet.
 
     Raises:
         RunFolderError: there is no history.
@@ -42,8 +43,7 @@ def load_history(run_dir: Path) -> pl.DataFrame:
     path = run_dir / HISTORY_FILE
     if not path.is_file():
         raise RunFolderError(f"{run_dir} has no {HISTORY_FILE}; give the folder of a run, such as runs/NAME")
-    rows = [row for row in read_lines(path, "global_step").rows if "event" not in row]
-    return pl.DataFrame(rows, infer_schema_length=None)
+    return read_scalars(run_dir).rows
 
 
 def loss_chart(history: pl.DataFrame) -> alt.VConcatChart:

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class JsonLines:
-    """``rows`` are the valid lines in order; ``damaged`` counts the other lines.
+    """``rows`` are the valid lines in order; ``damaged`` counts the other lines. Blank lines are neither.
 
     ``torn``: whether bytes follow the last line end; the next ``append`` ends that line, which then counts as damaged.
     """
@@ -27,18 +27,23 @@ class JsonLines:
 
 
 def parse_lines(data: bytes, key: str | None = None) -> JsonLines:
-    """The JSON objects of ``data``, one per line; with ``key``, only those that have it."""
+    """The JSON objects of ``data``, one per line; with ``key``, only those that have an integer under it."""
     *lines, rest = data.split(b"\n")
-    rows = [_row(line, key) for line in lines if line]
+    rows = [_row(line, key) for line in lines if line.strip()]
     return JsonLines([row for row in rows if row is not None], sum(row is None for row in rows), bool(rest))
 
 
 def read_lines(path: Path, key: str | None = None) -> JsonLines:
     """``parse_lines`` of a file, which may be absent; warns once for each new number of damaged lines."""
     lines = parse_lines(path.read_bytes() if path.is_file() else b"", key)
-    if lines.damaged:
-        _warn(str(path), lines.damaged, len(lines.rows) + lines.damaged)
+    warn_of_damage(path, lines.damaged, len(lines.rows) + lines.damaged)
     return lines
+
+
+def warn_of_damage(path: Path, damaged: int, lines: int) -> None:
+    """Log, once for each new number, that ``damaged`` of a file's ``lines`` cannot be read; nothing when none is."""
+    if damaged:
+        _warn(str(path), damaged, lines)
 
 
 class LineWriter:
@@ -84,7 +89,11 @@ def _row(line: bytes, key: str | None) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:  # no JSON, or no UTF-8
         return None
-    return row if isinstance(row, dict) and (key is None or key in row) else None
+    return row if isinstance(row, dict) and (key is None or _is_int64(row.get(key))) else None
+
+
+def _is_int64(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63  # type: True is an int too
 
 
 @cache

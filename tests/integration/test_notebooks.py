@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, ViewportSize, expect, sync_playwright
 
 from prism_ssl.config.defaults import apply_overrides
 from prism_ssl.records.run_files import write_json
@@ -25,7 +26,7 @@ from prism_ssl.train.checkpoint import Checkpoint, rng_state, save_checkpoint
 from prism_ssl.train.learner import Learner
 from tests.conftest import REPOSITORY
 from tests.support.broken_files import BrokenKind, write_broken
-from tests.support.sweep_records import settings_of, track_run, write_sweep
+from tests.support.sweep_records import settings_of, track_run, write_run, write_sweep
 from tests.support.wandb_server import WandbServer
 from tune.core24 import design_points
 
@@ -37,15 +38,33 @@ CHROMIUM_FLAGS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 PATIENCE_MS = 120_000
+VIEWPORT: ViewportSize = {"width": 1500, "height": 1000}
 _FIRST_BELOW = """(canvases, top) => {
     const below = canvases.filter(each => each.getBoundingClientRect().top > top);
     below.sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top);
     return below.length ? below[0].toDataURL() : "";
 }"""
-HEADINGS = (
-    "Recommended baseline", "Quality", "Main effects of the factors", "Losses over time", "Diagnostics and alarms",
-    "Throughput and stalls", "Replacements and failures", "Encoder and scans",
-)  # fmt: skip
+HEADINGS = {
+    "Ranking": (
+        "Runs, best first", "Recommended baseline", "Best configurations", "Quality", "Main effects of the factors"
+    ),
+    "Losses": ("Losses over time", "Alarms"),
+    "Throughput and stalls": ("Rates and step times", "Rates over time"),
+    "Failures": ("Runs that did not end ok", "Replacements and failures"),
+    "Representation": ("Held-out measures", "Diagnostics over time"),
+    "Scans": ("Encoder and scans",),
+    "One run": ("What is wrong with it", "What it measured on held-out scans", "Its losses", "Its alarms"),
+}  # fmt: skip
+"""Tab -> its headings."""
+READY = HEADINGS["Ranking"][-1]
+WIDTHS_PX = (1440, 1024)
+_TOO_WIDE = """(canvases) => canvases.filter(canvas => {
+    for (let box = canvas.parentElement; box; box = box.parentElement)
+        if (canvas.getBoundingClientRect().right > box.getBoundingClientRect().right + 1
+            && getComputedStyle(box).overflowX != "visible") return true;
+    return canvas.getBoundingClientRect().right > innerWidth;
+}).length"""
+"""How many charts reach beyond the window, or beyond a box that cuts them off."""
 
 
 # ---------------------------------------------------------------------- what is looked at
@@ -106,9 +125,35 @@ class Notebook:
         """Wait for it."""
         expect(self.page.get_by_role("heading", name=text, exact=True)).to_be_visible(timeout=PATIENCE_MS)
 
+    def open(self, tab: str) -> None:
+        """Click on a tab and wait for all that it shows, and for nothing of another tab."""
+        self.page.get_by_role("tab", name=tab, exact=True).click()
+        for heading in HEADINGS[tab]:
+            self.heading(heading)
+        for other in HEADINGS.keys() - {tab}:
+            expect(self.page.get_by_role("heading", name=HEADINGS[other][0], exact=True)).to_have_count(0)
+
+    def select(self, *runs: str) -> None:
+        """Tick runs in the table of the ranking."""
+        for run in runs:
+            self.page.get_by_role("row").filter(has_text=run).get_by_role("checkbox").first.click()
+
+    def assert_drawn(self, *runs: str) -> None:
+        """These runs and no other are named above the tabs."""
+        names = self.page.get_by_text("Drawn in all tabs").locator("span").filter(has_text=re.compile("."))
+        expect(names).to_have_text(list(runs), timeout=PATIENCE_MS)
+
+    def assert_fits(self) -> None:
+        """No chart is cut off at its right, in a wide window and in a narrow one."""
+        for width in WIDTHS_PX:
+            self.page.set_viewport_size({"width": width, "height": 1000})
+            self.page.wait_for_timeout(500)
+            assert self.page.locator("canvas").evaluate_all(_TOO_WIDE) == 0, f"a chart is cut off at {width} px"
+        self.page.set_viewport_size(VIEWPORT)
+
     def text(self, text: str) -> None:
         """Wait for it, anywhere."""
-        expect(self.page.get_by_text(text).first).to_be_visible(timeout=PATIENCE_MS)
+        expect(self.page.get_by_text(text).filter(visible=True).first).to_be_visible(timeout=PATIENCE_MS)
 
     def choose(self, control: str, option: str) -> None:
         """Tick an option of a multiple choice."""
@@ -148,7 +193,7 @@ class Notebook:
 def served(
     browser: Browser, notebook: Path, *arguments: object, ready: str, account: bool = False
 ) -> Iterator[Notebook]:
-    """The notebook as ``marimo run`` serves it, once the last heading is there."""
+    """The notebook as ``marimo run`` serves it, once a heading is there."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -156,7 +201,7 @@ def served(
     command += ["--", *map(str, arguments)]
     env = dict(os.environ) if account else environment()
     server = subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    page = browser.new_page(viewport=VIEWPORT)
     try:
         wait_for(f"http://127.0.0.1:{port}/health", server)
         shown = Notebook(page)
@@ -191,49 +236,110 @@ def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
             return
 
 
-def test_a_sweep_is_explored(browser: Browser, sweep: Path) -> None:
-    with served(browser, EXPLORE, "--runs", sweep, ready=HEADINGS[-1]) as shown:
-        page = shown.page
-        for heading in HEADINGS:
-            shown.heading(heading)
+def test_every_tab_of_a_sweep_shows_what_it_should(browser: Browser, sweep: Path) -> None:
+    of_tab = {
+        "Ranking": ("prism train core24-base", "failed: ReplacementFailed"),
+        "Losses": ("at_chance/rotation", "too short to judge"),
+        "Throughput and stalls": ("scans opening",),
+        "Failures": ("truncated_gzip", "no cause was recorded; it may have been killed"),
+        "Representation": ("RankMe", "uniformity", "same place", "modality kNN", "random weights", "pixel statistics"),
+        "Scans": ("Turn on the switch to load a checkpoint.",),
+        "One run": ("Alarm at_chance/rotation since step 500", "is no better than random weights"),
+    }
+    with served(browser, EXPLORE, "--runs", sweep, ready=READY) as shown:
         shown.text("24 runs: 21 ok, 1 failed, 1 running, 1 unfinished")
-        shown.text("prism train core24-base")
-        shown.text("truncated_gzip")
-        expect(page.locator("canvas, .vega-embed svg").first).to_be_visible(timeout=PATIENCE_MS)
+        for tab, texts in of_tab.items():
+            shown.open(tab)
+            if tab == "Ranking":
+                shown.page.get_by_placeholder("Search").first.fill("failed")
+            for text in texts:
+                shown.text(text)
+            if tab not in ("Scans", "Ranking"):
+                shown.chart(HEADINGS[tab][0])
+            shown.assert_sound()
+            shown.assert_fits()
+
+
+def test_runs_are_selected_once_and_all_tabs_follow(browser: Browser, sweep: Path) -> None:
+    best = [point.name for point in design_points("half") if (point.batch_size, point.w_supcon_target) == (64, 0.4)]
+    with served(browser, EXPLORE, "--runs", sweep, ready=READY) as shown:
+        first, second = best[0], best[-1]
+        shown.select(second)
+        shown.assert_drawn(second)
+        shown.open("One run")
+        shown.heading(second)
+        with shown.redrawing("Its losses"):
+            shown.open("Ranking")
+            shown.select(first, second)
+            shown.assert_drawn(first)
+            shown.open("One run")
+            shown.heading(first)
+        shown.open("Representation")
+        expect(shown.page.get_by_role("cell", name=first)).to_be_visible(timeout=PATIENCE_MS)
+        expect(shown.page.get_by_role("cell", name=second)).to_have_count(0)
+        # The tab and the selection stay as they are while another filter hides other runs.
+        shown.choose("objective", "classification" if "-cla" in first else "regression")
+        shown.text("12 hidden by the filters")
+        expect(shown.page.get_by_role("tab", name="Representation")).to_have_attribute("aria-selected", "true")
+        shown.assert_drawn(first)
         shown.assert_sound()
 
+
+def test_filters_and_forms_of_losses_redraw(browser: Browser, sweep: Path) -> None:
+    with served(browser, EXPLORE, "--runs", sweep, ready=READY) as shown:
         with shown.redrawing("Quality"):
             shown.choose("objective", "classification")
         shown.text("12 runs: 11 ok, 1 running")
         shown.text("(12 hidden by the filters)")
-        shown.assert_sound()
-
+        shown.open("Losses")
         with shown.redrawing("Losses over time"):
-            page.get_by_role("radio", name="relative to chance").click()
-        page.get_by_role("radio", name="Weights & Biases").first.click()
+            shown.page.get_by_role("radio", name="relative to chance").click()
+        shown.open("Failures")
+        shown.open("Losses")
+        expect(shown.page.get_by_role("radio", name="relative to chance")).to_be_checked(timeout=PATIENCE_MS)
+        shown.page.get_by_role("radio", name="Weights & Biases").first.click()
         shown.text("no W&B key was found; set WANDB_API_KEY, or read the run folders of this machine instead")
         shown.text("no runs")
+        for tab in HEADINGS.keys() - {"One run"}:
+            shown.open(tab)
+            shown.assert_sound()
+
+
+def test_damaged_lines_of_a_history_are_told(browser: Browser, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, design_points("half")[5])
+    history = folder / "history.jsonl"
+    lines = history.read_bytes().splitlines(keepends=True)
+    history.write_bytes(b"".join([*lines[:4], lines[4][:50] + b"\n", b"\0" * 30 + b"\n", *lines[5:], lines[5][:40]]))
+    words = f"2 of {len(lines) + 1} lines of history.jsonl cannot be read and are left out."
+    with served(browser, EXPLORE, "--runs", tmp_path, "--tab", "One", ready=HEADINGS["One run"][0]) as shown:
+        shown.heading(folder.name)
+        expect(shown.page.get_by_text(words)).to_have_count(2, timeout=PATIENCE_MS)  # above the tabs, and on the page
         shown.assert_sound()
 
 
-def test_a_tracked_sweep_is_explored(browser: Browser, wandb_server: WandbServer, tmp_path: Path) -> None:
+def test_a_tracked_sweep_is_explored_first_where_there_is_an_account(
+    browser: Browser, wandb_server: WandbServer, tmp_path: Path
+) -> None:
     for number, point in enumerate(design_points("half")):
         track_run(tmp_path / "sweep", point, *(("failed", "PoolActorDied: killed") if number == 5 else ("ok",)))
-    with served(browser, EXPLORE, "--project", "prism-ssl", ready=HEADINGS[-1], account=True) as shown:
-        for heading in HEADINGS:
-            shown.heading(heading)
+    with served(browser, EXPLORE, ready=READY, account=True) as shown:
         shown.text("24 runs: 23 ok, 1 failed")
         shown.text("prism train core24-base")
+        for tab in HEADINGS:
+            shown.open(tab)
+            shown.assert_sound()
+        shown.open("Ranking")
         with shown.redrawing("Quality"):
             shown.choose("objective", "regression")
         shown.text("(12 hidden by the filters)")
+        shown.open("Losses")
         with shown.redrawing("Losses over time"):
             shown.page.get_by_role("radio", name="relative to chance").click()
         shown.assert_sound()
 
 
 def test_more_settings_filter_too(browser: Browser, sweep: Path) -> None:
-    with served(browser, EXPLORE, "--runs", sweep, ready=HEADINGS[-1]) as shown:
+    with served(browser, EXPLORE, "--runs", sweep, ready=READY) as shown:
         shown.choose("more settings to filter by", "train.batch_size")
         shown.choose("train.batch_size", "64")
         shown.text("12 runs: 12 ok")
@@ -245,8 +351,8 @@ def test_more_settings_filter_too(browser: Browser, sweep: Path) -> None:
 
 def test_an_encoder_is_looked_at_on_local_scans(browser: Browser, sweep: Path) -> None:
     run = design_points("half")[4].name
-    arguments = ("--runs", sweep, "--encoder", run, "--n-scans", 3)
-    with served(browser, EXPLORE, *arguments, ready=HEADINGS[-1]) as shown:
+    arguments = ("--runs", sweep, "--encoder", run, "--n-scans", 3, "--tab", "Scans")
+    with served(browser, EXPLORE, *arguments, ready=HEADINGS["Scans"][0]) as shown:
         shown.page.get_by_text("load the checkpoint and embed the scans").scroll_into_view_if_needed()
         shown.page.get_by_role("switch").click()
         shown.text("last.ckpt, step 1,000: 12 views of 3 scans")
@@ -255,6 +361,11 @@ def test_an_encoder_is_looked_at_on_local_scans(browser: Browser, sweep: Path) -
             shown.page.get_by_role("radio", name="organ").click()
         shown.heading("The prisms of views 0 (a) and 1 (b) in their scan")
         assert shown.page.get_by_role("img", name="nearest neighbours").bounding_box() is not None
+        shown.assert_fits()
+        shown.open("Losses")
+        expect(shown.page.get_by_role("img", name="nearest neighbours")).to_have_count(0)
+        shown.open("Scans")
+        shown.heading("View 0 and its nearest neighbours")
         shown.assert_sound()
 
 
@@ -280,7 +391,7 @@ def test_views_are_inspected_and_moved(browser: Browser, archive: Path) -> None:
 def test_explore_runs_without_a_browser(form: str, sweep: Path, tmp_path: Path) -> None:
     arguments = ["--runs", str(sweep), "--embed", "--encoder", design_points("half")[4].name, "--n-scans", "2"]
     page = without_a_browser(form, EXPLORE, arguments, tmp_path)
-    assert form == "script" or all(heading in page for heading in HEADINGS)
+    assert form == "script" or all(heading in page for of_tab in HEADINGS.values() for heading in of_tab)
     assert form == "script" or "View 0 and its nearest neighbours" in page
 
 

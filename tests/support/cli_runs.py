@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from prism_ssl.records.run_files import is_probe, read_history
+
 REPOSITORY = Path(__file__).parents[2]
 _RAY_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
 
@@ -130,6 +132,4 @@ def summary_of(root: Path) -> dict[str, Any]:
 
 def history_of(root: Path) -> list[dict[str, Any]]:
     """The rows of training scalars of the one run below ``root``."""
-    lines = (only_run(root) / "history.jsonl").read_text().splitlines()
-    rows = map(json.loads, lines)
-    return [row for row in rows if "event" not in row and not any(key.startswith("probe/") for key in row)]
+    return [row for row in read_history(only_run(root)) if "event" not in row and not is_probe(row)]

@@ -107,7 +107,24 @@ def probe_of(point: DesignPoint) -> dict[str, float]:
         "scans": 8.0,
     }
     interval = {"proxy_quality_low": quality - 0.04, "proxy_quality_high": quality + 0.04}
-    return values | skills | {"proxy_quality": quality} | interval
+    return values | skills | {"proxy_quality": quality} | interval | _beside(quality)
+
+
+def _beside(quality: float) -> dict[str, float]:
+    """What the ranking does not use: the place test, probes, spread, and what is reached without training."""
+    place = {"place_recall_at_1": 0.5 * quality, "place_distance_mm": 60 - 40 * quality}
+    place |= {"place_recall_at_1_low": 0.5 * quality - 0.05, "place_recall_at_1_high": 0.5 * quality + 0.05}
+    place |= {"place_recall_at_1_chance": 1 / 16, "place_distance_mm_chance": 55.0, "place_pairs": 6.0}
+    probes = {"knn_modality": 0.9, "linear_modality": 0.95, "modality_chance": 0.5}
+    probes |= {"knn_organ": 0.3 + 0.4 * quality, "linear_organ": 0.4 + 0.4 * quality, "organ_chance": 0.2}
+    spread = {"rankme": 10 + 40 * quality, "uniformity": -1 - 3 * quality, "alignment": 1.2 - quality}
+    untrained: dict[str, float] = {}
+    for ending, level in (("_random_init", 0.15), ("_pixels", 0.25)):
+        untrained |= {f"{name}{ending}": level for name in ("proxy_quality", "recall_at_1", "pose_skill_mean")}
+        untrained |= {f"place_recall_at_1{ending}": level / 2, f"place_distance_mm{ending}": 60 - 40 * level}
+        untrained |= {f"{name}{ending}": 0.6 + level for name in ("knn_modality", "linear_modality")}
+        untrained |= {f"{name}{ending}": 0.2 + level for name in ("knn_organ", "linear_organ")}
+    return place | probes | spread | untrained
 
 
 def write_run(

@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 
 from prism_ssl.explore import session
-from prism_ssl.explore.alarm_view import alarm_chart, alarm_spans, doubts
+from prism_ssl.explore.alarm_view import alarm_chart, alarm_spans, alarm_table, doubts, together
+from prism_ssl.explore.chart_style import column_widths, run_names
 from prism_ssl.explore.curves import (
     DIAGNOSTICS,
     LOSS_FORMS,
@@ -22,6 +23,7 @@ from prism_ssl.explore.curves import (
     rate_curves,
 )
 from prism_ssl.explore.ranking_view import (
+    configurations_table,
     effects_picture,
     effects_table,
     pareto_chart,
@@ -31,8 +33,14 @@ from prism_ssl.explore.ranking_view import (
     recommendation,
 )
 from prism_ssl.explore.runs import LOCAL
-from prism_ssl.explore.throughput_view import failure_table, tail_chart, throughput_table, time_chart
-from tests.support.sweep_records import HEADS, write_sweep
+from prism_ssl.explore.throughput_view import (
+    causes_in_words,
+    failure_table,
+    tail_chart,
+    throughput_table,
+    time_chart,
+)
+from tests.support.sweep_records import HEADS, quality_of, write_sweep
 from tune.core24 import design_points
 
 POINTS = design_points("half")
@@ -76,6 +84,65 @@ def test_curves_are_of_the_chosen_runs_or_of_the_best(scored: pl.DataFrame) -> N
     best = ranking_table(scored)["run"].to_list()
     assert session.runs_to_draw(scored, []) == best[: session.DEFAULT_CURVES]
     assert session.runs_to_draw(scored, [best[9], best[2], "gone"]) == [best[2], best[9]]
+
+
+def test_what_is_drawn_is_told_with_the_colours_of_the_charts(history: pl.DataFrame) -> None:
+    assert session.drawn_in_words([], []) == "No run to draw."
+    assert session.drawn_in_words(["a"], []).startswith("Drawn in all tabs: the best run. Select others")
+    assert session.drawn_in_words(["a", "b"], []).startswith("Drawn in all tabs: the best 2 runs.")
+    assert session.drawn_in_words(["a", "b"], ["a", "b"]) == "Drawn in all tabs: the selected runs."
+    assert session.drawn_in_words(["a", "b"], ["a", "b", "c"]) == "Drawn in all tabs: 2 of the 3 selected runs."
+    names = history["run"].unique(maintain_order=True).to_list()
+    first = loss_curves(history, names, RELATIVE).to_dict()["concat"][0]["layer"][0]
+    scale = first["encoding"]["color"]["scale"]
+    told = re.findall(r"background:(#\w+)\"></span>([^<]+)", run_names(names))
+    assert told == [(scale["range"][number], name) for number, name in enumerate(scale["domain"])]
+    assert "<b>" not in run_names(["<b>"])
+
+
+def test_choices_outlive_the_controls_in_which_they_were_made() -> None:
+    remembered = session.Remembered()
+    table = pl.DataFrame({"run": ["a", "b", "c"]})
+    assert remembered.rows_in(table) == []
+    remembered.keep_runs(table[[0, 2]])
+    assert remembered.rows_in(pl.DataFrame({"run": ["c", "d", "a"]})) == [0, 2]
+    remembered.keep_values({"tags": ["x", "y"], "status": ["ok"]})
+    remembered.keep_values({"status": []})
+    assert remembered.values_in("tags", ["y", "z"]) == ["y"]
+    assert remembered.values_in("status", ["ok"]) == remembered.values_in("never", ["ok"]) == []
+
+
+@pytest.mark.parametrize(
+    ("runs", "project", "account", "environment", "first"),
+    [
+        ("", "", False, {}, False),
+        ("", "", False, {"WANDB_PROJECT": ""}, False),
+        ("", "", True, {}, True),
+        ("", "", False, {"WANDB_PROJECT": "mine"}, True),
+        ("runs", "", True, {"WANDB_PROJECT": "mine"}, False),
+        ("", "mine", False, {}, True),
+        ("runs", "mine", False, {}, True),
+    ],
+)
+def test_wandb_comes_first_where_there_is_an_account_or_a_project(
+    runs: str, project: str, account: bool, environment: dict[str, str], first: bool
+) -> None:
+    assert session.wandb_first(runs, project, account, environment) == first
+
+
+def test_a_tab_is_opened_by_the_beginning_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ["", "fail", "One run", "none"]
+    assert [session.tab_at_start(each) for each in wanted] == ["Ranking", "Failures", "One run", "Ranking"]
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    assert session.default_project() == "mine"
+
+
+def test_a_column_is_as_wide_as_its_header_or_its_longest_text() -> None:
+    widths = column_widths(pl.DataFrame({"a": ["x" * 20, None], "a long header": [1, 2], "b": ["y" * 900, ""]}))
+    assert widths["a"] > widths["a long header"] > column_widths(pl.DataFrame({"n": [1]}))["n"]
+    assert widths["b"] == 300
+    of = column_widths(pl.DataFrame({"n": [20000], "t": ["20000"], "x": [0.25], "none": [None], "yes": [True]}))
+    assert of["n"] > of["t"]  # the notebook shows 20,000
 
 
 # ---------------------------------------------------------------------- curves
@@ -130,6 +197,7 @@ def test_a_short_run_without_alarms_is_not_said_to_learn(scored: pl.DataFrame) -
     assert "learn" not in said["text"]
     longer = run.with_columns(pl.lit(10**6).alias("steps_done"), pl.lit(0.4).alias("probe/recall_at_1"))
     assert doubts(longer, ["short"]) == doubts(run, []) == []
+    assert together(["a: x", "b: y", "c: x"]) == ["a, c: x", "b: y"]
 
 
 def test_an_alarm_spans_the_steps_at_which_it_is_raised() -> None:
@@ -143,6 +211,7 @@ def test_an_alarm_spans_the_steps_at_which_it_is_raised() -> None:
     )
     assert alarm_spans(rows).select("alarm", "from", "to", "over").rows() == [
         ("at_chance/rotation", 2, 4, True), ("at_chance/rotation", 5, 5, False)]  # fmt: skip
+    assert alarm_table(alarm_spans(rows))["at the end"].to_list() == ["over", "still raised"]
 
 
 def test_alarms_of_both_objectives_are_read(history: pl.DataFrame) -> None:
@@ -189,18 +258,30 @@ def test_nothing_measured_is_said_in_words(scored: pl.DataFrame) -> None:
     assert ranking_table(failed)["rank"].to_list() == [1]
 
 
-def test_why_a_run_failed_is_seen_without_scrolling(scored: pl.DataFrame) -> None:
-    assert ranking_table(scored).columns[:4] == ["rank", "run", "status", "cause"]
-    assert "cause" not in ranking_table(scored.filter(pl.col("status") == "ok")).columns
+def test_a_ranking_is_seven_columns_and_tells_the_kind_of_a_failure(scored: pl.DataFrame) -> None:
+    table = ranking_table(scored)
+    assert table.columns == ["rank", "run", "ended", "quality", "95 % interval", "near best", "patches/s"]
+    assert sorted(set(table["ended"])) == ["failed: ReplacementFailed", "ok", "running", "unfinished"]
+    assert set(ranking_table(scored.drop("cause"))["ended"]) == {"failed", "ok", "running", "unfinished"}
+
+
+def test_the_best_configurations_are_shown_with_their_settings(scored: pl.DataFrame) -> None:
+    table = configurations_table(scored)
+    assert table.columns[:7] == ["rank", "batch", "pool", "SupCon", "ramp", "objective", "runs"]
+    best = table.row(0, named=True)
+    assert (best["batch"], best["SupCon"], best["quality"]) == (64, 0.4, pytest.approx(max(map(quality_of, POINTS))))
+    assert best["best run"] == ranking_table(scored)["run"][0]
+    assert configurations_table(scored.filter(pl.col("status") == "failed")).is_empty()
 
 
 # ---------------------------------------------------------------------- throughput and failures
 def test_stalls_and_what_was_waited_for_are_in_the_table(scored: pl.DataFrame) -> None:
     table = throughput_table(scored)
     row = next(r for r in table.iter_rows(named=True) if r["run"] == POINTS[3].name)
-    assert (row["stalls of 2 s or more"], row["waits most for"], row["longest, ms"]) == (4, "scans opening", 2500.0)
+    assert (row["≥ 2 s"], row["mostly for"], row["longest"]) == (4, "scans opening", 2500.0)
     assert row["after stalls"] < row["patches/s"]
-    assert row["share waited"] == pytest.approx(0.333)
+    assert table["run"].to_list() == [run for run in ranking_table(scored)["run"] if run in set(table["run"])]
+    assert row["waited"] == pytest.approx(0.333)
     assert POINTS[1].name not in table["run"].to_list()  # it runs: no totals yet
 
 
@@ -215,8 +296,17 @@ def test_parts_of_the_time_add_up_to_it(scored: pl.DataFrame) -> None:
 def test_what_went_wrong_stands_first_with_its_cause(scored: pl.DataFrame) -> None:
     table = failure_table(scored)
     assert table["status"].to_list()[:3] == ["failed", "running", "unfinished"]
-    assert "truncated_gzip" in table["cause"].to_list()[0]
     assert table["replaced"].to_list()[-1] == 100.0
+
+
+def test_every_run_that_did_not_end_ok_is_told_with_its_cause(scored: pl.DataFrame) -> None:
+    failed, killed = causes_in_words(scored).splitlines()
+    cause = "ReplacementFailed: scan 12ab failed at stage &#x27;open&#x27;: truncated_gzip: it ends at byte 7"
+    assert failed == f"- **{POINTS[0].name}**, failed at step 600: {cause}"
+    assert killed == f"- **{POINTS[2].name}**, unfinished at step 600: no cause was recorded; it may have been killed"
+    assert causes_in_words(scored.filter(pl.col("status") == "ok")) == "Every run that has ended ended ok."
+    many = pl.concat([scored.filter(pl.col("status") == "failed")] * 30)
+    assert causes_in_words(many).endswith("- and 10 more runs: filter by status, or look in their summary.json")
 
 
 def test_a_folder_of_broken_folders_shows_every_view(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_the_demo_ends_with_commands_that_can_be_copied(
     assert "4 trials, 0 to run" in told
     best = sweep.run_dir(sweep.points[1])
     assert f"prism embed --catalog {catalog} \\\n      --checkpoint {best} --out embeddings.parquet\n" in told
-    assert "prism notebook runs\n" in told
+    assert f"prism notebook runs -- --runs {sweep.folder}\n" in told
     for page in ("docs/tour.md", "docs/own-data.md"):
         assert page in told
         assert (REPOSITORY / page).is_file()
