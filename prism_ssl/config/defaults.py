@@ -41,7 +41,7 @@ def phantom_cpu() -> PrismConfig:
 
 
 def study() -> PrismConfig:
-    """A laptop and a few hundred public scans: tiny encoder, views of one place, about an hour."""
+    """A laptop and a few hundred public scans: tiny encoder, views of one place, under an hour on a quiet machine."""
     return PrismConfig(
         recipe="study",
         data=DataConfig(
@@ -53,12 +53,12 @@ def study() -> PrismConfig:
             n_patches=64,
             scratch_bytes=8 * 2**30,
         ),
-        view=ViewConfig(centers="foreground", same_place_share=0.5, other_series_share=0.8, random_contrast=0.25),
+        view=ViewConfig(centers="foreground", same_place_share=0.75, other_series_share=1.0, random_contrast=0.2),
         model=ModelConfig(preset="tiny", projection_dim=64),
         loss=LossConfig(supcon_positives="place", w_supcon_target=1.0, supcon_warmup_steps=0, supcon_ramp_steps=0),
         train=TrainConfig(
             batch_size=32,
-            max_steps=4000,
+            max_steps=2500,
             log_every=50,
             checkpoint_every=200,
             lr=1e-3,
