@@ -175,8 +175,8 @@ class UncutChunk(VisitChunk):
 class PairFacts:
     """Ground truth of B pairs of views: how they differ, and which patient and series they show.
 
-    Where view b is from another series of the patient, ``series_label`` is that of view a, and so is the frame of the
-    centres. ``window_known`` is False where the two windows cannot be compared.
+    Where the two views are from two series of the patient, which share a frame of reference, ``series_label`` is that
+    of the series in the pool's slot. ``window_known`` is False where the two windows cannot be compared.
     """
 
     center_distance_mm: torch.Tensor  # [B]

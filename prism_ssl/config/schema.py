@@ -130,7 +130,7 @@ class ViewConfig:
     same_place_mm: float = 2.5
     """Largest distance of the two centres of such a pair, along each axis."""
     other_series_share: float = 0.0
-    """Share of those pairs with view b from another series of the patient, where one in the same frame of reference
+    """Share of those pairs with one view from another series of the patient, where one in the same frame of reference
     is found: CT with MR, or two MR. Such a series is kept open beside each scan."""
     random_contrast: float = 0.0
     """Share of the views whose intensities pass a random monotone curve, half of them inverted; a pair with such a
@@ -141,6 +141,14 @@ class ViewConfig:
         not_negative("view", self, "same_place_mm")
         for name in ("same_place_share", "other_series_share", "random_contrast"):
             require(0 <= getattr(self, name) <= 1, f"view.{name}", getattr(self, name), "a share in [0, 1]")
+        most_mm = self.radius_mm_floor / 3**0.5  # farther, a centre could leave the scan
+        require(self.same_place_mm < most_mm, "view.same_place_mm", self.same_place_mm, f"less than {most_mm:.1f}")
+        require(
+            not self.other_series_share or self.same_place_share > 0,
+            "view.other_series_share",
+            self.other_series_share,
+            "0 where view.same_place_share is 0: only views of one place come from two series",
+        )
         require(0 < self.rotation_max_deg <= 45, "view.rotation_max_deg", self.rotation_max_deg, "in (0, 45]")
         require(
             self.radius_mm_floor <= self.radius_mm_min <= self.radius_mm_max,
@@ -348,6 +356,17 @@ class PrismConfig:
             raise ConfigError(
                 "loss.supcon_positives is 'place' and view.same_place_share is 0, so no two views show one place; "
                 "set view.same_place_share above 0 (0.5, say)"
+            )
+        if self.view.other_series_share and self.loss.supcon_positives == "series" and not self.loss.simclr_baseline:
+            raise ConfigError(
+                "view.other_series_share is above 0 and loss.supcon_positives is 'series', which would set the series "
+                "of a patient apart and draw them together; set loss.supcon_positives to 'place'"
+            )
+        if self.loss.supcon_positives == "place" and self.view.same_place_mm * 3**0.5 > self.loss.place_near_mm:
+            raise ConfigError(
+                f"view.same_place_mm is {self.view.same_place_mm:g} along each axis, so two views of one place may lie "
+                f"{self.view.same_place_mm * 3**0.5:.1f} mm apart, and loss.place_near_mm is "
+                f"{self.loss.place_near_mm:g}; raise the second or lower the first"
             )
         if self.data.extract_on == "cuda" and (self.view.other_series_share or self.view.random_contrast):
             raise ConfigError(

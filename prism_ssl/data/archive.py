@@ -99,11 +99,9 @@ def select_scans(config: PrismConfig, tmp_root: Path) -> SelectedScans:
     """Select this run's scans; without a catalogue in the config, generate phantoms. Needs no Ray.
 
     Raises:
-        CatalogError: the catalogue cannot be used or leaves no scan, or the list of held-out patients cannot be used.
+        CatalogError: the catalogue cannot be used, or leaves no scan.
     """
     given = config.data.catalog_path
-    if config.data.holdout_file:
-        listed_patients(Path(config.data.holdout_file))  # a wrong list is told before the files are checked
     path = Path(given).expanduser().absolute() if given else _phantoms(config, tmp_root)
     return SelectedScans(
         path, load_records(dataclasses.replace(config.data, catalog_path=str(path)), config.data.selection_seed)
@@ -141,9 +139,10 @@ def prepare_archive(
     Patients of an ``earlier`` split stay on their side.
 
     Raises:
-        CatalogError: no scan passes preflight.
+        CatalogError: no scan passes preflight, or the list of held-out patients cannot be used.
         BatchDoesNotFit: too few scans for the workers.
     """
+    _listed(config, earlier)  # a wrong list is told before the files are checked
     preflight = check_scans(selected, config, cache_root)
     train, held_out = _divided(preflight.kept, config, earlier)
     shards = make_shards(train, config.data.workers)
@@ -166,7 +165,6 @@ def _divided(
     Raises:
         CatalogError: ``data.holdout_file`` cannot be read, or names no patient of these scans.
     """
-    file = config.data.holdout_file
     train, held_out = split_by_patient(
         scans,
         config.data.holdout_fraction,
@@ -174,16 +172,28 @@ def _divided(
         config.data.selection_seed,
         subject_of=lambda scan: scan.record.subject_id,
         earlier=earlier,
-        listed=listed_patients(Path(file)) if file else None,
+        listed=_listed(config, earlier),
     )
-    if file and not held_out:
+    if config.data.holdout_file and not held_out and earlier is None:
         raise CatalogError(
-            f"none of the patients in data.holdout_file {file} is among the {len(scans)} scans; "
+            f"none of the patients in data.holdout_file {config.data.holdout_file} is among the {len(scans)} scans; "
             "needed: ids as in the catalogue's column of patients (pmbb_id)"
         )
     known = {scan.content for scan in held_out if scan.content}
     train = [scan for scan in train if scan.content not in known]
     return (with_other_series(train) if config.view.other_series_share else train), held_out
+
+
+def _listed(config: PrismConfig, earlier: Split | None) -> set[str] | None:
+    """Patients of ``data.holdout_file``; None without one. Once there is a split, the list may be gone."""
+    if config.data.holdout_file is None:
+        return None
+    try:
+        return listed_patients(Path(config.data.holdout_file))
+    except CatalogError:
+        if earlier is None:
+            raise
+        return set()
 
 
 def preflight_dir(catalog: Path, cache_root: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,7 +103,9 @@ def split_by_patient(
 
 
 def listed_patients(path: Path) -> set[str]:
-    """Subject ids (hashes) of the patients in a text file: one id of the catalogue a line, ``#`` begins a comment.
+    """Subject ids (hashes) of the patients in a text file: one id of the catalogue a line.
+
+    ``#`` at the start of a line, or after a blank, begins a comment.
 
     Raises:
         CatalogError: the file cannot be read, or names nobody.
@@ -114,7 +117,7 @@ def listed_patients(path: Path) -> set[str]:
             f"data.holdout_file {path} cannot be read ({type(error).__name__}); "
             "needed: a text file with one patient id a line"
         ) from error
-    patients = {line.partition("#")[0].strip() for line in lines} - {""}
+    patients = {re.split(r"(?:^|\s)#", line)[0].strip() for line in lines} - {""}
     if not patients:
         raise CatalogError(f"data.holdout_file {path} names no patient; needed: one patient id a line")
     return {short_id("subject", patient) for patient in patients}

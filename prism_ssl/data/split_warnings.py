@@ -34,7 +34,7 @@ def split_warnings(archive: Archive, data: DataConfig) -> list[str]:
         )
     if again := _repeats([*training, *held_out]):
         notes.append(f"{again} scans have the voxels of another patient's scan, and count as scans of their own")
-    if data.holdout_file is not None:
+    if data.holdout_file is not None and Path(data.holdout_file).exists():
         listed = listed_patients(Path(data.holdout_file))
         missing = len(listed - {scan.record.subject_id for scan in held_out})
         if missing:

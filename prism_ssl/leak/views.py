@@ -49,7 +49,7 @@ Drawer = Callable[[ScanGeometry, int], tuple[View, View]]
 
 
 def honest_drawer(config: ViewConfig, n_patches: int, seed: int) -> Drawer:
-    """The pairs that training draws."""
+    """Pairs of independent views, as the guide has them; pairs of one place are not among them."""
 
     def draw(scan: ScanGeometry, visit: int) -> tuple[View, View]:
         key = VisitKey(scan.scan_id, 0, visit)

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from prism_ssl.errors import CatalogError, PrismError
+from prism_ssl.errors import CatalogError, PrismError, RunFolderError
 from prism_ssl.study.rows import ROWS
 from prism_ssl.study.split import patients_on
+from prism_ssl.utils.fs import private_folder
 
 RECIPE = "study"
 _OK, _FAILED, _REFUSED, _INTERRUPTED = 0, 1, 2, 75
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train the rows that have not finished, then print the table; 75 when it was interrupted and can go on."""
+    """Train the rows that have not finished, then print the table.
+
+    0 when all rows that were asked for are in it, 1 when one failed, 2 when nothing could begin, 75 when it was
+    interrupted and can go on.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     own = words.index("--") if "--" in words else len(words)
     given, settings = _parser().parse_args(words[:own]), words[own + 1 :]
     console, errors = Console(), Console(stderr=True)
+    failed = list[str]()
     try:
-        folder = given.out / ("decide" if given.decide else "report")
+        folder = given.out.expanduser().absolute() / ("decide" if given.decide else "report")
         table = _prepared(given.table, folder, given.decide)
         for number, name in enumerate(given.rows, start=1):
             console.print(f"row {number} of {len(given.rows)}: {ROWS[name].title}", markup=False)
@@ -37,11 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 errors.print("interrupted; run the same command again to go on", style="yellow")
                 return _INTERRUPTED
             if code != _OK:
+                failed.append(name)
                 errors.print(f"row {name} failed with exit code {code}; the table goes without it", style="red")
+        shown = _show(folder, given.decide, console)
     except (PrismError, OSError) as error:
         errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True)
         return _REFUSED
-    return _show(folder, given.decide, console)
+    return _OK if shown and not failed else _FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,46 +79,82 @@ def _prepared(given: Path, folder: Path, decide: bool) -> Path:
     given = given.expanduser().absolute()
     try:
         rows = pl.read_csv(given, infer_schema=False) if given.suffix == ".csv" else pl.read_parquet(given)
-        patients = rows["pmbb_id"].cast(pl.String).to_list()
+        rows = rows.with_columns(pl.col("pmbb_id").cast(pl.String).str.strip_chars(), pl.col("series_path"))
     except (OSError, pl.exceptions.PolarsError) as error:
         raise CatalogError(
-            f"{given} cannot be read as the study's table ({type(error).__name__}); "
-            "needed: a .csv or .parquet file with the column pmbb_id, see docs/public-data.md"
+            f"{given} cannot be read as the study's table ({type(error).__name__}); needed: a .csv or .parquet file "
+            "with the columns pmbb_id and series_path, see docs/public-data.md"
         ) from error
+    patients = [patient for patient in rows["pmbb_id"].to_list() if patient]
     held_out = patients_on("validation" if decide else "test", patients)
     if not held_out:
         raise CatalogError(
             f"none of the {len(set(patients))} patients of {given} is held out; is it the study's table?"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)  # the files below name patients
     (folder / "held_out.txt").write_text("\n".join(held_out) + "\n", encoding="utf-8")
     if not decide:
         return given
     known = {patient for side in ("training", "validation") for patient in patients_on(side, patients)}
-    absolute = pl.lit(f"{given.parent}/") + pl.col("series_path")  # paths of the new table start at another folder
-    table = folder / "catalog.csv"
-    rows.filter(pl.col("pmbb_id").cast(pl.String).is_in(known)).with_columns(series_path=absolute).write_csv(table)
-    return table
+    kept = rows.filter(pl.col("pmbb_id").is_in(known))
+    absolute = [str(given.parent / path) for path in kept["series_path"].to_list()]  # the new table lies elsewhere
+    kept.with_columns(series_path=pl.Series(absolute)).write_csv(folder / "catalog.csv")
+    return folder / "catalog.csv"
 
 
 def _train(name: str, table: Path, folder: Path, settings: Sequence[str]) -> int:
-    """Exit code of the row's training; a stop signal reaches it, too."""
-    words = [f"--{key}={value}" for key, value in ROWS[name].settings.items()]
-    command = [sys.executable, "-m", "prism_ssl.cli.main", "train", RECIPE, f"--data.catalog-path={table}"]
-    command += [f"--data.holdout-file={folder / 'held_out.txt'}", f"--run.root={folder / 'runs'}", f"--run.name={name}"]
-    if _finished(folder / "runs" / name):
+    """Exit code of the row's training, 75 if a stop signal came; 0 at once if it has finished with these settings.
+
+    The row's own settings, its scans and its folder come last, so that none of ``settings`` changes what a row is.
+    """
+    run_dir = folder / "runs" / name
+    asked = [*settings, *_options(ROWS[name].settings), f"--data.catalog-path={table}"]
+    asked += [f"--data.holdout-file={folder / 'held_out.txt'}", f"--run.root={folder / 'runs'}", f"--run.name={name}"]
+    if _finished(run_dir):
+        _refuse_other_settings(run_dir, asked)
         return _OK
-    with subprocess.Popen([*command, *words, *settings]) as training:
-        before = {each: signal.signal(each, lambda number, _: training.send_signal(number)) for each in _PASSED_ON}
-        try:
-            return training.wait()
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+    run_dir.parent.mkdir(exist_ok=True)
+    stopped: list[int] = []
+    training: subprocess.Popen[bytes] | None = None
+
+    def note(number: int, _: object) -> None:
+        stopped.append(number)
+        if training is not None and number != signal.SIGINT:  # Ctrl-C reaches the whole group by itself
+            training.send_signal(number)
+
+    before = {each: signal.signal(each, note) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    try:
+        training = subprocess.Popen([sys.executable, "-m", "prism_ssl.cli.main", "train", RECIPE, *asked])
+        if stopped:
+            training.send_signal(signal.SIGTERM)
+        code = training.wait()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    if code == _OK:
+        _asked_file(run_dir).write_text(json.dumps(asked), encoding="utf-8")
+    return _INTERRUPTED if stopped else code
 
 
-_PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
-"""Stop signals that the training would not receive by itself; Ctrl-C reaches the whole group."""
+def _options(settings: Mapping[str, str]) -> list[str]:
+    """Options of a command line; a switch has no value."""
+    return [f"--{key}" if value == "True" else f"--{key}={value}" for key, value in settings.items()]
+
+
+def _asked_file(run_dir: Path) -> Path:
+    return run_dir / "study_settings.json"
+
+
+def _refuse_other_settings(run_dir: Path, asked: Sequence[str]) -> None:
+    try:
+        before = json.loads(_asked_file(run_dir).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    if before != list(asked):
+        raise RunFolderError(
+            f"row {run_dir.name} has finished in {run_dir} with other settings ({before}); "
+            f"now asked for: {list(asked)}; use the same ones, or another --out"
+        )
 
 
 def _finished(run_dir: Path) -> bool:
@@ -119,15 +164,17 @@ def _finished(run_dir: Path) -> bool:
     return summary is not None and summary.status == "ok"
 
 
-def _show(folder: Path, decide: bool, console: Console) -> int:
+def _show(folder: Path, decide: bool, console: Console) -> bool:
+    """Print and write the table of the rows that have finished; False where there is none."""
     from prism_ssl.eval.quality.evidence import read_evidence
     from prism_ssl.records.run_files import read_summary
     from prism_ssl.study.results import PLACE, REST, markdown, table
 
-    summaries = {name: read_summary(folder / "runs" / name) for name in ROWS if (folder / "runs" / name).exists()}
+    finished = [name for name in ROWS if _finished(folder / "runs" / name)]
+    summaries = {name: read_summary(folder / "runs" / name) for name in finished}
     probes = {name: summary.probe for name, summary in summaries.items() if summary is not None and summary.probe}
     if not probes:
-        return _FAILED
+        return False
     found = {name: read_evidence(folder / "runs" / name) for name in probes}
     lines = table(probes, {name: evidence for name, evidence in found.items() if evidence is not None})
     console.print(f"{'validation' if decide else 'test'} patients, none of them trained on")
@@ -141,7 +188,7 @@ def _show(folder: Path, decide: bool, console: Console) -> int:
         console.print(shown)
     (folder / "results.md").write_text(markdown(lines), encoding="utf-8")
     console.print(f"table: {folder / 'results.md'}   runs: {folder / 'runs'}", markup=False, soft_wrap=True)
-    return _OK if set(probes) >= set(summaries) else _FAILED
+    return True
 
 
 if __name__ == "__main__":

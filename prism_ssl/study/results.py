@@ -11,6 +11,7 @@ from scipy import stats
 
 from prism_ssl.eval.place.retrieval import by_patient
 from prism_ssl.eval.quality.evidence import PatientEvidence
+from prism_ssl.eval.quality.questions import why_apart
 from prism_ssl.model.pair_targets import AXES
 from prism_ssl.study.rows import ROWS
 
@@ -52,6 +53,8 @@ def place_by_patient(evidence: PatientEvidence) -> dict[str, float]:
 
 def difference(first: PatientEvidence, other: PatientEvidence) -> Interval:
     """Place recall of ``first`` less that of ``other``, patient by patient, over the patients of both."""
+    if why_apart(other, first) is not None:  # they were asked other questions
+        return Interval(math.nan, math.nan, math.nan)
     a, b = place_by_patient(first), place_by_patient(other)
     return over_patients([a[patient] - b[patient] for patient in a if patient in b])
 
@@ -87,7 +90,7 @@ def _trained(
         "row": ROWS[name].title,
         "place recall@1": _number(probe.get("place_recall_at_1")),
         "95 % interval": f"{interval.low:.2f} to {interval.high:.2f}" if interval else "-",
-        "PRISM better by": f"{better.mean:+.2f} ({better.low:+.2f} to {better.high:+.2f})" if better else "-",
+        "PRISM better by": _gain(better),
         "error, mm": _number(probe.get("place_distance_mm"), 0),
         **{axis: _number(probe.get(f"skill/{axis}")) for axis in _AXES},
         "modality, kNN": _number(probe.get("knn_modality")),
@@ -108,6 +111,12 @@ def markdown(lines: Sequence[Mapping[str, str]]) -> str:
     head = ("row", *COLUMNS)
     rows = [head, tuple("---" for _ in head), *(tuple(line[name] for name in head) for line in lines)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def _gain(better: Interval | None) -> str:
+    if better is None or not math.isfinite(better.mean):
+        return "-"
+    return f"{better.mean:+.2f} ({better.low:+.2f} to {better.high:+.2f})"
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -18,16 +18,14 @@ from prism_ssl.data.pool.chunks import empty_chunk, put_lattice, put_targets, pu
 from prism_ssl.data.pool.counters import join_counters
 from prism_ssl.data.pool.dashboard import POOL_EXPORTS
 from prism_ssl.data.pool.opener import Landing, Opened, ScanOpener
+from prism_ssl.data.pool.scene_source import SceneSource
 from prism_ssl.data.pool.scratch import ScratchStore
 from prism_ssl.data.pool.warm_pool import Draw, PoolSettings, WarmPool
 from prism_ssl.data.scan import OpenScan, ReadLimits, VolumeMemory, archive_root, open_scan, out_of_memory
-from prism_ssl.data.views import Scene, TrainingPair, apply_curve, draw_training_pair, scene_of
+from prism_ssl.data.views import Scene, TrainingPair, apply_curve, draw_training_pair
 from prism_ssl.errors import PoolStalled, PrismError, ReplacementFailed, ScanRejected
 from prism_ssl.utils.ray_cluster.metrics_port import LiveMetrics
 from prism_ssl.utils.time import Stopwatch
-
-_OTHERS_TRIED = 2
-"""Other series of a patient that are opened, one after the other, to find one in the scan's frame of reference."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,13 @@ class PoolActor:
             Path(settings.scratch_folder), name, settings.scratch_bytes, settings.scratch_keep_free_bytes
         )
         self._patience = ReadLimits(
-            archive_root(scan.record.nifti_path for scan in shard),
+            archive_root(one.record.nifti_path for scan in shard for one in (scan, *scan.others)),
             settings.open_timeout_s,
             settings.outage_patience_s,
         )
-        self._memory = VolumeMemory(keep=settings.pool.slots)  # no more are opened at once
-        self._opener = ScanOpener(self._open, settings.pool.max_prefetch_replacements)
+        self._memory = VolumeMemory(keep=settings.pool.slots)
+        source = SceneSource(self._scans, self._read, self._scratch, settings.view, settings.pool.seed)
+        self._opener = ScanOpener(source.open, settings.pool.max_prefetch_replacements)
         self._scenes: dict[str, Scene] = {}
         self._mirrored: set[str] = set()  # scans whose volume the consumer has, for as long as they stay in the pool
         self._volumes_handed_over = 0
@@ -120,38 +119,21 @@ class PoolActor:
     def close(self) -> list[BrokenScan]:
         """Stop the threads and remove the scratch folder; returns the failures that no chunk has reported."""
         self._patience.closing.set()
-        errors = [(end.load.scan_id, end.error) for end in self._opener.close() if end.error is not None]
+        ends = self._opener.close()
+        errors = [(end.load.scan_id, end.error) for end in ends if end.error is not None]
         self._scenes.clear()
         self._scratch.close()
         for _, error in errors:
             if not isinstance(error, PrismError):
                 raise error
-        return self._broken + [_broken(scan_id, error) for scan_id, error in errors if isinstance(error, ScanRejected)]
+        others = [broken for end in ends if end.opened is not None for broken in end.opened.broken]
+        failed = [_broken(scan_id, error) for scan_id, error in errors if isinstance(error, ScanRejected)]
+        return self._broken + others + failed
 
     # ------------------------------------------------------------------ opening
-    def _open(self, scan_id: str) -> Opened:
-        """The scan, with the first of the patient's other series that shows the same places."""
-        prepared, view, seed = self._scans[scan_id], self._settings.view, self._settings.pool.seed
-        scan = self._open_one(prepared)
-        scene = scene_of(scan, None, view, seed, scan_id)
-        for candidate in prepared.others[:_OTHERS_TRIED]:
-            try:
-                other = self._open_one(candidate)
-            except ScanRejected as error:
-                return Opened(scene, _broken(candidate.record.scan_id, error))
-            joint = scene_of(scan, other, view, seed, scan_id)
-            if joint.other is not None:
-                return Opened(joint)
-        return Opened(scene)
-
-    def _open_one(self, prepared: PreparedScan) -> OpenScan:
-        scan_id, limit = prepared.record.scan_id, self._settings.max_volume_bytes
-        known = self._scratch.get(scan_id)
-        if known is not None:
-            return known
-        path = Path(prepared.record.nifti_path)
-        scan = self._patience.read(lambda: open_scan(path, prepared.stats, limit, self._memory))
-        return self._scratch.put(scan_id, scan)
+    def _read(self, prepared: PreparedScan) -> OpenScan:
+        path, limit = Path(prepared.record.nifti_path), self._settings.max_volume_bytes
+        return self._patience.read(lambda: open_scan(path, prepared.stats, limit, self._memory))
 
     def _obey(self, landings: list[Landing]) -> None:
         for landing in landings:
@@ -169,13 +151,10 @@ class PoolActor:
         self._order_scans()
 
     def _note_other_series(self, opened: Opened) -> None:
-        """Report another series that is broken; the scan itself serves without it."""
-        broken = opened.broken
-        if broken is None:
-            return
-        if self._settings.pool.strict:
-            raise ReplacementFailed(broken.scan_id, broken.stage, broken.cause)
-        if broken.scan_id not in {each.scan_id for each in self._broken}:
+        """Report other series that are broken; the scan itself serves without them."""
+        for broken in opened.broken:
+            if self._settings.pool.strict:
+                raise ReplacementFailed(broken.scan_id, broken.stage, broken.cause)
             self._broken.append(broken)
 
     def _order_scans(self) -> None:

@@ -17,10 +17,10 @@ CLOSE_S = 10.0
 
 @dataclass(frozen=True)
 class Opened:
-    """The scene of a scan; ``broken``: another series of the patient that would not open."""
+    """The scene of a scan; ``broken``: other series of the patient that would not open."""
 
     scene: Scene
-    broken: BrokenScan | None = None
+    broken: tuple[BrokenScan, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -34,5 +34,5 @@ def random_curve(rng: np.random.Generator) -> Int16:
 
 def apply_curve(curve: Int16, patches: Int16) -> None:
     """Replace each fixed-point value of ``patches`` by the curve's."""
-    # -32768 cannot occur: extraction clips to +-PATCH_SCALE
+    # Extraction clips to +-PATCH_SCALE, so every index exists; with another mode, take would buffer its output.
     np.take(curve, patches.astype(np.int32) + PATCH_SCALE, out=patches, mode="clip")

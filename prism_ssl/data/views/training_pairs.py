@@ -66,46 +66,47 @@ def scene_of(scan: OpenScan, other: OpenScan | None, config: ViewConfig, seed: i
 
 
 def draw_training_pair(scene: Scene, config: ViewConfig, n_patches: int, seed: int, key: VisitKey) -> TrainingPair:
-    """The pair of one visit; ``seed`` and ``key`` alone fix the draws.
+    """The pair of one visit; the scene, ``seed`` and ``key`` fix the draws.
 
-    Without the settings ``centers``, ``same_place_share`` and ``random_contrast`` it is ``draw_pair``.
+    A pair of one series is the same whether or not there is another one. Without the settings ``centers``,
+    ``same_place_share`` and ``random_contrast`` it is ``draw_pair``.
     """
     scan = scene.scan
     if not asks_for_body(config) and not config.random_contrast:
         views = draw_pair(scan.affine, scan.shape, scan.stats, config, n_patches, seed, key)
         return TrainingPair(views, (scan, scan), (None, None))
-    rng = generator_for(seed, key.scan_id, key.epoch, key.visit, "kind")
-    scans, centers = (scan, scan), _centers(scene, config, rng)
-    if rng.random() < config.same_place_share:
-        scans, centers = _one_place(scene, config, rng)
+    kind = generator_for(seed, key.scan_id, key.epoch, key.visit, "kind")
+    # Always all of these draws, so that none depends on what another one chose.
+    same_place, two_series, swapped, curved_a, curved_b = kind.random(5)
+    place_a, place_b = kind.random(2)
+    jitter_mm = config.same_place_mm * kind.uniform(-1.0, 1.0, 3)
+    scans, centers = (scan, scan), _centers(scene, config, place_a, place_b)
+    if same_place < config.same_place_share:
+        if scene.other is not None and two_series < config.other_series_share:
+            scans = (scan, scene.other) if swapped < 0.5 else (scene.other, scan)
+        center_mm = _place(scene, place_a, of_both=scans[0] is not scans[1])
+        centers = center_mm, center_mm + jitter_mm
     sides = (generator_for(seed, key.scan_id, key.epoch, key.visit, side) for side in (0, 1))
     a, b = (_view(of, center, config, n_patches, side) for of, center, side in zip(scans, centers, sides, strict=True))
-    first, second = (random_curve(rng) if rng.random() < config.random_contrast else None for _ in (0, 1))
+    shares = (curved_a, curved_b)
+    first, second = (random_curve(kind) if share < config.random_contrast else None for share in shares)
     return TrainingPair((a, b), scans, (first, second))
 
 
-def _centers(scene: Scene, config: ViewConfig, rng: np.random.Generator) -> tuple[Float64 | None, Float64 | None]:
-    """Independent centres on the body; None: anywhere."""
+def _centers(scene: Scene, config: ViewConfig, a: float, b: float) -> tuple[Float64 | None, Float64 | None]:
+    """Independent centres on the body, chosen by two numbers in [0, 1); None: anywhere."""
     if config.centers == "anywhere" or not len(scene.body_mm):
         return None, None
-    first, second = (scene.body_mm[rng.integers(len(scene.body_mm))] for _ in (0, 1))
-    return first, second
+    return _place(scene, a, of_both=False), _place(scene, b, of_both=False)
 
 
-def _one_place(
-    scene: Scene, config: ViewConfig, rng: np.random.Generator
-) -> tuple[tuple[OpenScan, OpenScan], tuple[Float64, Float64]]:
-    """Two centres at one place, in the scan or in the scan and the other series, whichever is a."""
-    scan, other = scene.scan, scene.other
-    scans, places = (scan, scan), scene.body_mm
-    if other is not None and rng.random() < config.other_series_share:
-        scans, places = (scan, other), scene.shared_mm
-        if rng.random() < 0.5:
-            scans = (other, scan)
+def _place(scene: Scene, chosen: float, of_both: bool) -> Float64:
+    """The place that a number in [0, 1) chooses: of the body, or of those that both series show."""
+    places = scene.shared_mm if of_both else scene.body_mm
     if not len(places):  # no point of the body has room for a ball
-        places = apply_affine(scan.affine, (np.asarray(scan.shape)[None] - 1) / 2)
-    center_mm = places[rng.integers(len(places))]
-    return scans, (center_mm, center_mm + rng.uniform(-config.same_place_mm, config.same_place_mm, 3))
+        places = apply_affine(scene.scan.affine, (np.asarray(scene.scan.shape)[None] - 1) / 2)
+    place: Float64 = places[int(chosen * len(places))]
+    return place
 
 
 def _view(scan: OpenScan, center_mm: Float64 | None, config: ViewConfig, n: int, rng: np.random.Generator) -> View:

@@ -53,7 +53,7 @@ def alarm_rules(config: PrismConfig) -> list[Rule]:
     axes = {head: AXES[head] if config.model.objective == "regression" else _SIGNED[head] for head in AXES}
     return [
         _empty_views(),
-        *(_flat_target(axis) for names in axes.values() for axis in names),
+        *(_flat_target(axis, head) for head, names in axes.items() for axis in names),
         *(_frozen_head(name) for name in AXES),
         _frozen_head("supcon", from_step=0 if loss.simclr_baseline else loss.supcon_warmup_steps),
         *_collapse(),
@@ -81,8 +81,10 @@ def _empty_views() -> Rule:
 
 
 # ---------------------------------------------------------------------- targets and heads
-def _flat_target(axis: str) -> Rule:
+def _flat_target(axis: str, head: Head) -> Rule:
     def std(span: Span) -> float:
+        if not span.least(f"weight/{head}") > 0:
+            return math.nan  # nobody learns it
         return 0.0 if span.mean(f"signed_share/{axis}") == 0.0 and axis != "distance" else span.mean(key)
 
     key = f"target_std/{axis}"
@@ -93,8 +95,8 @@ def _flat_target(axis: str) -> Rule:
         over_above=2 * DEGENERATE_STD,
         text=lambda span: (
             f"the target {axis!r} hardly varies (standard deviation {std(span):.1e} in normalised units, "
-            f"{span.mean(f'signed_share/{axis}'):.0%} of the pairs outside its dead zone, {_steps(span)}), so a low "
-            "loss of its head proves nothing; check the view.* ranges and loss.dead_zone_*"
+            f"{span.mean(f'signed_share/{axis}'):.0%} of the pairs known and outside its dead zone, {_steps(span)}), "
+            "so a low loss of its head proves nothing; check the view.* ranges and loss.dead_zone_*"
         ),
     )
 
