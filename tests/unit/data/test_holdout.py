@@ -132,9 +132,9 @@ def test_a_split_survives_as_plain_values() -> None:
 
 
 def test_exactly_the_listed_patients_are_held_out(tmp_path: Path) -> None:
-    (tmp_path / "test.txt").write_text("\ufeff# our test set\np3\n  p17 # also\n\nnobody\n", encoding="utf-8")
+    (tmp_path / "test.txt").write_text("\ufeff# our test set\np3\n  p17 # also\n\nnobody\nPT#7\n", encoding="utf-8")
     listed = listed_patients(tmp_path / "test.txt")
-    assert listed == {short_id("subject", patient) for patient in ("p3", "p17", "nobody")}
+    assert listed == {short_id("subject", patient) for patient in ("p3", "p17", "nobody", "PT#7")}
     scans = series_of(50)
     train, held = split_by_patient(scans, 0.5, 100, 0, lambda scan: scan.patient, listed={"p3", "p17", "nobody"})
     assert {scan.patient for scan in held} == {"p3", "p17"}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,9 @@ import pytest
 from scipy import stats
 
 from prism_ssl.config.defaults import RECIPES, apply_overrides
+from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.eval.quality.evidence import PatientEvidence
+from prism_ssl.records.run_files import write_json
 from prism_ssl.study import command
 from prism_ssl.study.results import COLUMNS, difference, markdown, over_patients, table
 from prism_ssl.study.rows import ROWS
@@ -124,32 +127,78 @@ def test_a_table_that_is_not_the_studys_is_refused_in_a_sentence(
     (tmp_path / "other.csv").write_text("mrn,file\n1,a\n")
     for table_path in (tmp_path / "other.csv", tmp_path / "none.csv"):
         assert command.main([str(table_path), "--out", str(tmp_path / "out")]) == 2
-        assert "needed: a .csv or .parquet file with the column pmbb_id" in " ".join(capsys.readouterr().err.split())
+        assert "needed: a .csv or .parquet file with the columns pmbb_id and series_path" in " ".join(
+            capsys.readouterr().err.split()
+        )
 
 
-def test_rows_are_trained_with_their_settings_and_an_interrupted_one_ends_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commands: list[list[str]] = []
+class Training:
+    """A training that ends at once; ``codes`` are the exit codes of the first, second, ... one."""
 
-    class Training:
-        def __init__(self, words: list[str]) -> None:
-            commands.append(words)
+    commands: ClassVar[list[list[str]]] = []
+    codes: ClassVar[list[int]] = []
 
-        def __enter__(self) -> Training:
-            return self
+    def __init__(self, words: list[str]) -> None:
+        self.commands.append(words)
+        name = next(word for word in words if word.startswith("--run.name=")).partition("=")[2]
+        root = Path(next(word for word in words if word.startswith("--run.root=")).partition("=")[2])
+        (root / name).mkdir(parents=True, exist_ok=True)
+        self.code = self.codes[len(self.commands) - 1]
+        status: RunStatus = "ok" if self.code == 0 else "interrupted" if self.code == 75 else "failed"
+        probe = {"place_recall_at_1": 0.5}
+        summary = RunSummary(name, status, None, 1, 1, None, str(root / name), probe=probe)
+        write_json(root / name / "summary.json", dataclasses.asdict(summary))
 
-        def __exit__(self, *_: object) -> None:
-            return None
+    def wait(self) -> int:
+        return self.code
 
-        def wait(self) -> int:
-            return 75 if len(commands) == 2 else 0
 
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Calls ``prism study`` with trainings that end with these codes."""
     monkeypatch.setattr(subprocess, "Popen", Training)
-    words = [str(_table(tmp_path)), "--out", str(tmp_path / "out"), "--rows", "prism", "simclr", "guide"]
-    assert command.main([*words, "--", "--train.max-steps", "5"]) == 75
-    assert len(commands) == 2
-    assert "--loss.simclr-baseline=True" in commands[1]
-    assert "--loss.simclr-baseline=True" not in commands[0]
-    assert all(each[-2:] == ["--train.max-steps", "5"] for each in commands)
-    assert f"--data.holdout-file={tmp_path / 'out' / 'report' / 'held_out.txt'}" in commands[0]
+    _table(tmp_path)
+
+    def call(codes: list[int], *words: str) -> int:
+        Training.commands, Training.codes = [], codes
+        return command.main([str(tmp_path / "catalog.csv"), "--out", str(tmp_path / "out"), *words])
+
+    return call
+
+
+def test_rows_keep_their_settings_and_an_interrupted_one_ends_the_command(
+    study: Callable[..., int], tmp_path: Path
+) -> None:
+    given = ["--train.max-steps", "5", "--view.other-series-share", "0.5", "--run.name", "mine"]
+    assert study([0, 75], "--rows", "prism", "simclr", "guide", "--", *given) == 75
+    first, second = Training.commands
+    assert "--loss.simclr-baseline" in second
+    assert "--loss.simclr-baseline" not in first
+    assert second[5 : 5 + len(given)] == given
+    assert second.index("--view.other-series-share=0") > second.index("0.5")  # the last one counts
+    assert second[-1] == "--run.name=simclr"
+    assert f"--data.holdout-file={tmp_path / 'out' / 'report' / 'held_out.txt'}" in first
+
+
+def test_a_finished_row_is_not_trained_again_and_not_taken_for_another(
+    study: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study([0], "--", "--train.max-steps", "5") == 0
+    assert study([], "--", "--train.max-steps", "5") == 0
+    assert Training.commands == []
+    assert study([], "--", "--train.max-steps", "6") == 2
+    assert "has finished in" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_row_that_failed_is_told_and_is_not_in_the_table(
+    study: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study([0, 1], "--rows", "prism", "simclr") == 1
+    assert "row simclr failed with exit code 1" in capsys.readouterr().err
+    assert ROWS["simclr"].title not in (tmp_path / "out" / "report" / "results.md").read_text()
+    assert study([1], "--rows", "guide") == 1
+
+
+def test_what_names_patients_is_private(study: Callable[..., int], tmp_path: Path) -> None:
+    study([0])
+    assert (tmp_path / "out" / "report").stat().st_mode & 0o077 == 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -14,6 +16,9 @@ from prism_ssl.data.extract.cpu import extract_view
 from prism_ssl.data.pool.actor import PoolActor
 from prism_ssl.data.pool.memory_plan import _largest_bytes
 from prism_ssl.data.pool.other_series import with_other_series
+from prism_ssl.data.pool.scene_source import SceneSource
+from prism_ssl.data.pool.scratch import ScratchStore
+from prism_ssl.data.scan import OpenScan
 from prism_ssl.data.views import draw_training_pair, scene_of
 from prism_ssl.errors import ReplacementFailed
 from prism_ssl.utils.hashing import stable_int
@@ -92,7 +97,7 @@ def test_another_series_that_breaks_is_told_by_its_own_name(start: Callable[...,
     truncate(mr)
     actor = start([ct, alone], strict=False)
     chunks = [actor.next_chunk(4) for _ in range(4)]
-    assert {broken.scan_id for chunk in chunks for broken in chunk.broken} == {"scan-01"}
+    assert [broken.scan_id for chunk in chunks for broken in chunk.broken] == ["scan-01"]
     assert {key.scan_id for chunk in chunks for key in chunk.visits} == {"scan-00", "scan-02"}
     with pytest.raises(ReplacementFailed, match="scan-01"):
         start([ct, alone], strict=True).next_chunk(4)
@@ -103,3 +108,29 @@ def test_the_memory_plan_holds_the_other_series_too(tmp_path: Path) -> None:
     each = ct.volume_bytes
     assert _largest_bytes([ct, mr, alone], 2) == 4 * each
     assert _largest_bytes([ct, mr, alone], 3) == 5 * each
+
+
+def test_a_scan_opened_twice_at_once_is_read_and_stored_once(tmp_path: Path) -> None:
+    ct, mr, _ = _two_patients(tmp_path)
+    reading, go = Event(), Event()
+    reads: list[str] = []
+
+    def read(prepared: PreparedScan) -> OpenScan:
+        reads.append(prepared.record.scan_id)
+        reading.set()
+        assert go.wait(60)
+        return opened(prepared)
+
+    scratch = ScratchStore(tmp_path / "scratch", "pool", 2**30)
+    view = replace(actor_settings(tmp_path, pool_settings()).view, same_place_share=1.0, other_series_share=1.0)
+    source = SceneSource({"scan-00": ct, "scan-01": mr}, read, scratch, view, SEED)
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(source._open_one, ct) for _ in (0, 1)]
+        assert reading.wait(60)
+        go.set()
+        first, second = (each.result(timeout=60) for each in both)
+    assert reads == ["scan-00"]
+    assert scratch.used_bytes == ct.volume_bytes
+    np.testing.assert_array_equal(first.voxels, second.voxels)
+    assert source.open("scan-00").scene.other is not None
+    scratch.close()

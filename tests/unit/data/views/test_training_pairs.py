@@ -135,3 +135,18 @@ def test_a_curve_never_turns_and_keeps_the_ends_of_the_window() -> None:
         apply_curve(curve.astype(np.int16), patches)
         assert patches[0].tolist() == expected
     assert 10 < inverted < 30
+
+
+def test_a_pair_of_one_series_does_not_depend_on_whether_there_is_another() -> None:
+    some = dataclasses.replace(OTHER, other_series_share=0.5, same_place_share=0.7, random_contrast=0.3)
+    with_other, alone = (scene_of(CT, other, some, 7, "scan") for other in (MR, None))
+    compared = 0
+    for key in KEYS:
+        pair, lone = (draw_training_pair(scene, some, 4, 7, key) for scene in (with_other, alone))
+        if pair.scans[0] is pair.scans[1]:
+            compared += 1
+            assert all(
+                np.array_equal(a.positions_mm, b.positions_mm) for a, b in zip(pair.views, lone.views, strict=True)
+            )
+            assert all(np.array_equal(a.center_mm, b.center_mm) for a, b in zip(pair.views, lone.views, strict=True))
+    assert 20 < compared < 60
