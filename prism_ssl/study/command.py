@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from prism_ssl.utils.fs import private_folder
 
 RECIPE = "study"
 _OK, _FAILED, _REFUSED, _INTERRUPTED = 0, 1, 2, 75
+_POLL_S = 0.2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("table", type=Path, help="catalogue of the study's scans, see docs/public-data.md")
     parser.add_argument("--out", type=Path, default=Path("study"), help="folder of the runs and of the table")
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS)[:1], help="what to train")
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        choices=list(ROWS),
+        default=list(ROWS)[:1],
+        metavar="ROW",
+        help=f"what to train: {', '.join(ROWS)}",
+    )
     parser.add_argument(
         "--decide",
         action="store_true",
@@ -127,7 +136,8 @@ def _train(name: str, table: Path, folder: Path, settings: Sequence[str]) -> int
         training = subprocess.Popen([sys.executable, "-m", "prism_ssl.cli.main", "train", RECIPE, *asked])
         if stopped:
             training.send_signal(signal.SIGTERM)
-        code = training.wait()
+        while (code := training.poll()) is None:  # as long as it takes; a stop signal is passed on meanwhile
+            time.sleep(_POLL_S)
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

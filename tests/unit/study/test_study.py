@@ -149,7 +149,7 @@ class Training:
         summary = RunSummary(name, status, None, 1, 1, None, str(root / name), probe=probe)
         write_json(root / name / "summary.json", dataclasses.asdict(summary))
 
-    def wait(self) -> int:
+    def poll(self) -> int:
         return self.code
 
 

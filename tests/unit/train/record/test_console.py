@@ -169,7 +169,7 @@ def test_an_evaluation_is_a_line_of_its_own(tmp_path: Path) -> None:
 
 
 def test_an_error_in_showing_is_told_and_ends_nothing(tmp_path: Path) -> None:
-    text = json.dumps({"event": "alarm", "global_step": "nine"}) + "\n"  # no text to show
+    text = json.dumps({"event": "alarm", "global_step": 9}) + "\n"  # no text to show
     assert "the progress view ended early (KeyError: 'text'); the run's rows are in history.jsonl" in _live(
         tmp_path, text
     )
