@@ -230,3 +230,24 @@ def test_none_turns_an_optional_setting_off(key: str) -> None:
 
 def test_a_run_name_may_hold_dots_inside() -> None:
     assert RunConfig(name="vit-l.v1_2").name == "vit-l.v1_2"
+
+
+PLACE: dict[str, Any] = {"view.same_place_share": 0.5, "loss.supcon_positives": "place"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"loss.supcon_positives": "place"}, "view.same_place_share is 0, so no two views show one place"),
+        ({"view.other_series_share": 0.5}, "view.other_series_share is 0.5; needed: 0 where"),
+        ({"view.same_place_share": 0.5, "view.other_series_share": 0.5}, "loss.supcon_positives is 'series'"),
+        (PLACE | {"view.same_place_mm": 4.0}, "may lie 6.9 mm apart"),
+        (PLACE | {"view.same_place_mm": 6.0}, "view.same_place_mm is 6.0; needed: less than 5.8"),
+        (PLACE | {"loss.place_near_mm": 12.0}, "loss.place_apart_mm is 12.0; needed: above place_near_mm (12)"),
+        (PLACE | {"view.random_contrast": 0.5, "data.extract_on": "cuda"}, "need data.extract_on 'cpu'"),
+    ],
+)
+def test_views_of_one_place_that_cannot_work_are_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        apply_overrides(PrismConfig(), settings)
+    assert apply_overrides(PrismConfig(), PLACE).loss.supcon_positives == "place"
