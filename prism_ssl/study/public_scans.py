@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,26 +24,37 @@ _CONVERT_LIMIT_S = 600.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Lay out what the clones hold; 0 when there is any series. A second call adds what was missing."""
+    """Lay out what the clones hold; 0 when there is any series, 1 without, 2 when it cannot work.
+
+    A second call adds what was missing.
+    """
     given = _parser().parse_args(list(sys.argv[1:] if arguments is None else arguments))
     console, errors = Console(), Console(stderr=True)
     dcm2niix = _dcm2niix()
-    if dcm2niix is None:
+    if dcm2niix is None or importlib.util.find_spec("pydicom") is None:
         errors.print(
-            "dcm2niix is not installed, and most of these scans are DICOM; "
-            "needed: pip install 'prism-ssl[study]', or your system's package dcm2niix",
+            "dcm2niix or pydicom is not installed, and half of these scans are DICOM; "
+            "needed: pip install 'prism-ssl[study]'",
             style="red",
             markup=False,
         )
         return _REFUSED
+    try:
+        return _lay_out_all(given.clones, given.out, dcm2niix, console, errors)
+    except OSError as error:
+        errors.print(f"{type(error).__name__}: {error}; the same command goes on from here", style="red", markup=False)
+        return _REFUSED
+
+
+def _lay_out_all(clones: Path, out: Path, dcm2niix: str, console: Console, errors: Console) -> int:
     rows, left = list[PublicSeries](), Counter[str]()
     for repository in REPOSITORIES:
-        clone = given.clones / repository.folder
+        clone = clones / repository.folder
         if not clone.is_dir():
-            errors.print(f"no clone of {repository.name}: {_how_to_clone(repository, given.clones)}", markup=False)
+            errors.print(_how_to_clone(repository, clone), markup=False, highlight=False, soft_wrap=True)
             continue
         for series in repository.series:
-            why = _lay_out(series, clone, given.out, dcm2niix)
+            why = _lay_out(series, clone, out, dcm2niix)
             if why is None:
                 rows.append(series)
             else:
@@ -50,10 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(f"{count} series left out, {why}", markup=False)
     if not rows:
         return _NOTHING
-    _write_catalog(rows, given.out / "catalog.csv")
+    _write_catalog(rows, out / "catalog.csv")
     patients = len({series.patient for series in rows})
-    console.print(f"{len(rows)} series of {patients} patients in {given.out / 'catalog.csv'}", markup=False)
-    console.print(f"next: prism study {given.out / 'catalog.csv'}", markup=False)
+    console.print(f"{len(rows)} series of {patients} patients in {out / 'catalog.csv'}", markup=False)
+    console.print(f"next: prism study {out / 'catalog.csv'}", markup=False)
     return _OK
 
 
@@ -70,8 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _how_to_clone(repository: Repository, clones: Path) -> str:
-    return f"git clone https://github.com/{repository.name} {clones / repository.folder}"
+def _how_to_clone(repository: Repository, clone: Path) -> str:
+    """The commands that bring the repository as it was when the study was made."""
+    at = shlex.quote(str(clone))
+    return f"git clone https://github.com/{repository.name} {at} && git -C {at} checkout -q {repository.commit}"
 
 
 def _dcm2niix() -> str | None:

@@ -77,8 +77,7 @@ def draw_training_pair(scene: Scene, config: ViewConfig, n_patches: int, seed: i
         return TrainingPair(views, (scan, scan), (None, None))
     kind = generator_for(seed, key.scan_id, key.epoch, key.visit, "kind")
     # Always all of these draws, so that none depends on what another one chose.
-    same_place, two_series, swapped, curved_a, curved_b = kind.random(5)
-    place_a, place_b = kind.random(2)
+    same_place, two_series, swapped, curved_a, curved_b, place_a, place_b = kind.random(7)
     jitter_mm = config.same_place_mm * kind.uniform(-1.0, 1.0, 3)
     scans, centers = (scan, scan), _centers(scene, config, place_a, place_b)
     if same_place < config.same_place_share:

@@ -1,0 +1,103 @@
+"""The public scans are laid out from clones: NIfTI is copied, DICOM converted, and what is missing is told."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from prism_ssl.study import public_scans
+from prism_ssl.study.sources import REPOSITORIES, PublicSeries, Repository
+
+CT = PublicSeries("P1", "CT", "CT_LEG", "CT", "leg", "dicom/P1")
+MR = PublicSeries("P1", "MR", "T1W", "MRI", "leg", "nifti/p1.nii.gz")
+GONE = PublicSeries("P2", "MR", "T1W", "MRI", "leg", "nifti/p2.nii.gz")
+HERE = Repository("a/b", "0" * 12, "CC0", (CT, MR, GONE))
+ELSEWHERE = Repository("c/d", "1" * 12, "CC0", (GONE,))
+VOXELS = np.arange(12 * 10 * 14, dtype=np.int16).reshape(12, 10, 14)
+"""[slice, row, column]"""
+
+
+def _slice(number: int, series: str, frame: str, modality: str = "CT") -> FileDataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    dataset.SeriesInstanceUID, dataset.FrameOfReferenceUID, dataset.Modality = series, frame, modality
+    dataset.StudyInstanceUID, dataset.InstanceNumber, dataset.SeriesNumber = frame, number + 1, 1
+    dataset.ImagePositionPatient, dataset.ImageOrientationPatient = [0, 0, 3.0 * number], [1, 0, 0, 0, 1, 0]
+    dataset.PixelSpacing, dataset.SliceThickness = [2.0, 1.5], 3.0
+    dataset.Rows, dataset.Columns = VOXELS.shape[1:]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
+    dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1000
+    dataset.PixelData = VOXELS[number].tobytes()
+    return dataset
+
+
+@pytest.fixture
+def clones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One clone, with a slice that is there twice, one of another modality, and a file that is no DICOM."""
+    monkeypatch.setattr(public_scans, "REPOSITORIES", (HERE, ELSEWHERE))
+    folder = tmp_path / "clones" / "a+b"
+    (folder / "dicom" / "P1").mkdir(parents=True)
+    (folder / "nifti").mkdir()
+    series, frame = generate_uid(), generate_uid()
+    for number in range(len(VOXELS)):
+        made = _slice(number, series, frame)
+        for name in (f"{number}.dcm", f"again{number}") if number == 3 else (f"{number}.dcm",):
+            made.save_as(folder / "dicom" / "P1" / name)
+    _slice(0, generate_uid(), frame, "SR").save_as(folder / "dicom" / "P1" / "report")
+    (folder / "dicom" / "P1" / "README").write_text("no DICOM")
+    nib.save(nib.Nifti1Image(VOXELS, np.eye(4)), folder / "nifti" / "p1.nii.gz")
+    return tmp_path / "clones"
+
+
+def test_an_archive_is_laid_out_and_what_is_missing_is_told(
+    clones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert public_scans.main([str(clones), "--out", str(out)]) == 0
+    with (out / "catalog.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["pmbb_id"], row["modality"], row["series_path"]) for row in rows] == [
+        ("P1", "CT", "P1/ct_leg"), ("P1", "MR", "P1/t1w"),
+    ]  # fmt: skip
+    ct = nib.load(out / "P1" / "ct_leg" / "ct_leg.nii.gz")
+    assert ct.header.get_zooms() == pytest.approx((1.5, 2.0, 3.0))
+    values = np.asanyarray(ct.dataobj)
+    assert sorted(values.ravel().tolist()) == sorted((VOXELS.astype(int) - 1000).ravel().tolist())
+    point = np.linalg.inv(ct.affine) @ [-3.0, -4.0, 6.0, 1.0]  # LPS (3, 4, 6): column 2, row 2, slice 2
+    assert values[tuple(np.rint(point[:3]).astype(int))] == VOXELS[2, 2, 2] - 1000
+    told = capsys.readouterr().err
+    assert "1 series left out, a/b: not in the clone" in told
+    assert f"git -C {clones / 'c+d'} checkout -q {'1' * 12}" in told
+    assert not list(out.glob(".converting-*"))
+
+
+def test_a_second_call_converts_nothing_again(clones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    public_scans.main([str(clones), "--out", str(out)])
+    monkeypatch.setattr(public_scans, "_converted", lambda *_: pytest.fail("converted again"))
+    assert public_scans.main([str(clones), "--out", str(out)]) == 0
+
+
+def test_without_its_tools_or_its_clones_it_says_what_is_needed(
+    clones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert public_scans.main([str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 1
+    monkeypatch.setattr(public_scans, "_dcm2niix", lambda: None)
+    assert public_scans.main([str(clones)]) == 2
+    assert "pip install 'prism-ssl[study]'" in capsys.readouterr().err
+
+
+def test_the_study_has_the_series_that_its_page_names() -> None:
+    series = [each for repository in REPOSITORIES for each in repository.series]
+    assert (len(series), len({each.patient for each in series})) == (166, 111)
+    assert len({each.folder for each in series}) == 166
