@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from prism_ssl.data.phantoms.writer import nifti_bytes
+from prism_ssl.data.scan import apply_affine, open_scan
 from prism_ssl.study import public_scans
 from prism_ssl.study.sources import REPOSITORIES, PublicSeries, Repository
 
@@ -55,7 +57,7 @@ def clones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             made.save_as(folder / "dicom" / "P1" / name)
     _slice(0, generate_uid(), frame, "SR").save_as(folder / "dicom" / "P1" / "report")
     (folder / "dicom" / "P1" / "README").write_text("no DICOM")
-    nib.save(nib.Nifti1Image(VOXELS, np.eye(4)), folder / "nifti" / "p1.nii.gz")
+    (folder / "nifti" / "p1.nii.gz").write_bytes(gzip.compress(nifti_bytes(VOXELS, np.eye(4), 1.0, 0.0)))
     return tmp_path / "clones"
 
 
@@ -69,12 +71,13 @@ def test_an_archive_is_laid_out_and_what_is_missing_is_told(
     assert [(row["pmbb_id"], row["modality"], row["series_path"]) for row in rows] == [
         ("P1", "CT", "P1/ct_leg"), ("P1", "MR", "P1/t1w"),
     ]  # fmt: skip
-    ct = nib.load(out / "P1" / "ct_leg" / "ct_leg.nii.gz")
-    assert ct.header.get_zooms() == pytest.approx((1.5, 2.0, 3.0))
-    values = np.asanyarray(ct.dataobj)
-    assert sorted(values.ravel().tolist()) == sorted((VOXELS.astype(int) - 1000).ravel().tolist())
-    point = np.linalg.inv(ct.affine) @ [-3.0, -4.0, 6.0, 1.0]  # LPS (3, 4, 6): column 2, row 2, slice 2
-    assert values[tuple(np.rint(point[:3]).astype(int))] == VOXELS[2, 2, 2] - 1000
+    ct = open_scan(out / "P1" / "ct_leg" / "ct_leg.nii.gz")
+    assert ct.spacing_mm == pytest.approx((1.5, 2.0, 3.0))
+    values = ct.voxels * ct.slope + ct.intercept
+    assert sorted(values.ravel().tolist()) == sorted((VOXELS.astype(float) - 1000).ravel().tolist())
+    # LPS (3, 4, 6) is column 2, row 2, slice 2
+    i, j, k = np.rint(apply_affine(ct.to_voxel, np.array([[-3.0, -4.0, 6.0]]))[0]).astype(int)
+    assert values[k, j, i] == VOXELS[2, 2, 2] - 1000
     told = capsys.readouterr().err
     assert "1 series left out, a/b: not in the clone" in told
     assert f"git -C {clones / 'c+d'} checkout -q {'1' * 12}" in told
