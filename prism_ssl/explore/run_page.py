@@ -10,7 +10,16 @@ from typing import Any, Literal
 
 import polars as pl
 
-from prism_ssl.eval.ranking import BEHIND, BEHIND_HIGH, BEHIND_LOW, QUALITY, QUALITY_HIGH, QUALITY_LOW, THROUGHPUT
+from prism_ssl.eval.ranking import (
+    BEHIND,
+    BEHIND_HIGH,
+    BEHIND_LOW,
+    NOT_PAIRED,
+    QUALITY,
+    QUALITY_HIGH,
+    QUALITY_LOW,
+    THROUGHPUT,
+)
 from prism_ssl.explore.alarm_view import alarm_spans, doubts
 from prism_ssl.explore.representation_view import MEASURES, values_of
 from prism_ssl.report.held_out_tables import measures
@@ -209,6 +218,8 @@ def _counters(row: Mapping[str, Any]) -> list[Finding]:
 
 
 def _rank(row: Mapping[str, Any]) -> list[Finding]:
+    if (why := row.get(NOT_PAIRED)) is not None:
+        return [Finding("info", f"It is not compared with the best run patient by patient: {why}.")]
     behind, low, high = (row.get(key) for key in (BEHIND, BEHIND_LOW, BEHIND_HIGH))
     if behind is None or low is None or high is None or low <= 0:
         return []

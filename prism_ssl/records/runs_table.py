@@ -78,6 +78,14 @@ def read_run_histories(runs: pl.DataFrame, keys: Iterable[str]) -> pl.DataFrame:
     return pl.concat(parts)
 
 
+def damaged_histories(runs: pl.DataFrame) -> list[str]:
+    """A sentence for each of ``runs`` (columns run and run_dir) with history lines that cannot be read."""
+    damages = [
+        (run, read_scalars(Path(folder)).damage_in_words()) for run, folder in runs.select("run", "run_dir").rows()
+    ]
+    return [f"{run}: {words}." for run, words in damages if words is not None]
+
+
 def _record(folder: Path) -> dict[str, Any]:
     settings = _json(folder / "config.json") or {}
     tracking = _mapping(settings.get("tracking"))

@@ -20,7 +20,7 @@ from prism_ssl.eval.ranking import (
     recommended_command,
     with_differences,
 )
-from prism_ssl.records.runs_table import read_run_histories, read_run_records
+from prism_ssl.records.runs_table import damaged_histories, read_run_histories, read_run_records
 from prism_ssl.report.ranking_report import TEXT_FILE, write_ranking
 from tune.core24 import SCALED_LEVELS
 from tune.sweep.folder import Sweep
@@ -31,7 +31,7 @@ def conclude(sweep: Sweep, console: Console) -> None:
     runs = read_run_records(sweep.folder)
     scored = compute_proxy_score(runs, read_run_histories(runs, PROBE_KEYS))
     scored = with_differences(scored, evidence_of_runs(runs), sweep.base.eval)
-    ranked = write_ranking(sweep.folder, scored, _notes(sweep))
+    ranked = write_ranking(sweep.folder, scored, [*_notes(sweep), *damaged_histories(runs)])
     console.print(_table(ranked))
     for run in scored.filter(pl.col("status") != "ok").iter_rows(named=True):
         say(console, f"{run['run']} {run['status']}: {run['cause']}", style="red")

@@ -139,6 +139,10 @@ def test_how_far_a_run_is_behind_is_a_remark(scored: pl.DataFrame) -> None:
     assert remark.text == "It is 0.125 behind the best run in proxy quality (95 % interval 0.050 to 0.200)."
     assert in_words([remark]).startswith("The record shows nothing wrong.<br><span")
     assert told(sound(scored, behind_best=0.125, behind_best_low=-0.05, behind_best_high=0.2), SOUND) == []
+    apart = sound(scored, behind_best=None, not_paired="it has no evidence per patient")
+    assert told(apart, SOUND) == [
+        "info: It is not compared with the best run patient by patient: it has no evidence per patient."
+    ]
 
 
 def test_words_of_a_cause_are_no_markup(scored: pl.DataFrame) -> None:

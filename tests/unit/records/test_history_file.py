@@ -12,7 +12,7 @@ from prism_ssl.records.cache import TableCache
 from prism_ssl.records.history_file import read_scalars
 from prism_ssl.records.local import damage_in_words, local_history, local_records
 from prism_ssl.records.run_files import HISTORY_FILE, read_history, truncate_history
-from prism_ssl.records.runs_table import read_run_histories, read_run_records
+from prism_ssl.records.runs_table import damaged_histories, read_run_histories, read_run_records
 from prism_ssl.report import plots
 from prism_ssl.train.record.console import HistoryFollower
 
@@ -124,6 +124,16 @@ def test_damage_is_told_in_words_also_when_the_rows_come_from_the_cache(run: Pat
     assert local_history(run, [], cache).is_empty()
     (run / HISTORY_FILE).unlink()
     assert damage_in_words(run, cache) is None
+
+
+def test_a_ranking_names_the_runs_whose_history_is_damaged(run: Path) -> None:
+    (run / HISTORY_FILE).write_bytes(b'{"global_step": 1}\n' + DAMAGED["no step"] + b"\n")
+    whole = run.parent / "whole"
+    whole.mkdir()
+    (whole / "config.json").write_text("{}")
+    (whole / HISTORY_FILE).write_bytes(b'{"global_step": 1}\n')
+    told = damaged_histories(read_run_records(run.parent))
+    assert told == [f"{run.name}: 1 of 2 lines of history.jsonl cannot be read and are left out."]
 
 
 def test_a_line_without_a_step_is_told_to_the_log_like_any_damage(run: Path, caplog: pytest.LogCaptureFixture) -> None:
