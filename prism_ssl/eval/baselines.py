@@ -21,6 +21,7 @@ from prism_ssl.eval.held_out_scalars import (
 from prism_ssl.eval.pixel_statistics import pixel_quantiles, read_pairs, standardised
 from prism_ssl.eval.place.retrieval import PlaceSet
 from prism_ssl.eval.probe_set import ProbeSet
+from prism_ssl.eval.quality.evidence import PatientEvidence
 from prism_ssl.model.pair_targets import AxisReading
 
 COMPARED = (
@@ -40,8 +41,10 @@ RANDOM, PIXELS, SPACING, MODALITY = "_random_init", "_pixels", "_spacing", "_mod
 """The baselines' endings."""
 
 
-def pixel_scalars(asked: Answers, probe_set: ProbeSet, place_set: PlaceSet, config: PrismConfig) -> dict[str, float]:
-    """``COMPARED`` with pixel quantiles as the embedding of a view; a ridge regression fitted on other patients
+def pixel_evaluation(
+    asked: Answers, probe_set: ProbeSet, place_set: PlaceSet, config: PrismConfig
+) -> tuple[dict[str, float], PatientEvidence]:
+    """``held_out_scalars`` with pixel quantiles as the embedding of a view; a ridge regression fitted on other patients
     predicts the pair targets of ``asked``."""
     embeddings = pixel_quantiles(probe_set.patches)
     n_pairs = len(place_set.pairs)
@@ -51,8 +54,7 @@ def pixel_scalars(asked: Answers, probe_set: ProbeSet, place_set: PlaceSet, conf
         place.reshape(n_pairs, 2, PLACE_POINTS, embeddings.shape[1]),
         _read_by_ridge(asked, embeddings, patients_of_views(probe_set)[::2]),
     )
-    values, _ = held_out_scalars(answers, probe_set, place_set, config)
-    return compared(values, PIXELS)
+    return held_out_scalars(answers, probe_set, place_set, config)
 
 
 def scanner_scalars(scans: Sequence[PreparedScan], probe_set: ProbeSet, config: PrismConfig) -> dict[str, float]:

@@ -22,7 +22,7 @@ from prism_ssl.contracts import (
     PrismOutput,
 )
 from prism_ssl.eval import proxy_metrics as metrics
-from prism_ssl.eval.baselines import RANDOM, compared, pixel_scalars, scanner_scalars
+from prism_ssl.eval.baselines import PIXELS, RANDOM, compared, pixel_evaluation, scanner_scalars
 from prism_ssl.eval.held_out_scalars import Answers, held_out_scalars
 from prism_ssl.eval.place.retrieval import PlaceSet, build_place_set, no_places
 from prism_ssl.eval.probe_set import ProbeSet, build_probe_set
@@ -55,6 +55,7 @@ class Evaluator:
         self._probe_set: ProbeSet | None = None
         self._place_set: PlaceSet | None = None
         self._baselines: dict[str, float] = {}
+        self._untrained_place: dict[str, Float64] = {}
         self.evidence: PatientEvidence | None = None
         """Evidence per patient of the last call."""
 
@@ -71,25 +72,30 @@ class Evaluator:
         if not self._probe_set.scans:
             return {}
         done = evaluate(network, self._probe_set, self._config, self._place_set)
-        self.evidence = done.evidence
         if not self._baselines:
-            self._baselines = self._without_training(network, done.answers, self._probe_set, self._place_set)
+            self._baselines, self._untrained_place = self._without_training(
+                network, done.answers, self._probe_set, self._place_set
+            )
+        self.evidence = done.evidence and dataclasses.replace(done.evidence, untrained_place=self._untrained_place)
         return done.values | self._baselines
 
     def _without_training(
         self, network: PrismNet, asked: Answers, probe_set: ProbeSet, place_set: PlaceSet
-    ) -> dict[str, float]:
-        """Random weights follow from ``eval.seed``."""
+    ) -> tuple[dict[str, float], dict[str, Float64]]:
+        """Scalars, and place recall [Q] by ending. Random weights follow from ``eval.seed``."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._config.eval.seed)
             fresh = build_network(self._config.model)
         fresh = fresh.to(next(network.parameters()).device)
         untrained = evaluate(fresh, probe_set, self._config, place_set)
-        return (
+        pixels, of_pixels = pixel_evaluation(asked, probe_set, place_set, self._config)
+        evidence = {RANDOM: untrained.evidence, PIXELS: of_pixels}
+        values = (
             compared(untrained.values, RANDOM)
-            | pixel_scalars(asked, probe_set, place_set, self._config)
+            | compared(pixels, PIXELS)
             | scanner_scalars(self._held_out, probe_set, self._config)
         )
+        return values, {ending: each.place_recall for ending, each in evidence.items() if each is not None}
 
 
 def evaluate(

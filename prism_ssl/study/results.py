@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,12 @@ def place_by_patient(evidence: PatientEvidence) -> dict[str, float]:
     return dict(zip(names, by_patient(evidence.place_recall, evidence.patient_of_pair).tolist(), strict=True))
 
 
+def untrained(evidence: PatientEvidence, ending: str) -> PatientEvidence | None:
+    """The same evidence with the place recall of a baseline; None where an earlier version did not keep it."""
+    recall = evidence.untrained_place.get(ending)
+    return None if recall is None else dataclasses.replace(evidence, place_recall=recall)
+
+
 def difference(first: PatientEvidence, other: PatientEvidence) -> Interval:
     """Place recall of ``first`` less that of ``other``, patient by patient, over the patients of both."""
     if why_apart(other, first) is not None:  # they were asked other questions
@@ -71,7 +78,7 @@ def table(
     first = next(iter(ROWS))
     lines = [_trained(name, probes[name], evidence, first) for name in ROWS if name in probes]
     source = probes.get(first) or next(iter(probes.values()), {})
-    lines += [_baseline(title, ending, source) for title, ending in BASELINES.items()]
+    lines += [_baseline(title, ending, source, evidence.get(first)) for title, ending in BASELINES.items()]
     chance = dict.fromkeys(COLUMNS, "-") | {
         "row": "chance",
         "place recall@1": _number(source.get("place_recall_at_1_chance")),
@@ -84,12 +91,11 @@ def table(
 def _trained(
     name: str, probe: Mapping[str, float | None], evidence: Mapping[str, PatientEvidence], first: str
 ) -> dict[str, str]:
-    interval = over_patients(list(place_by_patient(evidence[name]).values())) if name in evidence else None
     better = difference(evidence[first], evidence[name]) if name != first and {name, first} <= evidence.keys() else None
     return {
         "row": ROWS[name].title,
         "place recall@1": _number(probe.get("place_recall_at_1")),
-        "95 % interval": f"{interval.low:.2f} to {interval.high:.2f}" if interval else "-",
+        "95 % interval": _interval(evidence.get(name)),
         "PRISM better by": _gain(better),
         "error, mm": _number(probe.get("place_distance_mm"), 0),
         **{axis: _number(probe.get(f"skill/{axis}")) for axis in _AXES},
@@ -97,10 +103,15 @@ def _trained(
     }
 
 
-def _baseline(title: str, ending: str, probe: Mapping[str, float | None]) -> dict[str, str]:
+def _baseline(
+    title: str, ending: str, probe: Mapping[str, float | None], first: PatientEvidence | None
+) -> dict[str, str]:
+    own = first and untrained(first, ending)
     return dict.fromkeys(COLUMNS, "-") | {
         "row": title,
         "place recall@1": _number(probe.get(f"place_recall_at_1{ending}")),
+        "95 % interval": _interval(own),
+        "PRISM better by": _gain(difference(first, own) if first and own else None),
         "error, mm": _number(probe.get(f"place_distance_mm{ending}"), 0),
         "modality, kNN": _number(probe.get(f"knn_modality{ending}")),
     }
@@ -111,6 +122,11 @@ def markdown(lines: Sequence[Mapping[str, str]]) -> str:
     head = ("row", *COLUMNS)
     rows = [head, tuple("---" for _ in head), *(tuple(line[name] for name in head) for line in lines)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def _interval(evidence: PatientEvidence | None) -> str:
+    interval = evidence and over_patients(list(place_by_patient(evidence).values()))
+    return f"{interval.low:.2f} to {interval.high:.2f}" if interval and math.isfinite(interval.low) else "-"
 
 
 def _gain(better: Interval | None) -> str:

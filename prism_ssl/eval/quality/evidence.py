@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ EVIDENCE_FILE = "held_out_evidence.json"
 """File of a run folder with the evidence of the last held-out evaluation."""
 
 _FORMAT = 1
+_PLACE = "place_recall_at_1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,8 @@ class PatientEvidence:
     """``evaluation_settings`` of the evaluation; None: an earlier version did not keep them."""
     drawn: str | None = None
     """Hash of all views and of the points of the pairs: another version may draw others under equal settings."""
+    untrained_place: Mapping[str, Float64] = field(default_factory=dict)
+    """Place recall [Q] of what needs no training, by the ending of its scalars; empty for earlier versions."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; values that are not finite become None."""
@@ -66,8 +69,9 @@ class PatientEvidence:
             {
                 "series": list(pair),
                 "patient": self.patient_of_pair[q],
-                "place_recall_at_1": _plain(self.place_recall[q]),
+                _PLACE: _plain(self.place_recall[q]),
                 "place_distance_mm": _plain(self.place_distance_mm[q]),
+                **{f"{_PLACE}{ending}": _plain(recall[q]) for ending, recall in self.untrained_place.items()},
             }
             for q, pair in enumerate(self.pairs)
         ]
@@ -95,7 +99,7 @@ class PatientEvidence:
         if not (isinstance(settings, dict | None) and isinstance(drawn, str | None)):
             raise TypeError("the settings are no mapping, or the hash of the views is no string")
         counts = {
-            what: np.array([[each[what][axis] for axis in axes] for each in series], float).reshape(-1, len(axes), 2)
+            what: np.array([[each[what][axis] for axis in axes] for each in series], float).reshape(len(series), len(axes), 2)
             for what in ("signs", "right")
         }
         return PatientEvidence(
@@ -108,12 +112,17 @@ class PatientEvidence:
             right=counts["right"],
             pairs=[(each["series"][0], each["series"][1]) for each in pairs],
             patient_of_pair=[each["patient"] for each in pairs],
-            place_recall=_floats([each["place_recall_at_1"] for each in pairs]),
+            place_recall=_floats([each[_PLACE] for each in pairs]),
             place_distance_mm=_floats([each["place_distance_mm"] for each in pairs]),
             place_chance=float(_floats([known["place_recall_at_1_chance"]])[0]),
             telling_share=float(_floats([known["telling_share"]])[0]),
             settings=settings,
             drawn=drawn,
+            untrained_place={
+                name.removeprefix(_PLACE): _floats([each[name] for each in pairs])
+                for name in (pairs[0] if pairs else {})
+                if name.startswith(f"{_PLACE}_")
+            },
         )
 
 

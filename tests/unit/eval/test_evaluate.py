@@ -165,6 +165,8 @@ def test_places_and_baselines_stand_beside_the_encoder_and_the_evidence_says_the
     assert evidence.recall.mean() == pytest.approx(values["recall_at_1"])
     assert evidence.place_recall.mean() == pytest.approx(values["place_recall_at_1"]), "one pair each"
     assert len(set(evidence.patient_of_series)) == 12
+    for ending in ("_random_init", "_pixels"):
+        assert evidence.untrained_place[ending].mean() == pytest.approx(values[f"place_recall_at_1{ending}"])
 
 
 def test_the_hash_of_views_tells_other_views_and_points_and_no_other_processor(probe_set: ProbeSet) -> None:

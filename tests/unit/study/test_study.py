@@ -99,8 +99,19 @@ def test_the_table_shows_rows_baselines_and_chance() -> None:
     assert all(set(line) == {"row", *COLUMNS} for line in lines)
     assert [line["place recall@1"] for line in lines] == ["0.57", "0.23", "0.05", "0.14", "0.06"]
     assert lines[1]["PRISM better by"].startswith("+0.33 (")
+    assert [line["PRISM better by"] for line in lines[2:]] == ["-"] * 3  # this evidence holds no baseline
     assert (lines[0]["dx"], lines[1]["dx"], lines[4]["dx"]) == ("0.50", "-", "0")
     assert markdown(lines).count("\n") == 2 + len(lines)
+
+
+def test_baselines_are_compared_patient_by_patient_too() -> None:
+    both = dataclasses.replace(PRISM, untrained_place={"_pixels": OTHER.place_recall})
+    kept = PatientEvidence.from_dict(both.to_dict())  # as the run folder has it
+    lines = {line["row"]: line for line in table({"prism": {"place_recall_at_1": 0.567}}, {"prism": kept})}
+    gain, own = over_patients([0.4, 0.1, 0.5]), over_patients([0.2, 0.1, 0.4])
+    assert lines["pixel statistics"]["PRISM better by"] == f"{gain.mean:+.2f} ({gain.low:+.2f} to {gain.high:+.2f})"
+    assert lines["pixel statistics"]["95 % interval"] == f"{own.low:.2f} to {own.high:.2f}"
+    assert lines["random weights"]["PRISM better by"] == "-"
 
 
 # ---------------------------------------------------------------------- command
