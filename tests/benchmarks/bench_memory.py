@@ -26,7 +26,7 @@ from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.pool.memory_plan import plan_memory
 from prism_ssl.data.sharded_dataset import PairStream
 
-SHAPE = (256, 256, 150)
+SHAPE, QUICK_SHAPE = (256, 256, 150), (96, 96, 60)
 N_PATCHES = 32
 PAIRS_PER_CHUNK = 20
 VISITS = 20_000
@@ -93,11 +93,11 @@ def planned_actor_bytes(config: PrismConfig, scans: list[PreparedScan]) -> int:
 def main() -> dict[str, Any]:
     """Both settings of scratch, report."""
     arguments = parser(__doc__).parse_args()
-    visits = VISITS // 10 if arguments.quick else VISITS
+    visits = VISITS // 20 if arguments.quick else VISITS
     window = min(WINDOW, visits // 4) // (WORKERS * PAIRS_PER_CHUNK)
     where, facts, rows = circumstances(), dict[str, Any](), list[Row]()
     with tempfile.TemporaryDirectory(prefix="bench_memory_") as name, local_ray():
-        scans = make_scans(Path(name), SHAPE)
+        scans = make_scans(Path(name), QUICK_SHAPE if arguments.quick else SHAPE)
         planned = planned_actor_bytes(small_views(CONFIG), scans)
         facts |= {"volume_bytes": scans[0].volume_bytes, "visits": visits, "planned_bytes": planned}
         for setting, scratch_bytes in SETTINGS.items():

@@ -37,6 +37,7 @@ PATIENTS = ((8, 1, 6), (8, 4, 6), (12, 8, 6), (30, 4, 15))
 """Patients, series of each, and patients with a pair of series."""
 TRUTH = ("linear_organ", "position_recall_at_1")
 """Held-out scalars that only phantoms have."""
+SUBJECTS = ("--data.phantom-subjects", "40", "--data.holdout-min-series", "24")
 RUNS = {
     "prism": [],
     "prism, slow": ["--train.lr", "1e-4"],
@@ -89,9 +90,8 @@ def false_alarms(sweeps: int, runs: int = 24, patients: int = 16) -> tuple[float
 def train(folder: Path, name: str, options: list[str], steps: int, every: int) -> Path:
     """A run on phantoms that is evaluated every so many steps; returns its folder."""
     command = [
-        sys.executable, "tune/train_single.py", "phantom-cpu", "--data.phantom-subjects", "40",
-        "--data.holdout-min-series", "24", "--train.max-steps", str(steps), "--eval.every", str(every),
-        "--run.root", str(folder), "--run.name", name.replace(", ", "-"), "--tracking.mode", "disabled", *options,
+        sys.executable, "tune/train_single.py", "phantom-cpu", "--train.max-steps", str(steps),
+        "--eval.every", str(every), "--run.root", str(folder), "--run.name", name.replace(", ", "-"), "--tracking.mode", "disabled", *options,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -136,13 +136,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Simulates, trains, and prints."""
     options = parser(__doc__).parse_args(arguments)
     where = circumstances()
-    covered = coverage(60 if options.quick else 1000)
-    fitted, lucky = regret(20 if options.quick else 1000)
-    at_once, one_by_one = false_alarms(5 if options.quick else 200)
+    covered = coverage(10 if options.quick else 1000)
+    fitted, lucky = regret(10 if options.quick else 1000)
+    at_once, one_by_one = false_alarms(2 if options.quick else 200)
     names = dict(list(RUNS.items())[:1]) if options.quick else RUNS
-    steps, every = (20, 10) if options.quick else (600, 100)
+    steps, every = (4, 2) if options.quick else (600, 100)
+    subjects = () if options.quick else SUBJECTS
     with tempfile.TemporaryDirectory(prefix="ranking-") as root:
-        runs = {name: train(Path(root), name, flags, steps, every) for name, flags in names.items()}
+        runs = {name: train(Path(root), name, [*subjects, *flags], steps, every) for name, flags in names.items()}
         table = encoders(runs)
         spread = {} if options.quick else {name: stability(folder, 4) for name, folder in runs.items()}
     correlations = {

@@ -178,7 +178,7 @@ def _rows(errors: Mapping[str, Errors], differences: Mapping[str, float]) -> lis
 # ---------------------------------------------------------------------- scratch
 def compare_scratch(folder: Path, quick: bool) -> tuple[dict[str, Timing], list[Row]]:
     """A full-size scan opened, kept, and seen again."""
-    path = write_gz(folder / "ct.nii.gz", full_size_ct(shape=(256, 256, 100) if quick else (512, 512, 200)))
+    path = write_gz(folder / "ct.nii.gz", full_size_ct(shape=(128, 128, 60) if quick else (512, 512, 200)))
     stats = open_scan(path).stats
     store = ScratchStore(folder / "scratch-full-size", "bench", 2**40)
     store.put("scan", open_scan(path, stats))

@@ -61,7 +61,9 @@ def _a_training_scan(root: Path) -> dict[str, str]:
     return rows.filter(pl.col("scan_id") == last).select("scan_id", "path").to_dicts()[0]
 
 
-def test_strict_mode_ends_as_failed_and_the_next_run_goes_on_without_the_scan(tmp_path: Path, catalog: Path) -> None:
+def test_a_broken_scan_ends_a_strict_run_and_the_next_one_goes_on_without_it_a_lenient_run_finishes(
+    tmp_path: Path, catalog: Path
+) -> None:
     scan_id = damage_behind_preflights_back(tmp_path, catalog)
     run = command(tmp_path, data__catalog_path=catalog, train__max_steps=200)
     code, output = run_to_end(run)
@@ -72,8 +74,7 @@ def test_strict_mode_ends_as_failed_and_the_next_run_goes_on_without_the_scan(tm
     assert scan_id in summary["cause"]
     assert scan_id in output
     assert ": ok" not in output
-    quarantine = next((tmp_path / "runs" / ".preflight").glob("*/quarantine.jsonl")).read_text()
-    assert json.loads(quarantine.splitlines()[0])["scan_id"] == scan_id
+    assert _quarantined(tmp_path) == [scan_id]
 
     code, output = run_to_end(run)
     assert code == 0, output
@@ -81,23 +82,29 @@ def test_strict_mode_ends_as_failed_and_the_next_run_goes_on_without_the_scan(tm
     assert f"resumes at step {summary['steps_done']}" in output
     assert summary_of(tmp_path)["status"] == "ok"
 
-
-def test_lenient_mode_counts_and_quarantines_the_scan_and_finishes(tmp_path: Path, catalog: Path) -> None:
-    scan_id = damage_behind_preflights_back(tmp_path, catalog)
-    run = command(tmp_path, data__catalog_path=catalog, train__max_steps=100, data__strict=False)
-    code, output = run_to_end(run)
+    shutil.rmtree(only_run(tmp_path))
+    _quarantine_file(tmp_path).unlink()  # so that the scan is met again
+    code, output = run_to_end(command(tmp_path, data__catalog_path=catalog, train__max_steps=100, data__strict=False))
     summary = summary_of(tmp_path)
     assert code == 0, output
     assert summary["status"] == "ok"
     assert summary["totals"]["replacement_failed_count"] == 1
     assert f"scan {scan_id} failed" in output
-    quarantine = next((tmp_path / "runs" / ".preflight").glob("*/quarantine.jsonl")).read_text()
-    assert json.loads(quarantine.splitlines()[0])["scan_id"] == scan_id
+    assert _quarantined(tmp_path) == [scan_id]
+
+
+def _quarantine_file(root: Path) -> Path:
+    (file,) = (root / "runs" / ".preflight").glob("*/quarantine.jsonl")
+    return file
+
+
+def _quarantined(root: Path) -> list[str]:
+    return [json.loads(line)["scan_id"] for line in _quarantine_file(root).read_text().splitlines()]
 
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_killed_pool_actor(tmp_path: Path, catalog: Path, strict: bool) -> None:
-    run = CliRun(command(tmp_path, data__catalog_path=catalog, train__max_steps=600, data__strict=strict))
+    run = CliRun(command(tmp_path, data__catalog_path=catalog, train__max_steps=300, data__strict=strict))
     run.wait_for(r"^step +20 ")
     run.descendants("PoolActor")[0].kill()
     code, summary = run.finish(), summary_of(tmp_path)
@@ -110,18 +117,54 @@ def test_a_killed_pool_actor(tmp_path: Path, catalog: Path, strict: bool) -> Non
         assert code == 0, run.output
         assert summary["status"] == "ok"
         assert summary["totals"]["actor_restarts"] == 1
-        assert summary["steps_done"] == 600
+        assert summary["steps_done"] == 300
+
+
+STOPS = (
+    (signal.SIGUSR1, "starts at step 0"), (signal.SIGTERM, "^scans: "), (signal.SIGINT, "starts at step 0"),
+    (signal.SIGUSR1, r"^step +\d+ "), (signal.SIGTERM, r"^step +\d+ "),
+)  # fmt: skip
+"""A signal to the driver, and the line that it comes behind; one after the other, and the run resumes each time."""
+
+
+def test_a_signal_to_the_driver_interrupts_the_run_and_the_same_command_goes_on(tmp_path: Path, catalog: Path) -> None:
+    arguments = command(
+        tmp_path, data__catalog_path=catalog, train__max_steps=5000, train__checkpoint_every=5000, run__name="mine"
+    )
+    reached = 0
+    for number, moment in STOPS:
+        run, trains = CliRun(arguments), moment.startswith("^step")
+        run.wait_for(moment)
+        run.send(number)
+        assert run.finish() == EXIT_INTERRUPTED, run.output
+        summary = summary_of(tmp_path)
+        assert summary["status"] == "interrupted"
+        assert summary["resumed_from_step"] == (reached or None)
+        assert summary["steps_done"] >= reached + 5 if trains else summary["steps_done"] == 0
+        assert (summary["checkpoint"] is not None) == trains
+        assert left_in_temporary_root(tmp_path) == []
+        reached = summary["steps_done"]
+
+    words = [*arguments, "--train.max-steps", str(reached + 5)]
+    code, _ = run_to_end(["bash", "-c", '"$@" >/dev/full 2>/dev/full', "to a console on a full disk", *words])
+    assert code == 0
+    summary = summary_of(tmp_path)
+    assert (summary["status"], summary["resumed_from_step"], summary["steps_done"]) == ("ok", reached, reached + 5)
+
+
+def left_in_temporary_root(root: Path) -> list[Path]:
+    transient = root / "tmp" / "prism_ssl"
+    return [path for name in OWNED_BY_PROCESSES for path in transient.glob(f"{name}/*")]
 
 
 def test_a_killed_driver_leaves_no_process_and_the_same_command_resumes(tmp_path: Path, catalog: Path) -> None:
-    arguments = command(tmp_path, data__catalog_path=catalog, train__max_steps=600)
+    arguments = command(tmp_path, data__catalog_path=catalog, train__max_steps=300)
     first = CliRun(arguments)
     first.wait_for(r"^step +25 ")
     first.kill()
     first.finish()
     assert summary_of(tmp_path)["status"] == "running"
-    transient = tmp_path / "tmp" / "prism_ssl"
-    assert [path for name in OWNED_BY_PROCESSES for path in transient.glob(f"{name}/*")] == []
+    assert left_in_temporary_root(tmp_path) == []
 
     code, output = run_to_end(arguments)
     assert code == 0, output
@@ -130,58 +173,8 @@ def test_a_killed_driver_leaves_no_process_and_the_same_command_resumes(tmp_path
     summary = summary_of(tmp_path)
     assert summary["status"] == "ok"
     assert summary["resumed_from_step"] == int(resumed[1])
-    assert int(resumed[1]) in range(20, 600, 10)  # a checkpoint every 10 steps, one at least before step 25
-    assert [row["global_step"] for row in history_of(tmp_path)] == list(range(5, 601, 5))
-
-
-@pytest.mark.parametrize("stop", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_signal_to_the_driver_interrupts_the_run_at_a_checkpoint(
-    tmp_path: Path, catalog: Path, stop: signal.Signals
-) -> None:
-    arguments = command(
-        tmp_path, data__catalog_path=catalog, train__max_steps=5000, train__checkpoint_every=5000, run__name="mine"
-    )
-    run = CliRun(arguments)
-    run.wait_for(r"^step +15 ")
-    run.send(stop)
-    assert run.finish() == EXIT_INTERRUPTED
-    summary = summary_of(tmp_path)
-    assert summary["status"] == "interrupted"
-    assert summary["steps_done"] >= 15
-    assert summary["checkpoint"] is not None
-
-    code, output = run_to_end([*arguments, "--train.max-steps", str(summary["steps_done"] + 5)])
-    assert code == 0, output
-    assert f"resumes at step {summary['steps_done']}" in output
-
-
-@pytest.mark.parametrize(
-    ("stop", "moment"),
-    [(signal.SIGUSR1, r"starts at step 0"), (signal.SIGTERM, r"^scans: "), (signal.SIGINT, r"starts at step 0")],
-)
-def test_a_signal_before_training_interrupts_the_run_and_the_same_command_begins_it(
-    tmp_path: Path, catalog: Path, stop: signal.Signals, moment: str
-) -> None:
-    arguments = command(tmp_path, data__catalog_path=catalog, train__max_steps=10)
-    run = CliRun(arguments)
-    run.wait_for(moment)
-    run.send(stop)
-    assert run.finish() == EXIT_INTERRUPTED, run.output
-    summary = summary_of(tmp_path)
-    assert summary["status"] == "interrupted"
-    assert summary["steps_done"] == 0
-    transient = tmp_path / "tmp" / "prism_ssl"
-    assert [path for name in OWNED_BY_PROCESSES for path in transient.glob(f"{name}/*")] == []
-
-    code, output = run_to_end(arguments)
-    assert code == 0, output
-
-
-def test_a_console_on_a_full_disk_changes_no_result(tmp_path: Path, catalog: Path) -> None:
-    words = command(tmp_path, data__catalog_path=catalog, train__max_steps=10)
-    code, _ = run_to_end(["bash", "-c", '"$@" >/dev/full 2>/dev/full', "to a full disk", *words])
-    assert code == 0
-    assert summary_of(tmp_path)["status"] == "ok"
+    assert int(resumed[1]) in range(20, 300, 10)  # a checkpoint every 10 steps, one at least before step 25
+    assert [row["global_step"] for row in history_of(tmp_path)] == list(range(5, 301, 5))
 
 
 def test_a_training_worker_that_the_machine_kills_is_started_again_and_counted(tmp_path: Path, catalog: Path) -> None:

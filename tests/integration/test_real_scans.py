@@ -13,8 +13,8 @@ pytestmark = pytest.mark.slow
 
 
 def test_real_ct_and_mr_train_and_nothing_that_may_leave_names_a_patient(shared_data: Path, tmp_path: Path) -> None:
-    arguments = command(tmp_path, data__catalog_path=shared_data / "catalog.csv", train__max_steps=150)
-    code, output = run_to_end(arguments)
+    arguments = command(tmp_path, data__catalog_path=shared_data / "catalog.csv")
+    code, output = run_to_end([*arguments, "--train.max-steps", "150"])
     assert code == 0, output
     summary = summary_of(tmp_path)
     assert summary["status"] == "ok"
@@ -29,6 +29,13 @@ def test_real_ct_and_mr_train_and_nothing_that_may_leave_names_a_patient(shared_
         assert "PM0" not in text
         assert str(shared_data) not in text
 
+    code, output = run_to_end([*arguments, "--train.max-steps", "2", "--run.name", "second"])
+    assert code == 0, output
+    (report,) = (tmp_path / "runs" / ".preflight").glob("*/preflight.json")
+    counts = json.loads(report.read_text())
+    assert (counts["checked"], counts["reused"]) == (0, 34), "the second run reads no file again"
+    assert (counts["kept"], counts["rejected"], counts["reasons"]) == (33, 1, {"ct_not_in_hu": 1})
+
 
 def assert_throughput_is_explained(totals: dict[str, float], steps: int, patches_per_step: int) -> None:
     """Guide, section 15.3: the parts that are told add up to the throughput that is told."""
@@ -40,16 +47,3 @@ def assert_throughput_is_explained(totals: dict[str, float], steps: int, patches
     assert waits_ms == pytest.approx(totals["data_wait_ms_total"])
     assert totals["data_wait_share"] == pytest.approx(waits_ms / stepping_ms)
     assert totals["stall_steps_ge_2000ms"] >= totals["stall_steps_ge_10000ms"]
-
-
-def test_a_second_run_reads_no_file_again(shared_data: Path, tmp_path: Path) -> None:
-    for number in (1, 2):
-        arguments = command(
-            tmp_path, data__catalog_path=shared_data / "catalog.csv", train__max_steps=2, run__name=str(number)
-        )
-        code, output = run_to_end(arguments)
-        assert code == 0, output
-    (report,) = (tmp_path / "runs" / ".preflight").glob("*/preflight.json")
-    counts = json.loads(report.read_text())
-    assert (counts["checked"], counts["reused"]) == (0, 34)
-    assert (counts["kept"], counts["rejected"], counts["reasons"]) == (33, 1, {"ct_not_in_hu": 1})

@@ -67,7 +67,7 @@ def test_sigterm_saves_a_checkpoint_and_the_run_is_interrupted(
 def test_a_killed_run_resumes_from_the_artifact_as_the_same_tracked_run(
     server: WandbServer, tmp_path: Path, phantom_catalog: Path
 ) -> None:
-    arguments = tracked(tmp_path, phantom_catalog, train__max_steps=800)
+    arguments = tracked(tmp_path, phantom_catalog, train__max_steps=400)
     with server:
         first = CliRun(arguments)
         first.wait_for(r"^step +55 ")
@@ -79,11 +79,11 @@ def test_a_killed_run_resumes_from_the_artifact_as_the_same_tracked_run(
         assert code == 0, output
         resumed = re.search(r"resumes at step (\d+) from W&B artifact checkpoint-phantom-cpu-\S+:latest", output)
         assert resumed is not None, output
-        assert int(resumed[1]) in range(20, 800, 20)  # an artifact every 20 steps
-        assert server.run.global_steps == list(range(5, 801, 5))
+        assert int(resumed[1]) in range(20, 400, 20)  # an artifact every 20 steps
+        assert server.run.global_steps == list(range(5, 401, 5))
         assert (server.run.state, server.run.exit_code) == ("finished", 0)
         kept = {a.type: a.metadata["global_step"] for a in server.artifacts.values() if a.state == "COMMITTED"}
-        assert kept == {"checkpoint": 800, "encoder": 800}
+        assert kept == {"checkpoint": 400, "encoder": 400}
         for secret in (str(tmp_path), str(phantom_catalog.parent), API_KEY, "PH000"):  # the last: every patient's id
             assert server.holding(secret) == []
         # How many there were, in words and as the scalar probe/place_patients.
@@ -91,7 +91,7 @@ def test_a_killed_run_resumes_from_the_artifact_as_the_same_tracked_run(
         assert speak_of_patients == {"encoder.json", "model_card.md", "wandb-summary.json", "file_stream"}
         assert left_behind(tmp_path) == []
         assert "wandb:" not in output
-    assert [row["global_step"] for row in history_of(tmp_path)] == list(range(5, 801, 5))
+    assert [row["global_step"] for row in history_of(tmp_path)] == list(range(5, 401, 5))
     summary = summary_of(tmp_path)
     assert summary["status"] == "ok"
     assert summary["tracking"]["run_id"] == server.run.name

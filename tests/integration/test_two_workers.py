@@ -12,7 +12,7 @@ from tests.support.cli_runs import CliRun, command, history_of, run_to_end, summ
 
 pytestmark = pytest.mark.slow
 
-STEPS = 300
+STEPS = 120
 SAME = {"data__deterministic": True, "train__torch_threads": 1, "train__max_steps": STEPS, "train__log_every": 1}
 
 
