@@ -90,8 +90,9 @@ def false_alarms(sweeps: int, runs: int = 24, patients: int = 16) -> tuple[float
 def train(folder: Path, name: str, options: list[str], steps: int, every: int) -> Path:
     """A run on phantoms that is evaluated every so many steps; returns its folder."""
     command = [
-        sys.executable, "tune/train_single.py", "phantom-cpu", "--train.max-steps", str(steps),
-        "--eval.every", str(every), "--run.root", str(folder), "--run.name", name.replace(", ", "-"), "--tracking.mode", "disabled", *options,
+        sys.executable, "tune/train_single.py", "phantom-cpu", "--train.max-steps", str(steps), "--eval.every",
+        str(every), "--run.root", str(folder), "--run.name", name.replace(", ", "-"), "--tracking.mode", "disabled",
+        *options,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if done.returncode:
