@@ -120,6 +120,8 @@ class VisitChunk:
     series_label: npt.NDArray[np.int64]  # [n]
     subject_label: npt.NDArray[np.int64]  # [n]
     center_a_mm: Float32  # [n, 3] RAS
+    rotation_a_deg: Float32  # [n, 3]
+    window_a: Float32  # [n, 2] centre, width; rescaled units
     window_known: npt.NDArray[np.bool_]  # [n]
     series_id: list[str]
     visits: list[VisitKey]
@@ -187,6 +189,9 @@ class PairFacts:
     series_label: torch.Tensor  # [B] int64
     subject_label: torch.Tensor  # [B] int64
     center_a_mm: torch.Tensor  # [B, 3] RAS
+    center_b_mm: torch.Tensor  # [B, 3] RAS
+    rotation_a_deg: torch.Tensor  # [B, 3]
+    window_a: torch.Tensor  # [B, 2] centre, width; rescaled units
     window_known: torch.Tensor  # [B] bool
 
 

@@ -247,6 +247,9 @@ class LossConfig:
     supcon_positives: SupConPositives = "series"
     """Views that SupCon draws together: series (all views of a series, as the guide says) or place (views of one place
     of a patient, in any of the series; needs view.same_place_share above 0)."""
+    heads_across_pairs: bool = False
+    """The pair heads compare view a of a pair with view b of the next pair of the same series in the batch, not of its
+    own; so they learn where both views of a pair show one place (needs data.pairs_per_turn above 1)."""
     place_near_mm: float = 5.0
     """supcon_positives place: centres at most this far apart are one place ..."""
     place_apart_mm: float = 12.0
@@ -367,6 +370,11 @@ class PrismConfig:
                 f"view.same_place_mm is {self.view.same_place_mm:g} along each axis, so two views of one place may lie "
                 f"{self.view.same_place_mm * 3**0.5:.1f} mm apart, and loss.place_near_mm is "
                 f"{self.loss.place_near_mm:g}; raise the second or lower the first"
+            )
+        if self.loss.heads_across_pairs and self.data.pairs_per_turn == 1:
+            raise ConfigError(
+                "loss.heads_across_pairs is set and data.pairs_per_turn is 1, so that few pairs of a batch have "
+                "another one of their series; set data.pairs_per_turn to 2 or more"
             )
         if self.data.extract_on == "cuda" and (self.view.other_series_share or self.view.random_contrast):
             raise ConfigError(

@@ -54,6 +54,9 @@ class Collator:
             series_label=moved["series_label"],
             subject_label=moved["subject_label"],
             center_a_mm=moved["center_a_mm"],
+            center_b_mm=moved["center_a_mm"] + moved["center_delta_mm"],
+            rotation_a_deg=moved["rotation_a_deg"],
+            window_a=moved["window_a"],
             window_known=moved["window_known"],
             scan_id=[visit.scan_id for chunk in chunks for visit in chunk.visits],
             series_id=[series for chunk in chunks for series in chunk.series_id],
@@ -80,6 +83,8 @@ class _HostBuffer:
             "series_label": ((), torch.int64),
             "subject_label": ((), torch.int64),
             "center_a_mm": ((3,), torch.float32),
+            "rotation_a_deg": ((3,), torch.float32),
+            "window_a": ((2,), torch.float32),
             "window_known": ((), torch.bool),
         }
         if extract_on == "cpu":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prism_ssl.config.schema import Objective
@@ -59,12 +59,21 @@ class PairHeads(nn.Module):
         """Projection of unit norm, which SupCon compares (norms below 1e-6 are not scaled up to 1)."""
         return nn.functional.normalize(self.projection(embedding), dim=-1, eps=1e-6)
 
-    def forward(self, embedding_a: Float[Tensor, "B D"], embedding_b: Float[Tensor, "B D"]) -> PrismOutput:
-        """All predictions in float32, also under autocast."""
+    def forward(
+        self,
+        embedding_a: Float[Tensor, "B D"],
+        embedding_b: Float[Tensor, "B D"],
+        partner: Int[Tensor, " B"] | None = None,
+    ) -> PrismOutput:
+        """All predictions in float32, also under autocast.
+
+        The pair heads compare view a of a pair with view b of the pair ``partner`` (None: of the same pair).
+        """
         # bfloat16 resolves a displacement of 100 mm to 0.5 mm
         with torch.autocast(embedding_a.device.type, enabled=False):
             a, b = embedding_a.float(), embedding_b.float()
-            pair = torch.cat([a, b, b - a], dim=-1)
+            compared = b if partner is None else b[partner]
+            pair = torch.cat([a, compared, compared - a], dim=-1)
             return PrismOutput(
                 distance=self.distance(pair),
                 rotation=self.rotation(pair),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prism_ssl.config.schema import ModelConfig
@@ -26,11 +26,15 @@ class PrismNet(nn.Module):
         positions_a: Float[Tensor, "B N 3"],
         patches_b: Float[Tensor, "B N 16 16 1"],
         positions_b: Float[Tensor, "B N 3"],
+        partner: Int[Tensor, " B"] | None = None,
     ) -> PrismOutput:
-        """Predictions for B pairs; patches in [-1, 1], positions in mm of each view's prism frame."""
+        """Predictions for B pairs; patches in [-1, 1], positions in mm of each view's prism frame.
+
+        ``partner``: see ``PairHeads``.
+        """
         embeddings = self.encoder(torch.cat([patches_a, patches_b]), torch.cat([positions_a, positions_b]))
         embedding_a, embedding_b = embeddings.chunk(2)
-        output: PrismOutput = self.heads(embedding_a, embedding_b)
+        output: PrismOutput = self.heads(embedding_a, embedding_b, partner)
         return output
 
 

@@ -38,7 +38,7 @@ def by_place(batch: PairFacts, near_mm: float, apart_mm: float) -> Contrast:
     Views of other patients are negatives. Left out are views of a patient at a distance in between, and from another
     frame of reference, in which the distance is not known.
     """
-    centers = torch.cat([batch.center_a_mm, batch.center_a_mm + batch.center_delta_mm]).float()
+    centers = torch.cat([batch.center_a_mm, batch.center_b_mm]).float()
     patient, frame = batch.subject_label.repeat(2), batch.series_label.repeat(2)
     others = ~torch.eye(len(patient), dtype=torch.bool, device=patient.device)
     # Differences, not cdist: its matrix product loses millimetres at coordinates of hundreds.

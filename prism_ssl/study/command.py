@@ -147,8 +147,13 @@ def _train(name: str, table: Path, folder: Path, settings: Sequence[str]) -> int
 
 
 def _options(settings: Mapping[str, str]) -> list[str]:
-    """Options of a command line; a switch has no value."""
-    return [f"--{key}" if value == "True" else f"--{key}={value}" for key, value in settings.items()]
+    """Options of a command line; a switch has no value, and is turned off by ``no-`` before its name."""
+    return [_option(key, value) for key, value in settings.items()]
+
+
+def _option(key: str, value: str) -> str:
+    section, _, name = key.rpartition(".")
+    return {"True": f"--{key}", "False": f"--{section}.no-{name}"}.get(value, f"--{key}={value}")
 
 
 def _asked_file(run_dir: Path) -> Path:

@@ -20,14 +20,20 @@ _SERIES = {
     "view.random-contrast": "0",
 }
 
+_HEADS = ("loss.w-distance", "loss.w-rotation", "loss.w-window")
+
 ROWS = {
     "prism": Row("PRISM"),
-    "guide": Row("PRISM, positives by series", _SERIES | {"loss.w-supcon-target": "0.2", "view.centers": "anywhere"}),
+    "guide": Row(
+        "PRISM, positives by series",
+        _SERIES
+        | {"loss.w-supcon-target": "0.2", "view.centers": "anywhere", "loss.heads-across-pairs": "False"}
+        | dict.fromkeys(_HEADS, "1"),
+    ),
     "one-series": Row("PRISM, each place in one series only", {"view.other-series-share": "0"}),
     "no-contrast": Row("PRISM, no random contrast", {"view.random-contrast": "0"}),
-    "no-heads": Row(
-        "PRISM, places alone (no pair heads)", {"loss.w-distance": "0", "loss.w-rotation": "0", "loss.w-window": "0"}
-    ),
+    "no-heads": Row("PRISM, places alone (no pair heads)", dict.fromkeys(_HEADS, "0")),
+    "heavy-heads": Row("PRISM, pair heads of weight 1", dict.fromkeys(_HEADS, "1")),
     "simclr": Row(
         "SimCLR, two views of one place of a series",
         {"loss.simclr-baseline": "True", "view.same-place-share": "1", "view.other-series-share": "0"},

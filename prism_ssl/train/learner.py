@@ -11,6 +11,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PrismBatch
 from prism_ssl.model.loss import LossBundle, LossReport
 from prism_ssl.model.network import PrismNet, build_network
+from prism_ssl.model.partners import across, next_of_series
 from prism_ssl.model.precision import autocast_for
 from prism_ssl.model.schedules import lr_factor
 from prism_ssl.train.distributed.joint_batch import joint_batch, sum_gradients
@@ -49,8 +50,13 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         with autocast_for(self._config.train.precision, self.device):
-            output = self._forward(batch.patches_a, batch.positions_a, batch.patches_b, batch.positions_b)
-            report = self._losses(*joint_batch(output, batch, self._ranks), step)
+            views = batch.patches_a, batch.positions_a, batch.patches_b, batch.positions_b
+            if self._config.loss.heads_across_pairs:
+                partner = next_of_series(batch.series_label)
+                output, facts = self._forward(*views, partner), across(batch, partner)
+            else:
+                output, facts = self._forward(*views), batch
+            report = self._losses(*joint_batch(output, facts, self._ranks), step)
         self._optimizer.zero_grad(set_to_none=True)
         report.total.backward()
         self._forget_gradients_without_weight(report)

@@ -322,6 +322,8 @@ def _full_chunk() -> PairChunk:
         series_label=np.zeros(pairs, np.int64),
         subject_label=np.zeros(pairs, np.int64),
         center_a_mm=np.zeros((pairs, 3), np.float32),
+        rotation_a_deg=np.zeros((pairs, 3), np.float32),
+        window_a=np.zeros((pairs, 2), np.float32),
         window_known=np.ones(pairs, np.bool_),
         series_id=["series"] * pairs,
         visits=[VisitKey("scan", 0, 0)] * pairs,

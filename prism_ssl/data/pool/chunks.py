@@ -24,6 +24,8 @@ def empty_chunk(n: int, N: int, extract_on: ExtractOn) -> PairChunk | UncutChunk
         "series_label": np.empty(n, np.int64),
         "subject_label": np.empty(n, np.int64),
         "center_a_mm": np.empty((n, 3), np.float32),
+        "rotation_a_deg": np.empty((n, 3), np.float32),
+        "window_a": np.empty((n, 2), np.float32),
         "window_known": np.ones(n, np.bool_),
         "series_id": [""] * n,
         "visits": [VisitKey("", 0, 0)] * n,
@@ -50,7 +52,9 @@ def put_targets(
 ) -> None:
     """Put into ``row`` how the two views of a pair differ, and which patient and scan they show."""
     targets = pair_targets(*pair.views)
-    chunk.center_a_mm[row], chunk.window_known[row] = pair.views[0].center_mm, pair.window_known
+    a = pair.views[0]
+    chunk.center_a_mm[row], chunk.rotation_a_deg[row] = a.center_mm, a.rotation_deg
+    chunk.window_a[row], chunk.window_known[row] = (a.window_center, a.window_width), pair.window_known
     chunk.subject_label[row] = stable_int(record.subject_id)
     chunk.center_delta_mm[row] = targets.center_delta_mm
     chunk.rotation_delta_deg[row] = targets.rotation_delta_deg

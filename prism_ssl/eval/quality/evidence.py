@@ -98,8 +98,9 @@ class PatientEvidence:
         settings, drawn = known.get("settings"), known.get("drawn")
         if not (isinstance(settings, dict | None) and isinstance(drawn, str | None)):
             raise TypeError("the settings are no mapping, or the hash of the views is no string")
+        shape = len(series), len(axes), 2
         counts = {
-            what: np.array([[each[what][axis] for axis in axes] for each in series], float).reshape(len(series), len(axes), 2)
+            what: np.array([[each[what][axis] for axis in axes] for each in series], float).reshape(shape)
             for what in ("signs", "right")
         }
         return PatientEvidence(

@@ -34,6 +34,8 @@ def random_chunk(seed: int, n: int) -> PairChunk:
         series_label=rng.integers(0, 2**63 - 1, n),
         subject_label=rng.integers(0, 2**63 - 1, n),
         center_a_mm=rng.normal(size=(n, 3)).astype(np.float32),
+        rotation_a_deg=rng.normal(size=(n, 3)).astype(np.float32),
+        window_a=rng.normal(size=(n, 2)).astype(np.float32),
         window_known=rng.random(n) < 0.5,
         series_id=[f"series-{seed}-{row}" for row in range(n)],
         visits=[VisitKey(f"scan-{seed}-{row}", seed, row) for row in range(n)],

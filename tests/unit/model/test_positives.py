@@ -28,6 +28,7 @@ def _batch(seed: int = 0) -> PrismBatch:
         subject_label=torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2]),
         series_label=torch.tensor([0, 0, 0, 0, 1, 1, 1, 9, 9, 9, 2, 2]),
         center_a_mm=at,
+        center_b_mm=at + delta,
         center_delta_mm=delta,
         center_distance_mm=delta.norm(dim=1),
     )
@@ -36,7 +37,7 @@ def _batch(seed: int = 0) -> PrismBatch:
 @pytest.mark.parametrize("seed", range(5))
 def test_positives_by_place_are_those_of_the_rule_written_out(seed: int) -> None:
     batch = _batch(seed)
-    centers = [*batch.center_a_mm.tolist(), *(batch.center_a_mm + batch.center_delta_mm).tolist()]
+    centers = [*batch.center_a_mm.tolist(), *batch.center_b_mm.tolist()]
     views = list(zip(batch.subject_label.tolist() * 2, batch.series_label.tolist() * 2, centers, strict=True))
     contrast = by_place(batch, NEAR_MM, APART_MM)
     kinds = set()

@@ -70,7 +70,7 @@ def _typed(value: str) -> Any:
     try:
         return float(value)
     except ValueError:
-        return {"True": True}.get(value, value)
+        return {"True": True, "False": False}.get(value, value)
 
 
 # ---------------------------------------------------------------------- table

@@ -86,7 +86,10 @@ def test_pairs_are_those_that_seed_and_visit_fix(
             two_series = pair.scans[0] is not pair.scans[1]
             seen.add((key.scan_id, two_series))
             assert bool(chunk.window_known[row]) == pair.window_known
-            np.testing.assert_allclose(chunk.center_a_mm[row], pair.views[0].center_mm, rtol=1e-6)
+            a = pair.views[0]
+            np.testing.assert_allclose(chunk.center_a_mm[row], a.center_mm, rtol=1e-6)
+            np.testing.assert_allclose(chunk.rotation_a_deg[row], a.rotation_deg, rtol=1e-6)
+            np.testing.assert_allclose(chunk.window_a[row], (a.window_center, a.window_width), rtol=1e-6)
             assert np.abs(chunk.center_delta_mm[row]).max() <= view.same_place_mm + 1e-4
             assert chunk.subject_label[row] == stable_int(scan.record.subject_id)
     assert seen == {("scan-00", False), ("scan-00", True), ("scan-01", False), ("scan-01", True), ("scan-02", False)}
