@@ -11,8 +11,8 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from prism_ssl.data.phantoms.writer import nifti_bytes
 from prism_ssl.data.scan import apply_affine, open_scan
+from prism_ssl.data.scan.nifti_writer import nifti_bytes
 from prism_ssl.study import public_scans
 from prism_ssl.study.sources import REPOSITORIES, PublicSeries, Repository
 

@@ -1,0 +1,97 @@
+"""Bring one volume into the archive: fetch its files, convert, compare with DICOM, clean the header, compress.
+
+Whole or not at all; the work of one task.
+"""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from prism_ssl.contracts import Float64
+from prism_ssl.data.dicom.converter import TIME_LIMIT_S, converted, place_volume
+from prism_ssl.data.dicom.files import Place, fetched
+from prism_ssl.data.dicom.reasons import LeftOut
+from prism_ssl.data.dicom.straighten import straightened
+from prism_ssl.data.scan import read_header, times
+from prism_ssl.errors import MachineTrouble, ScanRejected
+
+SAME_MM = 1e-2
+"""Corners of the volume must lie where DICOM puts them, to this many mm; a NIfTI header is in float32."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A volume to convert. ``affine`` [4][4] maps (column, row, plane) of ``shape`` to RAS mm, as DICOM has them;
+    ``tilted``: the planes are shifted against each other, and are to be straightened."""
+
+    volume: str
+    places: tuple[Place, ...]
+    target: str
+    shape: tuple[int, int, int]
+    affine: tuple[tuple[float, ...], ...]
+    tilted: bool
+
+
+def bring(job: Job, scratch_root: str, limit_s: float = TIME_LIMIT_S) -> None:
+    """Convert one volume into ``job.target``.
+
+    Raises:
+        ScanRejected: with a ``LeftOut`` reason; nothing is written.
+        MachineTrouble: no space left.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=scratch_root, prefix="volume-") as folder:
+            scratch = Path(folder)
+            (scratch / "fetched").mkdir()
+            files = fetched(job.places, scratch / "fetched")
+            volume = _agreeing(converted(files, scratch, limit_s), job)
+            target = Path(job.target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            place_volume(volume, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MachineTrouble(f"no space is left for a volume ({error.strerror}); free some and go on") from error
+        raise ScanRejected(
+            LeftOut.NOT_READABLE, f"a file could not be read ({error.strerror or type(error).__name__})"
+        ) from error
+
+
+def _agreeing(volumes: Sequence[Path], job: Job) -> Path:
+    """The first volume that has DICOM's geometry; one of a tilted gantry is straightened."""
+    told = list[str]()
+    for volume in volumes:
+        header = read_header(volume)
+        try:
+            shape = header.volume_shape
+        except ScanRejected as rejected:
+            raise ScanRejected(LeftOut.SEVERAL_VOLUMES, f"dcm2niix made several volumes: {rejected.detail}") from None
+        if job.tilted and shape == job.shape:
+            volume.write_bytes(straightened(volume, np.array(job.affine)))
+            return volume
+        difference = float("inf") if job.tilted else _corner_mm(shape, header.affine, job)
+        if difference <= SAME_MM:
+            return volume
+        told.append(f"{times(shape)} voxels, {difference:.3g} mm away")
+    raise ScanRejected(
+        LeftOut.CONVERSION_DISAGREES,
+        f"dcm2niix made {'; '.join(told)}; DICOM has {times(job.shape)} voxels within {SAME_MM} mm",
+    )
+
+
+def _corner_mm(shape: tuple[int, int, int], affine: Float64, job: Job) -> float:
+    """Greatest distance from a corner of the volume to the nearest one of DICOM's; infinite for other sizes."""
+    if sorted(shape) != sorted(job.shape):
+        return float("inf")
+    made, needed = _corners(shape, affine), _corners(job.shape, np.array(job.affine))
+    return float(np.linalg.norm(made[:, None] - needed[None], axis=2).min(axis=1).max())
+
+
+def _corners(shape: tuple[int, int, int], affine: Float64) -> Float64:
+    ends = np.array(np.meshgrid(*((0, size - 1) for size in shape), indexing="ij")).reshape(3, 8)
+    return np.asarray((affine[:3, :3] @ ends + affine[:3, 3:]).T, float)
