@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     EnhancedCTImageStorage,
     EnhancedMRImageStorage,
@@ -117,10 +118,11 @@ def mr(**changes: Any) -> SeriesPlan:
 
 def slices_of(plan: SeriesPlan) -> list[FileDataset]:
     """One file a slice."""
-    uid, study = plan.uid or generate_uid(), generate_uid()
+    uid: str = plan.uid or generate_uid()
+    study = f"{uid[:60]}.9"
     made = []
     for number in range(len(plan.voxels)):
-        dataset = _empty(CTImageStorage if plan.modality == "CT" else MRImageStorage, plan.syntax)
+        dataset = _empty(MRImageStorage if plan.modality == "MR" else CTImageStorage, plan.syntax)
         _fill(dataset, plan, uid, study)
         dataset.InstanceNumber = number + 1
         dataset.ImagePositionPatient = [f"{value:.6f}".rstrip("0") for value in plan.position(number)]
@@ -140,7 +142,7 @@ def slices_of(plan: SeriesPlan) -> list[FileDataset]:
 def enhanced(plan: SeriesPlan, order: Sequence[int] | None = None, times: int = 1) -> FileDataset:
     """All slices, ``times`` times over, as frames of one file, in ``order``."""
     dataset = _empty(EnhancedCTImageStorage if plan.modality == "CT" else EnhancedMRImageStorage, plan.syntax)
-    _fill(dataset, plan, plan.uid or generate_uid(), generate_uid())
+    _fill(dataset, plan, str(plan.uid or generate_uid()), str(generate_uid()))
     places = [(number, time) for time in range(times) for number in (order or range(len(plan.voxels)))]
     shared, dataset.NumberOfFrames = Dataset(), len(places)
     shared.PlaneOrientationSequence = [_item(ImageOrientationPatient=[*plan.along_row, *plan.along_column])]
@@ -187,7 +189,7 @@ def _item(**values: Any) -> Dataset:
 
 def _empty(kind: str, syntax: str) -> FileDataset:
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = kind, syntax
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = UID(kind), UID(syntax)
     meta.MediaStorageSOPInstanceUID = generate_uid()
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.SOPClassUID, dataset.SOPInstanceUID = kind, meta.MediaStorageSOPInstanceUID
@@ -216,7 +218,7 @@ def _set_pixels(dataset: FileDataset, planes: npt.NDArray[Any]) -> None:
         dataset.PixelData = encapsulate([jpeg_lossless(plane) for plane in planes])
         dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
         return
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    order: Literal[">", "<"] = ">" if syntax == ExplicitVRBigEndian else "<"
     dataset.PixelData = planes.astype(planes.dtype.newbyteorder(order)).tobytes()
     dataset["PixelData"].VR = "OW" if bits == 16 else "OB"
     if syntax == RLELossless:

@@ -17,6 +17,7 @@ from prism_ssl.errors import ConfigError, ScanRejected
 from prism_ssl.utils.fs import atomic_file
 
 TIME_LIMIT_S = 600.0
+"""dcm2niix is stopped after this time; a volume takes seconds."""
 _CORRECTED = ("_Tilt", "_Eq")
 """dcm2niix names volumes so that it corrected for gantry tilt, or for slices that are unevenly apart."""
 _OPTIONS = ("-z", "n", "-b", "n", "-m", "y", "-f", "x")
@@ -51,13 +52,12 @@ def converter_version() -> str:
     return told.group()
 
 
-def converted(files: Iterable[Path], scratch: Path, limit_s: float = TIME_LIMIT_S) -> list[Path]:
+def converted(files: Iterable[Path], scratch: Path) -> list[Path]:
     """The ``.nii`` files that dcm2niix makes of ``files``, the likeliest first: corrected ones, then by size.
 
     Args:
         files: DICOM files of one volume; they are linked, not copied.
         scratch: an empty folder that the caller removes.
-        limit_s: after this time dcm2niix is stopped.
 
     Raises:
         ScanRejected: ``conversion_timed_out``, ``conversion_crashed`` (by a signal), or ``conversion_failed``.
@@ -68,7 +68,7 @@ def converted(files: Iterable[Path], scratch: Path, limit_s: float = TIME_LIMIT_
     for number, file in enumerate(files):
         (slices / f"{number:06d}.dcm").symlink_to(file.resolve())
     command = [str(dcm2niix()), *_OPTIONS, "-o", str(made), str(slices)]
-    code = _run(command, limit_s)
+    code = _run(command, TIME_LIMIT_S)
     volumes = sorted(made.glob("*.nii"), key=lambda path: (-_is_corrected(path), -path.stat().st_size))
     if code < 0:
         raise ScanRejected("conversion_crashed", f"dcm2niix was ended by signal {-code}")

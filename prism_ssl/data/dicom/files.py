@@ -150,26 +150,22 @@ def _members(path: str) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
 
 
 def fetched(places: Sequence[Place], scratch: Path) -> list[Path]:
-    """A file for every place; members are written to ``scratch``, under numbers and never under their own names.
+    """A file for every place, in their order; members are written to ``scratch``, under numbers.
 
     Raises:
         OSError: a file or member is gone, or unreadable.
     """
-    files = [Path(place.path) for place in places if not place.member]
-    wanted: dict[str, dict[str, None]] = {}
-    for place in places:
-        if place.member:
-            wanted.setdefault(place.path, {})[place.member] = None
-    for container, names in wanted.items():
+    wanted, made = set(places), {place: Path(place.path) for place in places if not place.member}
+    for container in dict.fromkeys(place.path for place in places if place.member):
         try:
             with _members(container) as members:
                 for name, _, file in members:
-                    if name in names:
-                        target = scratch / f"{len(files):06d}.dcm"
-                        target.write_bytes(file.read())
-                        files.append(target)
+                    place = Place(container, name)
+                    if place in wanted and place not in made:
+                        made[place] = scratch / f"{len(made):06d}"
+                        made[place].write_bytes(file.read())
         except _CONTAINER_ERRORS as error:
             raise OSError(f"a zip or tar file is damaged ({type(error).__name__})") from error
-    if len(files) != len(places):
-        raise OSError(f"{len(places) - len(files)} of {len(places)} members are gone")
-    return files
+    if gone := len(wanted - made.keys()):
+        raise OSError(f"{gone} of {len(places)} members are gone")
+    return [made[place] for place in places]

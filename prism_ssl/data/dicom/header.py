@@ -1,4 +1,4 @@
-"""Read the header of one DICOM file into an ``Instance``; the pixels are not read.
+"""Read the header of one DICOM file into an ``Instance``, without its pixels; write a copy under another number.
 
 The only module that knows pydicom. Values that break DICOM's rules are taken as missing, never as an error.
 """
@@ -10,12 +10,13 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any, Literal
 
 import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from prism_ssl.data.dicom.instance import Frame, Instance, Vector
 
@@ -49,6 +50,7 @@ _VOLUME_KEYS = {
 _PLANE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "EchoTime", "EchoNumbers", "ImageType")
 _OTHERS = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"),
+    "InstanceNumber",
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "PixelRepresentation"),
     *("NumberOfFrames", "BurnedInAnnotation", "RescaleSlope", "RescaleIntercept", "RescaleType"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SpecificCharacterSet"),
@@ -89,6 +91,23 @@ def read_instance(file: IO[bytes], path: str, member: str, size: int, mtime_ns: 
         return None
 
 
+def write_numbered(source: Path, target: Path, number: int) -> None:
+    """A copy of a file with another InstanceNumber.
+
+    Raises:
+        OSError: the file cannot be read or written.
+    """
+    with _silent():
+        try:
+            whole = pydicom.dcmread(source, force=True)
+            whole.InstanceNumber = number
+            if not hasattr(whole.file_meta, "TransferSyntaxUID"):
+                whole.file_meta.TransferSyntaxUID = UID(_NATIVE[0])
+            pydicom.dcmwrite(target, whole, enforce_file_format=True)
+        except (AttributeError, ValueError, TypeError) as error:
+            raise OSError(f"a file cannot be numbered ({type(error).__name__})") from error
+
+
 @contextmanager
 def _silent() -> Iterator[None]:
     """Without pydicom's warnings, which quote values of the header."""
@@ -107,6 +126,7 @@ def _instance(
     head: Dataset, frames: tuple[Frame, ...], syntax: str, pixels: str, place: dict[str, Any], mtime_ns: int
 ) -> Instance:
     texts = {name: _text(head, name) for name in (*TEXTS, *IDENTITY)}
+    number = _number(head, "InstanceNumber")
     numbers = {name: value for name in NUMBERS if (value := _number(head, name)) is not None}
     return Instance(
         **place,
@@ -118,6 +138,7 @@ def _instance(
         sop_class=_text(head, "SOPClassUID"),
         syntax=syntax or _NATIVE[0],
         modality=_text(head, "Modality").upper(),
+        number=None if number is None else int(number),
         rows=int(_number(head, "Rows") or 0),
         columns=int(_number(head, "Columns") or 0),
         samples=int(_number(head, "SamplesPerPixel") or 1),

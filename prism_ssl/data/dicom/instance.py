@@ -50,6 +50,7 @@ class Instance:
     sop_class: str
     syntax: str
     modality: str
+    number: int | None
     rows: int
     columns: int
     samples: int

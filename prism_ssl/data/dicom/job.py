@@ -31,7 +31,7 @@ from prism_ssl.utils.progress import with_progress
 RULES_VERSION = 1
 """Increased whenever some series is judged differently, so that an archive's series are judged again."""
 KEY_FILE = "key.csv"
-_FILES_AT_ONCE, _VOLUMES_AT_ONCE = 20_000, 1_000
+_FILES_AT_ONCE, _SERIES_AT_ONCE, _VOLUMES_AT_ONCE = 20_000, 256, 1_000
 _FILES_PER_TASK, _VOLUMES_PER_TASK = 256, 2
 
 Item = dict[str, Any]
@@ -61,7 +61,11 @@ def import_dicom(request: ImportRequest, spread: Spread, scratch: Path) -> Impor
     lock = FolderLock(private_folder(request.private))
     if not lock.acquire():
         raise ConfigError(f"another import is using {request.private}; wait for it, or choose another --private")
-    ledger = Ledger(_ledger_file(request), _settings(request))
+    try:
+        ledger = Ledger(_ledger_file(request), _settings(request), request.out)
+    except ConfigError:
+        lock.release()
+        raise
     try:
         pseudonyms = pseudonyms_in(request.private, ledger.begun)
         return _import(request, spread, scratch, ledger, pseudonyms)
@@ -143,15 +147,19 @@ def _batched(readings: Iterator[Reading], size: int) -> Iterator[list[Reading]]:
 # ---------------------------------------------------------------------- series
 def _judge_series(request: ImportRequest, ledger: Ledger, pseudonyms: Pseudonyms) -> int:
     """Judge all series with new files; returns how many of them name no patient."""
-    nameless = 0
-    for series in ledger.unjudged():
-        instances = [each for each in ledger.instances(series) if Path(each.path).exists()]
-        parts = volumes_of(instances, request.modalities, request.min_slices) if instances else []
-        entries = [_entry(part, series, request, pseudonyms) for part in parts]
-        if not entries:
-            continue  # all its files are gone: what was made of them stays
-        nameless += not instances[0].patient
-        for path in ledger.judge(series, entries, lambda row: _file_of(row, request.out).is_file()):
+    nameless, unjudged = 0, ledger.unjudged()
+    for start in range(0, len(unjudged), _SERIES_AT_ONCE):
+        gone = list[str]()
+        with ledger.batch():
+            for series in unjudged[start : start + _SERIES_AT_ONCE]:
+                instances = [each for each in ledger.instances(series) if Path(each.path).exists()]
+                if not instances:
+                    continue  # all its files are gone: what was made of them stays
+                parts = volumes_of(instances, request.modalities, request.min_slices)
+                entries = [_entry(part, series, request, pseudonyms) for part in parts]
+                gone += ledger.judge(series, entries, lambda row: _file_of(row, request.out).is_file())
+                nameless += not instances[0].patient
+        for path in gone:
             _remove(request.out / path)
     return nameless
 
@@ -168,7 +176,10 @@ def _entry(part: Part, series: str, request: ImportRequest, pseudonyms: Pseudony
     shape = (row["columns"], row["rows"], row["slices"])
     affine = tuple(tuple(line) for line in part.stack.affine().tolist())
     places = tuple(Place(each.path, each.member) for each in part.instances)
-    job = Job(ids["series_id"], places, str(_file_of(row, request.out)), shape, affine, part.stack.tilt_deg > 0)
+    numbers = {each.number for each in part.instances}
+    numbered = None in numbers or len(numbers) < len(part.instances)
+    target, tilted = str(_file_of(row, Path())), part.stack.tilt_deg > 0
+    job = Job(ids["series_id"], places, target, shape, affine, tilted, numbered)
     return Entry(ids["series_id"], signature, None, "", len(files), row, json.dumps(asdict(job)))
 
 
@@ -184,12 +195,12 @@ def _remove(folder: Path) -> None:
 # ---------------------------------------------------------------------- volumes
 def _convert(request: ImportRequest, spread: Spread, scratch: Path, ledger: Ledger) -> int:
     """Convert all volumes that are not in the archive; returns how many are now."""
-    pending, root = ledger.pending(), str(scratch)
+    pending, root, out = ledger.pending(), str(scratch), request.out
 
     def convert(item: Item) -> Item:
         reason = detail = trouble = ""
         try:
-            bring(_job(item["job"]), root)
+            bring(_job(item["job"], out), root)
         except ScanRejected as rejected:
             reason, detail = rejected.reason, rejected.detail
         except MachineTrouble as error:
@@ -213,13 +224,18 @@ def _convert(request: ImportRequest, spread: Spread, scratch: Path, ledger: Ledg
     ):
         if row["trouble"]:
             raise MachineTrouble(f"the import of {request.out} stopped: {row['trouble']}; the same command goes on")
+        if row["reason"]:
+            _remove(
+                Path(_job(ledger.job(row["key"]), request.out).target).parent
+            )  # what an earlier import made of other files
         ledger.settle(row["key"], row["reason"] or None, row["detail"])
         made += not row["reason"]
     return made
 
 
-def _job(text: str) -> Job:
+def _job(text: str, out: Path) -> Job:
     told = json.loads(text)
+    told["target"] = str(out / told["target"])
     told["places"] = tuple(Place(*place) for place in told["places"])
     told["shape"] = tuple(told["shape"])
     return Job(**told)

@@ -9,7 +9,8 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from prism_ssl.data.dicom.files import Found, Reading
 from prism_ssl.data.dicom.instance import Instance
 from prism_ssl.data.dicom.reasons import TRANSIENT
+from prism_ssl.errors import ConfigError
 
 _TABLES = """
 create table if not exists told (name text primary key, value text);
@@ -30,6 +32,10 @@ create table if not exists volumes (
 );
 create index if not exists volumes_by_series on volumes (series);
 """
+
+
+IsThere = Callable[[dict[str, Any]], bool]
+"""Whether the archive has the file of a row."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +64,31 @@ class Ledger:
     Args:
         file: 0600.
         settings: when they differ from those of the last import, every series is judged anew.
+        archive: the archive's folder, which may have been moved.
+
+    Raises:
+        ConfigError: the ledger is of another archive.
     """
 
-    def __init__(self, file: Path, settings: str) -> None:
+    def __init__(self, file: Path, settings: str, archive: Path) -> None:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
         self._db = sqlite3.connect(file)
         with self._db:
             self._db.executescript(_TABLES)
+            self._refuse_other(archive, file)
             before = self._db.execute("select value from told where name = 'settings'").fetchone()
             if before != (settings,):
                 self._db.execute("update series set judged = 0")
                 self._db.execute("insert or replace into told values ('settings', ?)", (settings,))
+
+    def _refuse_other(self, archive: Path, file: Path) -> None:
+        known = self._db.execute("select value from told where name = 'archive'").fetchone()
+        if known is not None and known[0] != _safe(str(archive)) and Path(known[0]).is_dir():
+            raise ConfigError(
+                f"{file} is the ledger of another archive, {known[0]}; needed for {archive}: another name, or another "
+                "--private"
+            )
+        self._db.execute("insert or replace into told values ('archive', ?)", (_safe(str(archive)),))
 
     def close(self) -> None:
         """Close the file."""
@@ -112,6 +132,12 @@ class Ledger:
             counts.update(json.loads(told))
         return counts
 
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Everything that is kept in the block is one transaction."""
+        with self._db:
+            yield
+
     # ------------------------------------------------------------------ series
     def unjudged(self) -> list[str]:
         """Keys of the series with a file that is new since they were judged."""
@@ -122,10 +148,10 @@ class Ledger:
         rows = self._db.execute("select instance from instances where series = ? order by rowid", (series,))
         return [Instance.from_json(row[0]) for row in rows]
 
-    def judge(self, series: str, entries: Iterable[Entry], is_there: Any) -> list[str]:
+    def judge(self, series: str, entries: Sequence[Entry], is_there: IsThere) -> list[str]:
         """Keep the verdicts on a series; returns the ``series_path`` of volumes that it no longer has.
 
-        A volume with an equal signature stays as it is, if ``is_there(row)`` finds its file.
+        A volume with an equal signature stays as it is, if ``is_there(row)`` finds its file. Belongs in a ``batch``.
         """
         before = {
             row[0]: row[1:]
@@ -133,37 +159,27 @@ class Ledger:
                 "select volume, signature, reason, detail, row, job from volumes where series = ?", (series,)
             )
         }
-        with self._db:
-            for entry in entries:
-                reason, detail, job = entry.reason, entry.detail, entry.job
-                known = before.pop(entry.volume, None)
-                if job is not None and known is not None and known[0] == entry.signature and known[4] is None:
-                    converted = known[1] is None and is_there(entry.row)
-                    if converted or (known[1] is not None and known[1] not in TRANSIENT):
-                        reason, detail, job = known[1], known[2], None
-                values = (
-                    entry.volume,
-                    series,
-                    entry.signature,
-                    reason,
-                    detail,
-                    entry.files,
-                    json.dumps(entry.row),
-                    job,
-                )
-                self._db.execute("insert or replace into volumes values (?, ?, ?, ?, ?, ?, ?, ?)", values)
-                if reason is not None and known is not None and known[1] is None:
-                    before[entry.volume] = known  # it was a volume, and is none any more
-            gone = [json.loads(row[3])["series_path"] for row in before.values() if row[1] is None]
-            kept = {entry.volume for entry in entries}
-            self._db.executemany(
-                "delete from volumes where volume = ?", [(each,) for each in before if each not in kept]
+        for entry in entries:
+            reason, detail, job = entry.reason, entry.detail, entry.job
+            known = before.pop(entry.volume, None)
+            if job is not None and known is not None and known[0] == entry.signature and known[4] is None:
+                converted = known[1] is None and is_there(entry.row)
+                if converted or (known[1] is not None and known[1] not in TRANSIENT):
+                    reason, detail, job = known[1], known[2], None
+            outcome = (entry.signature, reason, detail, entry.files, json.dumps(entry.row), job)
+            self._db.execute(
+                "insert or replace into volumes values (?, ?, ?, ?, ?, ?, ?, ?)", (entry.volume, series, *outcome)
             )
-            self._db.execute("update series set judged = 1 where series = ?", (series,))
+            if reason is not None and known is not None and known[1] is None:
+                before[entry.volume] = known  # it was a volume, and is none any more
+        gone = [json.loads(row[3])["series_path"] for row in before.values() if row[1] is None]
+        kept = {entry.volume for entry in entries}
+        self._db.executemany("delete from volumes where volume = ?", [(each,) for each in before if each not in kept])
+        self._db.execute("update series set judged = 1 where series = ?", (series,))
         return gone
 
     # ------------------------------------------------------------------ volumes
-    def reopen(self, is_there: Any) -> None:
+    def reopen(self, is_there: IsThere) -> None:
         """Judge again the series of which a file of the archive is gone, or a volume failed for a passing reason."""
         again = set[str]()
         for series, reason, row in self._db.execute("select series, reason, row from volumes where job is null"):

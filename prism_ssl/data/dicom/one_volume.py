@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from prism_ssl.contracts import Float64
-from prism_ssl.data.dicom.converter import TIME_LIMIT_S, converted, place_volume
+from prism_ssl.data.dicom.converter import converted, place_volume
 from prism_ssl.data.dicom.files import Place, fetched
+from prism_ssl.data.dicom.header import write_numbered
 from prism_ssl.data.dicom.reasons import LeftOut
 from prism_ssl.data.dicom.straighten import straightened
 from prism_ssl.data.scan import read_header, times
@@ -27,8 +28,17 @@ SAME_MM = 1e-2
 
 @dataclass(frozen=True)
 class Job:
-    """A volume to convert. ``affine`` [4][4] maps (column, row, plane) of ``shape`` to RAS mm, as DICOM has them;
-    ``tilted``: the planes are shifted against each other, and are to be straightened."""
+    """A volume to convert.
+
+    Attributes:
+        places: its files, in the order of their position.
+        target: the ``.nii.gz`` to write.
+        shape: columns, rows, planes of DICOM.
+        affine: (column, row, plane) -> RAS mm of DICOM, [4][4].
+        tilted: the planes are shifted against each other, and are to be straightened.
+        numbered: copies of the files are to be numbered, because dcm2niix orders them by an instance number that they
+            lack or share.
+    """
 
     volume: str
     places: tuple[Place, ...]
@@ -36,9 +46,10 @@ class Job:
     shape: tuple[int, int, int]
     affine: tuple[tuple[float, ...], ...]
     tilted: bool
+    numbered: bool
 
 
-def bring(job: Job, scratch_root: str, limit_s: float = TIME_LIMIT_S) -> None:
+def bring(job: Job, scratch_root: str) -> None:
     """Convert one volume into ``job.target``.
 
     Raises:
@@ -50,7 +61,9 @@ def bring(job: Job, scratch_root: str, limit_s: float = TIME_LIMIT_S) -> None:
             scratch = Path(folder)
             (scratch / "fetched").mkdir()
             files = fetched(job.places, scratch / "fetched")
-            volume = _agreeing(converted(files, scratch, limit_s), job)
+            if job.numbered:
+                files = _numbered(files, scratch)
+            volume = _agreeing(converted(files, scratch), job)
             target = Path(job.target)
             target.parent.mkdir(parents=True, exist_ok=True)
             place_volume(volume, target)
@@ -60,6 +73,14 @@ def bring(job: Job, scratch_root: str, limit_s: float = TIME_LIMIT_S) -> None:
         raise ScanRejected(
             LeftOut.NOT_READABLE, f"a file could not be read ({error.strerror or type(error).__name__})"
         ) from error
+
+
+def _numbered(files: Sequence[Path], scratch: Path) -> list[Path]:
+    (scratch / "numbered").mkdir()
+    copies = [scratch / "numbered" / str(number) for number in range(1, len(files) + 1)]
+    for number, (file, copy) in enumerate(zip(files, copies, strict=True), start=1):
+        write_numbered(file, copy, number)
+    return copies
 
 
 def _agreeing(volumes: Sequence[Path], job: Job) -> Path:

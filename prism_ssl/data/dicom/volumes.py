@@ -61,7 +61,7 @@ def _kind(instance: Instance) -> tuple[Hashable, ...]:
     echo = frame.echo if instance.modality != "CT" else ""
     kernel = instance.texts.get("ConvolutionKernel", "")
     size = (instance.rows, instance.columns, instance.bits, instance.signed)
-    sort = (instance.sop_class, instance.pixels, instance.photometric, instance.burned_in, instance.multi_frame)
+    sort = (instance.sop_class, instance.photometric, instance.multi_frame)
     return (*size, *sort, "\\".join(frame.image_type), echo, kernel)
 
 
