@@ -207,7 +207,8 @@ def describe_archive(archive: Archive, data: DataConfig, console: Console) -> No
         highlight=False,
         soft_wrap=True,
     )
-    for note in split_warnings(archive, data):
+    assumed = [archive.selection.assumed] if archive.selection.assumed else []
+    for note in (*assumed, *split_warnings(archive, data)):
         console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
