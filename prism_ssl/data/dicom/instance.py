@@ -71,7 +71,7 @@ class Instance:
 
     def told(self) -> tuple[Any, ...]:
         """All that tells two images apart, without the place of the file."""
-        return (self.patient, self.series, self.sop, self.rows, self.columns, self.bits, self.frames)
+        return (self.patient, self.series, self.sop, self.number, self.rows, self.columns, self.bits, self.frames)
 
     def to_json(self) -> str:
         """The values as ASCII text; see ``from_json``."""

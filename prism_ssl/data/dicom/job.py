@@ -22,6 +22,7 @@ from prism_ssl.data.dicom.one_volume import Job, bring
 from prism_ssl.data.dicom.pseudonyms import Pseudonyms, pseudonyms_in
 from prism_ssl.data.dicom.reasons import LeftOut
 from prism_ssl.data.dicom.request import ImportReport, ImportRequest
+from prism_ssl.data.dicom.texts import modality
 from prism_ssl.data.dicom.volumes import Part, volumes_of
 from prism_ssl.errors import CatalogError, ConfigError, MachineTrouble, ScanRejected
 from prism_ssl.utils.fs import FolderLock, private_folder, write_atomic
@@ -166,7 +167,7 @@ def _judge_series(request: ImportRequest, ledger: Ledger, pseudonyms: Pseudonyms
 
 def _entry(part: Part, series: str, request: ImportRequest, pseudonyms: Pseudonyms) -> Entry:
     ids = ids_of(part.instances[0], series, part.name, pseudonyms)
-    row: dict[str, Any] = ids | {"modality": part.instances[0].modality}
+    row: dict[str, Any] = ids | {"modality": modality(part.instances[0].modality)}
     files = [(*each.told()[:3], each.size, each.mtime_ns) for each in part.instances]
     signature = content_hash([converter_version(), files])
     if part.stack is None:

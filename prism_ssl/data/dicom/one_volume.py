@@ -5,7 +5,8 @@ Whole or not at all; the work of one task.
 
 from __future__ import annotations
 
-import errno
+import math
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from prism_ssl.data.dicom.straighten import straightened
 from prism_ssl.data.scan import read_header, times
 from prism_ssl.errors import MachineTrouble, ScanRejected
 
-SAME_MM = 1e-2
-"""Corners of the volume must lie where DICOM puts them, to this many mm; a NIfTI header is in float32."""
+SAME_MM = 0.05
+"""Corners of the volume must lie where DICOM puts them, to this many mm: scanners round positions to 0.1 mm."""
+_BYTES_A_VOXEL = 8
+"""Two volumes in the scratch folder (plain and corrected), each of 16 bits or, scaled by slice, of 32."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +57,40 @@ def bring(job: Job, scratch_root: str) -> None:
 
     Raises:
         ScanRejected: with a ``LeftOut`` reason; nothing is written.
-        MachineTrouble: no space left.
+        MachineTrouble: no space is left, or the archive cannot be written.
     """
-    try:
-        with tempfile.TemporaryDirectory(dir=scratch_root, prefix="volume-") as folder:
-            scratch = Path(folder)
-            (scratch / "fetched").mkdir()
-            files = fetched(job.places, scratch / "fetched")
-            if job.numbered:
-                files = _numbered(files, scratch)
-            volume = _agreeing(converted(files, scratch), job)
-            target = Path(job.target)
+    with tempfile.TemporaryDirectory(dir=scratch_root, prefix="volume-") as folder:
+        volume = _converted(job, Path(folder))
+        target = Path(job.target)
+        try:
             target.parent.mkdir(parents=True, exist_ok=True)
             place_volume(volume, target)
+        except OSError as error:
+            told = error.strerror or type(error).__name__
+            raise MachineTrouble(f"a volume cannot be written to the archive ({told})") from error
+
+
+def _converted(job: Job, scratch: Path) -> Path:
+    """The volume with DICOM's geometry, in ``scratch``."""
+    (scratch / "fetched").mkdir()
+    try:
+        files = fetched(job.places, scratch / "fetched")
+        if job.numbered:
+            files = _numbered(files, scratch)
+        return _agreeing(converted(files, scratch), job)
+    except ScanRejected:
+        _refuse_full_disk(job, scratch)  # dcm2niix does not tell
+        raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MachineTrouble(f"no space is left for a volume ({error.strerror}); free some and go on") from error
-        raise ScanRejected(
-            LeftOut.NOT_READABLE, f"a file could not be read ({error.strerror or type(error).__name__})"
-        ) from error
+        _refuse_full_disk(job, scratch)
+        told = error.strerror or type(error).__name__
+        raise ScanRejected(LeftOut.NOT_READABLE, f"a file could not be read ({told})") from error
+
+
+def _refuse_full_disk(job: Job, scratch: Path) -> None:
+    free, needed = shutil.disk_usage(scratch).free, math.prod(job.shape) * _BYTES_A_VOXEL
+    if free < needed:
+        raise MachineTrouble(f"{free / 2**30:.2g} GiB are free for temporary files, {needed / 2**30:.2g} needed")
 
 
 def _numbered(files: Sequence[Path], scratch: Path) -> list[Path]:

@@ -26,6 +26,12 @@ _BODY_PARTS = """
 BODY_PARTS = frozenset(_BODY_PARTS.split())
 """Defined terms of Body Part Examined (DICOM PS3.16, annex L), and common unions of them."""
 
+_MODALITIES = """
+    AR ASMT AU BI BMD CR CT DG DOC DX ECG EPS ES FID GM HC HD IO IVOCT IVUS KO LS M3D MG MR NM OAM OCT OP OPT OT PLAN PR
+    PT PX REG RF RG RTDOSE RTIMAGE RTPLAN RTRECORD RTSTRUCT RWV SEG SM SR TG US XA XC
+"""
+MODALITIES = frozenset(_MODALITIES.split())
+"""Defined terms of Modality."""
 _MAKERS = {
     "SIEMENS": "Siemens", "GE": "GE", "PHILIPS": "Philips", "TOSHIBA": "Canon", "CANON": "Canon", "HITACHI": "Fujifilm",
     "FUJIFILM": "Fujifilm", "UIH": "United Imaging", "NEUSOFT": "Neusoft", "SHIMADZU": "Shimadzu", "PICKER": "Picker",
@@ -64,6 +70,11 @@ _KERNEL = re.compile(r"[A-Z][A-Z]?\d{2}[A-Z]?|B\d{1,4}")
 _MACHINE_TEXT = re.compile(r"[A-Za-z0-9 _\-+*/.#()=:,\\]{1,48}")
 _LONG_NUMBER = re.compile(r"\d{6,}|\d{2,4}[.\-/]\d{1,2}[.\-/]\d{2,4}")
 _NO_AGENT = {"NO", "NONE", "N", "0", "WITHOUT", "UNENHANCED", "NATIVE", "NO CONTRAST", "NON CONTRAST", "N/A", "NA", "-"}
+
+
+def modality(text: str) -> str:
+    """The modality if it is a defined term, "other" for another text, "" for none."""
+    return text if text in MODALITIES or not text else _OTHER
 
 
 def maker(text: str) -> str:

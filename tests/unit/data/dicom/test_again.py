@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydicom.uid import generate_uid
 
 from prism_ssl.data.dicom import converter
 from prism_ssl.data.dicom.pseudonyms import SALT_FILE
-from prism_ssl.errors import CatalogError, ConfigError
+from prism_ssl.errors import CatalogError, ConfigError, MachineTrouble
 from tests.support.dicom_files import PLANTED, ct, mr, phantom, save, slices_of
 from tests.support.dicom_imports import Item, catalog, imported, left_out
 
@@ -147,6 +149,28 @@ def test_series_without_a_patient_are_told(tmp_path: Path) -> None:
         save(slices_of(ct(tags={"PatientID": ""})), tmp_path / "in" / str(number))
     report = imported(tmp_path)
     assert (report.without_patient, report.patients) == (2, 2)
+
+
+def test_a_full_disk_stops_the_import_and_condemns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _two_series(tmp_path / "in")
+    with monkeypatch.context() as patched:
+        patched.setattr(converter, "dcm2niix", lambda: "/bin/false")
+        patched.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+        with pytest.raises(MachineTrouble, match=r"are free for temporary files.*; the same command goes on"):
+            imported(tmp_path)
+    assert imported(tmp_path).volumes == {"CT": 1, "MR": 1}
+
+
+def test_an_archive_that_cannot_be_written_condemns_nothing(tmp_path: Path) -> None:
+    save(slices_of(ct()), tmp_path / "in")
+    imported(tmp_path)
+    patient = next(path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    shutil.rmtree(patient)
+    patient.write_text("in the way")
+    with pytest.raises(MachineTrouble, match="cannot be written to the archive"):
+        imported(tmp_path)
+    patient.unlink()
+    assert imported(tmp_path).converted == 1
 
 
 def test_what_cannot_begin_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

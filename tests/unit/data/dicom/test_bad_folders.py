@@ -148,6 +148,11 @@ def _link(folder: Path) -> None:
     (folder / "scan.dcm").symlink_to(folder / "gone.dcm")
 
 
+def _odd_name(folder: Path) -> None:
+    path = save(slices_of(ct())[:1], folder)[0]
+    os.rename(path, os.fsencode(folder) + b"/\xff\xfe.dcm")  # noqa: PTH104  a path of bytes
+
+
 def _colour(dataset: FileDataset, _: int) -> None:
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
     dataset.BitsAllocated = dataset.BitsStored = 8
@@ -224,10 +229,12 @@ BAD: dict[str, tuple[Arrange, str]] = {
     "a zip with a password": (_locked_zip, "damaged_container"),
     "a zip in a zip": (_zip_in_zip, "nested_container"),
     "half a tar": (_cut_tar, "damaged_container too_few_slices"),
+    "a name that is no UTF-8": (_odd_name, "single_slice"),
     "a link that leads nowhere": (_link, "not_readable"),
     "a structured report": (_no_image("1.2.840.10008.5.1.4.1.1.88.22", "SR"), "not_an_image"),
     "contours": (_no_image("1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT"), "not_an_image"),
     "a CT without rows": (_series(Rows=None), "not_an_image"),
+    "a modality that is none": (_series(Modality="OTTOLINE"), "other_modality"),
     "a PET": (_series(Modality="PT"), "other_modality"),
     "an ultrasound": (_series(Modality="US"), "other_modality"),
     "a captured screen": (_series(SOPClassUID="1.2.840.10008.5.1.4.1.1.7"), "secondary_capture"),
@@ -354,7 +361,7 @@ def test_a_volume_that_is_not_where_dicom_puts_it_is_refused(tmp_path: Path, mon
 
     def shifted(self: stack.Stack) -> Any:
         affine = real(self)
-        affine[2, 3] += 0.05
+        affine[2, 3] += 0.06
         return affine
 
     monkeypatch.setattr(stack.Stack, "affine", shifted)
