@@ -185,7 +185,7 @@ def _frames(head: Dataset) -> Iterator[Frame]:
 
 
 def _macros(groups: Dataset) -> Iterator[Dataset]:
-    """The items of all functional groups, two levels deep: b-values are one further down."""
+    """The items of all functional groups."""
     for element in groups:
         yield from element.value if element.VR == "SQ" else ()
 

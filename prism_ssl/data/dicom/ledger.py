@@ -67,19 +67,32 @@ class Ledger:
         archive: the archive's folder, which may have been moved.
 
     Raises:
-        ConfigError: the ledger is of another archive.
+        ConfigError: the ledger is of another archive, or damaged.
     """
 
     def __init__(self, file: Path, settings: str, archive: Path) -> None:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
         self._db = sqlite3.connect(file)
-        with self._db:
-            self._db.executescript(_TABLES)
-            self._refuse_other(archive, file)
-            before = self._db.execute("select value from told where name = 'settings'").fetchone()
-            if before != (settings,):
-                self._db.execute("update series set judged = 0")
-                self._db.execute("insert or replace into told values ('settings', ?)", (settings,))
+        try:
+            with self._db:
+                self._db.executescript(_TABLES)
+                self._refuse_other(archive, file)
+                self._judge_anew_under(settings)
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise ConfigError(
+                f"the ledger {file} cannot be used ({error}); needed: a file system with locks, and a whole ledger; if "
+                "it is damaged, move it away: everything is then read and converted again, with the same ids"
+            ) from error
+        except ConfigError:
+            self.close()
+            raise
+
+    def _judge_anew_under(self, settings: str) -> None:
+        before = self._db.execute("select value from told where name = 'settings'").fetchone()
+        if before != (settings,):
+            self._db.execute("update series set judged = 0")
+            self._db.execute("insert or replace into told values ('settings', ?)", (settings,))
 
     def _refuse_other(self, archive: Path, file: Path) -> None:
         known = self._db.execute("select value from told where name = 'archive'").fetchone()

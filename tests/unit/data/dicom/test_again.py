@@ -144,6 +144,19 @@ def test_a_lost_salt_is_not_replaced(tmp_path: Path) -> None:
         imported(tmp_path)
 
 
+def test_a_damaged_ledger_can_be_moved_away_and_the_ids_stay(tmp_path: Path) -> None:
+    save(slices_of(ct()), tmp_path / "in")
+    imported(tmp_path)
+    ids = catalog(tmp_path)["series_id"].to_list()
+    ledger = tmp_path / "private" / "out.sqlite"
+    ledger.write_bytes(b"Quenneville" * 1000)
+    with pytest.raises(ConfigError, match="if it is damaged, move it away"):
+        imported(tmp_path)
+    ledger.unlink()
+    imported(tmp_path)
+    assert catalog(tmp_path)["series_id"].to_list() == ids
+
+
 def test_series_without_a_patient_are_told(tmp_path: Path) -> None:
     for number in range(2):
         save(slices_of(ct(tags={"PatientID": ""})), tmp_path / "in" / str(number))
