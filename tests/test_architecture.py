@@ -27,11 +27,12 @@ LAYERS = {
 WRITERS_OF_SCANS = ("prism_ssl/data/phantoms/writer.py", "tests/support/broken_files.py")
 HOMES = {
     "wandb": ("prism_ssl/utils/wandb_client.py",),
-    "nibabel": ("prism_ssl/data/scan/nifti.py", *WRITERS_OF_SCANS),
+    "nibabel": ("prism_ssl/data/scan/nifti.py", "prism_ssl/data/scan/nifti_writer.py", *WRITERS_OF_SCANS),
     "isal": ("prism_ssl/data/scan/byte_stream.py", *WRITERS_OF_SCANS),
     "numba": ("prism_ssl/data/extract/*.py",),
     "llvmlite": ("prism_ssl/data/extract/*.py",),
     "tyro": ("tune/*.py",),
+    "pydicom": ("prism_ssl/data/dicom/header.py",),
 }
 """Foreign libraries that have one home, and where it is."""
 

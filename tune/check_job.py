@@ -68,7 +68,8 @@ def check_catalog(config: PrismConfig) -> str:
     if config.data.catalog_path is None:
         return f"phantoms of {config.data.phantom_subjects} subjects will be generated"
     selection = load_records(config.data, config.train.seed)
-    return f"catalogue {config.data.catalog_path}: {len(selection.records)} of {selection.report.rows} rows selected"
+    words = f"catalogue {config.data.catalog_path}: {len(selection.records)} of {selection.report.rows} rows selected"
+    return "; ".join(filter(None, (words, selection.report.assumed)))
 
 
 def check_gpus(config: PrismConfig) -> str:  # noqa: ARG001  as all checks

@@ -29,6 +29,7 @@ VERBS = {
     "sweep": Verb("tune.tune_core24", "train and rank the cells of the core ablation", resumes=True, has_settings=True),
     "demo": Verb("tune.demo", "train and rank four tiny encoders on generated phantoms", resumes=True),
     "study": Verb("prism_ssl.study.command", "train and compare encoders on public scans", resumes=True),
+    "import": Verb("tune.import_archive", "import DICOM folders as an archive", resumes=True),
     "public-scans": Verb("prism_ssl.study.public_scans", "lay out the study's public scans from local clones"),
     "check": Verb("tune.check_job", "check settings, disk, GPU, W&B and catalogue before a job", has_settings=True),
     "evaluate": Verb("tune.evaluate_run", "evaluate a run's last checkpoint on held-out scans"),

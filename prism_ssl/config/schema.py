@@ -26,7 +26,8 @@ class DataConfig:
     """Which scans, how they are served, and what happens when one fails."""
 
     catalog_path: str | None = None
-    """Table of the archive (.csv, .csv.gz or .parquet); None: phantoms are generated, see phantom_subjects."""
+    """Table of the archive (.csv, .csv.gz or .parquet), or a folder of NIfTI files (BIDS or a folder a patient); None:
+    phantoms are generated, see phantom_subjects."""
     phantom_subjects: int = 0
     """Subjects to generate when there is no catalogue; 0: a catalogue is required."""
     columns: dict[str, str] = field(default_factory=dict)

@@ -31,6 +31,7 @@ from prism_ssl.data.table import (
     REQUIRED,
     HashOrder,
     column_names,
+    folder_table,
     refuse_other_texts,
     resolve_nifti,
 )
@@ -58,6 +59,8 @@ class CatalogReport:
     distinct: int
     selected: int
     modalities: dict[str, int]
+    assumed: str = ""
+    """What was assumed to make a table of a folder; "" where there is a table."""
 
     def left_out(self) -> dict[str, int]:
         """Why rows were not selected, and how many: the sum is rows - selected."""
@@ -99,7 +102,7 @@ def load_records(config: DataConfig, seed: int) -> Selection:
     """
     if config.catalog_path is None:
         raise CatalogError("data.catalog_path is not given; pass --data.catalog-path TABLE (.csv, .csv.gz or .parquet)")
-    path = Path(config.catalog_path).expanduser().absolute()
+    path = _place(config)
     order = HashOrder(config.n_scans, seed)
     rows, dropped, modalities = 0, Counter[str](), Counter[str]()
     for batch in _batches(path, config):
@@ -114,10 +117,11 @@ def load_records(config: DataConfig, seed: int) -> Selection:
         distinct=rows - dropped.total() - duplicates,
         selected=selected.height,
         modalities=dict(modalities.most_common()),
+        assumed=folder_table(path)[1] if path.is_dir() else "",
     )
     if selected.is_empty():
         raise CatalogError(_nothing_left(path, report, config))
-    return Selection(*_resolve_all(selected, path.parent), report)
+    return Selection(*_resolve_all(selected, path if path.is_dir() else path.parent), report)
 
 
 def series_texts(config: DataConfig, records: Sequence[ScanRecord]) -> dict[str, str]:
@@ -125,7 +129,7 @@ def series_texts(config: DataConfig, records: Sequence[ScanRecord]) -> dict[str,
 
     Raises as ``load_records``.
     """
-    path, wanted = Path(str(config.catalog_path)).expanduser().absolute(), {record.scan_id for record in records}
+    path, wanted = _place(config), {record.scan_id for record in records}
     of_selected, texts = pl.col("series_path").is_in({record.series_path for record in records}), dict[str, str]()
     for batch in _batches(path, config, with_text=True):
         rows = batch.filter(of_selected).select(*IDENTITY, "modality", "series_text")
@@ -139,7 +143,7 @@ def column_values(config: DataConfig, records: Sequence[ScanRecord], column: str
     Raises:
         CatalogError: as ``load_records``, or the table has no such column.
     """
-    path, wanted = Path(str(config.catalog_path)).expanduser().absolute(), {record.scan_id for record in records}
+    path, wanted = _place(config), {record.scan_id for record in records}
     if column not in (found := _header(path)):
         raise CatalogError(f"catalogue {path} has no column {column!r}; found: {', '.join(found)}")
     of_selected, values = pl.col("series_path").is_in({record.series_path for record in records}), dict[str, str]()
@@ -147,6 +151,13 @@ def column_values(config: DataConfig, records: Sequence[ScanRecord], column: str
         rows = batch.filter(of_selected).select(*IDENTITY, "modality", "other")
         values |= {_record(*row[:-1]).scan_id: row[-1] for row in rows.iter_rows()}
     return {scan: values.get(scan, "") for scan in wanted}
+
+
+def _place(config: DataConfig) -> Path:
+    """The table: the file that is named, or that lies in the named folder; a folder without one is its own table."""
+    path = Path(str(config.catalog_path)).expanduser().absolute()
+    tables = (path / f"catalog{suffix}" for suffix in reversed(SUFFIXES)) if path.is_dir() else iter(())
+    return next((table for table in tables if table.is_file()), path)
 
 
 def _batches(
@@ -183,9 +194,12 @@ def _batches(
 
 
 def _check_path(path: Path) -> None:
+    if path.is_dir():
+        return
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise CatalogError(f"catalogue {path} {found}; set data.catalog_path to a .csv, .csv.gz or .parquet file")
+        raise CatalogError(
+            f"catalogue {path} does not exist; set data.catalog_path to a .csv, .csv.gz or .parquet file, or a folder"
+        )
     if not path.name.lower().endswith(SUFFIXES):
         raise CatalogError(f"catalogue {path} is of an unknown kind; needed: {', '.join(SUFFIXES)} (data.catalog_path)")
     if not _is_parquet(path):
@@ -193,6 +207,8 @@ def _check_path(path: Path) -> None:
 
 
 def _header(path: Path) -> list[str]:
+    if path.is_dir():
+        return folder_table(path)[0].columns
     if _is_parquet(path):
         names: list[str] = pq.read_schema(path).names
         return names
@@ -200,7 +216,9 @@ def _header(path: Path) -> list[str]:
 
 
 def _frames(path: Path, columns: list[str]) -> Iterator[pl.DataFrame]:
-    if _is_parquet(path):
+    if path.is_dir():
+        yield folder_table(path)[0].select(columns)
+    elif _is_parquet(path):
         # pyarrow decodes page by page; polars 2.1 whole row groups: 1.2 GB instead of 0.3 on groups of 10^6 rows.
         with pq.ParquetFile(path, pre_buffer=False) as table:
             yield from map(pl.DataFrame, table.iter_batches(BATCH_ROWS, columns=columns))

@@ -32,7 +32,8 @@ from prism_ssl.data.checks import (
 from prism_ssl.data.scan import TRANSIENT_REASONS, RejectReason, archive_root, is_not_empty, within
 from prism_ssl.errors import ArchiveUnreachable, HostOutOfMemory, MachineTrouble, PrismError
 from prism_ssl.utils.fs import write_atomic
-from prism_ssl.utils.isolated_map import items_per_task, map_rows, survey, with_progress
+from prism_ssl.utils.isolated_map import items_per_task, map_rows, survey
+from prism_ssl.utils.progress import with_progress
 
 FILES_PER_TASK = 8
 """Most files of one Ray task: a task costs about 30 ms, a full-size CT 400 ms."""

@@ -31,7 +31,8 @@ from prism_ssl.model.backbone import PRESETS
 from prism_ssl.model.encoder_source import DESCRIPTION_FILE
 from prism_ssl.model.export import ExportedEncoder
 from prism_ssl.utils.hashing import content_hash
-from prism_ssl.utils.isolated_map import items_per_task, map_in_actors, map_rows, survey, with_progress
+from prism_ssl.utils.isolated_map import items_per_task, map_in_actors, map_rows, survey
+from prism_ssl.utils.progress import with_progress
 
 SCANS_PER_TASK = 4
 """Most scans of one Ray task; eight views of 1,024 patches are 4 MB a scan on their way to the encoder."""

@@ -7,7 +7,6 @@ import csv
 import importlib.util
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -16,11 +15,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from prism_ssl.errors import ScanRejected
 from prism_ssl.study.sources import REPOSITORIES, PublicSeries, Repository
 
 COLUMNS = ("pmbb_id", "modality", "series_path", "series_description", "exam_type", "body_part")
 _OK, _NOTHING, _REFUSED = 0, 1, 2
-_CONVERT_LIMIT_S = 600.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,8 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = _parser().parse_args(list(sys.argv[1:] if arguments is None else arguments))
     console, errors = Console(), Console(stderr=True)
-    dcm2niix = _dcm2niix()
-    if dcm2niix is None or importlib.util.find_spec("pydicom") is None:
+    if not _tools_are_here():
         errors.print(
             "dcm2niix or pydicom is not installed, and half of these scans are DICOM; "
             "needed: pip install 'prism-ssl[study]'",
@@ -40,13 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return _REFUSED
     try:
-        return _lay_out_all(given.clones, given.out, dcm2niix, console, errors)
+        return _lay_out_all(given.clones, given.out, console, errors)
     except OSError as error:
         errors.print(f"{type(error).__name__}: {error}; the same command goes on from here", style="red", markup=False)
         return _REFUSED
 
 
-def _lay_out_all(clones: Path, out: Path, dcm2niix: str, console: Console, errors: Console) -> int:
+def _lay_out_all(clones: Path, out: Path, console: Console, errors: Console) -> int:
     rows, left = list[PublicSeries](), Counter[str]()
     for repository in REPOSITORIES:
         clone = clones / repository.folder
@@ -54,7 +52,7 @@ def _lay_out_all(clones: Path, out: Path, dcm2niix: str, console: Console, error
             errors.print(_how_to_clone(repository, clone), markup=False, highlight=False, soft_wrap=True)
             continue
         for series in repository.series:
-            why = _lay_out(series, clone, out, dcm2niix)
+            why = _lay_out(series, clone, out)
             if why is None:
                 rows.append(series)
             else:
@@ -89,13 +87,15 @@ def _how_to_clone(repository: Repository, clone: Path) -> str:
     return f"git clone https://github.com/{repository.name} {at} && git -C {at} checkout -q {repository.commit}"
 
 
-def _dcm2niix() -> str | None:
-    """The converter of this environment, else of the system."""
-    beside = Path(sys.executable).parent / "dcm2niix"
-    return str(beside) if beside.is_file() else shutil.which("dcm2niix")
+def _tools_are_here() -> bool:
+    if importlib.util.find_spec("pydicom") is None:
+        return False
+    from prism_ssl.data.dicom import dcm2niix
+
+    return dcm2niix() is not None
 
 
-def _lay_out(series: PublicSeries, clone: Path, out: Path, dcm2niix: str) -> str | None:
+def _lay_out(series: PublicSeries, clone: Path, out: Path) -> str | None:
     """Bring one series to its place, whole or not at all; returns why it could not be, or None."""
     source, folder = clone / series.path, out / series.folder
     target = folder / f"{folder.name}.nii.gz"
@@ -105,44 +105,35 @@ def _lay_out(series: PublicSeries, clone: Path, out: Path, dcm2niix: str) -> str
         return "not in the clone"
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".converting-") as scratch:
-        made = _converted(series, source, Path(scratch), dcm2niix) if series.is_dicom else source
+        made = _converted(series, source, Path(scratch)) if series.is_dicom else source
         if made is None:
             return "dcm2niix made no volume of it"
         folder.mkdir(parents=True, exist_ok=True)
-        part = Path(scratch) / "part"
-        shutil.copyfile(made, part)
-        part.replace(target)
+        if series.is_dicom:
+            from prism_ssl.data.dicom import place_volume
+
+            place_volume(made, target)
+        else:
+            part = Path(scratch) / "part"
+            shutil.copyfile(made, part)
+            part.replace(target)
     return None
 
 
-def _converted(series: PublicSeries, source: Path, scratch: Path, dcm2niix: str) -> Path | None:
+def _converted(series: PublicSeries, source: Path, scratch: Path) -> Path | None:
     """The largest volume that dcm2niix makes of the series; one corrected for gantry tilt goes first."""
-    import pydicom
+    from prism_ssl.data.dicom import converted, files_below, read_file
 
-    slices, made = scratch / "slices", scratch / "made"
-    slices.mkdir()
-    made.mkdir()
-    seen: set[tuple[str, str]] = set()
-    for path in sorted(source.rglob("*")):
-        if not path.is_file():
-            continue
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True)
-        except (pydicom.errors.InvalidDicomError, OSError, ValueError):
-            continue
-        # Some copies repeat a slice, some give all slices one SOPInstanceUID.
-        slice_key = (str(header.get("SOPInstanceUID")), str(header.get("ImagePositionPatient")))
-        if header.get("Modality") == series.modality and slice_key not in seen:
-            (slices / f"{len(seen):05d}.dcm").symlink_to(path.resolve())
-            seen.add(slice_key)
-    command = [dcm2niix, "-z", "y", "-b", "n", "-f", "x", "-o", str(made), str(slices)]
+    slices: dict[tuple[str, object], Path] = {}
+    for found in files_below([source], without=()):
+        for header in read_file(found).instances:
+            # Some copies repeat a slice, some give all slices one SOPInstanceUID.
+            if header.modality == series.modality and not header.member:
+                slices.setdefault((header.sop, header.frames[0].position), Path(header.path))
     try:
-        subprocess.run(command, check=False, capture_output=True, timeout=_CONVERT_LIMIT_S)
-    except subprocess.TimeoutExpired:
+        return converted(slices.values(), scratch)[0]
+    except ScanRejected:
         return None
-    volumes = sorted(made.glob("*.nii.gz"), key=lambda path: path.stat().st_size, reverse=True)
-    corrected = [path for path in volumes if "_Tilt" in path.name or "_Eq" in path.name]
-    return next(iter(corrected or volumes), None)
 
 
 def _write_catalog(rows: Sequence[PublicSeries], path: Path) -> None:

@@ -16,7 +16,6 @@ from prism_ssl.data.archive import Archive, prepare_archive, select_scans
 from prism_ssl.data.catalog import modalities_in_words
 from prism_ssl.data.holdout import Split
 from prism_ssl.data.pool import MemoryPlan, object_store_bytes, plan_memory
-from prism_ssl.data.split_warnings import split_warnings
 from prism_ssl.records.run_files import HISTORY_FILE, LocalRecord, truncate_history
 from prism_ssl.train.distributed.resources import require_resources, training_cpus, workers_on_a_node
 from prism_ssl.train.fit import fit
@@ -37,6 +36,7 @@ from prism_ssl.train.resume.starting_point import StartingPoint, continued, star
 from prism_ssl.train.run.failure_cause import cause_of
 from prism_ssl.train.run.folder import RunFolder, claim_run_folder, with_absolute_paths
 from prism_ssl.train.run.loop_config import LoopConfig
+from prism_ssl.train.run.split_warnings import split_warnings
 from prism_ssl.utils.fs import home_folder, remove_stale_folders, temporary_root
 from prism_ssl.utils.gpu_check import require_usable_gpus
 from prism_ssl.utils.machine import memory_limit_bytes
@@ -207,7 +207,8 @@ def describe_archive(archive: Archive, data: DataConfig, console: Console) -> No
         highlight=False,
         soft_wrap=True,
     )
-    for note in split_warnings(archive, data):
+    assumed = [archive.selection.assumed] if archive.selection.assumed else []
+    for note in (*assumed, *split_warnings(archive, data)):
         console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 

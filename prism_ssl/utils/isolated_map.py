@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Item = dict[str, Any]
 Pipeline = Callable[[ray.data.Dataset, int], ray.data.Dataset]
 """Maps a dataset of items to rows, with at most that many tasks at a time."""
 
 _RESTARTS = 3
-Row = TypeVar("Row")
 
 
 def survey(items: Sequence[Item], key: str, pipeline: Pipeline, per_task: int, at_once: int) -> Iterator[Item]:
@@ -72,27 +68,6 @@ def _mapped(dataset: ray.data.Dataset, function: Any, **options: Any) -> ray.dat
 def items_per_task(n_items: int, at_once: int, most: int) -> int:
     """Items per task: at most ``most``, and few enough that every task slot gets several tasks."""
     return min(most, max(1, n_items // (4 * at_once)))
-
-
-def with_progress(
-    rows: Iterator[Row], total: int, title: str, good: Callable[[Row], bool], words: tuple[str, str]
-) -> Iterator[Row]:
-    """Yield the rows, with a progress bar if stderr is a terminal; ``words`` label good rows and the others."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(f"{{task.fields[good]}} {words[0]}, {{task.fields[bad]}} {words[1]}"),
-        TimeRemainingColumn(),
-    )
-    counts = Counter[str]()
-    with Progress(*columns, console=console, disable=not (console.is_terminal and total)) as progress:
-        task = progress.add_task(title, total=total, good=0, bad=0)
-        for row in rows:
-            counts["good" if good(row) else "bad"] += 1
-            progress.update(task, advance=1, good=counts["good"], bad=counts["bad"])
-            yield row
 
 
 def _one_pass(items: list[Item], pipeline: Pipeline, per_task: int, at_once: int) -> Iterator[Item]:

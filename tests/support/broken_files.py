@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from isal import igzip
 
-from prism_ssl.data.phantoms.writer import nifti_bytes
+from prism_ssl.data.scan.nifti_writer import nifti_bytes
 from prism_ssl.data.scan.reject_reasons import RejectReason
 from prism_ssl.utils.fs import write_atomic
 from prism_ssl.utils.seeds import generator_for

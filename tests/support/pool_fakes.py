@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, settings
 
 from prism_ssl.config.schema import ExtractOn, ViewConfig
 from prism_ssl.contracts import Float64, PairChunk, PreparedScan, RobustStats, ScanRecord, VisitChunk, VisitKey
-from prism_ssl.data.phantoms.writer import nifti_bytes
 from prism_ssl.data.pool.actor import ActorSettings
 from prism_ssl.data.pool.warm_pool import PoolSettings
 from prism_ssl.data.scan import volume_memory
 from prism_ssl.data.scan.nifti import OpenScan, open_scan
+from prism_ssl.data.scan.nifti_writer import nifti_bytes
 
 N_PATCHES = 8
 

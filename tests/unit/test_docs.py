@@ -11,6 +11,8 @@ import pytest
 from prism_ssl import errors
 from prism_ssl.config.defaults import RECIPES, known_keys
 from prism_ssl.config.defaults import phantom_cpu as phantoms
+from prism_ssl.data.dicom.catalog_rows import COLUMNS
+from prism_ssl.data.dicom.reasons import LeftOut
 from prism_ssl.data.scan.reject_reasons import RejectReason
 from prism_ssl.data.table.columns import OPTIONAL, REQUIRED
 from prism_ssl.embed.scan import EMBEDDING_FAILED
@@ -70,6 +72,11 @@ def test_every_reason_of_preflight_has_an_answer() -> None:
 
 def test_every_column_of_the_catalogue_is_explained() -> None:
     assert [column for column in (*REQUIRED, *OPTIONAL) if f"| `{column}` |" not in page("own-data.md")] == []
+
+
+def test_every_reason_and_column_of_an_import_is_explained() -> None:
+    assert [reason for reason in LeftOut if f"`{reason}`" not in page("import.md")] == []
+    assert [column for column in COLUMNS if f"`{column}`" not in page("import.md")] == []
 
 
 def test_every_error_is_explained() -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from isal import igzip
@@ -31,7 +30,7 @@ from prism_ssl.data.phantoms.anatomy import (
     paint_body,
     triple,
 )
-from prism_ssl.data.scan import apply_affine, inverse
+from prism_ssl.data.scan import apply_affine, inverse, nifti_bytes
 from prism_ssl.utils.fs import write_atomic
 from prism_ssl.utils.seeds import generator_for
 
@@ -168,19 +167,6 @@ def write_gz(path: Path, phantom: Phantom) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, igzip.compress(phantom.to_bytes(), 1, mtime=0))
     return path
-
-
-def nifti_bytes(voxels: npt.NDArray[Any], affine: Float64, slope: float = 1.0, intercept: float = 0.0) -> bytes:
-    """A NIfTI-1 file of raw ``voxels`` [nz, ny, nx], in their type and byte order."""
-    make_header: Any = nib.Nifti1Header  # nibabel has no types for it
-    header = make_header(endianness=">" if voxels.dtype.str.startswith(">") else "<")
-    header.set_data_dtype(voxels.dtype)
-    header.set_data_shape(voxels.shape[::-1])
-    header.set_sform(affine, code=1)
-    header.set_qform(affine, code=1, strip_shears=True)
-    header["scl_slope"], header["scl_inter"] = slope, intercept
-    header["vox_offset"], header["magic"] = 352, b"n+1"
-    return bytes(header.binaryblock) + bytes(4) + voxels.tobytes()
 
 
 BOTH_MODALITIES_FROM = 16

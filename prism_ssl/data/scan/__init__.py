@@ -1,6 +1,7 @@
 """Open scans: NIfTI header, geometry, intensity statistics, time-limited reads."""
 
 from prism_ssl.data.scan.bounded_reads import ReadLimits, archive_root, is_not_empty, read_within, within
+from prism_ssl.data.scan.byte_stream import gzip_file
 from prism_ssl.data.scan.geometry import (
     NEAR_ISOTROPIC,
     acquisition_frame,
@@ -21,6 +22,7 @@ from prism_ssl.data.scan.nifti import (
     open_scan,
     read_header,
 )
+from prism_ssl.data.scan.nifti_writer import nifti_bytes
 from prism_ssl.data.scan.read_errors import out_of_memory, read_failure
 from prism_ssl.data.scan.reject_reasons import TRANSIENT_REASONS, RejectReason
 from prism_ssl.data.scan.volume_memory import VolumeMemory
@@ -41,9 +43,11 @@ __all__ = [
     "check_agreement",
     "check_openable",
     "euler_xyz_deg_to_matrix",
+    "gzip_file",
     "inverse",
     "is_not_empty",
     "load_voxels",
+    "nifti_bytes",
     "open_scan",
     "out_of_memory",
     "plane_distance_mm",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from io import SEEK_END, RawIOBase
-from typing import Any
+from typing import IO, Any
 
-from isal import isal_zlib
+from isal import igzip, isal_zlib
 
 from prism_ssl.data.scan.reject_reasons import RejectReason
 from prism_ssl.errors import ScanRejected
 
 GZIP_MAGIC = b"\x1f\x8b"
 
-_zlib: Any = isal_zlib  # isal publishes types for a part of what it offers
+_zlib: Any = isal_zlib
+_igzip: Any = igzip
+# isal publishes types for a part of what it offers
 _GZIP_WBITS = 31
 # 1 MiB: the intermediate copy stays in the cache; 2 % slower than inflating into place, which has no public call.
 _CHUNK_BYTES = 2**20
@@ -93,3 +96,9 @@ class FileStream:
         chunk = self._file.read(_PACKED_BYTES) or b""
         self._packed += chunk
         return bool(chunk)
+
+
+def gzip_file(source: IO[bytes], target: IO[bytes]) -> None:
+    """Write ``source`` to ``target`` as a gzip stream that names no file and no time: equal data give equal bytes."""
+    with _igzip.IGzipFile(filename="", mode="wb", fileobj=target, mtime=0) as packed:
+        shutil.copyfileobj(source, packed, _CHUNK_BYTES)

@@ -3,6 +3,7 @@
 from prism_ssl.data.table.columns import OPTIONAL, REQUIRED, column_names
 from prism_ssl.data.table.csv_text import refuse_other_texts
 from prism_ssl.data.table.hash_order import BATCH_ROWS, IDENTITY, HashOrder
+from prism_ssl.data.table.nifti_folder import folder_table
 from prism_ssl.data.table.series_file import resolve_nifti
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "REQUIRED",
     "HashOrder",
     "column_names",
+    "folder_table",
     "refuse_other_texts",
     "resolve_nifti",
 ]

@@ -12,7 +12,7 @@ from prism_ssl.data.archive import Archive, _divided
 from prism_ssl.data.catalog import CatalogReport
 from prism_ssl.data.checks.verdict import check_scan
 from prism_ssl.data.preflight import PreflightReport
-from prism_ssl.data.split_warnings import split_warnings
+from prism_ssl.train.run.split_warnings import split_warnings
 from tests.support.broken_files import sound_bytes, sound_volume
 
 CONFIG = PrismConfig(data=DataConfig(catalog_path="a.csv", holdout_min_series=4, workers=1))

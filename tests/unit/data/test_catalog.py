@@ -283,7 +283,7 @@ def test_an_unreadable_table_is_named_but_not_quoted(tmp_path: Path, name: str, 
 def test_a_missing_table_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match=r"none\.csv does not exist; set data\.catalog_path"):
         load(tmp_path / "none.csv")
-    with pytest.raises(CatalogError, match="is a folder"):
+    with pytest.raises(CatalogError, match=r"holds no \.nii or \.nii\.gz file, and no catalog\.parquet"):
         load(tmp_path)
     with pytest.raises(CatalogError, match="catalog_path is not given"):
         load_records(DataConfig(phantom_subjects=3), 0)

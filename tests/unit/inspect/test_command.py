@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from matplotlib.image import imread
 
-from prism_ssl.data.phantoms.writer import nifti_bytes
+from prism_ssl.data.scan.nifti_writer import nifti_bytes
 from prism_ssl.inspect.command import main
 
 

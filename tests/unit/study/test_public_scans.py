@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from prism_ssl.data.phantoms.writer import nifti_bytes
 from prism_ssl.data.scan import apply_affine, open_scan
+from prism_ssl.data.scan.nifti_writer import nifti_bytes
 from prism_ssl.study import public_scans
 from prism_ssl.study.sources import REPOSITORIES, PublicSeries, Repository
+from tests.support.dicom_files import ct, save, slices_of
 
 CT = PublicSeries("P1", "CT", "CT_LEG", "CT", "leg", "dicom/P1")
 MR = PublicSeries("P1", "MR", "T1W", "MRI", "leg", "nifti/p1.nii.gz")
@@ -23,24 +22,7 @@ HERE = Repository("a/b", "0" * 12, "CC0", (CT, MR, GONE))
 ELSEWHERE = Repository("c/d", "1" * 12, "CC0", (GONE,))
 VOXELS = np.arange(12 * 10 * 14, dtype=np.int16).reshape(12, 10, 14)
 """[slice, row, column]"""
-
-
-def _slice(number: int, series: str, frame: str, modality: str = "CT") -> FileDataset:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-    dataset.SeriesInstanceUID, dataset.FrameOfReferenceUID, dataset.Modality = series, frame, modality
-    dataset.StudyInstanceUID, dataset.InstanceNumber, dataset.SeriesNumber = frame, number + 1, 1
-    dataset.ImagePositionPatient, dataset.ImageOrientationPatient = [0, 0, 3.0 * number], [1, 0, 0, 0, 1, 0]
-    dataset.PixelSpacing, dataset.SliceThickness = [2.0, 1.5], 3.0
-    dataset.Rows, dataset.Columns = VOXELS.shape[1:]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
-    dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1000
-    dataset.PixelData = VOXELS[number].tobytes()
-    return dataset
+PLAN = ct(voxels=VOXELS, origin_mm=(0, 0, 0))
 
 
 @pytest.fixture
@@ -50,12 +32,10 @@ def clones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "clones" / "a+b"
     (folder / "dicom" / "P1").mkdir(parents=True)
     (folder / "nifti").mkdir()
-    series, frame = generate_uid(), generate_uid()
-    for number in range(len(VOXELS)):
-        made = _slice(number, series, frame)
-        for name in (f"{number}.dcm", f"again{number}") if number == 3 else (f"{number}.dcm",):
-            made.save_as(folder / "dicom" / "P1" / name)
-    _slice(0, generate_uid(), frame, "SR").save_as(folder / "dicom" / "P1" / "report")
+    slices = slices_of(PLAN)
+    save(slices, folder / "dicom" / "P1")
+    save(slices[3:4], folder / "dicom" / "P1", "again{}")
+    save(slices_of(ct(modality="SR"))[:1], folder / "dicom" / "P1", "report")
     (folder / "dicom" / "P1" / "README").write_text("no DICOM")
     (folder / "nifti" / "p1.nii.gz").write_bytes(gzip.compress(nifti_bytes(VOXELS, np.eye(4), 1.0, 0.0)))
     return tmp_path / "clones"
@@ -95,7 +75,7 @@ def test_without_its_tools_or_its_clones_it_says_what_is_needed(
     clones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert public_scans.main([str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 1
-    monkeypatch.setattr(public_scans, "_dcm2niix", lambda: None)
+    monkeypatch.setattr(public_scans, "_tools_are_here", lambda: False)
     assert public_scans.main([str(clones)]) == 2
     assert "pip install 'prism-ssl[study]'" in capsys.readouterr().err
 

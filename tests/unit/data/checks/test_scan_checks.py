@@ -13,7 +13,7 @@ import pytest
 from prism_ssl.config.schema import PreflightConfig, PrismConfig
 from prism_ssl.contracts import RobustStats
 from prism_ssl.data.checks.scan_checks import inspect
-from prism_ssl.data.phantoms.writer import nifti_bytes
+from prism_ssl.data.scan.nifti_writer import nifti_bytes
 from prism_ssl.errors import ScanRejected
 from tests.support.broken_files import patched
 

@@ -16,10 +16,10 @@ from isal import isal_zlib
 
 from prism_ssl.config.schema import PreflightConfig
 from prism_ssl.contracts import RobustStats
-from prism_ssl.data.phantoms.writer import nifti_bytes
 from prism_ssl.data.scan import nifti
 from prism_ssl.data.scan.header_geometry import check_affine
 from prism_ssl.data.scan.nifti import check_openable, load_voxels, open_scan, read_header
+from prism_ssl.data.scan.nifti_writer import nifti_bytes
 from prism_ssl.data.scan.volume_memory import VolumeMemory
 from prism_ssl.errors import ScanRejected
 from tests.support.broken_files import BrokenKind, patched, sound_bytes, sound_volume, write_broken

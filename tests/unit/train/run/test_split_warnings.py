@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from prism_ssl.config.defaults import apply_overrides, phantom_cpu
-from prism_ssl.data.split_warnings import split_warnings
+from prism_ssl.train.run.split_warnings import split_warnings
 from prism_ssl.train.trainer import describe_archive
 from tests.support.archives import CONFIG, archive
 

@@ -1,0 +1,109 @@
+"""The archive's table: one row a volume, and what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from prism_ssl.data.dicom.instance import Instance
+from prism_ssl.data.dicom.pseudonyms import Pseudonyms
+from prism_ssl.data.dicom.series_rules import SYNTAXES
+from prism_ssl.data.dicom.texts import body_part, contrast_agent, identifying_words, machine_text, maker, protocol_words
+from prism_ssl.data.dicom.volumes import Part
+from prism_ssl.utils.fs import atomic_file, write_atomic
+
+CATALOG_FILE, LEFT_OUT_FILE = "catalog.parquet", "left_out.csv"
+COLUMNS: dict[str, Any] = {
+    **dict.fromkeys(("pmbb_id", "modality", "series_path", "series_id", "study_id"), pl.String),
+    **dict.fromkeys(("series_description", "exam_type", "body_part", "manufacturer", "model", "kernel"), pl.String),
+    "contrast_agent": pl.Boolean,
+    **dict.fromkeys(("scanning_sequence", "sequence_variant", "sequence_name", "image_type", "plane"), pl.String),
+    **dict.fromkeys(("columns", "rows", "slices"), pl.Int64),
+    **dict.fromkeys(("spacing_x_mm", "spacing_y_mm", "spacing_z_mm", "slice_thickness_mm"), pl.Float64),
+    **dict.fromkeys(("gantry_tilt_deg", "echo_time_ms", "repetition_time_ms", "inversion_time_ms"), pl.Float64),
+    **dict.fromkeys(("flip_angle_deg", "field_strength_t", "kvp"), pl.Float64),
+    "encoding": pl.String,
+}
+"""Columns of catalog.parquet; ``plane`` is axial, coronal, sagittal or oblique."""
+LEFT_OUT_COLUMNS = ("pmbb_id", "series_id", "modality", "reason", "detail", "files")
+
+_NUMBERS = {
+    "slice_thickness_mm": "SliceThickness",
+    "echo_time_ms": "EchoTime",
+    "repetition_time_ms": "RepetitionTime",
+    "inversion_time_ms": "InversionTime",
+    "flip_angle_deg": "FlipAngle",
+    "field_strength_t": "MagneticFieldStrength",
+    "kvp": "KVP",
+}
+_MACHINE_TEXTS = {
+    "model": "ManufacturerModelName",
+    "kernel": "ConvolutionKernel",
+    "scanning_sequence": "ScanningSequence",
+    "sequence_variant": "SequenceVariant",
+    "sequence_name": "SequenceName",
+}
+
+
+def volume_row(part: Part, ids: Mapping[str, str], keep_descriptions: bool) -> dict[str, Any]:
+    """The row of a volume.
+
+    Args:
+        part: with its stack.
+        ids: pmbb_id, series_id, study_id and series_path.
+        keep_descriptions: whether descriptions are kept whole, else reduced to words of protocols.
+    """
+    assert part.stack is not None
+    first, stack = part.instances[0], part.stack
+    texts, identifying = first.texts, identifying_words(first)
+    description = {"series_description": "SeriesDescription", "exam_type": "StudyDescription"}
+    told: dict[str, Any] = {
+        "modality": first.modality,
+        **{ours: machine_text(texts.get(name, ""), identifying) for ours, name in _MACHINE_TEXTS.items()},
+        **{
+            ours: texts.get(name, "") if keep_descriptions else protocol_words(texts.get(name, ""))
+            for ours, name in description.items()
+        },
+        **{ours: first.numbers.get(name) for ours, name in _NUMBERS.items()},
+        "body_part": body_part(texts.get("BodyPartExamined", "")),
+        "manufacturer": maker(texts.get("Manufacturer", "")),
+        "contrast_agent": contrast_agent(texts.get("ContrastBolusAgent")),
+        "image_type": machine_text("\\".join(first.frames[0].image_type), identifying),
+        "plane": stack.plane_name,
+        "columns": first.columns,
+        "rows": first.rows,
+        "slices": len(stack.order),
+        **dict(zip(("spacing_x_mm", "spacing_y_mm", "spacing_z_mm"), stack.spacing_mm, strict=True)),
+        "gantry_tilt_deg": stack.tilt_deg,
+        "encoding": SYNTAXES[first.syntax],
+    }
+    return {name: told[name] if name in told else ids[name] for name in COLUMNS}
+
+
+def ids_of(instance: Instance, series_key: str, part: str, pseudonyms: Pseudonyms) -> dict[str, str]:
+    """pmbb_id, series_id (of this part of the series), study_id and series_path.
+
+    Without a PatientID the study counts as the patient, without a study the series.
+    """
+    study = instance.study or series_key
+    patient = pseudonyms.of("P", instance.patient) if instance.patient else pseudonyms.of("P", "study", study)
+    series = pseudonyms.of("S", series_key, part)
+    return {
+        "pmbb_id": patient,
+        "series_id": series,
+        "study_id": pseudonyms.of("E", study),
+        "series_path": f"{patient}/{series}",
+    }
+
+
+def write_tables(out: Path, kept: Sequence[Mapping[str, Any]], left: Iterable[Mapping[str, Any]]) -> None:
+    """Write both tables into ``out``, each whole or not at all."""
+    table = pl.DataFrame(list(kept), schema=COLUMNS, orient="row").sort("series_path")
+    with atomic_file(out / CATALOG_FILE) as file:
+        table.write_parquet(file)
+    schema = dict.fromkeys(LEFT_OUT_COLUMNS, pl.String) | {"files": pl.Int64}
+    rows = pl.DataFrame(list(left), schema=schema, orient="row").sort("reason", "pmbb_id", "series_id", "detail")
+    write_atomic(out / LEFT_OUT_FILE, rows.write_csv().encode())

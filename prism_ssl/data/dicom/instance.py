@@ -1,0 +1,92 @@
+"""What one DICOM file says of its image: the header that grouping and judging need, as plain values.
+
+Lengths are in mm, positions and directions in DICOM's patient frame (LPS). "" and None stand for what is not there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+Vector = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image plane: position [3], orientation [6] (along a row, along a column) and spacing [2] (between rows,
+    between columns).
+
+    ``volume_keys`` tell planes at one place apart: name -> value, see ``volumes.VOLUME_KEYS``.
+    """
+
+    position: Vector | None
+    orientation: Vector | None
+    spacing: Vector | None
+    slope: float | None
+    intercept: float | None
+    rescale_type: str
+    echo: str
+    image_type: tuple[str, ...]
+    volume_keys: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One file, or one member of a zip or tar.
+
+    ``pixels`` is "ok", "none" or "short"; ``texts`` are fields that may identify, and must be scrubbed before they are
+    written anywhere.
+    """
+
+    path: str
+    member: str
+    size: int
+    mtime_ns: int
+    patient: str
+    study: str
+    series: str
+    sop: str
+    sop_class: str
+    syntax: str
+    modality: str
+    number: int | None
+    rows: int
+    columns: int
+    samples: int
+    photometric: str
+    bits: int
+    signed: int
+    pixels: str
+    burned_in: bool
+    captured: bool
+    frames: tuple[Frame, ...]
+    texts: dict[str, str] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def multi_frame(self) -> bool:
+        """Whether the file holds several planes."""
+        return len(self.frames) > 1
+
+    def told(self) -> tuple[Any, ...]:
+        """All that tells two images apart, without the place of the file."""
+        return (self.patient, self.series, self.sop, self.number, self.rows, self.columns, self.bits, self.frames)
+
+    def to_json(self) -> str:
+        """The values as ASCII text; see ``from_json``."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Instance:
+        """The instance that ``to_json`` told."""
+        told = json.loads(text)
+        frames = tuple(_frame(each) for each in told.pop("frames"))
+        return cls(frames=frames, **told)
+
+
+def _frame(told: dict[str, Any]) -> Frame:
+    for name in ("position", "orientation", "spacing"):
+        told[name] = None if told[name] is None else tuple(told[name])
+    keys = tuple((name, value) for name, value in told.pop("volume_keys"))
+    return Frame(image_type=tuple(told.pop("image_type")), volume_keys=keys, **told)

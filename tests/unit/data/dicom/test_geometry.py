@@ -1,0 +1,194 @@
+"""Whatever the habits of the vendor, a value lies where DICOM puts it."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import FileDataset
+from pydicom.uid import generate_uid
+
+from tests.support.dicom_files import (
+    SYNTAXES,
+    SeriesPlan,
+    ct,
+    enhanced,
+    mr,
+    phantom,
+    ramp_hu,
+    save,
+    slices_of,
+    tilted,
+)
+from tests.support.dicom_imports import catalog, difference, imported, left_out, planted_in, scans, values_and_places
+
+OBLIQUE = {"along_row": (0.8, 0.6, 0.0), "along_column": (0.0, 0.0, -1.0)}
+SAGITTAL = {"along_row": (0.0, 1.0, 0.0), "along_column": (0.0, 0.0, -1.0)}
+
+Arrange = Callable[[SeriesPlan, Path], Any]
+
+
+def _files(plan: SeriesPlan, folder: Path) -> None:
+    save(slices_of(plan), folder)
+
+
+def _change(**tags: Any) -> Callable[[FileDataset, int], None]:
+    def change(dataset: FileDataset, _: int) -> None:
+        for name, value in tags.items():
+            setattr(dataset, name, value)
+
+    return change
+
+
+def _reversed_numbers(dataset: FileDataset, number: int) -> None:
+    dataset.InstanceNumber = 14 - number
+
+
+def _rounded(dataset: FileDataset, _: int) -> None:
+    dataset.ImagePositionPatient = [round(float(value), 1) for value in dataset.ImagePositionPatient]
+
+
+def _acquisition_a_slice(dataset: FileDataset, number: int) -> None:
+    dataset.AcquisitionNumber, dataset.AcquisitionTime = number, f"1344{number:02d}"
+
+
+def _copies(plan: SeriesPlan, folder: Path) -> None:
+    save(slices_of(plan), folder / "a")
+    shutil.copytree(folder / "a", folder / "b")
+
+
+def _zipped(plan: SeriesPlan, folder: Path) -> None:
+    paths = save(slices_of(plan), folder)
+    with zipfile.ZipFile(folder / "scans.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for number, path in enumerate(paths):
+            packed.write(path, f"Quenneville/IM{number}")
+            path.unlink()
+
+
+def _rolled(plan: SeriesPlan, folder: Path) -> None:
+    paths = save(slices_of(plan), folder)
+    with tarfile.open(folder / "scans.tgz", "w:gz") as rolled:
+        for path in paths[:7]:  # half of the series in it, half beside it
+            rolled.add(path, f"deep/er/{path.name}")
+            path.unlink()
+
+
+GOOD: dict[str, tuple[SeriesPlan, Arrange]] = {
+    **{f"encoded as {name}": (ct(syntax=syntax), _files) for name, syntax in SYNTAXES.items()},
+    "unsigned, with an intercept": (ct(voxels=phantom().astype(np.uint16), intercept=-1024.0), _files),
+    "8 bits": (mr(voxels=(phantom() % 256).astype(np.uint8)), _files),
+    "a slope": (ct(slope=0.5, intercept=-900.0), _files),
+    "a wrong slice thickness, no spacing between slices": (ct(tags={"SliceThickness": "7.5"}), _files),
+    "a wrong spacing between slices": (mr(tags={"SpacingBetweenSlices": "9"}), _files),
+    "instance numbers that count down": (ct(change=_reversed_numbers), _files),
+    "no instance numbers": (ct(tags={"InstanceNumber": None}), _files),
+    "one instance number for all": (ct(syntax=SYNTAXES["RLE"], tags={"InstanceNumber": 1}), _files),
+    "one SOPInstanceUID for all": (ct(tags={"SOPInstanceUID": generate_uid()}), _files),
+    "an acquisition number a slice": (ct(change=_acquisition_a_slice), _files),
+    "positions rounded to 0.1 mm": (ct(spacing_mm=(1.0, 1.0, 0.7), change=_rounded), _files),
+    "sagittal": (mr(**SAGITTAL), _files),
+    "oblique": (mr(**OBLIQUE), _files),
+    "feet first": (ct(tags={"PatientPosition": "FFS"}), _files),
+    "every file twice": (ct(), _copies),
+    "no file extension": (ct(), lambda plan, folder: save(slices_of(plan), folder, "IM{}")),
+    "no preamble": (
+        ct(syntax=SYNTAXES["implicit"]), lambda plan, folder: save(slices_of(plan), folder, preamble=False)
+    ),
+    "in a zip": (ct(), _zipped),
+    "half in a tar": (ct(), _rolled),
+    "no series id": (ct(tags={"SeriesInstanceUID": ""}), _files),
+    "an enhanced CT": (ct(), lambda plan, folder: save([enhanced(plan)], folder)),
+    "an enhanced MR in another order": (
+        mr(**OBLIQUE), lambda plan, folder: save([enhanced(plan, [*range(13, -1, -2), *range(12, -1, -2)])], folder)
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One import of a series of each habit; its slices name the habit's number as their echo time or voltage."""
+    base = tmp_path_factory.mktemp("good")
+    for number, (plan, arrange) in enumerate(GOOD.values()):
+        tag = {"KVP": number} if plan.modality == "CT" else {"RepetitionTime": number}
+        folder = base / "in" / f"{number} Quenneville"
+        arrange(SeriesPlan(**vars(plan) | {"tags": {**plan.tags, **tag}}), folder)
+    imported(base)
+    return base
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_every_voxel_has_the_value_that_dicom_gives_its_place(name: str, archive: Path) -> None:
+    number = list(GOOD).index(name)
+    told = [row["kvp"] if row["modality"] == "CT" else row["repetition_time_ms"] for row in catalog(archive).to_dicts()]
+    assert number in told, left_out(archive).to_dicts()
+    assert difference(scans(archive)[told.index(number)], GOOD[name][0]) == 0
+
+
+def test_the_good_archive_names_nobody(archive: Path) -> None:
+    assert planted_in(archive / "out") == []
+
+
+@pytest.mark.parametrize("degrees", [12, -12, 25.5])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_tilted_gantry_is_straightened(degrees: float, told: bool, tmp_path: Path) -> None:
+    plan = tilted(degrees, tags={"GantryDetectorTilt": degrees} if told else {})
+    save(slices_of(plan), tmp_path / "in")
+    assert imported(tmp_path).volumes.total() == 1
+    (scan,) = scans(tmp_path)
+    axes = scan.affine[:3, :3] / scan.spacing_mm
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-5)
+    values, places = values_and_places(scan)
+    outside = values == plan.values.min()
+    wrong = np.abs(values - ramp_hu(places)) > 1.0  # rounded to HU, twice
+    covered = plan.voxels.size
+    # Rows at the edge mix with what no plane covers: one or two of 40, per plane.
+    assert covered * 0.94 < np.count_nonzero(~wrong) <= covered
+    assert np.count_nonzero(~outside) <= covered * 1.06
+    assert catalog(tmp_path)["gantry_tilt_deg"].item() == pytest.approx(abs(degrees), abs=0.01)
+
+
+def test_a_slope_a_slice_is_kept(tmp_path: Path) -> None:
+    plan = mr()
+
+    def scale(dataset: FileDataset, number: int) -> None:
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1 + number / 8, 0
+
+    save(slices_of(mr(change=scale)), tmp_path / "in")
+    imported(tmp_path)
+    slopes = 1 + np.arange(14)[:, None, None] / 8
+    (scan,) = scans(tmp_path)
+    expected = SeriesPlan(**vars(plan) | {"voxels": plan.voxels * slopes})
+    assert difference(scan, expected) <= 1e-3 * float(expected.voxels.max())
+
+
+def test_what_one_series_holds_is_told_apart(tmp_path: Path) -> None:
+    uid = generate_uid()
+    phases = [
+        ct(uid=uid, voxels=phantom(seed=phase), tags={"AcquisitionNumber": phase, "KVP": phase}) for phase in (1, 2)
+    ]
+    scout = ct(uid=uid, voxels=phantom(1, 30, 40), tags={"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]})
+    other = ct(uid=uid, voxels=phantom(seed=3), tags={"PatientID": "another", "KVP": 3})
+    sharp = ct(uid=uid, voxels=phantom(seed=4), tags={"ConvolutionKernel": "B70f", "KVP": 4})
+    for number, plan in enumerate((*phases, scout, other, sharp)):
+        save(slices_of(plan), tmp_path / "in", f"{number}-{{}}")
+    report = imported(tmp_path)
+    assert (report.volumes.total(), report.patients, dict(report.left_out)) == (4, 2, {"localizer": 1})
+    found = dict(zip(catalog(tmp_path)["kvp"].to_list(), scans(tmp_path), strict=True))
+    for voltage, plan in ((1, phases[0]), (2, phases[1]), (3, other), (4, sharp)):
+        assert difference(found[voltage], plan) == 0
+
+
+def test_two_echoes_are_two_volumes(tmp_path: Path) -> None:
+    uid = generate_uid()
+    echoes = [mr(uid=uid, voxels=phantom(seed=echo), tags={"EchoTime": 10.0 * echo}) for echo in (1, 2)]
+    for plan in echoes:
+        save(slices_of(plan), tmp_path / "in", f"{plan.tags['EchoTime']}-{{}}")
+    imported(tmp_path)
+    found = dict(zip(catalog(tmp_path)["echo_time_ms"].to_list(), scans(tmp_path), strict=True))
+    assert [difference(found[plan.tags["EchoTime"]], plan) for plan in echoes] == [0, 0]

@@ -1,0 +1,52 @@
+"""What may be written of a DICOM header, and what may not."""
+
+from __future__ import annotations
+
+import pytest
+
+from prism_ssl.data.dicom.texts import body_part, contrast_agent, machine_text, maker, protocol_words
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("ThorRoutine  2.0  B60f  SMITH", "B60F"),
+        ("t1_mprage_sag_p2_iso", "T1 MPRAGE SAG ISO"),
+        ("AX T2 FLAIR 5MM Dr. House", "AX T2 FLAIR 5MM"),
+        ("CT CHEST W CONTRAST 12/03/1961 #77441122", "CT CHEST W CONTRAST"),
+        ("77441122", ""),
+        ("Müller^Hans", ""),
+    ],
+)
+def test_a_description_keeps_words_of_protocols_only(text: str, kept: str) -> None:
+    assert protocol_words(text) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("SOMATOM Force", "SOMATOM Force"),
+        ("*tfl3d1_16ns", "*tfl3d1_16ns"),
+        ("Scanner of Smith", ""),
+        ("installed 20190422", ""),
+        ("22.04.2019", ""),
+        ("Hôpital", ""),
+        ("x" * 60, ""),
+    ],
+)
+def test_a_machine_text_with_a_name_a_date_or_a_number_is_dropped(text: str, kept: str) -> None:
+    assert machine_text(text, {"SMITH"}) == kept
+
+
+def test_codes_pass_only_from_lists() -> None:
+    assert [maker(text) for text in ("SIEMENS / MIM", "GE MEDICAL SYSTEMS", "Dr. Smith", " ")] == [
+        "Siemens",
+        "GE",
+        "other",
+        "",
+    ]
+    assert [body_part(text) for text in ("CHEST", "Head Neck", "SMITH", "")] == ["chest", "headneck", "other", ""]
+
+
+def test_a_contrast_agent_is_yes_no_or_unknown() -> None:
+    assert [contrast_agent(text) for text in ("Omnipaque 350 for Smith", "NONE", "", None)] == [True, False, None, None]
