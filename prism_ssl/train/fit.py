@@ -20,7 +20,6 @@ from prism_ssl.train.guards.stop_request import StopBetweenSteps, sigterm_as_ctr
 from prism_ssl.train.run.failure_cause import root_failure
 from prism_ssl.train.run.loop_config import LoopConfig
 from prism_ssl.train.run.ray_report import ReportCallback
-from prism_ssl.train.train_loop import train_loop
 from prism_ssl.utils.fs import owned_folder
 
 
@@ -71,4 +70,7 @@ def _callbacks() -> list[UserCallback]:
 
 
 def _in_worker(settings: dict[str, Any]) -> None:
+    # Driver and controller import this module; they need neither the loop nor scikit-learn.
+    from prism_ssl.train.train_loop import train_loop
+
     train_loop(settings["order"])

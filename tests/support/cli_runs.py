@@ -23,9 +23,10 @@ _DETACHED = re.compile(r"Exception in thread|Exception ignored in|exception was 
 
 SMALL = {
     "data.n-patches": 16, "data.warm-pool-size": 3, "data.visits-per-scan": 6, "train.batch-size": 4,
-    "train.log-every": 5, "train.checkpoint-every": 10, "data.stall-timeout-s": 60,
+    "train.log-every": 5, "train.checkpoint-every": 10, "data.stall-timeout-s": 60, "eval.views-per-scan": 2,
+    "eval.place-pairs": 2, "eval.bootstrap": 100,
 }  # fmt: skip
-"""Settings under which a run takes seconds and replaces scans all the time."""
+"""Settings under which a run takes seconds, replaces scans all the time, and evaluates little."""
 
 
 def command(root: Path, **overrides: Any) -> list[str]:
