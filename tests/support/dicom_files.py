@@ -101,18 +101,18 @@ class SeriesPlan:
         return np.asarray(self.voxels * self.slope + self.intercept, float)
 
 
-def phantom(slices: int = 14, rows: int = 10, columns: int = 12, seed: int = 0) -> npt.NDArray[np.int16]:
+def phantom(slices: int = 6, rows: int = 10, columns: int = 12, seed: int = 0) -> npt.NDArray[np.int16]:
     """Noise, so that no two voxels are exchanged unseen."""
     return np.random.default_rng(seed).integers(0, 3000, (slices, rows, columns)).astype(np.int16)
 
 
 def ct(**changes: Any) -> SeriesPlan:
-    """A CT of 14 slices."""
+    """A CT of 6 slices."""
     return replace(SeriesPlan(phantom()), **changes)
 
 
 def mr(**changes: Any) -> SeriesPlan:
-    """An MR of 14 slices."""
+    """An MR of 6 slices."""
     return replace(SeriesPlan(phantom(), "MR", slope=1.0, intercept=0.0), **changes)
 
 
@@ -122,7 +122,7 @@ def slices_of(plan: SeriesPlan) -> list[FileDataset]:
     study = f"{uid[:60]}.9"
     made = []
     for number in range(len(plan.voxels)):
-        dataset = _empty(MRImageStorage if plan.modality == "MR" else CTImageStorage, plan.syntax)
+        dataset = empty(MRImageStorage if plan.modality == "MR" else CTImageStorage, plan.syntax)
         _fill(dataset, plan, uid, study)
         dataset.InstanceNumber = number + 1
         dataset.ImagePositionPatient = [f"{value:.6f}".rstrip("0") for value in plan.position(number)]
@@ -141,22 +141,22 @@ def slices_of(plan: SeriesPlan) -> list[FileDataset]:
 
 def enhanced(plan: SeriesPlan, order: Sequence[int] | None = None, times: int = 1) -> FileDataset:
     """All slices, ``times`` times over, as frames of one file, in ``order``."""
-    dataset = _empty(EnhancedCTImageStorage if plan.modality == "CT" else EnhancedMRImageStorage, plan.syntax)
+    dataset = empty(EnhancedCTImageStorage if plan.modality == "CT" else EnhancedMRImageStorage, plan.syntax)
     _fill(dataset, plan, str(plan.uid or generate_uid()), str(generate_uid()))
     places = [(number, time) for time in range(times) for number in (order or range(len(plan.voxels)))]
     shared, dataset.NumberOfFrames = Dataset(), len(places)
-    shared.PlaneOrientationSequence = [_item(ImageOrientationPatient=[*plan.along_row, *plan.along_column])]
+    shared.PlaneOrientationSequence = [item(ImageOrientationPatient=[*plan.along_row, *plan.along_column])]
     spacing = {"PixelSpacing": [plan.spacing_mm[1], plan.spacing_mm[0]], "SliceThickness": plan.spacing_mm[2]}
-    shared.PixelMeasuresSequence = [_item(**spacing, SpacingBetweenSlices=plan.spacing_mm[2])]
+    shared.PixelMeasuresSequence = [item(**spacing, SpacingBetweenSlices=plan.spacing_mm[2])]
     scaling = {"RescaleSlope": plan.slope, "RescaleIntercept": plan.intercept, "RescaleType": "HU"}
-    shared.PixelValueTransformationSequence = [_item(**scaling)]
+    shared.PixelValueTransformationSequence = [item(**scaling)]
     frames = []
     for index, (number, time) in enumerate(places):
         frame, position = Dataset(), [float(value) for value in plan.position(number)]
         content = {"DimensionIndexValues": [1, number + 1, time + 1], "InStackPositionNumber": number + 1}
         stack = {"StackID": "1", "TemporalPositionIndex": time + 1, "FrameAcquisitionNumber": index + 1}
-        frame.FrameContentSequence = [_item(**content, **stack)]
-        frame.PlanePositionSequence = [_item(ImagePositionPatient=position)]
+        frame.FrameContentSequence = [item(**content, **stack)]
+        frame.PlanePositionSequence = [item(ImagePositionPatient=position)]
         frames.append(frame)
     dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [shared], frames
     _set_pixels(dataset, np.stack([plan.voxels[number] for number, _ in places]))
@@ -180,14 +180,16 @@ def save(datasets: Iterable[FileDataset], folder: Path, name: str = "{}.dcm", pr
     return paths
 
 
-def _item(**values: Any) -> Dataset:
-    item = Dataset()
+def item(**values: Any) -> Dataset:
+    """An item of a sequence."""
+    made = Dataset()
     for name, value in values.items():
-        setattr(item, name, value)
-    return item
+        setattr(made, name, value)
+    return made
 
 
-def _empty(kind: str, syntax: str) -> FileDataset:
+def empty(kind: str, syntax: str) -> FileDataset:
+    """A file of this kind and transfer syntax that says nothing yet."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = UID(kind), UID(syntax)
     meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -261,7 +263,7 @@ def tilted(degrees: float, **changes: Any) -> SeriesPlan:
     """A CT whose value is a linear function of the place, with the gantry tilted by so many degrees about x."""
     angle = math.radians(degrees)
     plan = ct(
-        voxels=np.zeros((24, 40, 30), np.int16),
+        voxels=np.zeros((12, 40, 30), np.int16),
         along_column=(0.0, math.cos(angle), math.sin(angle)),
         spacing_mm=(2.0, 2.0, 3.0 * math.cos(angle)),
         **changes,

@@ -24,9 +24,10 @@ def here(items: Sequence[Item], work: Callable[[Item], Item], _most: int) -> Ite
 
 
 def imported(base: Path, spread: Any = here, **changes: Any) -> ImportReport:
-    """Import ``base/in`` into ``base/out``."""
-    (base / "scratch").mkdir(exist_ok=True)
-    request = replace(ImportRequest((base / "in",), base / "out", base / "private"), **changes)
+    """Import ``base/in`` into ``base/out``; five slices are enough."""
+    if not (base / "scratch").exists():
+        (base / "scratch").mkdir()
+    request = replace(ImportRequest((base / "in",), base / "out", base / "private", min_slices=5), **changes)
     return import_dicom(request, spread, base / "scratch")
 
 

@@ -64,7 +64,7 @@ def _syntax(uid: str) -> Arrange:
 
 def _without(*numbers: int) -> Arrange:
     def arrange(folder: Path) -> None:
-        for number, path in enumerate(save(slices_of(ct(voxels=phantom(18))), folder)):
+        for number, path in enumerate(save(slices_of(ct(voxels=phantom(10))), folder)):
             if number in numbers:
                 path.unlink()
 
@@ -123,7 +123,42 @@ def _cut_tar(folder: Path) -> None:
             rolled.add(path, path.name)
             path.unlink()
     whole = (folder / "scans.tar.gz").read_bytes()
-    (folder / "scans.tar.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "scans.tar.gz").write_bytes(whole[: len(whole) * 2 // 3])
+
+
+def _damaged_xz(folder: Path) -> None:
+    path = save(slices_of(ct(voxels=phantom(3, 200, 200)))[:3], folder)
+    with tarfile.open(folder / "scans.tar.xz", "w:xz") as rolled:
+        for each in path:
+            rolled.add(each, each.name)
+            each.unlink()
+    data = bytearray((folder / "scans.tar.xz").read_bytes())
+    data[-20_000:-19_000] = bytes(1000)
+    (folder / "scans.tar.xz").write_bytes(data)
+
+
+def _dicomdir(folder: Path) -> None:
+    directory = empty("1.2.840.10008.1.3.10", ExplicitVRLittleEndian)
+    del directory.SOPClassUID, directory.SOPInstanceUID
+    directory.FileSetID = "QUENNEVILLE"
+    save([directory], folder, "DICOMDIR")
+
+
+def _pipe(folder: Path) -> None:
+    save(slices_of(ct())[:1], folder)
+    os.mkfifo(folder / "pipe.dcm")
+
+
+def _deeper_than_paths_go(folder: Path) -> None:
+    """As a folder without permission, but for root too."""
+    folder.mkdir(parents=True)
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("x" * 250, dir_fd=here)
+        inner = os.open("x" * 250, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
 
 
 def _bytes(data: bytes, name: str = "file.dcm") -> Arrange:
@@ -134,7 +169,7 @@ def _bytes(data: bytes, name: str = "file.dcm") -> Arrange:
     return arrange
 
 
-def _cut(keep: Callable[[int], int], which: int = 5) -> Arrange:
+def _cut(keep: Callable[[int], int], which: int = 3) -> Arrange:
     def arrange(folder: Path) -> None:
         path = save(slices_of(ct()), folder)[which]
         data = path.read_bytes()
@@ -200,7 +235,7 @@ def _one_place(dataset: FileDataset, number: int) -> None:
 def _doubled(folder: Path) -> None:
     plan = ct(uid=generate_uid())
     save(slices_of(plan), folder)
-    save(slices_of(plan)[5:8], folder, "again-{}")
+    save(slices_of(plan)[2:4], folder, "again-{}")
 
 
 def _stack_of_frames(folder: Path) -> None:
@@ -262,7 +297,7 @@ BAD: dict[str, tuple[Arrange, str]] = {
     "a CT without its scaling": (_series(RescaleSlope=None, RescaleIntercept=None), "ct_not_in_hu"),
     "effective atomic numbers": (_series(RescaleType="Z_EFF"), "ct_not_in_hu"),
     "one slice": (lambda folder: save(slices_of(ct())[:1], folder), "single_slice"),
-    "five slices": (lambda folder: save(slices_of(ct())[:5], folder), "too_few_slices"),
+    "four slices": (lambda folder: save(slices_of(ct())[:4], folder), "too_few_slices"),
     "an enhanced file of one frame": (lambda folder: save([enhanced(ct(voxels=phantom(1)))], folder), "single_slice"),
     "radial slices": (_changed(_radial, mr), "varying_orientation"),
     "bolus tracking": (_changed(_one_place), "time_series"),
@@ -272,10 +307,10 @@ BAD: dict[str, tuple[Arrange, str]] = {
     "eight acquisitions": (_times("AcquisitionNumber", 8), "time_series"),
     "frames of three times": (lambda folder: save([enhanced(mr(), times=3)], folder), "time_series"),
     "slices that are there twice": (_doubled, "doubled_slices"),
-    "one slice missing": (_without(7), "missing_slices"),
-    "two gaps": (_without(4, 5, 11), "missing_slices"),
+    "one slice missing": (_without(4), "missing_slices"),
+    "two gaps": (_without(2, 3, 6), "missing_slices"),
     "growing distances": (_changed(_moved(lambda n: [0, 0, 3.0 * n + 0.1 * n * n])), "uneven_spacing"),
-    "two distances": (_changed(_moved(lambda n: [0, 0, 3.0 * n if n < 8 else 4.2 * n - 9.6])), "uneven_spacing"),
+    "two distances": (_changed(_moved(lambda n: [0, 0, 3.0 * n if n < 4 else 4.2 * n - 4.8])), "uneven_spacing"),
     "a sheared MR": (_changed(_moved(lambda n: [0, 1.2 * n, 3.0 * n]), mr), "sheared_stack"),
     "slices moved to and fro": (_changed(_moved(lambda n: [4.0 * (n % 2), 0, 3.0 * n])), "sheared_stack"),
     "old frames without places": (_stack_of_frames, "several_volumes"),
@@ -339,13 +374,13 @@ def test_a_converter_that_breaks_costs_only_its_series(
     from prism_ssl.data.dicom import converter
 
     program = tmp_path / "dcm2niix"
-    program.write_text(f'#!/bin/bash\nif grep -lq "^" "${{@: -1}}"/000019.dcm 2>/dev/null; then {FAKES[reason]}; fi\n')
+    program.write_text(f'#!/bin/bash\nif grep -lq "^" "${{@: -1}}"/000007.dcm 2>/dev/null; then {FAKES[reason]}; fi\n')
     with program.open("a") as script:
         script.write(f'exec {converter.dcm2niix()} "$@"\n')
     program.chmod(0o755)
     monkeypatch.setattr(converter, "dcm2niix", lambda: str(program))
     monkeypatch.setattr(converter, "TIME_LIMIT_S", 1.0)
-    save(slices_of(ct(voxels=phantom(20))), tmp_path / "in" / "broken")
+    save(slices_of(ct(voxels=phantom(8))), tmp_path / "in" / "broken")
     save(slices_of(ct()), tmp_path / "in" / "whole")
     report = imported(tmp_path)
     assert (dict(report.left_out), report.volumes.total()) == ({reason: 1}, 1)

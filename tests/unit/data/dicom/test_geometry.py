@@ -47,7 +47,11 @@ def _change(**tags: Any) -> Callable[[FileDataset, int], None]:
 
 
 def _reversed_numbers(dataset: FileDataset, number: int) -> None:
-    dataset.InstanceNumber = 14 - number
+    dataset.InstanceNumber = 6 - number
+
+
+def _interleaved_numbers(dataset: FileDataset, number: int) -> None:
+    dataset.InstanceNumber = 1 + number // 2 + 3 * (number % 2)
 
 
 def _rounded(dataset: FileDataset, _: int) -> None:
@@ -74,7 +78,7 @@ def _zipped(plan: SeriesPlan, folder: Path) -> None:
 def _rolled(plan: SeriesPlan, folder: Path) -> None:
     paths = save(slices_of(plan), folder)
     with tarfile.open(folder / "scans.tgz", "w:gz") as rolled:
-        for path in paths[:7]:  # half of the series in it, half beside it
+        for path in paths[:3]:  # half of the series in it, half beside it
             rolled.add(path, f"deep/er/{path.name}")
             path.unlink()
 
@@ -105,7 +109,7 @@ GOOD: dict[str, tuple[SeriesPlan, Arrange]] = {
     "no series id": (ct(tags={"SeriesInstanceUID": ""}), _files),
     "an enhanced CT": (ct(), lambda plan, folder: save([enhanced(plan)], folder)),
     "an enhanced MR in another order": (
-        mr(**OBLIQUE), lambda plan, folder: save([enhanced(plan, [*range(13, -1, -2), *range(12, -1, -2)])], folder)
+        mr(**OBLIQUE), lambda plan, folder: save([enhanced(plan, [*range(5, -1, -2), *range(4, -1, -2)])], folder)
     ),
 }  # fmt: skip
 
@@ -134,8 +138,7 @@ def test_the_good_archive_names_nobody(archive: Path) -> None:
     assert planted_in(archive / "out") == []
 
 
-@pytest.mark.parametrize("degrees", [12, -12, 25.5])
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize(("degrees", "told"), [(12, True), (-12, False), (25.5, False)])
 def test_a_tilted_gantry_is_straightened(degrees: float, told: bool, tmp_path: Path) -> None:
     plan = tilted(degrees, tags={"GantryDetectorTilt": degrees} if told else {})
     save(slices_of(plan), tmp_path / "in")
@@ -161,7 +164,7 @@ def test_a_slope_a_slice_is_kept(tmp_path: Path) -> None:
 
     save(slices_of(mr(change=scale)), tmp_path / "in")
     imported(tmp_path)
-    slopes = 1 + np.arange(14)[:, None, None] / 8
+    slopes = 1 + np.arange(6)[:, None, None] / 8
     (scan,) = scans(tmp_path)
     expected = SeriesPlan(**vars(plan) | {"voxels": plan.voxels * slopes})
     assert difference(scan, expected) <= 1e-3 * float(expected.voxels.max())
