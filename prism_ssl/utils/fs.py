@@ -7,7 +7,7 @@ import getpass
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -41,6 +41,33 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def folders_below(
+    folder: str | Path, seen: set[tuple[int, int]], unreadable: Callable[[OSError], object]
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Path, folders and files of ``folder`` and of every folder below it, in the order of names; links are followed.
+
+    What is taken out of the folders is not entered.
+
+    Args:
+        folder: where to begin.
+        seen: folders that have been entered; none is entered twice, whatever links lead to it.
+        unreadable: called for each folder that cannot be listed.
+    """
+    for root, names, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        try:
+            status = os.stat(root)  # noqa: PTH116  of a path with any bytes
+        except OSError as error:
+            unreadable(error)
+            names.clear()
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            names.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        names.sort()
+        yield root, names, sorted(files)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

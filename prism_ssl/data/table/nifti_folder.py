@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ import polars as pl
 from prism_ssl.data.scan import open_scan, stats_sample
 from prism_ssl.data.table.series_file import NIFTI_SUFFIXES
 from prism_ssl.errors import CatalogError, PrismError
+from prism_ssl.utils.fs import folders_below
 
 OPENED_MAX = 500
 """Most files that are opened to tell CT from MR; each takes up to a second."""
@@ -46,7 +46,9 @@ def folder_table(folder: Path) -> tuple[pl.DataFrame, str]:
         CatalogError: no NIfTI file is below the folder, or no patient, or no modality, can be known.
     """
     bids = (folder / _DATA_SET).is_file()
-    files = [file for file in _nifti_below(folder, bids) if not _is_label(file)]
+    closed = list[OSError]()
+    found = [file for file in _nifti_below(folder, bids, closed) if not _is_label(file)]
+    files = [file for file in found if not any("\udc80" <= letter <= "\udcff" for letter in str(file))]
     if not files:
         raise CatalogError(
             f"folder {folder} holds no {' or '.join(NIFTI_SUFFIXES)} file, and no catalog.parquet or catalog.csv; "
@@ -55,7 +57,7 @@ def folder_table(folder: Path) -> tuple[pl.DataFrame, str]:
     patients = _patients(files)
     how, modalities = Counter[str](), list[str]()
     for file in files:
-        modality, by = _modality(folder, file, may_open=how["values"] < OPENED_MAX)
+        modality, by = _modality(folder, file, may_open=how["values"] + how["no values"] < OPENED_MAX)
         how[by] += 1
         modalities.append(modality)
     for column, values in (("pmbb_id", patients), ("modality", modalities)):
@@ -64,17 +66,21 @@ def folder_table(folder: Path) -> tuple[pl.DataFrame, str]:
     names = [re.sub(r"\.nii(\.gz)?$", "", file.name) for file in files]
     columns = (patients, modalities, list(map(str, files)), names)
     table = pl.DataFrame(dict(zip(COLUMNS, columns, strict=True)), schema=dict.fromkeys(COLUMNS, pl.String))
-    return table, _assumed(files, patients, how)
+    left_out = {
+        "of unknown modality": how["nothing"] + how["no values"],
+        "of an unknown patient": patients.count(""),
+        "with a name that is not UTF-8": len(found) - len(files),
+        "folders that cannot be listed": len(closed),
+    }
+    return table, _assumed(patients, how, left_out)
 
 
-def _nifti_below(folder: Path, bids: bool) -> Iterator[Path]:
-    for root, names, files in os.walk(folder, followlinks=True):
+def _nifti_below(folder: Path, bids: bool, closed: list[OSError]) -> Iterator[Path]:
+    for root, names, files in folders_below(folder, set(), closed.append):
         here = Path(root).relative_to(folder)
         left = _NOT_SCANS if bids and not here.parts else ()
-        names[:] = sorted(name for name in names if not name.startswith(".") and name not in left)
-        if len(here.parts) > 20:
-            names.clear()  # a link that leads back up
-        found = (name for name in sorted(files) if name.lower().endswith(NIFTI_SUFFIXES) and not name.startswith("."))
+        names[:] = [name for name in names if not name.startswith(".") and name not in left]
+        found = (name for name in files if name.lower().endswith(NIFTI_SUFFIXES) and not name.startswith("."))
         yield from (here / name for name in found)
 
 
@@ -90,13 +96,12 @@ def _patients(files: Sequence[Path]) -> list[str]:
     subjects = [next((part for part in file.parts if re.fullmatch(r"sub-[A-Za-z0-9]+", part)), "") for file in files]
     if any(subjects):
         return subjects
-    depth = 0  # folders that all files share, or that name a modality, tell no patients apart
-    while True:
-        level = {file.parts[depth] if len(file.parts) > depth + 1 else "" for file in files}
-        if level == {""} or (len(level) > 1 and not all(name.lower() in _MODALITIES for name in level)):
-            break
-        depth += 1
-    return [file.parts[depth] if len(file.parts) > depth + 1 else "" for file in files]
+    folders = [[part for part in file.parts[:-1] if part.lower() not in _MODALITIES] for file in files]
+    for depth in range(max(map(len, folders))):  # folders that all files share tell no patients apart
+        level = [parts[depth] if len(parts) > depth else "" for parts in folders]
+        if len(set(level)) > 1:
+            return level
+    return [""] * len(files)
 
 
 def _modality(folder: Path, file: Path, may_open: bool) -> tuple[str, str]:
@@ -116,8 +121,8 @@ def _modality(folder: Path, file: Path, may_open: bool) -> tuple[str, str]:
         status = path.stat()
         told = _by_values(str(path), status.st_size, status.st_mtime_ns)
     except (PrismError, OSError):
-        return "", "nothing"
-    return (told, "values") if told else ("", "nothing")
+        told = ""
+    return told, "values" if told else "no values"
 
 
 def _sidecar_modality(path: Path) -> str:
@@ -151,14 +156,12 @@ def _cannot_know(folder: Path, column: str, files: int) -> str:
     )
 
 
-def _assumed(files: Sequence[Path], patients: Sequence[str], how: Counter[str]) -> str:
+def _assumed(patients: Sequence[str], how: Counter[str], left_out: Mapping[str, int]) -> str:
     known = {patient for patient in patients if patient}
-    by = "sub-" if next(iter(sorted(known))).startswith("sub-") else "folder"
-    modality = ", ".join(f"{name} {count}" for name, count in how.most_common() if name != "nothing")
-    unknown = [f"{how['nothing']} of unknown modality"] if how["nothing"] else []
-    unknown += [f"{list(patients).count('')} of an unknown patient"] if "" in patients else []
-    left = f"; {' and '.join(unknown)} are left out" if unknown else ""
+    by = "sub-" if min(known).startswith("sub-") else "folder"
+    modality = ", ".join(f"{name} {count}" for name, count in how.most_common() if not name.startswith("no"))
+    left = " and ".join(f"{count} {which}" for which, count in left_out.items() if count)
     return (
-        f"the table is a folder, so this was assumed: {len(files)} scans of {len(known)} patients (by {by}); modality "
-        f"by {modality}{left}. If that is wrong, write a table"
+        f"the table is a folder, so this was assumed: {len(patients)} scans of {len(known)} patients (by {by}); "
+        f"modality by {modality}{f'; {left} are left out' if left else ''}. If that is wrong, write a table"
     )

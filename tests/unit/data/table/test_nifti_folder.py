@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.data.catalog import load_records
 from prism_ssl.data.scan.nifti_writer import nifti_bytes
+from prism_ssl.data.table import nifti_folder
 from prism_ssl.data.table.nifti_folder import folder_table
 from prism_ssl.errors import CatalogError
 
@@ -59,9 +61,34 @@ def test_folders_sidecars_and_values_tell_them_elsewhere(tmp_path: Path) -> None
 
 
 def test_folders_of_modalities_are_no_patients(tmp_path: Path) -> None:
-    for name in ("CT/anna/1.nii", "CT/bert/1.nii", "MR/anna/1.nii"):
+    for name in ("CT/anna/1.nii", "CT/bert/1.nii", "MR/anna/1.nii", "carl/1_mr.nii"):
         _scan(tmp_path / name)
-    assert [row[1:] for row in _rows(tmp_path)] == [("anna", "CT"), ("bert", "CT"), ("anna", "MR")]
+    assert [row[1:] for row in _rows(tmp_path)] == [("anna", "CT"), ("bert", "CT"), ("anna", "MR"), ("carl", "MR")]
+
+
+def test_a_link_that_leads_back_shows_no_scan_twice(tmp_path: Path) -> None:
+    for name in ("anna/1_mr.nii", "bert/1_mr.nii"):
+        _scan(tmp_path / name)
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert [row[1] for row in _rows(tmp_path)] == ["anna", "bert"]
+
+
+def test_few_files_are_opened_even_if_their_values_tell_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nifti_folder, "OPENED_MAX", 2)
+    for name in ("a/1.nii", "b/1.nii", "c/1.nii"):
+        _scan(tmp_path / name, CT_VALUES if name == "c/1.nii" else (CT_VALUES + 900).clip(-120, 990))
+    _scan(tmp_path / "d" / "mr.nii")
+    assert "3 of unknown modality are left out" in folder_table(tmp_path)[1]
+
+
+def test_a_name_that_no_table_can_hold_is_left_out(tmp_path: Path) -> None:
+    for name in ("anna/1_mr.nii", "bert/1_mr.nii", "bert/2_mr.nii"):
+        _scan(tmp_path / name)
+    os.rename(tmp_path / "bert" / "2_mr.nii", os.fsencode(tmp_path) + b"/bert/\xff.nii")  # noqa: PTH104
+    assert "2 scans of 2 patients" in folder_table(tmp_path)[1]
+    assert "1 with a name that is not UTF-8 are left out" in folder_table(tmp_path)[1]
 
 
 def test_what_cannot_be_known_is_asked_for(tmp_path: Path) -> None:
