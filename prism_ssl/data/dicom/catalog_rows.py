@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from prism_ssl.data.dicom.header import NAMES
 from prism_ssl.data.dicom.instance import Instance
 from prism_ssl.data.dicom.pseudonyms import Pseudonyms
 from prism_ssl.data.dicom.series_rules import SYNTAXES
@@ -58,13 +59,13 @@ def volume_row(part: Part, ids: Mapping[str, str], keep_descriptions: bool) -> d
     """
     assert part.stack is not None
     first, stack = part.instances[0], part.stack
-    texts, identifying = first.texts, identifying_words(first)
+    texts, identifying, names = first.texts, identifying_words(first), identifying_words(first, NAMES)
     description = {"series_description": "SeriesDescription", "exam_type": "StudyDescription"}
     told: dict[str, Any] = {
         "modality": first.modality,
         **{ours: machine_text(texts.get(name, ""), identifying) for ours, name in _MACHINE_TEXTS.items()},
         **{
-            ours: texts.get(name, "") if keep_descriptions else protocol_words(texts.get(name, ""))
+            ours: texts.get(name, "") if keep_descriptions else protocol_words(texts.get(name, ""), names)
             for ours, name in description.items()
         },
         **{ours: first.numbers.get(name) for ours, name in _NUMBERS.items()},

@@ -33,11 +33,18 @@ TEXTS = (
     *("SequenceVariant", "SequenceName", "BodyPartExamined", "SeriesDescription", "StudyDescription"),
 )
 NUMBERS = ("SliceThickness", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "MagneticFieldStrength", "KVP")
+_ENHANCED = {"EchoTime": "EffectiveEchoTime"}
+"""What enhanced objects call it, where the name differs."""
+NAMES = (
+    *("PatientName", "PatientMotherBirthName", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName"),
+    "PhysiciansOfRecord",
+)
+"""Names of people; some are words of protocols too, such as Sharp."""
 IDENTITY = (
-    *("PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "AccessionNumber", "StudyDate", "SeriesDate"),
-    *("AcquisitionDate", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName", "StudyID"),
-    *("InstitutionName", "InstitutionAddress", "StationName", "PatientAddress", "PatientMotherBirthName"),
-    *("InstitutionalDepartmentName", "PhysiciansOfRecord", "DeviceSerialNumber", "DateOfSecondaryCapture"),
+    *NAMES,
+    *("PatientID", "PatientBirthDate", "OtherPatientIDs", "AccessionNumber", "StudyDate", "SeriesDate", "StudyID"),
+    *("AcquisitionDate", "InstitutionName", "InstitutionAddress", "StationName", "PatientAddress"),
+    *("InstitutionalDepartmentName", "DeviceSerialNumber", "DateOfSecondaryCapture"),
 )
 """Fields whose words must appear in no text that is written."""
 _VOLUME_KEYS = {

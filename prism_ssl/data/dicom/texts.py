@@ -92,17 +92,21 @@ def body_part(text: str) -> str:
 
 
 def machine_text(text: str, identifying: Iterable[str]) -> str:
-    """A model, kernel or sequence as it is; "" if it holds a long number, or a word that identifies."""
+    """A model, kernel or sequence as it is; "" if it holds a long number, or a word that identifies.
+
+    A word of four characters or more is found inside another one too.
+    """
     if not _MACHINE_TEXT.fullmatch(text) or _LONG_NUMBER.search(text):
         return ""
-    told = set(_words(text))
-    return "" if any(word in told for word in identifying) else text
+    told = _words(text)
+    found = (word in told or (len(word) > 3 and any(word in each for each in told)) for word in identifying)
+    return "" if any(found) else text
 
 
-def protocol_words(text: str) -> str:
-    """The words of a description that are in the vocabulary, in capitals and in their order."""
-    kept = [word for word in _words(text) if word in _VOCABULARY or _MEASURE.fullmatch(word) or _KERNEL.fullmatch(word)]
-    return " ".join(kept)
+def protocol_words(text: str, names: Iterable[str] = ()) -> str:
+    """The words of a description that are in the vocabulary and in no name, in capitals and in their order."""
+    told = (word for word in _words(text) if word not in names)
+    return " ".join(word for word in told if word in _VOCABULARY or _MEASURE.fullmatch(word) or _KERNEL.fullmatch(word))
 
 
 def contrast_agent(text: str | None) -> bool | None:
@@ -112,9 +116,9 @@ def contrast_agent(text: str | None) -> bool | None:
     return text.strip().upper() not in _NO_AGENT
 
 
-def identifying_words(instance: Instance) -> frozenset[str]:
+def identifying_words(instance: Instance, fields: Iterable[str] = IDENTITY) -> frozenset[str]:
     """Words of the fields that identify, each of three characters or more."""
-    texts = (instance.texts.get(name, "") for name in IDENTITY)
+    texts = (instance.texts.get(name, "") for name in fields)
     return frozenset(word for text in texts for word in _words(text) if len(word) >= 3)
 
 

@@ -28,6 +28,7 @@ def test_a_description_keeps_words_of_protocols_only(text: str, kept: str) -> No
         ("SOMATOM Force", "SOMATOM Force"),
         ("*tfl3d1_16ns", "*tfl3d1_16ns"),
         ("Scanner of Smith", ""),
+        ("SmithCT", ""),
         ("installed 20190422", ""),
         ("22.04.2019", ""),
         ("Hôpital", ""),
@@ -36,6 +37,10 @@ def test_a_description_keeps_words_of_protocols_only(text: str, kept: str) -> No
 )
 def test_a_machine_text_with_a_name_a_date_or_a_number_is_dropped(text: str, kept: str) -> None:
     assert machine_text(text, {"SMITH"}) == kept
+
+
+def test_a_name_that_is_a_word_of_protocols_is_dropped() -> None:
+    assert protocol_words("AX BONE of Sharp", {"SHARP"}) == "AX BONE OF"
 
 
 def test_codes_pass_only_from_lists() -> None:
