@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import re
 import shutil
@@ -20,16 +21,23 @@ TIME_LIMIT_S = 600.0
 """dcm2niix is stopped after this time; a volume takes seconds."""
 _CORRECTED = ("_Tilt", "_Eq")
 """dcm2niix names volumes so that it corrected for gantry tilt, or for slices that are unevenly apart."""
-_OPTIONS = ("-z", "n", "-b", "n", "-m", "y", "-f", "x")
-"""Uncompressed, so that the header can be cleaned; no sidecar file; all files are one volume."""
+_OPTIONS = ("-z", "n", "-b", "n", "-l", "o", "-m", "y", "-f", "x")
+"""Uncompressed, so that the header can be cleaned; no sidecar file; values as stored, whatever ``~/.dcm2nii.ini`` says;
+all files are one volume."""
 _TEXT_FIELDS = ((4, 32), (148, 252), (328, 344))
 """Bytes of a NIfTI-1 header that hold text; dcm2niix writes times and comments of the acquisition there."""
 
 
 def dcm2niix() -> str | None:
-    """The converter of this environment, else of the system."""
-    beside = Path(sys.executable).parent / "dcm2niix"
-    return str(beside) if beside.is_file() else shutil.which("dcm2niix")
+    """The converter of this environment, else of the system.
+
+    Of the package it is the program itself: the script ``bin/dcm2niix`` starts a Python for every volume, and does not
+    tell which signal ended the program.
+    """
+    package = importlib.util.find_spec("dcm2niix")
+    beside = sys.executable if package is None or package.origin is None else package.origin
+    program = Path(beside).with_name("dcm2niix")
+    return str(program) if program.is_file() else shutil.which("dcm2niix")
 
 
 @functools.cache

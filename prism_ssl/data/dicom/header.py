@@ -59,6 +59,7 @@ _OTHERS = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"),
     "InstanceNumber",
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "PixelRepresentation"),
+    *("BitsStored", "HighBit"),
     *("NumberOfFrames", "BurnedInAnnotation", "RescaleSlope", "RescaleIntercept", "RescaleType"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SpecificCharacterSet"),
 )
@@ -91,7 +92,7 @@ def read_instance(file: IO[bytes], path: str, member: str, size: int, mtime_ns: 
             syntax = str(head.file_meta.get("TransferSyntaxUID", "")) if hasattr(head, "file_meta") else ""
             frames = tuple(_frames(head))
             pixels = _pixels(head, file, size, syntax, len(frames))
-            if not (str(head.get("SOPClassUID", "")) or str(head.get("Modality", ""))):
+            if not (_sop_class(head) or _text(head, "Modality")):
                 return None
             return _instance(head, frames, syntax, pixels, {"path": path, "member": member, "size": size}, mtime_ns)
     except Exception:  # noqa: BLE001  the edge of a file: pydicom raises whatever a damaged header leads it to
@@ -134,7 +135,9 @@ def _instance(
 ) -> Instance:
     texts = {name: _text(head, name) for name in (*TEXTS, *IDENTITY)}
     number = _number(head, "InstanceNumber")
-    numbers = {name: value for name in NUMBERS if (value := _number(head, name)) is not None}
+    places = next(_places(head))
+    found = {name: _first_number(places, _ENHANCED.get(name), name) for name in NUMBERS}
+    numbers = {name: value for name, value in found.items() if value is not None}
     return Instance(
         **place,
         mtime_ns=mtime_ns,
@@ -142,7 +145,7 @@ def _instance(
         study=_text(head, "StudyInstanceUID"),
         series=_text(head, "SeriesInstanceUID"),
         sop=_text(head, "SOPInstanceUID"),
-        sop_class=_text(head, "SOPClassUID"),
+        sop_class=_sop_class(head),
         syntax=syntax or _NATIVE[0],
         modality=_text(head, "Modality").upper(),
         number=None if number is None else int(number),
@@ -154,7 +157,7 @@ def _instance(
         signed=int(_number(head, "PixelRepresentation") or 0),
         pixels=pixels,
         burned_in=_text(head, "BurnedInAnnotation").upper() == "YES",
-        captured=_text(head, "SOPClassUID").startswith(_CAPTURES),
+        captured=_sop_class(head).startswith(_CAPTURES),
         frames=frames,
         texts={name: value for name, value in texts.items() if value},
         numbers=numbers,
@@ -162,7 +165,11 @@ def _instance(
 
 
 def _pixels(head: Dataset, file: IO[bytes], size: int, syntax: str, frames: int) -> str:
-    """Whether the file goes on, behind its header, for as long as its pixels need."""
+    """Whether the file goes on, behind its header, for as long as its pixels need, and whether these are whole numbers
+    in the lowest bits."""
+    stored, highest = _number(head, "BitsStored"), _number(head, "HighBit")
+    if stored is not None and highest is not None and highest != stored - 1:
+        return "shifted"
     if syntax == DeflatedExplicitVRLittleEndian:
         return "ok"
     at = file.tell()
@@ -181,20 +188,24 @@ def _pixels(head: Dataset, file: IO[bytes], size: int, syntax: str, frames: int)
 
 # ---------------------------------------------------------------------- frames
 def _frames(head: Dataset) -> Iterator[Frame]:
-    per_frame = list(head.get("PerFrameFunctionalGroupsSequence") or [])
-    shared = next(iter(head.get("SharedFunctionalGroupsSequence") or []), Dataset())
-    if not per_frame:
+    if head.get("PerFrameFunctionalGroupsSequence"):
+        yield from map(_frame, _places(head))
+    else:
         count = max(1, int(_number(head, "NumberOfFrames") or 1))
         yield from [_frame([head])] * count  # old multi-frame objects say nothing of their planes
-        return
-    for each in per_frame:
-        yield _frame([*_macros(each), *_macros(shared), head])
+
+
+def _places(head: Dataset) -> Iterator[list[Dataset]]:
+    """Where to look for the values of each frame, the first place first."""
+    shared = next(iter(head.get("SharedFunctionalGroupsSequence") or []), Dataset())
+    for each in head.get("PerFrameFunctionalGroupsSequence") or [Dataset()]:
+        yield [*_macros(each), *_macros(shared), head]
 
 
 def _macros(groups: Dataset) -> Iterator[Dataset]:
-    """The items of all functional groups."""
+    """The items of all functional groups; makers put whole headers of their own beside them."""
     for element in groups:
-        yield from element.value if element.VR == "SQ" else ()
+        yield from element.value if element.VR == "SQ" and not element.tag.is_private else ()
 
 
 def _frame(places: list[Dataset]) -> Frame:
@@ -231,6 +242,15 @@ def _text(head: Dataset, name: str) -> str:
         return ""
     several = value if isinstance(value, (list, tuple, pydicom.multival.MultiValue)) else [value]
     return "\\".join(str(each).replace("\0", "").strip() for each in several).strip()
+
+
+def _sop_class(head: Dataset) -> str:
+    """What kind of object this is; a DICOMDIR says it before its header only."""
+    return _text(head, "SOPClassUID") or _text(getattr(head, "file_meta", Dataset()), "MediaStorageSOPClassUID")
+
+
+def _first_number(places: Iterable[Dataset], *names: str | None) -> float | None:
+    return next((_number(place, name) for place in places for name in names if name and name in place), None)
 
 
 def _number(head: Dataset, name: str) -> float | None:

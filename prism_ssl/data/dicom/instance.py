@@ -35,8 +35,8 @@ class Frame:
 class Instance:
     """One file, or one member of a zip or tar.
 
-    ``pixels`` is "ok", "none" or "short"; ``texts`` are fields that may identify, and must be scrubbed before they are
-    written anywhere.
+    ``pixels`` is "ok", "none", "short", "float" or "shifted" (not in the lowest bits); ``texts`` are fields that may
+    identify, and must be scrubbed before they are written anywhere.
     """
 
     path: str

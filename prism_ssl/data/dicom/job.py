@@ -29,9 +29,10 @@ from prism_ssl.utils.fs import FolderLock, private_folder, write_atomic
 from prism_ssl.utils.hashing import content_hash
 from prism_ssl.utils.progress import with_progress
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Increased whenever some series is judged differently, so that an archive's series are judged again."""
-KEY_FILE = "key.csv"
+OWNER_FILE = ".import"
+"""In the archive: tells with which salt its ids were made."""
 _FILES_AT_ONCE, _SERIES_AT_ONCE, _VOLUMES_AT_ONCE = 20_000, 256, 1_000
 _FILES_PER_TASK, _VOLUMES_PER_TASK = 256, 2
 
@@ -177,10 +178,8 @@ def _entry(part: Part, series: str, request: ImportRequest, pseudonyms: Pseudony
     shape = (row["columns"], row["rows"], row["slices"])
     affine = tuple(tuple(line) for line in part.stack.affine().tolist())
     places = tuple(Place(each.path, each.member) for each in part.instances)
-    numbers = {each.number for each in part.instances}
-    numbered = None in numbers or len(numbers) < len(part.instances)
     target, tilted = str(_file_of(row, Path())), part.stack.tilt_deg > 0
-    job = Job(ids["series_id"], places, target, shape, affine, tilted, numbered)
+    job = Job(ids["series_id"], places, target, shape, affine, tilted, numbered=not _counted(part.instances))
     return Entry(ids["series_id"], signature, None, "", len(files), row, json.dumps(asdict(job)))
 
 
@@ -223,6 +222,13 @@ def _convert(request: ImportRequest, spread: Spread, scratch: Path, ledger: Ledg
     for row in with_progress(
         outcomes(), len(pending), "volumes", lambda each: not each["reason"], ("converted", "left out")
     ):
+def _counted(instances: Sequence[Instance]) -> bool:
+    """Whether instance numbers go up, or down, from plane to plane: dcm2niix orders by them."""
+    numbers = [each.number for each in instances if each.number is not None]
+    steps = {(after > before) - (after < before) for before, after in itertools.pairwise(numbers)}
+    return len(numbers) == len(instances) and steps in (set(), {1}, {-1})
+
+
         if row["trouble"]:
             raise MachineTrouble(f"the import of {request.out} stopped: {row['trouble']}; the same command goes on")
         if row["reason"]:

@@ -39,8 +39,8 @@ class Job:
         shape: columns, rows, planes of DICOM.
         affine: (column, row, plane) -> RAS mm of DICOM, [4][4].
         tilted: the planes are shifted against each other, and are to be straightened.
-        numbered: copies of the files are to be numbered, because dcm2niix orders them by an instance number that they
-            lack or share.
+        numbered: copies of the files are to be numbered, because dcm2niix orders them by an instance number, and theirs
+            do not count the planes.
     """
 
     volume: str

@@ -74,6 +74,7 @@ def _complete(instances: Sequence[Instance], _: Sequence[str]) -> Refusal | None
         ("none", LeftOut.NO_PIXELS, "hold a header only"),
         ("short", LeftOut.TRUNCATED_PIXELS, "end before their pixels do"),
         ("float", LeftOut.UNSUPPORTED_PIXELS, "hold floating-point pixels"),
+        ("shifted", LeftOut.UNSUPPORTED_PIXELS, "hold pixels that are not in the lowest bits"),
     ):
         if count := sum(each.pixels == state for each in instances):
             return Refusal(reason, f"{count} files {words}")
@@ -81,9 +82,19 @@ def _complete(instances: Sequence[Instance], _: Sequence[str]) -> Refusal | None
 
 
 def _integers(instances: Sequence[Instance], _: Sequence[str]) -> Refusal | None:
-    if (bits := instances[0].bits) in (8, 16):
+    bits, signed = instances[0].bits, instances[0].signed
+    if bits == 16 or (bits == 8 and not signed):
         return None
-    return Refusal(LeftOut.UNSUPPORTED_PIXELS, f"{bits} bits a pixel; needed: 8 or 16")
+    sign = " with a sign" if signed else ""
+    return Refusal(LeftOut.UNSUPPORTED_PIXELS, f"{bits} bits a pixel{sign}; needed: 16, or 8 without a sign")
+
+
+def _scaled_alike(instances: Sequence[Instance], _: Sequence[str]) -> Refusal | None:
+    """Within each file: dcm2niix keeps the slope of every file, but of several frames in one the last one's only."""
+    for instance in instances:
+        if len(scales := {(frame.slope, frame.intercept) for frame in instance.frames}) > 1:
+            return Refusal(LeftOut.UNSUPPORTED_PIXELS, f"{len(scales)} scalings in one file; dcm2niix keeps one")
+    return None
 
 
 def _decodable(instances: Sequence[Instance], _: Sequence[str]) -> Refusal | None:
@@ -141,6 +152,7 @@ RULES: tuple[Rule, ...] = (
     _grey,
     _complete,
     _integers,
+    _scaled_alike,
     _decodable,
     _no_localizer,
     _no_projection,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -141,8 +142,10 @@ def _too_few(slices: int, min_slices: int) -> Refusal | None:
 
 # ---------------------------------------------------------------------- several planes a file
 def _multi_frame_parts(name: str, instances: list[Instance], min_slices: int) -> Iterator[Part]:
-    for number, instance in enumerate(instances):
-        named, frames = f"{name} file {number}", instance.frames
+    times = Counter[str]()
+    for instance in instances:
+        times[instance.sop] += 1
+        named, frames = f"{name} file {instance.sop} {times[instance.sop]}", instance.frames
         first = frames[0]
         made: Stack | Refusal | None = _too_few(len(frames), min_slices)
         if made is None and not all(same_grid(first, frame) for frame in frames):

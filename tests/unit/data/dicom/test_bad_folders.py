@@ -15,10 +15,11 @@ import numpy as np
 import polars as pl
 import pytest
 from pydicom.dataset import FileDataset
-from pydicom.uid import JPEGLosslessSV1, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1, generate_uid
 
-from prism_ssl.data.dicom.job import KEY_FILE
-from tests.support.dicom_files import ct, enhanced, mr, phantom, save, slices_of
+from prism_ssl.data.dicom import dcm2niix, files_below, read_file
+from prism_ssl.data.dicom import files as dicom_files
+from tests.support.dicom_files import ct, empty, enhanced, item, mr, phantom, save, slices_of
 from tests.support.dicom_imports import imported, left_out, planted_in
 
 Arrange = Callable[[Path], object]
@@ -209,6 +210,24 @@ def _wide(bits: int) -> Callable[[FileDataset, int], None]:
 
 
 def _no_image(sop_class: str, modality: str) -> Arrange:
+def _signed_bytes(dataset: FileDataset, _: int) -> None:
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 1
+    dataset.PixelData = bytes(dataset.Rows * dataset.Columns)
+
+
+def _high(dataset: FileDataset, _: int) -> None:
+    dataset.BitsStored, dataset.HighBit = 12, 15
+
+
+def _slope_a_frame(folder: Path) -> None:
+    dataset = enhanced(mr())
+    del dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        frame.PixelValueTransformationSequence = [item(RescaleSlope=1 + number, RescaleIntercept=0)]
+    save([dataset], folder)
+
+
     def change(dataset: FileDataset, _: int) -> None:
         dataset.SOPClassUID, dataset.Modality = sop_class, modality
         del dataset.PixelData, dataset.Rows, dataset.Columns
@@ -268,6 +287,9 @@ BAD: dict[str, tuple[Arrange, str]] = {
     "a link that leads nowhere": (_link, "not_readable"),
     "a structured report": (_no_image("1.2.840.10008.5.1.4.1.1.88.22", "SR"), "not_an_image"),
     "contours": (_no_image("1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT"), "not_an_image"),
+    "a folder that cannot be listed": (_deeper_than_paths_go, "not_readable"),
+    "a pipe beside a slice": (_pipe, "single_slice"),
+    "the table of contents of a disc": (_dicomdir, "not_an_image"),
     "a CT without rows": (_series(Rows=None), "not_an_image"),
     "a modality that is none": (_series(Modality="OTTOLINE"), "other_modality"),
     "a PET": (_series(Modality="PT"), "other_modality"),
@@ -283,6 +305,9 @@ BAD: dict[str, tuple[Arrange, str]] = {
     "32 bits": (_changed(_wide(32)), "unsupported_pixels"),
     "1 bit": (_changed(_wide(1)), "unsupported_pixels"),
     "JPEG 2000 with high throughput": (_syntax("1.2.840.10008.1.2.4.201"), "unsupported_transfer_syntax"),
+    "8 bits with a sign": (_changed(_signed_bytes, mr), "unsupported_pixels"),
+    "values in the highest bits": (_changed(_high), "unsupported_pixels"),
+    "frames that are scaled differently": (_slope_a_frame, "unsupported_pixels"),
     "a video": (_syntax("1.2.840.10008.1.2.4.102"), "unsupported_transfer_syntax"),
     "a maker's own encoding": (_syntax("1.2.840.113619.5.2"), "unsupported_transfer_syntax"),
     "a topogram": (_series(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "localizer"),

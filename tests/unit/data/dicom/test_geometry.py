@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.support.dicom_files import (
     SeriesPlan,
     ct,
     enhanced,
+    item,
     mr,
     phantom,
     ramp_hu,
@@ -75,6 +77,23 @@ def _zipped(plan: SeriesPlan, folder: Path) -> None:
             path.unlink()
 
 
+def _one_name(plan: SeriesPlan, folder: Path) -> None:
+    paths = save(slices_of(plan), folder)
+    with zipfile.ZipFile(folder / "scans.zip", "w") as packed, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile tells
+        for path in paths:
+            packed.write(path, "IM0001")
+            path.unlink()
+
+
+def _with_another_header(plan: SeriesPlan, folder: Path) -> None:
+    dataset = enhanced(plan)
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    shared.add_new(0x20050010, "LO", "MAKER")
+    shared.add_new(0x2005100F, "SQ", [item(ImageType=["DERIVED", "SECONDARY", "MIP"])])
+    save([dataset], folder)
+
+
 def _rolled(plan: SeriesPlan, folder: Path) -> None:
     paths = save(slices_of(plan), folder)
     with tarfile.open(folder / "scans.tgz", "w:gz") as rolled:
@@ -91,6 +110,7 @@ GOOD: dict[str, tuple[SeriesPlan, Arrange]] = {
     "a wrong slice thickness, no spacing between slices": (ct(tags={"SliceThickness": "7.5"}), _files),
     "a wrong spacing between slices": (mr(tags={"SpacingBetweenSlices": "9"}), _files),
     "instance numbers that count down": (ct(change=_reversed_numbers), _files),
+    "instance numbers that jump to and fro": (ct(change=_interleaved_numbers), _files),
     "no instance numbers": (ct(tags={"InstanceNumber": None}), _files),
     "one instance number for all": (ct(syntax=SYNTAXES["RLE"], tags={"InstanceNumber": 1}), _files),
     "one SOPInstanceUID for all": (ct(tags={"SOPInstanceUID": generate_uid()}), _files),
@@ -105,9 +125,11 @@ GOOD: dict[str, tuple[SeriesPlan, Arrange]] = {
         ct(syntax=SYNTAXES["implicit"]), lambda plan, folder: save(slices_of(plan), folder, preamble=False)
     ),
     "in a zip": (ct(), _zipped),
+    "in a zip, under one name": (ct(), _one_name),
     "half in a tar": (ct(), _rolled),
     "no series id": (ct(tags={"SeriesInstanceUID": ""}), _files),
     "an enhanced CT": (ct(), lambda plan, folder: save([enhanced(plan)], folder)),
+    "an enhanced CT with a header of its maker's own": (ct(), _with_another_header),
     "an enhanced MR in another order": (
         mr(**OBLIQUE), lambda plan, folder: save([enhanced(plan, [*range(5, -1, -2), *range(4, -1, -2)])], folder)
     ),
@@ -116,13 +138,19 @@ GOOD: dict[str, tuple[SeriesPlan, Arrange]] = {
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One import of a series of each habit; its slices name the habit's number as their echo time or voltage."""
+    """One import of a series of each habit; its slices name the habit's number as their echo time or voltage.
+
+    The user has defaults of dcm2niix's own, which must change nothing.
+    """
     base = tmp_path_factory.mktemp("good")
+    (base / ".dcm2nii.ini").write_text("isMaximize16BitRange=1\n")
     for number, (plan, arrange) in enumerate(GOOD.values()):
         tag = {"KVP": number} if plan.modality == "CT" else {"RepetitionTime": number}
         folder = base / "in" / f"{number} Quenneville"
         arrange(SeriesPlan(**vars(plan) | {"tags": {**plan.tags, **tag}}), folder)
-    imported(base)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(base))
+        imported(base)
     return base
 
 
@@ -132,6 +160,11 @@ def test_every_voxel_has_the_value_that_dicom_gives_its_place(name: str, archive
     told = [row["kvp"] if row["modality"] == "CT" else row["repetition_time_ms"] for row in catalog(archive).to_dicts()]
     assert number in told, left_out(archive).to_dicts()
     assert difference(scans(archive)[told.index(number)], GOOD[name][0]) == 0
+
+
+def test_the_values_of_an_enhanced_file_are_found_where_it_keeps_them(archive: Path) -> None:
+    number = list(GOOD).index("an enhanced CT")
+    assert catalog(archive).filter(kvp=number)["slice_thickness_mm"].item() == GOOD["an enhanced CT"][0].spacing_mm[2]
 
 
 def test_the_good_archive_names_nobody(archive: Path) -> None:
