@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
+import stat
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -15,16 +17,19 @@ from typing import IO, NamedTuple
 from prism_ssl.data.dicom.header import SNIFF_BYTES, looks_like_dicom, read_instance
 from prism_ssl.data.dicom.instance import Instance
 from prism_ssl.data.dicom.reasons import LeftOut
+from prism_ssl.utils.fs import folders_below
 
-_CONTAINER_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, NotImplementedError)
-"""RuntimeError: a zip with a password."""
 _TAR_MAGIC, _TAR_MAGIC_AT = b"ustar", 257
 _HEAD_BYTES = 512
 _TAR_NAMES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_HEADER_BYTES = 2**26
+"""So much of a member is read for its header: a small zip can hold a member that fills the memory."""
+_UNREADABLE = -1
+"""Size of what cannot be looked at."""
 
 
 class Place(NamedTuple):
-    """A file, or the ``member`` of a zip or tar file ("" for a file of its own)."""
+    """A file, or the ``member`` of a zip or tar file ("" for a file of its own); see ``_members`` for its name."""
 
     path: str
     member: str
@@ -52,36 +57,38 @@ class Reading(NamedTuple):
 
 
 def files_below(folders: Sequence[Path], without: Sequence[Path]) -> Iterator[Found]:
-    """Every file below ``folders``, in the order of names; links are followed, ``without`` is not entered."""
-    seen, avoided = set[tuple[int, int]](), {os.path.realpath(path) for path in without}
+    """Every file below ``folders``, in the order of names; links are followed, ``without`` is not entered.
+
+    Folders that cannot be listed come last, as files that cannot be read. Pipes, sockets and devices are passed over.
+    """
+    avoided = {(status.st_dev, status.st_ino) for path in without if path.exists() and (status := path.stat())}
+    failed = list[OSError]()
     for folder in folders:
         if folder.is_file():
             yield from _found(str(folder))
             continue
-        for root, names, files in os.walk(folder, followlinks=True):
-            status = os.stat(root)  # noqa: PTH116  of a path with any bytes
-            if (status.st_dev, status.st_ino) in seen or os.path.realpath(root) in avoided:
-                names.clear()
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            names.sort()
-            for name in sorted(files):
+        for root, _, files in folders_below(folder, avoided, failed.append):
+            for name in files:
                 yield from _found(os.path.join(root, name))  # noqa: PTH118
+    yield from (Found(str(error.filename), _UNREADABLE, 0) for error in failed)
 
 
 def _found(path: str) -> Iterator[Found]:
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError:
-        yield Found(path, -1, 0)  # a link that leads nowhere: ``read_file`` gives the reason
+        yield Found(path, _UNREADABLE, 0)  # a link that leads nowhere, for example
         return
-    yield Found(path, status.st_size, status.st_mtime_ns)
+    if stat.S_ISREG(status.st_mode):
+        yield Found(path, status.st_size, status.st_mtime_ns)
 
 
 def read_file(found: Found) -> Reading:
     """The DICOM headers in one file; never raises for what the file holds."""
     path, size, mtime_ns = found
     try:
+        if size == _UNREADABLE:
+            raise OSError
         with Path(path).open("rb") as file:
             head = file.read(_HEAD_BYTES)
             file.seek(0)
@@ -119,34 +126,43 @@ def _members_read(found: Found) -> tuple[list[Instance], dict[str, int]]:
                 elif not looks_like_dicom(head[:SNIFF_BYTES]):
                     note(LeftOut.NOT_DICOM)
                 else:
-                    whole = io.BytesIO(head + file.read())
-                    instance = read_instance(whole, found.path, name, size, found.mtime_ns)
+                    begin = io.BytesIO(head + file.read(_HEADER_BYTES))
+                    instance = read_instance(begin, found.path, name, size, found.mtime_ns)
                     if instance is None:
                         note(LeftOut.DAMAGED_HEADER if head[128:132] == b"DICM" else LeftOut.NOT_DICOM)
                     else:
                         instances.append(instance)
-    except _CONTAINER_ERRORS:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the file system, not the content
         note(LeftOut.DAMAGED_CONTAINER)  # what was read before the damage is kept
     return instances, left
 
 
 @contextmanager
 def _members(path: str) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
-    """(name, length, open file) of every file in a zip or tar, in its order."""
+    """(name, length, open file) of every file in a zip or tar, in its order; the second of a name is numbered."""
     with Path(path).open("rb") as probe:
         is_zip = _is_zip(probe.read(4))
     if is_zip:
         with zipfile.ZipFile(path) as packed:
-            yield (
+            yield _numbered(
                 (each.filename, each.file_size, packed.open(each)) for each in packed.infolist() if not each.is_dir()
             )
         return
     with tarfile.open(path) as rolled:
-        yield (
+        yield _numbered(
             (each.name, each.size, file)
             for each in rolled
             if each.isfile() and (file := rolled.extractfile(each)) is not None
         )
+
+
+def _numbered(members: Iterable[tuple[str, int, IO[bytes]]]) -> Iterator[tuple[str, int, IO[bytes]]]:
+    times = Counter[str]()
+    for name, size, file in members:
+        times[name] += 1
+        yield name if times[name] == 1 else f"{name}\0{times[name]}", size, file
 
 
 def fetched(places: Sequence[Place], scratch: Path) -> list[Path]:
@@ -155,17 +171,20 @@ def fetched(places: Sequence[Place], scratch: Path) -> list[Path]:
     Raises:
         OSError: a file or member is gone, or unreadable.
     """
-    wanted, made = set(places), {place: Path(place.path) for place in places if not place.member}
+    made = {place: Path(place.path) for place in places if not place.member}
     for container in dict.fromkeys(place.path for place in places if place.member):
+        wanted = {place for place in places if place.path == container}
         try:
             with _members(container) as members:
-                for name, _, file in members:
-                    place = Place(container, name)
-                    if place in wanted and place not in made:
+                while wanted:  # what follows the last one may be damaged
+                    name, _, file = next(members)
+                    if (place := Place(container, name)) in wanted:
+                        wanted.remove(place)
                         made[place] = scratch / f"{len(made):06d}"
-                        made[place].write_bytes(file.read())
-        except _CONTAINER_ERRORS as error:
-            raise OSError(f"a zip or tar file is damaged ({type(error).__name__})") from error
-    if gone := len(wanted - made.keys()):
-        raise OSError(f"{gone} of {len(places)} members are gone")
+                        with made[place].open("wb") as copy:
+                            shutil.copyfileobj(file, copy)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"a zip or tar file is damaged, or has changed ({type(error).__name__})") from error
     return [made[place] for place in places]

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -209,7 +210,6 @@ def _wide(bits: int) -> Callable[[FileDataset, int], None]:
     return change
 
 
-def _no_image(sop_class: str, modality: str) -> Arrange:
 def _signed_bytes(dataset: FileDataset, _: int) -> None:
     dataset.BitsAllocated = dataset.BitsStored = 8
     dataset.HighBit, dataset.PixelRepresentation = 7, 1
@@ -228,6 +228,7 @@ def _slope_a_frame(folder: Path) -> None:
     save([dataset], folder)
 
 
+def _no_image(sop_class: str, modality: str) -> Arrange:
     def change(dataset: FileDataset, _: int) -> None:
         dataset.SOPClassUID, dataset.Modality = sop_class, modality
         del dataset.PixelData, dataset.Rows, dataset.Columns
@@ -282,14 +283,15 @@ BAD: dict[str, tuple[Arrange, str]] = {
     "a damaged zip": (_damaged_zip, "damaged_container"),
     "a zip with a password": (_locked_zip, "damaged_container"),
     "a zip in a zip": (_zip_in_zip, "nested_container"),
+    "a damaged xz": (_damaged_xz, "damaged_container too_few_slices"),
     "half a tar": (_cut_tar, "damaged_container too_few_slices"),
     "a name that is no UTF-8": (_odd_name, "single_slice"),
     "a link that leads nowhere": (_link, "not_readable"),
-    "a structured report": (_no_image("1.2.840.10008.5.1.4.1.1.88.22", "SR"), "not_an_image"),
-    "contours": (_no_image("1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT"), "not_an_image"),
     "a folder that cannot be listed": (_deeper_than_paths_go, "not_readable"),
     "a pipe beside a slice": (_pipe, "single_slice"),
     "the table of contents of a disc": (_dicomdir, "not_an_image"),
+    "a structured report": (_no_image("1.2.840.10008.5.1.4.1.1.88.22", "SR"), "not_an_image"),
+    "contours": (_no_image("1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT"), "not_an_image"),
     "a CT without rows": (_series(Rows=None), "not_an_image"),
     "a modality that is none": (_series(Modality="OTTOLINE"), "other_modality"),
     "a PET": (_series(Modality="PT"), "other_modality"),
@@ -303,11 +305,11 @@ BAD: dict[str, tuple[Arrange, str]] = {
     "a slice cut in its pixels": (_cut(lambda size: size - 50), "truncated_pixels"),
     "float pixels": (_changed(_float_pixels), "unsupported_pixels"),
     "32 bits": (_changed(_wide(32)), "unsupported_pixels"),
-    "1 bit": (_changed(_wide(1)), "unsupported_pixels"),
-    "JPEG 2000 with high throughput": (_syntax("1.2.840.10008.1.2.4.201"), "unsupported_transfer_syntax"),
     "8 bits with a sign": (_changed(_signed_bytes, mr), "unsupported_pixels"),
     "values in the highest bits": (_changed(_high), "unsupported_pixels"),
     "frames that are scaled differently": (_slope_a_frame, "unsupported_pixels"),
+    "1 bit": (_changed(_wide(1)), "unsupported_pixels"),
+    "JPEG 2000 with high throughput": (_syntax("1.2.840.10008.1.2.4.201"), "unsupported_transfer_syntax"),
     "a video": (_syntax("1.2.840.10008.1.2.4.102"), "unsupported_transfer_syntax"),
     "a maker's own encoding": (_syntax("1.2.840.113619.5.2"), "unsupported_transfer_syntax"),
     "a topogram": (_series(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "localizer"),
@@ -385,6 +387,11 @@ def test_nothing_that_identifies_is_written(archive: Path) -> None:
     assert "Ottoline" in (archive / "private" / "out.sqlite").read_text(errors="ignore")  # it was there to be found
 
 
+def test_the_converter_is_the_program_itself() -> None:
+    """A script would hide the signal that ended it."""
+    assert Path(str(dcm2niix())).read_bytes()[:4] == b"\x7fELF"
+
+
 FAKES = {
     "conversion_crashed": "kill -SEGV $$",
     "conversion_timed_out": "sleep 60",
@@ -428,6 +435,34 @@ def test_a_volume_that_is_not_where_dicom_puts_it_is_refused(tmp_path: Path, mon
     save(slices_of(ct()), tmp_path / "in")
     assert dict(imported(tmp_path).left_out) == {"conversion_disagrees": 1}
     assert list((tmp_path / "out").rglob("*.nii.gz")) == []
+
+
+def test_what_lies_before_the_damage_is_imported(tmp_path: Path) -> None:
+    whole, cut = save(slices_of(ct()), tmp_path / "whole"), save(slices_of(ct()), tmp_path / "cut")
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "scans.tar", "w") as rolled:
+        for path in (*whole, *cut):
+            rolled.add(path, f"{path.parent.name}/{path.name}")
+    with (tmp_path / "in" / "scans.tar").open("r+b") as file:
+        file.truncate(sum(path.stat().st_size + 1024 for path in whole) + 2000)
+    report = imported(tmp_path)
+    assert report.volumes == {"CT": 1}
+    assert report.files == {"damaged_container": 1}
+
+
+def test_a_member_that_inflates_to_much_more_than_a_header_fills_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dicom_files, "_HEADER_BYTES", 2**16)
+    slice_ = save(slices_of(ct())[:1], tmp_path)[0].read_bytes()
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
+        packed.writestr("bomb.dcm", slice_ + bytes(2**24))
+    tracemalloc.start()
+    (found,) = files_below([tmp_path / "bomb.zip"], without=())
+    assert len(read_file(found).instances) == 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
 
 
 def test_a_folder_that_nobody_may_read_is_told(tmp_path: Path) -> None:
