@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -146,21 +147,25 @@ def _batched(readings: Iterator[Reading], size: int) -> Iterator[list[Reading]]:
         yield batch
 
 
+    ledger.forget_unreadable()
 # ---------------------------------------------------------------------- series
 def _judge_series(request: ImportRequest, ledger: Ledger, pseudonyms: Pseudonyms) -> int:
-    """Judge all series with new files; returns how many of them name no patient."""
+    """Judge all series with new files; returns how many of them have volumes and name no patient."""
     nameless, unjudged = 0, ledger.unjudged()
     for start in range(0, len(unjudged), _SERIES_AT_ONCE):
         gone = list[str]()
         with ledger.batch():
             for series in unjudged[start : start + _SERIES_AT_ONCE]:
-                instances = [each for each in ledger.instances(series) if Path(each.path).exists()]
-                if not instances:
-                    continue  # all its files are gone: what was made of them stays
-                parts = volumes_of(instances, request.modalities, request.min_slices)
+                known = ledger.instances(series)
+                there = [each for each in known if os.path.exists(each.path)]  # noqa: PTH110  never raises
+                if known and not there:  # all its files are gone: what was made of them stays
+                    parts = volumes_of(known, (known[0].modality,), min_slices=2)
+                    ledger.tell_anew(series, [_entry(part, series, request, pseudonyms) for part in parts])
+                    continue
+                parts = volumes_of(there, request.modalities, request.min_slices)
                 entries = [_entry(part, series, request, pseudonyms) for part in parts]
                 gone += ledger.judge(series, entries, lambda row: _file_of(row, request.out).is_file())
-                nameless += not instances[0].patient
+                nameless += any(part.stack is not None and not part.instances[0].patient for part in parts)
         for path in gone:
             _remove(request.out / path)
     return nameless

@@ -11,14 +11,14 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prism_ssl.data.dicom.files import Found, Reading
 from prism_ssl.data.dicom.instance import Instance
-from prism_ssl.data.dicom.reasons import TRANSIENT
-from prism_ssl.errors import ConfigError
+from prism_ssl.data.dicom.reasons import TRANSIENT, LeftOut
+from prism_ssl.errors import ConfigError, MachineTrouble
 
 _TABLES = """
 create table if not exists told (name text primary key, value text);
@@ -33,6 +33,9 @@ create table if not exists volumes (
 create index if not exists volumes_by_series on volumes (series);
 """
 
+
+_GONE = ""
+"""Path of an instance whose file holds others now."""
 
 IsThere = Callable[[dict[str, Any]], bool]
 """Whether the archive has the file of a row."""
@@ -82,7 +85,8 @@ class Ledger:
             self.close()
             raise ConfigError(
                 f"the ledger {file} cannot be used ({error}); needed: a file system with locks, and a whole ledger; if "
-                "it is damaged, move it away: everything is then read and converted again, with the same ids"
+                "it is damaged, move it away: all DICOM files that are still there are then read and converted again, "
+                "with the same ids"
             ) from error
         except ConfigError:
             self.close()
@@ -115,25 +119,39 @@ class Ledger:
     # ------------------------------------------------------------------ files
     def knows(self, found: Found) -> bool:
         """Whether a file was read before and has not changed since."""
-        row = self._db.execute(
-            "select size, mtime_ns, left_out from files where path = ?", (_safe(found.path),)
-        ).fetchone()
-        return row is not None and row[:2] == (found.size, found.mtime_ns) and not TRANSIENT & set(json.loads(row[2]))
+        row = self._db.execute("select size, mtime_ns from files where path = ?", (_safe(found.path),)).fetchone()
+        return bool(row == (found.size, found.mtime_ns))
+
+    def forget_unreadable(self) -> None:
+        """Let files that could not be read be read again, and count them anew."""
+        with self._db:
+            self._db.execute("delete from files where left_out like ?", (f'%"{LeftOut.NOT_READABLE}"%',))
 
     def add(self, readings: Iterable[Reading]) -> None:
-        """Keep what files held; their series are to be judged."""
+        """Keep what files held; their series are to be judged.
+
+        An image that the file tells anew is known by its new header only. Others that the file held are gone, as if
+        they were deleted; of a file that cannot be read, nothing is changed.
+        """
         with self._db:
             for reading in readings:
                 path = _safe(reading.path)
-                self._unjudge(
-                    row[0] for row in self._db.execute("select series from instances where path = ?", (path,))
-                )
-                self._db.execute("delete from instances where path = ?", (path,))
                 told = (path, reading.size, reading.mtime_ns, json.dumps(reading.left_out))
                 self._db.execute("insert or replace into files values (?, ?, ?, ?)", told)
+                if LeftOut.NOT_READABLE in reading.left_out:
+                    continue
+                self._forget(path, {each.sop for each in reading.instances})
                 rows = [(path, series_key(each), each.to_json()) for each in reading.instances]
                 self._db.executemany("insert into instances values (?, ?, ?)", rows)
                 self._unjudge({row[1] for row in rows})
+
+    def _forget(self, path: str, told_anew: set[str]) -> None:
+        known = self._db.execute("select rowid, series, instance from instances where path = ?", (path,)).fetchall()
+        for row, series, told in known:
+            if json.loads(told)["sop"] in told_anew:
+                self._db.execute("delete from instances where rowid = ?", (row,))
+                self._unjudge([series])
+        self._db.execute("update instances set path = ? where path = ?", (_GONE, path))
 
     def _unjudge(self, series: Iterable[str]) -> None:
         self._db.executemany("insert or replace into series values (?, 0)", [(each,) for each in series])
@@ -157,9 +175,10 @@ class Ledger:
         return [row[0] for row in self._db.execute("select series from series where judged = 0 order by series")]
 
     def instances(self, series: str) -> list[Instance]:
-        """The headers of one series."""
-        rows = self._db.execute("select instance from instances where series = ? order by rowid", (series,))
-        return [Instance.from_json(row[0]) for row in rows]
+        """The headers of one series; the path of one that is gone, because its file holds others now, is ""."""
+        rows = self._db.execute("select path, instance from instances where series = ? order by rowid", (series,))
+        known = [(path, Instance.from_json(told)) for path, told in rows]
+        return [each if path != _GONE else replace(each, path="") for path, each in known]
 
     def judge(self, series: str, entries: Sequence[Entry], is_there: IsThere) -> list[str]:
         """Keep the verdicts on a series; returns the ``series_path`` of volumes that it no longer has.
@@ -190,6 +209,13 @@ class Ledger:
         self._db.executemany("delete from volumes where volume = ?", [(each,) for each in before if each not in kept])
         self._db.execute("update series set judged = 1 where series = ?", (series,))
         return gone
+
+    def tell_anew(self, series: str, entries: Iterable[Entry]) -> None:
+        """Keep the rows of a series of which all files are gone; its volumes stay. Belongs in a ``batch``."""
+        for entry in (each for each in entries if each.job is not None):
+            told = (json.dumps(entry.row), entry.volume)
+            self._db.execute("update volumes set row = ? where volume = ? and reason is null and job is null", told)
+        self._db.execute("update series set judged = 1 where series = ?", (series,))
 
     # ------------------------------------------------------------------ volumes
     def reopen(self, is_there: IsThere) -> None:
@@ -238,6 +264,18 @@ class Ledger:
         for row, instance in self._db.execute(query):
             told, first = json.loads(row), json.loads(instance)
             yield told["pmbb_id"], told["series_id"], first["patient"], first["series"], first["path"]
+
+
+@contextmanager
+def ledger_failures_named(folder: Path) -> Iterator[None]:
+    """Raise ``MachineTrouble`` where the ledger in ``folder`` cannot be read or written."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise MachineTrouble(
+            f"the ledger in {folder} cannot be read or written ({error}); needed: space on its disk, and no other "
+            "program that uses it; then the same command goes on"
+        ) from error
 
 
 def series_key(instance: Instance) -> str:

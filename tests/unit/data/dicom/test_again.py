@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +16,7 @@ from pydicom.uid import generate_uid
 from prism_ssl.data.dicom import converter
 from prism_ssl.data.dicom.pseudonyms import SALT_FILE
 from prism_ssl.errors import CatalogError, ConfigError, MachineTrouble
-from tests.support.dicom_files import PLANTED, ct, mr, phantom, save, slices_of
+from tests.support.dicom_files import PLANTED, SeriesPlan, ct, enhanced, mr, phantom, save, slices_of
 from tests.support.dicom_imports import Item, catalog, imported, left_out
 
 
@@ -68,6 +70,68 @@ def test_dicom_that_is_deleted_leaves_its_volumes_in_the_archive(tmp_path: Path)
 
 
 def test_a_volume_that_was_deleted_is_made_again(tmp_path: Path) -> None:
+def _written_over(folder: Path, plan: SeriesPlan) -> None:
+    """Other content, length and time under the same names."""
+    for path in save(slices_of(plan), folder):
+        os.utime(path, ns=(0, path.stat().st_size + 1))
+
+
+def test_a_header_that_is_corrected_in_place_moves_its_volume(tmp_path: Path) -> None:
+    datasets = slices_of(ct())
+    save(datasets, tmp_path / "in")
+    imported(tmp_path)
+    wrong = catalog(tmp_path)["pmbb_id"].item()
+    for dataset in datasets:
+        dataset.PatientID = "the right one"
+    save(datasets, tmp_path / "in")
+    assert imported(tmp_path).volumes == {"CT": 1}
+    assert catalog(tmp_path)["pmbb_id"].item() != wrong
+    assert not (tmp_path / "out" / wrong).exists()
+
+
+def test_a_folder_that_is_filled_anew_leaves_its_earlier_volumes_in_the_archive(tmp_path: Path) -> None:
+    _written_over(tmp_path / "in", ct())
+    imported(tmp_path)
+    _written_over(tmp_path / "in", mr())
+    assert imported(tmp_path).volumes == {"CT": 1, "MR": 1}
+    assert imported(tmp_path, keep_descriptions=True).volumes == {"CT": 1, "MR": 1}
+
+
+def test_files_that_cannot_be_reached_for_a_while_cost_nothing(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for path in save(slices_of(ct()), tmp_path / "mount"):
+        (tmp_path / "in" / path.name).symlink_to(path)
+    imported(tmp_path)
+    (tmp_path / "mount").rename(tmp_path / "away")
+    report = imported(tmp_path)
+    assert (report.volumes, report.files) == ({"CT": 1}, {"not_readable": 6})
+    (tmp_path / "away").rename(tmp_path / "mount")
+    report = imported(tmp_path)
+    assert (report.volumes, report.files, report.converted) == ({"CT": 1}, {}, 0)
+
+
+def test_descriptions_are_reduced_though_their_dicom_is_gone(tmp_path: Path) -> None:
+    save(slices_of(ct()), tmp_path / "in")
+    imported(tmp_path, keep_descriptions=True)
+    shutil.rmtree(tmp_path / "in")
+    (tmp_path / "in").mkdir()
+    assert imported(tmp_path, min_slices=12).volumes == {"CT": 1}
+    assert catalog(tmp_path)["series_description"].to_list() == ["AX LUNG B60F"]
+
+
+def test_a_file_of_frames_keeps_its_volume_when_others_join_its_series(tmp_path: Path) -> None:
+    plan = ct(uid=generate_uid())
+    later, first = sorted((enhanced(plan), enhanced(plan)), key=lambda each: str(each.SOPInstanceUID))
+    for each in (later, first):
+        each.StudyInstanceUID = plan.uid
+    save([first], tmp_path / "in", "first")
+    imported(tmp_path)
+    before = catalog(tmp_path)["series_id"].to_list()
+    save([later], tmp_path / "in", "later")
+    assert imported(tmp_path).converted == 1
+    assert set(before) < set(catalog(tmp_path)["series_id"])
+
+
     _two_series(tmp_path / "in")
     imported(tmp_path)
     gone = next((tmp_path / "out").rglob("*.nii.gz"))
