@@ -61,12 +61,10 @@ def _request(given: argparse.Namespace) -> ImportRequest:
 
     out = given.out.expanduser().resolve()
     private = given.private.expanduser().resolve() if given.private else out.with_name(f"{out.name}.private")
-    if private == out or private.is_relative_to(out):
-        raise ConfigError(f"--private {private} is in the archive; needed: a folder that is not given away with it")
-    if given.min_slices < 2:
-        raise ConfigError(f"--min-slices is {given.min_slices}; needed: 2 or more")
+    if given.concurrency is not None and given.concurrency < 1:
+        raise ConfigError(f"--concurrency is {given.concurrency}; needed: 1 or more")
     folders = tuple(folder.expanduser().resolve() for folder in given.folders)
-    modalities = tuple(modality.upper() for modality in given.modalities)
+    modalities = tuple(sorted({modality.upper() for modality in given.modalities}))
     return ImportRequest(folders, out, private, modalities, given.min_slices, given.keep_descriptions)
 
 

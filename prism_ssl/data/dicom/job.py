@@ -14,13 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prism_ssl.data.dicom.catalog_rows import ids_of, volume_row, write_tables
+from prism_ssl.data.dicom.catalog_rows import CATALOG_FILE, ids_of, volume_row, write_tables
 from prism_ssl.data.dicom.converter import converter_version
 from prism_ssl.data.dicom.files import Found, Place, Reading, files_below, read_file
 from prism_ssl.data.dicom.instance import Instance
-from prism_ssl.data.dicom.ledger import Entry, Ledger
+from prism_ssl.data.dicom.ledger import Entry, Ledger, ledger_failures_named
 from prism_ssl.data.dicom.one_volume import Job, bring
-from prism_ssl.data.dicom.pseudonyms import Pseudonyms, pseudonyms_in
+from prism_ssl.data.dicom.pseudonyms import SALT_FILE, Pseudonyms, pseudonyms_in
 from prism_ssl.data.dicom.reasons import LeftOut
 from prism_ssl.data.dicom.request import ImportReport, ImportRequest
 from prism_ssl.data.dicom.texts import modality
@@ -52,8 +52,9 @@ def import_dicom(request: ImportRequest, spread: Spread, scratch: Path) -> Impor
         scratch: a folder for temporary files that every task can reach.
 
     Raises:
-        CatalogError: a folder does not exist, or holds no DICOM.
-        ConfigError: dcm2niix is missing, or another import is writing this archive.
+        CatalogError: a folder does not exist.
+        ConfigError: dcm2niix is missing, another import is using the private folder, or archive and private folder do
+            not belong together.
         MachineTrouble: no space is left.
     """
     for folder in request.folders:
@@ -61,6 +62,7 @@ def import_dicom(request: ImportRequest, spread: Spread, scratch: Path) -> Impor
             raise CatalogError(f"{folder} does not exist; needed: folders (or zip and tar files) with DICOM files")
     converter_version()
     request.out.mkdir(parents=True, exist_ok=True)
+    _refuse_folder_of_others(request.private)
     lock = FolderLock(private_folder(request.private))
     if not lock.acquire():
         raise ConfigError(f"another import is using {request.private}; wait for it, or choose another --private")
@@ -70,8 +72,10 @@ def import_dicom(request: ImportRequest, spread: Spread, scratch: Path) -> Impor
         lock.release()
         raise
     try:
-        pseudonyms = pseudonyms_in(request.private, ledger.begun)
-        return _import(request, spread, scratch, ledger, pseudonyms)
+        with ledger_failures_named(request.private):
+            pseudonyms = pseudonyms_in(request.private, ledger.begun or (request.out / OWNER_FILE).exists())
+            _own(request, pseudonyms, ledger.begun)
+            return _import(request, spread, scratch, ledger, pseudonyms)
     finally:
         ledger.close()
         lock.release()
@@ -98,8 +102,38 @@ def _import(
     )
 
 
+def _refuse_folder_of_others(private: Path) -> None:
+    """It becomes a folder that nobody else may enter: no other files may be in it."""
+    names = {path.name for path in private.iterdir()} - {".lock"} if private.is_dir() else set()
+    if names and SALT_FILE not in names and not any(name.endswith(".sqlite") for name in names):
+        raise ConfigError(f"--private {private} holds other files; needed: a new or empty folder, or that of an import")
+
+
+def _own(request: ImportRequest, pseudonyms: Pseudonyms, begun: bool) -> None:
+    """Note in the archive whose it is; refuse that of another salt, or a table that no import wrote."""
+    file, told = request.out / OWNER_FILE, pseudonyms.of("A", "archive")
+    if file.exists():
+        if file.read_text(encoding="utf-8").strip() != told:
+            raise ConfigError(
+                f"the ids of the archive {request.out} were made with another salt than that in {request.private}; "
+                "needed: the --private of the first import, or another --out"
+            )
+    elif (request.out / CATALOG_FILE).exists() and not begun:
+        raise ConfigError(
+            f"{request.out / CATALOG_FILE} was written by no import that {request.private} knows; needed: another "
+            "--out, or the --private of that import"
+        )
+    else:
+        write_atomic(file, f"{told}\n".encode())
+
+
 def _ledger_file(request: ImportRequest) -> Path:
     return request.private / f"{request.out.name}.sqlite"
+
+
+def key_file(request: ImportRequest) -> Path:
+    """The key to the archive's ids; other archives may have the same private folder."""
+    return request.private / f"{request.out.name}.key.csv"
 
 
 def _settings(request: ImportRequest) -> str:
@@ -113,6 +147,7 @@ def _file_of(row: dict[str, Any], out: Path) -> Path:
 # ---------------------------------------------------------------------- headers
 def _read_headers(request: ImportRequest, spread: Spread, ledger: Ledger) -> int:
     """Read the headers of all files that are new or changed; returns how many files."""
+    ledger.forget_unreadable()
     below = files_below(request.folders, without=(request.out, request.private))
     new = [found for found in below if not ledger.knows(found)]
 
@@ -147,7 +182,6 @@ def _batched(readings: Iterator[Reading], size: int) -> Iterator[list[Reading]]:
         yield batch
 
 
-    ledger.forget_unreadable()
 # ---------------------------------------------------------------------- series
 def _judge_series(request: ImportRequest, ledger: Ledger, pseudonyms: Pseudonyms) -> int:
     """Judge all series with new files; returns how many of them have volumes and name no patient."""
@@ -186,6 +220,13 @@ def _entry(part: Part, series: str, request: ImportRequest, pseudonyms: Pseudony
     target, tilted = str(_file_of(row, Path())), part.stack.tilt_deg > 0
     job = Job(ids["series_id"], places, target, shape, affine, tilted, numbered=not _counted(part.instances))
     return Entry(ids["series_id"], signature, None, "", len(files), row, json.dumps(asdict(job)))
+
+
+def _counted(instances: Sequence[Instance]) -> bool:
+    """Whether instance numbers go up, or down, from plane to plane: dcm2niix orders by them."""
+    numbers = [each.number for each in instances if each.number is not None]
+    steps = {(after > before) - (after < before) for before, after in itertools.pairwise(numbers)}
+    return len(numbers) == len(instances) and steps in (set(), {1}, {-1})
 
 
 def _remove(folder: Path) -> None:
@@ -227,13 +268,6 @@ def _convert(request: ImportRequest, spread: Spread, scratch: Path, ledger: Ledg
     for row in with_progress(
         outcomes(), len(pending), "volumes", lambda each: not each["reason"], ("converted", "left out")
     ):
-def _counted(instances: Sequence[Instance]) -> bool:
-    """Whether instance numbers go up, or down, from plane to plane: dcm2niix orders by them."""
-    numbers = [each.number for each in instances if each.number is not None]
-    steps = {(after > before) - (after < before) for before, after in itertools.pairwise(numbers)}
-    return len(numbers) == len(instances) and steps in (set(), {1}, {-1})
-
-
         if row["trouble"]:
             raise MachineTrouble(f"the import of {request.out} stopped: {row['trouble']}; the same command goes on")
         if row["reason"]:
@@ -259,6 +293,6 @@ def _write_key(request: ImportRequest, ledger: Ledger) -> None:
     for patient, series, patient_id, uid, path in ledger.sources():
         told = [patient, series, patient_id, uid, str(Path(path).parent)]
         lines.append(",".join('"' + each.replace('"', '""') + '"' for each in told))
-    file = request.private / KEY_FILE
+    file = key_file(request)
     write_atomic(file, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
     file.chmod(0o600)

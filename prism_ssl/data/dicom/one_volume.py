@@ -57,9 +57,17 @@ def bring(job: Job, scratch_root: str) -> None:
 
     Raises:
         ScanRejected: with a ``LeftOut`` reason; nothing is written.
-        MachineTrouble: no space is left, or the archive cannot be written.
+        MachineTrouble: no space is left, or the archive or ``scratch_root`` cannot be written.
     """
-    with tempfile.TemporaryDirectory(dir=scratch_root, prefix="volume-") as folder:
+    try:
+        scratch = tempfile.TemporaryDirectory(dir=scratch_root, prefix="volume-")
+    except OSError as error:
+        told = error.strerror or type(error).__name__
+        raise MachineTrouble(
+            f"{scratch_root} cannot hold temporary files ({told}); on a cluster, --tmp-root must be a folder that all "
+            "nodes see"
+        ) from error
+    with scratch as folder:
         volume = _converted(job, Path(folder))
         target = Path(job.target)
         try:

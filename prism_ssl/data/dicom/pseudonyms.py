@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from pathlib import Path
 
 from prism_ssl.errors import ConfigError
+from prism_ssl.utils.fs import write_atomic
 
 SALT_FILE = "salt"
 _SALT_BYTES = 32
@@ -28,7 +28,7 @@ class Pseudonyms:
 
 
 def pseudonyms_in(folder: Path, begun: bool) -> Pseudonyms:
-    """The ids of the salt in ``folder``, which is made (0600) where there is none.
+    """The ids of the salt in ``folder`` (0700); it is made (0600) where there is none.
 
     Args:
         begun: whether ids have been given with this salt already.
@@ -39,12 +39,12 @@ def pseudonyms_in(folder: Path, begun: bool) -> Pseudonyms:
     file = folder / SALT_FILE
     if not file.exists():
         if begun:
-            raise ConfigError(f"the salt {file} is gone, and the archive's ids were made with it; bring it back")
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as new:
-            new.write(secrets.token_hex(_SALT_BYTES) + "\n")
-            new.flush()
-            os.fsync(new.fileno())
+            raise ConfigError(
+                f"the salt {file} is gone, and the archive's ids were made with it; bring it back, or name the "
+                "--private of the first import"
+            )
+        write_atomic(file, f"{secrets.token_hex(_SALT_BYTES)}\n".encode())
+    file.chmod(0o600)
     try:
         salt = bytes.fromhex(file.read_text(encoding="ascii").strip())
     except ValueError:

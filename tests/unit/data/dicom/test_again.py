@@ -7,6 +7,7 @@ import resource
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from prism_ssl.data.dicom import converter
-from prism_ssl.data.dicom.pseudonyms import SALT_FILE
+from prism_ssl.data.dicom.pseudonyms import SALT_FILE, pseudonyms_in
 from prism_ssl.errors import CatalogError, ConfigError, MachineTrouble
 from tests.support.dicom_files import PLANTED, SeriesPlan, ct, enhanced, mr, phantom, save, slices_of
 from tests.support.dicom_imports import Item, catalog, imported, left_out
@@ -69,7 +70,6 @@ def test_dicom_that_is_deleted_leaves_its_volumes_in_the_archive(tmp_path: Path)
     assert imported(tmp_path).volumes == {"CT": 1, "MR": 1}
 
 
-def test_a_volume_that_was_deleted_is_made_again(tmp_path: Path) -> None:
 def _written_over(folder: Path, plan: SeriesPlan) -> None:
     """Other content, length and time under the same names."""
     for path in save(slices_of(plan), folder):
@@ -132,6 +132,7 @@ def test_a_file_of_frames_keeps_its_volume_when_others_join_its_series(tmp_path:
     assert set(before) < set(catalog(tmp_path)["series_id"])
 
 
+def test_a_volume_that_was_deleted_is_made_again(tmp_path: Path) -> None:
     _two_series(tmp_path / "in")
     imported(tmp_path)
     gone = next((tmp_path / "out").rglob("*.nii.gz"))
@@ -186,6 +187,8 @@ def test_ids_follow_from_the_salt_alone(tmp_path: Path) -> None:
     imported(tmp_path / "c")
     ids = [catalog(tmp_path / name).select("pmbb_id", "series_id", "study_id").row(0) for name in ("a", "b", "c")]
     assert ids[0] == ids[1]
+    keys = sorted(path.name for path in (tmp_path / "a" / "private").glob("*.csv"))
+    assert keys == ["other.key.csv", "out.key.csv"]
     assert set(ids[0]).isdisjoint(ids[2])
     salt = tmp_path / "a" / "private" / SALT_FILE
     assert [stat.S_IMODE(path.stat().st_mode) for path in (salt, salt.parent)] == [0o600, 0o700]
@@ -205,6 +208,80 @@ def test_a_lost_salt_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "private" / SALT_FILE).unlink()
     with pytest.raises(ConfigError, match="bring it back"):
         imported(tmp_path)
+    shutil.rmtree(tmp_path / "private")
+    with pytest.raises(ConfigError, match="bring it back"):
+        imported(tmp_path)
+
+
+def test_an_archive_keeps_to_its_private_folder(tmp_path: Path) -> None:
+    save(slices_of(ct()), tmp_path / "in")
+    imported(tmp_path)
+    table = catalog(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree(tmp_path / "in", tmp_path / "elsewhere" / "in")
+    imported(tmp_path / "elsewhere", out=tmp_path / "elsewhere" / "other")
+    with pytest.raises(ConfigError, match="were made with another salt"):
+        imported(tmp_path, private=tmp_path / "elsewhere" / "private", out=tmp_path / "out")
+    assert catalog(tmp_path).equals(table)
+
+
+def test_a_table_that_no_import_wrote_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "catalog.parquet").write_bytes(b"my own")
+    with pytest.raises(ConfigError, match="was written by no import that"):
+        imported(tmp_path)
+    assert (tmp_path / "out" / "catalog.parquet").read_bytes() == b"my own"
+
+
+def test_a_folder_of_other_files_does_not_become_the_private_one(tmp_path: Path) -> None:
+    save(slices_of(ct())[:1], tmp_path / "in")
+    (tmp_path / "in").chmod(0o755)
+    with pytest.raises(ConfigError, match="holds other files"):
+        imported(tmp_path, private=tmp_path / "in")
+    assert stat.S_IMODE((tmp_path / "in").stat().st_mode) == 0o755
+
+
+@contextmanager
+def _files_of_at_most(size: int) -> Iterator[None]:
+    """As on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_salt_that_could_not_be_written_is_made_later(tmp_path: Path) -> None:
+    with _files_of_at_most(10), pytest.raises(OSError, match="File too large"):
+        pseudonyms_in(tmp_path, begun=False)
+    ids = pseudonyms_in(tmp_path, begun=False)
+    assert ids.of("P", "1") == pseudonyms_in(tmp_path, begun=True).of("P", "1")
+
+
+def test_a_ledger_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    imported(tmp_path)
+    save(slices_of(ct()), tmp_path / "in")
+    with (
+        _files_of_at_most((tmp_path / "private" / "out.sqlite").stat().st_size),
+        pytest.raises(MachineTrouble, match=r"the ledger in .* cannot be read or written"),
+    ):
+        imported(tmp_path)
+    assert imported(tmp_path).volumes == {"CT": 1}
+
+
+def test_a_folder_for_temporary_files_that_is_not_there_is_told(tmp_path: Path) -> None:
+    save(slices_of(ct()), tmp_path / "in")
+    (tmp_path / "scratch").write_text("in the way")
+    with pytest.raises(MachineTrouble, match="--tmp-root must be a folder that all nodes see"):
+        imported(tmp_path)
+
+
+def test_a_modality_that_is_none_empties_no_archive(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--modality CT,MR is no modality"):
+        imported(tmp_path, modalities=("CT,MR",))
 
 
 def test_a_damaged_ledger_can_be_moved_away_and_the_ids_stay(tmp_path: Path) -> None:

@@ -365,7 +365,7 @@ def reasons(archive: Path) -> dict[int, set[str]]:
     """Number of the folder -> the reasons of its series and files, by way of the private key."""
     why: dict[int, set[str]] = {}
     of_series = dict(left_out(archive).select("series_id", "reason").iter_rows())
-    for series, folder in pl.read_csv(archive / "private" / KEY_FILE).select("series_id", "folder").iter_rows():
+    for series, folder in pl.read_csv(archive / "private" / "out.key.csv").select("series_id", "folder").iter_rows():
         why.setdefault(_number(folder), set()).add(of_series[series])
     with sqlite3.connect(archive / "private" / "out.sqlite") as ledger:
         for path, told in ledger.execute("select path, left_out from files"):
