@@ -221,6 +221,8 @@ class ModelConfig:
     """Width of the SupCon projection (P)."""
     compile: bool = True
     """torch.compile on CUDA; never on CPU."""
+    activation_checkpointing: bool = False
+    """Compute each block's activations again in the backward pass instead of keeping them: less memory, more time."""
 
     def __post_init__(self) -> None:
         positive("model", self, "projection_dim")
@@ -281,6 +283,8 @@ class TrainConfig:
 
     batch_size: int = 32
     """Pairs in a batch (B)."""
+    grad_accumulation: int = 1
+    """Parts in which a batch is encoded, each twice: less memory, about a third more time, the same loss over all B."""
     num_workers: int = 1
     """Training workers, one GPU each; they split every batch and the pool actors equally, with one worker's result."""
     rank_timeout_s: float = 1800.0
@@ -315,7 +319,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         positive("train", self, "batch_size", "max_steps", "log_every", "checkpoint_every", "lr", "grad_clip")
-        positive("train", self, "max_nonfinite_steps", "num_workers", "rank_timeout_s")
+        positive("train", self, "max_nonfinite_steps", "num_workers", "rank_timeout_s", "grad_accumulation")
         if self.torch_threads is not None:
             positive("train", self, "torch_threads")
         not_negative("train", self, "lr_warmup_steps", "weight_decay", "stall_warmup_steps", "seed")
@@ -351,6 +355,11 @@ class PrismConfig:
                 f"train.num_workers is {self.train.num_workers} and data.workers is {self.data.workers}; "
                 "needed: the same number of pool actors, one at least, for every training worker; "
                 f"make data.workers a multiple of {self.train.num_workers} or lower train.num_workers"
+            )
+        if self.train.batch_size // self.train.num_workers % self.train.grad_accumulation:
+            raise ConfigError(
+                f"train.grad_accumulation is {self.train.grad_accumulation} and each training worker has "
+                f"{self.train.batch_size // self.train.num_workers} pairs; needed: a divisor of these, for equal parts"
             )
         if self.loss.supcon_positives == "place" and not self.loss.simclr_baseline and not self.view.same_place_share:
             raise ConfigError(
