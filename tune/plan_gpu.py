@@ -20,16 +20,22 @@ from prism_ssl.config.tracking_environment import tracking_mode
 from prism_ssl.errors import PrismError
 from prism_ssl.model.capacity.cards import CARDS, Card, card_named
 from prism_ssl.model.capacity.measured import read_bench
+from prism_ssl.model.capacity.memory import gpu_memory
 from prism_ssl.model.capacity.plan import BESIDE_TRAINING_S, RunPlan, jobs_needed, plan_run
-from prism_ssl.train.guards.space_plan import drops_checkpoints, parameters, plan_space
+from prism_ssl.train.guards.space_plan import (
+    BYTES_EXPORTED,
+    BYTES_TRAINED,
+    ROW_BYTES,
+    drops_checkpoints,
+    parameters,
+    plan_space,
+)
 from prism_ssl.utils.disk_usage import DiskUsage
 from tune.command_line import read_settings
 from tune.tune_core24 import parse as parse_sweep
 
 _PROG = "prism plan"
 _PIPE_COLUMNS = 150
-_CHECKPOINT, _ENCODER, _ROW = 12, 4, 6_000
-"""Bytes of a parameter in a checkpoint and in an exported encoder, and of a row of the record."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,8 @@ def wandb_bytes(configs: Sequence[PrismConfig]) -> WandbBytes:
         if tracking_mode(config.tracking) != "online":
             continue
         of_encoder, of_all = parameters(config.model)
-        rows = _ROW * (config.train.max_steps // config.train.log_every)
-        every, checkpoint, encoder = config.tracking.artifact_every, of_all * _CHECKPOINT, of_encoder * _ENCODER
+        rows = ROW_BYTES * (config.train.max_steps // config.train.log_every)
+        every, checkpoint, encoder = config.tracking.artifact_every, of_all * BYTES_TRAINED, of_encoder * BYTES_EXPORTED
         uploads = 0 if every is None else math.ceil(config.train.max_steps / every)
         sent += rows + uploads * checkpoint + (encoder if uploads else 0)
         kept += rows + min(uploads, 1) * (checkpoint + encoder)
@@ -78,10 +84,10 @@ def _too_big(plans: Sequence[RunPlan]) -> list[str]:
     lines = []
     for plan in {_key(plan): plan for plan in plans if not plan.fits}.values():
         dropping = apply_overrides(plan.config, {"model.activation_checkpointing": True})
-        smaller = plan_run(dropping, plan.card, mfu=0.5)
+        less = decimal(gpu_memory(dropping).total)
         lines.append(
             f"B {plan.config.train.batch_size} needs {decimal(plan.peak_bytes)} of {plan.card.name}'s "
-            f"{decimal(plan.card.memory_bytes)}; with --model.activation-checkpointing {decimal(smaller.peak_bytes)}"
+            f"{decimal(plan.card.memory_bytes)}; with --model.activation-checkpointing {less}"
         )
     return lines
 

@@ -70,7 +70,6 @@ class Learner:
         return report
 
     def _encode(self, *views: torch.Tensor) -> PrismOutput:
-        # Left after every call: autocast keeps its bfloat16 weights until then, those made without a graph too.
         with autocast_for(self._config.train.precision, self.device):
             output: PrismOutput = self._forward(*views)
         return output

@@ -19,7 +19,7 @@ class Card:
 
 
 CARDS: Final[tuple[Card, ...]] = (
-    Card("B200", 2250e12, 180 * 10**9, "NVIDIA DGX B200 data sheet: 36 PFLOPS sparse and 1,440 GB for eight"),
+    Card("B200", 2250e12, 180 * 10**9, "NVIDIA HGX B200: 4,500 TFLOPS sparse; DGX B200: 1,440 GB for eight"),
     Card("H200", 989e12, 141 * 10**9, "NVIDIA H200 data sheet: 1,979 TFLOPS sparse (SXM)"),
     Card("H100 PCIe", 756e12, 80 * 10**9, "NVIDIA H100 data sheet: 1,513 TFLOPS sparse (PCIe)"),
     Card("H100", 989e12, 80 * 10**9, "NVIDIA H100 data sheet: 1,979 TFLOPS sparse (SXM)"),

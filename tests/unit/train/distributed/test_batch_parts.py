@@ -56,7 +56,7 @@ def test_parts_of_a_batch_have_the_losses_and_gradients_of_the_whole(case: str, 
     _assert_same_step(whole, _after_a_step(case, train__grad_accumulation=parts), rtol=1e-4, atol=1e-6)
 
 
-def test_parts_keep_their_gradients_where_autocast_keeps_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_have_the_gradients_of_the_whole_in_bfloat16_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def autocast(*_: Any) -> AbstractContextManager[Any]:
         return torch.autocast("cpu", torch.bfloat16)
 
