@@ -32,6 +32,8 @@ VERBS = {
     "import": Verb("tune.import_archive", "import DICOM folders as an archive", resumes=True),
     "public-scans": Verb("prism_ssl.study.public_scans", "lay out the study's public scans from local clones"),
     "check": Verb("tune.check_job", "check settings, disk, GPU, W&B and catalogue before a job", has_settings=True),
+    "plan": Verb("tune.plan_gpu", "plan hours, memory and bytes of the ablation on a GPU"),
+    "bench": Verb("tune.bench.command", "measure training on this GPU"),
     "evaluate": Verb("tune.evaluate_run", "evaluate a run's last checkpoint on held-out scans"),
     "embed": Verb("prism_ssl.embed.command", "embed every scan of a catalogue", resumes=True),
     "probe": Verb("prism_ssl.embed.probe", "read a column of the catalogue from embeddings"),

@@ -20,7 +20,7 @@ from prism_ssl.utils.hashing import content_hash
 MAY_CHANGE = {
     "train.max_steps", "train.log_every", "train.checkpoint_every", "train.stall_warmup_steps",
     "train.max_nonfinite_steps", "train.torch_threads", "train.num_workers", "train.rank_timeout_s",
-    "train.max_worker_restarts", "model.compile",
+    "train.max_worker_restarts", "train.grad_accumulation", "model.compile", "model.activation_checkpointing",
     "data.strict", "data.chunks_in_flight", "data.max_prefetch_replacements", "data.use_local_scratch",
     "data.scratch_bytes", "data.stall_timeout_s", "data.abort_broken_share", "data.abort_after_opens",
     "data.max_actor_restarts", "data.extract_on", "data.open_timeout_s", "data.outage_patience_s",
