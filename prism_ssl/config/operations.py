@@ -174,6 +174,8 @@ class RunConfig:
     dashboard: bool = False
     """Outside a job, also start Ray's dashboard, on the loopback and behind a token; its address is printed. Off by
     default, because it adds processes. In a job, Ray has one anyway."""
+    pictures: bool = True
+    """Draw the view panel and the plots of a run; without them a short run takes some seconds less."""
     memory_limit_bytes: int | None = None
     """Memory the run may use; None: the cgroup's or SLURM's limit, else what the machine has."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import ray
 from rich.console import Console
@@ -80,12 +80,18 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
             console.print(str(check_memory(config, archive)), markup=False, highlight=False, soft_wrap=True)
         with (
             LiveView(console, folder.path, start.step, config.train.max_steps),
-            Pictures(folder.path, config, min(archive.shards[0], key=lambda scan: scan.volume_bytes)),
+            _pictures(folder, config, archive),
         ):
             with sigusr1_asks_to_stop(stop_file_of(tmp_root)):
                 summary = _attempt(folder, config, archive, start, earlier, console)
             ignore_stop_signals()
         return summary
+
+
+def _pictures(folder: RunFolder, config: PrismConfig, archive: Archive) -> AbstractContextManager[object]:
+    if not config.run.pictures:
+        return nullcontext()
+    return Pictures(folder.path, config, min(archive.shards[0], key=lambda scan: scan.volume_bytes))
 
 
 def train_on(archive: Archive, config: PrismConfig, console: Console) -> RunSummary:

@@ -190,7 +190,8 @@ class Recorder(StepCounter):
             self._add_times(self._clock.known_ms() if status == "failed" else self._clock.settled_ms())
         with suppress(OSError):  # a full disk; the rows already written remain
             self._record.close()
-        draw_plots(self._run_dir)  # before the tracker ends, which uploads them
+        if self._config.run.pictures:
+            draw_plots(self._run_dir)  # before the tracker ends, which uploads them
         self.summary = RunSummary(
             run=self._run_dir.name,
             status=status,
