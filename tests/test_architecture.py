@@ -24,7 +24,9 @@ LAYERS = {
 }  # fmt: skip
 """Height of every part; imports go downwards or stay inside a part, and the parts of layer 0 may share."""
 
-WRITERS_OF_SCANS = ("prism_ssl/data/phantoms/writer.py", "tests/support/broken_files.py")
+WRITERS_OF_SCANS = (
+    "prism_ssl/data/scan/nifti_output.py", "prism_ssl/data/phantoms/writer.py", "tests/support/broken_files.py",
+)  # fmt: skip
 HOMES = {
     "wandb": ("prism_ssl/utils/wandb_client.py",),
     "nibabel": ("prism_ssl/data/scan/nifti.py", *WRITERS_OF_SCANS),

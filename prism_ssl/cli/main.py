@@ -33,6 +33,9 @@ VERBS = {
     "check": Verb("tune.check_job", "check settings, disk, GPU, W&B and catalogue before a job", has_settings=True),
     "evaluate": Verb("tune.evaluate_run", "evaluate a run's last checkpoint on held-out scans"),
     "embed": Verb("prism_ssl.embed.command", "embed every scan of a catalogue", resumes=True),
+    "field": Verb(
+        "prism_ssl.embed.field.command", "embed a lattice, points, masks or the whole of scans", resumes=True
+    ),
     "probe": Verb("prism_ssl.embed.probe", "read a column of the catalogue from embeddings"),
     "inspect": Verb("prism_ssl.inspect.command", "draw a pair of views where they lie in their scan"),
     "leakcheck": Verb("prism_ssl.leak.command", "check whether the pretext task needs anatomy"),

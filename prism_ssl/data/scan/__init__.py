@@ -21,6 +21,7 @@ from prism_ssl.data.scan.nifti import (
     open_scan,
     read_header,
 )
+from prism_ssl.data.scan.nifti_output import write_volume
 from prism_ssl.data.scan.read_errors import out_of_memory, read_failure
 from prism_ssl.data.scan.reject_reasons import TRANSIENT_REASONS, RejectReason
 from prism_ssl.data.scan.volume_memory import VolumeMemory
@@ -55,4 +56,5 @@ __all__ = [
     "stats_sample",
     "times",
     "within",
+    "write_volume",
 ]
