@@ -25,7 +25,7 @@ LAYERS = {
 """Height of every part; imports go downwards or stay inside a part, and the parts of layer 0 may share."""
 
 WRITERS_OF_SCANS = (
-    "prism_ssl/data/scan/nifti_output.py", "prism_ssl/data/phantoms/writer.py", "tests/support/broken_files.py",
+    "prism_ssl/data/scan/channel_volume.py", "prism_ssl/data/phantoms/writer.py", "tests/support/broken_files.py",
 )  # fmt: skip
 HOMES = {
     "wandb": ("prism_ssl/utils/wandb_client.py",),

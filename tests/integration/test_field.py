@@ -99,7 +99,7 @@ def test_a_field_opens_aligned_and_tells_where_it_is(archive: Path) -> None:
     for name in ("plain", "thick-slices", "oblique", "sheared"):
         image: Any = nib.load(field_file(out, ids[name]))
         vectors, scan = np.asarray(image.dataobj), opened(archive, name)
-        assert (vectors.shape[-1], vectors.dtype) == (3, np.float32)
+        assert (vectors.shape[-1], str(vectors.dtype)) == (3, "float32")
         index = np.argwhere(vectors[..., 2] == 1)
         points = index @ image.affine[:3, :3].T + image.affine[:3, 3]
         assert len(points) == np.prod(vectors.shape[:3])  # everywhere

@@ -1,6 +1,7 @@
 """Open scans: NIfTI header, geometry, intensity statistics, time-limited reads."""
 
 from prism_ssl.data.scan.bounded_reads import ReadLimits, archive_root, is_not_empty, read_within, within
+from prism_ssl.data.scan.channel_volume import read_volume, write_volume
 from prism_ssl.data.scan.geometry import (
     NEAR_ISOTROPIC,
     acquisition_frame,
@@ -21,7 +22,6 @@ from prism_ssl.data.scan.nifti import (
     open_scan,
     read_header,
 )
-from prism_ssl.data.scan.nifti_output import write_volume
 from prism_ssl.data.scan.read_errors import out_of_memory, read_failure
 from prism_ssl.data.scan.reject_reasons import TRANSIENT_REASONS, RejectReason
 from prism_ssl.data.scan.volume_memory import VolumeMemory
@@ -50,6 +50,7 @@ __all__ = [
     "plane_distance_mm",
     "read_failure",
     "read_header",
+    "read_volume",
     "read_within",
     "robust_stats",
     "spacing_mm",

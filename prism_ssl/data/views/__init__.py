@@ -3,7 +3,7 @@
 from prism_ssl.data.views.pixel_transform import MIDDLE_PX, levels, pixel_to_voxel
 from prism_ssl.data.views.places import body_places, on_body, shared_places
 from prism_ssl.data.views.random_curve import apply_curve, random_curve
-from prism_ssl.data.views.still_views import still_layout, still_radius_mm, still_views
+from prism_ssl.data.views.still_view import still_layout, still_radius_mm, still_views
 from prism_ssl.data.views.training_pairs import Scene, TrainingPair, draw_training_pair, scene_of
 from prism_ssl.data.views.view_pairs import (
     PairTargets,

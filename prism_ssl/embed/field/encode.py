@@ -34,7 +34,8 @@ Pixels = npt.NDArray[np.int16]
 
 def batch_views(n_patches: int, device: str) -> int:
     """Views of a batch: a power of 2, at most ``CHUNK_POINTS``."""
-    return min(CHUNK_POINTS, 2 ** int(math.log2(max(1, BATCH_PATCHES[device] / n_patches))))
+    power = int(math.log2(max(1, BATCH_PATCHES[device] / n_patches)))
+    return min(CHUNK_POINTS, 1 << power)
 
 
 class PointEncoder:

@@ -38,7 +38,8 @@ def test_a_field_opens_aligned_and_tells_where_it_is(name: str, tmp_path: Path) 
     image: Any = nib.load(tmp_path / "f.nii.gz")
     assert places.lattice is not None
     assert np.array_equal(image.affine, places.lattice.affine)
-    assert nib.aff2axcodes(image.affine) == nib.aff2axcodes(affine)
+    axcodes: Any = nib.aff2axcodes
+    assert axcodes(image.affine) == axcodes(affine)
     field = np.asarray(image.dataobj)
     index = np.argwhere(field.any(axis=-1))
     assert len(index) == len(places.points_mm) > 50

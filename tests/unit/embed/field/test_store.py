@@ -42,7 +42,6 @@ def test_a_torn_chunk_is_missing(tmp_path: Path) -> None:
     for chunk, size in enumerate((4, 4, 2)):
         first.put(chunk, vectors(size, 1.0))
     first.vectors[5, 1] = 7.0  # half of a write
-    first.vectors.flush()
     assert store(tmp_path).missing() == [1]
 
 

@@ -1,7 +1,8 @@
-"""Write volumes as NIfTI-1, compressed, whole or not at all."""
+"""Volumes with a vector in each voxel: written as NIfTI-1, compressed, whole or not at all; and read."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from isal import igzip as _untyped
 
 from prism_ssl.contracts import Float32, Float64
 from prism_ssl.data.scan.geometry import spacing_mm
+from prism_ssl.errors import ConfigError
 from prism_ssl.utils.fs import atomic_file
 
 igzip: Any = _untyped
@@ -43,6 +45,23 @@ def write_volume(
             file.write(np.ascontiguousarray(block, np.dtype("<f4")).data)
         if written != channels:
             raise ValueError(f"{written} channels were given for {path.name}; needed: {channels}")
+
+
+def read_volume(path: Path) -> tuple[Float64, Float32]:
+    """``(affine, voxels)`` of a file of ``write_volume``: [4, 4], and [nx, ny, nz, channels] in memory.
+
+    Raises:
+        ConfigError: it cannot be read, or has no fourth axis.
+    """
+    load: Any = nib.load
+    try:
+        image = load(path)
+        voxels = np.asarray(image.dataobj, np.float32)
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+        raise ConfigError(f"{path} cannot be read ({type(error).__name__}); needed: a field of prism field") from error
+    if voxels.ndim != 4:
+        raise ConfigError(f"{path} has {voxels.ndim} axes; needed: 4, as in a field of prism field")
+    return np.asarray(image.affine, np.float64), voxels
 
 
 def _header(affine: Float64, shape: tuple[int, ...]) -> bytes:
