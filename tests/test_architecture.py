@@ -34,6 +34,7 @@ HOMES = {
     "numba": ("prism_ssl/data/extract/*.py",),
     "llvmlite": ("prism_ssl/data/extract/*.py",),
     "tyro": ("tune/*.py",),
+    "huggingface_hub": ("prism_ssl/model/hub.py",),
 }
 """Foreign libraries that have one home, and where it is."""
 

@@ -168,7 +168,7 @@ def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -
     if start.checkpoint is None:
         lineage = keep_initial_weights(folder.path, config.model)
         text = f"run {folder.name} starts at step 0 in {folder.path}"
-        text += f", from the {lineage.parts} of run {lineage.run}" if lineage else ""
+        text += f", from {lineage.what} of run {lineage.run}" if lineage else ""
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     else:
         drop_initial_weights(folder.path)

@@ -98,7 +98,8 @@ def _what_it_is(description: Mapping[str, Any]) -> str:
 def _lineage(lineage: Mapping[str, Any]) -> str:
     """The runs whose weights this one began with, the latest first."""
     step = "" if lineage["step"] is None else f" at step {lineage['step']}"
-    told = f"the {lineage['parts']} of run {lineage['run']}{step} (sha256 {lineage['weights_sha256'][:16]})"
+    what = "the encoder" if lineage["parts"] == "encoder" else "all weights"
+    told = f"{what} of run {lineage['run']}{step} (sha256 {lineage['weights_sha256'][:16]})"
     return f"{told}, which started from {_lineage(lineage['before'])}" if lineage.get("before") else told
 
 

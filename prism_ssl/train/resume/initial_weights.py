@@ -41,6 +41,11 @@ class Lineage:
     artifact: str | None
     before: dict[str, Any] | None
 
+    @property
+    def what(self) -> str:
+        """For the console: what it starts from."""
+        return "the encoder" if self.parts == "encoder" else "all weights"
+
 
 def keep_initial_weights(run_dir: Path, config: ModelConfig) -> Lineage | None:
     """Read the weights that ``model.init_from`` names, check that they fit, and keep them in the run folder.
@@ -107,8 +112,8 @@ def _all_weights(source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         path = folder / CHECKPOINT_FILE
         if not path.is_file():
             raise CheckpointError(
-                f"{source} has no {CHECKPOINT_FILE}, which holds the heads; needed: a run folder, its {CHECKPOINT_FILE}, "
-                f"or a W&B artifact with it; with model.init_parts 'encoder' {WEIGHTS_FILE} and {DESCRIPTION_FILE} are enough"
+                f"{source} has no {CHECKPOINT_FILE}, which holds the heads; needed: a run folder or a W&B artifact with "
+                f"it, or model.init_parts 'encoder', for which {WEIGHTS_FILE} and {DESCRIPTION_FILE} are enough"
             )
         checkpoint = load_checkpoint(path, torch.device("cpu"))
         network: dict[str, Tensor] = checkpoint.learner["network"]
