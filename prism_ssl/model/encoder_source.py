@@ -14,8 +14,6 @@ from prism_ssl.utils.fs import private_folder, temporary_root
 from prism_ssl.utils.wandb_client import client_errors, fetch_artifact, load_client
 
 WEIGHTS_FILE, DESCRIPTION_FILE, CARD_FILE = "encoder.safetensors", "encoder.json", "model_card.md"
-CHECKPOINT = "last.ckpt"
-"""A run's checkpoint, which holds the heads too."""
 EXPORT_FILES = (WEIGHTS_FILE, DESCRIPTION_FILE, CARD_FILE)
 """Files that a finished run writes beside its record, and uploads."""
 
@@ -51,7 +49,7 @@ def encoder_folder(source: str | Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
     elif path.is_dir():
         yield path
-    elif path.name in (WEIGHTS_FILE, CHECKPOINT):
+    elif path.name == WEIGHTS_FILE:
         yield path.parent
     else:
         found = "is another file" if path.exists() else "does not exist"

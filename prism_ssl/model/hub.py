@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prism_ssl.model.backbone import build_encoder
 from prism_ssl.model.encoder_source import CARD_FILE, encoder_folder
 from prism_ssl.model.export import read_export
-from prism_ssl.utils.fs import private_folder, write_atomic
+from prism_ssl.utils.fs import write_atomic
 
 
 class HubEncoder(nn.Module, PyTorchModelHubMixin, library_name="prism-ssl", tags=["medical", "ct", "mri"]):
@@ -44,7 +44,7 @@ def save_hub_folder(source: str | Path, folder: Path) -> Path:
     told = {name: value for name, value in exported.description.items() if name != "preset"}
     model = HubEncoder(exported.description["preset"], told).eval()
     model.encoder = encoder
-    private_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     with encoder_folder(source) as files:
         if (files / CARD_FILE).is_file():

@@ -70,7 +70,6 @@ def _embed(given: argparse.Namespace, data: DataConfig, tmp_root: Path) -> Field
     from prism_ssl.embed.job import embed_config
     from prism_ssl.embed.weights import with_weights
     from prism_ssl.model.export import read_export
-    from prism_ssl.utils.fs import private_folder
 
     if given.spacing < 1 or not 0 < given.coverage <= 1:
         found = f"--spacing is {given.spacing:g} and --coverage {given.coverage:g}"
@@ -79,7 +78,7 @@ def _embed(given: argparse.Namespace, data: DataConfig, tmp_root: Path) -> Field
     files, width = with_weights(exported, given.weights, given.seed)
     settings = FieldSettings(embed_config(exported, data), given.seed)
     request, words = request_for(given, data)
-    private_folder(Path(given.out).absolute())
+    Path(given.out).mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.ExitStack() as session:
         with stderr_without("Set ray log level from environment"):  # set above
             session.enter_context(ray_session(1, OBJECT_STORE_BYTES, tmp_root))

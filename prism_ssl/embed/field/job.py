@@ -66,7 +66,8 @@ def embed_points(
         selection = load_records(config.data, config.data.selection_seed)
         wanted = [record for record in selection.records if _is_asked(request, record)]
         for unresolved in selection.unresolved:
-            table.add(without_embedding(unresolved.record, unresolved.reason, unresolved.detail))
+            if _is_asked(request, unresolved.record):
+                table.add(without_embedding(unresolved.record, unresolved.reason, unresolved.detail))
         pending = [record for record in wanted if not _is_settled(request, record, table, out)]
         job = _Job(files, width, request, settings, table, content_hash(told))
         job.run(pending)

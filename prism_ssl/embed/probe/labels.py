@@ -56,7 +56,9 @@ def read_encoders(probed: Path, beside: Mapping[str, Path]) -> Encoders:
     return Encoders(common, dict(first.select("scan_id", "subject_id").iter_rows()), x)
 
 
-def read_tasks(path: Path, encoders: Encoders, data: DataConfig | None, label: str | None, kind: str) -> list[Task]:
+def read_tasks(
+    path: Path, encoders: Encoders, data: DataConfig | None, label: str | None, kind: str
+) -> list[LabelTask]:
     """The labels of a table by scan: ``scan_id``, or ``series_path`` of the catalogue ``data``, and columns of labels.
 
     Args:

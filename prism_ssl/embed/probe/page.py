@@ -13,7 +13,7 @@ import vl_convert
 from prism_ssl.embed.probe.compare import Found
 from prism_ssl.embed.probe.segmentation import Segmented
 from prism_ssl.eval.frozen_probe import FOLDS_MAX, Estimate
-from prism_ssl.utils.fs import private_folder, write_atomic
+from prism_ssl.utils.fs import write_atomic
 
 PAGE, PICTURE = "probe.md", "probe.png"
 _SCALE = 2
@@ -21,7 +21,7 @@ _SCALE = 2
 
 def write_page(folder: Path, found: Sequence[Found], segmented: Segmented | None) -> Path:
     """Write probe.md and probe.png into ``folder``; no path and no id is in them. Returns the page's path."""
-    private_folder(folder)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     picture: bytes = vl_convert.vegalite_to_png(_picture(found, segmented).to_json(), scale=_SCALE)
     write_atomic(folder / PICTURE, picture)
     parts = ["# What the frozen embeddings tell", _METHOD.format(folds=FOLDS_MAX), f"![scores]({PICTURE})"]
@@ -98,16 +98,24 @@ def _segmented_part(found: Segmented) -> str:
 
 
 def _picture(found: Sequence[Found], segmented: Segmented | None) -> alt.VConcatChart:
-    rows = [_bar(f"{each.label} ({each.measure})", row.encoder, row.score) for each in found for row in each.rows]
-    for row in segmented.rows if segmented else ():
-        rows += [_bar("masks (AUROC)", row.encoder, row.auroc), _bar("masks (Dice)", row.encoder, row.dice)]
-    base = alt.Chart(pl.DataFrame(rows)).encode(y=alt.Y("encoder:N", title=None, sort=None))
-    score = alt.X("value:Q", title="score, with its 95 % interval over patients", scale=alt.Scale(zero=False))
-    marks = base.mark_point(filled=True, size=60).encode(x=score, color=alt.Color("encoder:N", legend=None))
-    spans = base.mark_rule().encode(x="low:Q", x2="high:Q", color=alt.Color("encoder:N", legend=None))
-    charts: list[alt.Chart | alt.FacetChart] = [
-        alt.layer(spans, marks).facet(row=alt.Row("task:N", title=None, sort=None)).resolve_scale(x="independent")
+    rows = [
+        _bar(f"{each.label} ({each.measure})", row.encoder, row.score, each.chance)
+        for each in found
+        for row in each.rows
     ]
+    for row in segmented.rows if segmented else ():
+        rows += [_bar("masks (AUROC)", row.encoder, row.auroc, 0.5), _bar("masks (Dice)", row.encoder, row.dice, None)]
+    base = alt.Chart(pl.DataFrame(rows, infer_schema_length=None), width=420, height=alt.Step(22))
+    color = alt.Color("encoder:N", title=None, sort=None)
+    y = alt.Y("encoder:N", title=None, sort=None)
+    score = alt.X("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+    marks = base.mark_point(filled=True, size=60, opacity=1).encode(x=score, y=y, color=color)
+    spans = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", y=y, color=color)
+    chance = base.mark_rule(strokeDash=[4, 4], color="#888888").encode(x="chance:Q")
+    header = alt.Header(labelAngle=0, labelOrient="top", labelAnchor="start", labelFontWeight="bold")
+    above = alt.layer(chance, spans, marks).facet(row=alt.Row("task:N", title=None, sort=None, header=header))
+    title = "score with its 95 % interval over patients; dashed: chance"
+    charts: list[alt.Chart | alt.FacetChart] = [above.resolve_scale(x="independent").properties(title=title)]
     curves = [
         {"task": each.label, "encoder": row.encoder, "patients": size, "score": value}
         for each in found
@@ -115,13 +123,14 @@ def _picture(found: Sequence[Found], segmented: Segmented | None) -> alt.VConcat
         for size, value in row.curve.items()
     ]
     if curves:
-        lines = alt.Chart(pl.DataFrame(curves)).mark_line(point=True)
+        lines = alt.Chart(pl.DataFrame(curves), width=260, height=170).mark_line(point=True)
         patients = alt.X("patients:Q", title="patients fitted on", scale=alt.Scale(type="log", base=2))
-        lines = lines.encode(x=patients, y=alt.Y("score:Q", scale=alt.Scale(zero=False)), color="encoder:N")
-        charts.append(lines.properties(width=240, height=160).facet(column=alt.Column("task:N", title=None, sort=None)))
+        lines = lines.encode(x=patients, y=alt.Y("score:Q", scale=alt.Scale(zero=False)), color=color)
+        charts.append(lines.facet(column=alt.Column("task:N", title=None, sort=None)).resolve_scale(y="independent"))
     return alt.vconcat(*charts)
 
 
-def _bar(task: str, encoder: str, score: Estimate) -> dict[str, str | float | None]:
-    ends = {name: value if math.isfinite(value) else None for name, value in (("low", score.low), ("high", score.high))}
-    return {"task": task, "encoder": encoder, "value": score.value if math.isfinite(score.value) else None, **ends}
+def _bar(task: str, encoder: str, score: Estimate, chance: float | None) -> dict[str, str | float | None]:
+    known = {"value": score.value, "low": score.low, "high": score.high}
+    numbers = {name: value if math.isfinite(value) else None for name, value in known.items()}
+    return {"task": task, "encoder": encoder, "chance": chance, **numbers}

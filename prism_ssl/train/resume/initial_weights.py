@@ -98,6 +98,9 @@ def drop_initial_weights(run_dir: Path) -> None:
 
 
 def _encoder_weights(source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if Path(source).name == CHECKPOINT_FILE:
+        weights, told = _all_weights(source)
+        return {name: tensor for name, tensor in weights.items() if name.startswith(_ENCODER)}, told
     exported, encoder = read_export(source)
     told = exported.description
     weights = {f"{_ENCODER}{name}": tensor for name, tensor in encoder.state_dict().items()}
@@ -108,19 +111,31 @@ def _encoder_weights(source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _all_weights(source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    path = Path(source)
+    if path.name == CHECKPOINT_FILE and path.is_file():
+        return _of_checkpoint(path, path.resolve().parent.name)
     with encoder_folder(source) as folder:
-        path = folder / CHECKPOINT_FILE
-        if not path.is_file():
+        if not (folder / CHECKPOINT_FILE).is_file():
             raise CheckpointError(
-                f"{source} has no {CHECKPOINT_FILE}, which holds the heads; needed: a run folder or a W&B artifact with "
-                f"it, or model.init_parts 'encoder', for which {WEIGHTS_FILE} and {DESCRIPTION_FILE} are enough"
+                f"{source} has no {CHECKPOINT_FILE}, which holds the heads; needed: a run or W&B artifact with it, or "
+                f"model.init_parts 'encoder', for which {WEIGHTS_FILE} and {DESCRIPTION_FILE} are enough"
             )
-        checkpoint = load_checkpoint(path, torch.device("cpu"))
-        network: dict[str, Tensor] = checkpoint.learner["network"]
-        before = read_lineage(folder)
-    run = Path(source).resolve().name if Path(source).is_dir() else Path(source).resolve().parent.name
-    named = run if Path(source).exists() else source.rpartition("/")[2]
-    return network, {"preset": _preset_of(network), "step": checkpoint.step, "run": named, "before": before}
+        return _of_checkpoint(folder / CHECKPOINT_FILE, _name_of(source))
+
+
+def _of_checkpoint(path: Path, run: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    checkpoint = load_checkpoint(path, torch.device("cpu"))
+    network: dict[str, Tensor] = checkpoint.learner["network"]
+    before = read_lineage(path.parent)
+    return network, {"preset": _preset_of(network), "step": checkpoint.step, "run": run, "before": before}
+
+
+def _name_of(source: str) -> str:
+    """The run's name: that of its folder, or the artifact's."""
+    path = Path(source)
+    if not path.exists():
+        return source.rpartition("/")[2]
+    return path.resolve().name if path.is_dir() else path.resolve().parent.name
 
 
 def _preset_of(network: dict[str, Tensor]) -> str:

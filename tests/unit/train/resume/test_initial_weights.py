@@ -67,6 +67,12 @@ def test_the_encoder_is_the_earlier_one_and_the_heads_are_new(earlier: Path, tmp
     assert str(tmp_path) not in json.dumps(lineage)
 
 
+def test_a_checkpoint_gives_its_encoder_too(earlier: Path, tmp_path: Path) -> None:
+    found = begun(f"{earlier}/last.ckpt", tmp_path)
+    assert same(found.encoder, network(2).encoder)
+    assert same(found.heads, network(3).heads)
+
+
 @pytest.mark.parametrize("source", ["{}", "{}/last.ckpt"])
 def test_everything_is_the_checkpoint_with_its_heads(earlier: Path, tmp_path: Path, source: str) -> None:
     config = dataclasses.replace(TINY, init_parts="everything")
