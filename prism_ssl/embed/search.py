@@ -182,7 +182,8 @@ def _block(rows: Any) -> Block:
     rest = pl.DataFrame(rows.select([name for name in rows.schema.names if name != "embedding"]))
     with_places = set(_PLACE) <= set(rest.columns)
     at = rest.select(_PLACE).to_numpy() if with_places else np.full((rest.height, 3), np.nan)
-    return Block(rest.select(_IDS), at, flat.to_numpy().reshape(rest.height, -1) if rest.height else np.empty((0, 1)))
+    vectors: Float32 = flat.to_numpy().reshape(rest.height, -1 if rest.height else 1)
+    return Block(rest.select(_IDS), at, vectors)
 
 
 def _fields(folder: Path, only: str | None) -> Iterator[Block]:

@@ -107,8 +107,10 @@ def segment(
     for name, scores in by_encoder.items():
         values = np.stack([scores[patient] for patient in sorted(scores)])
         gain = np.stack([first[patient] - scores[patient] for patient in sorted(scores)])
-        auroc, dice = (mean_over_patients(values[:, column], config) for column in range(2))
-        better = [None if scores is first else mean_over_patients(gain[:, column], config) for column in range(2)]
+        auroc, dice = (mean_over_patients(values[:, column].tolist(), config) for column in range(2))
+        better = [
+            None if scores is first else mean_over_patients(gain[:, column].tolist(), config) for column in range(2)
+        ]
         rows.append(SegmentationRow(name, auroc, dice, *better))
     return Segmented(len(scans), len(first), points, within, rows)
 

@@ -21,7 +21,7 @@ AFFINE = np.diag([8.0, 8.0, 8.0, 1.0])
 def folder(tmp_path: Path) -> Path:
     """Fields whose first channel is high within a ball that the mask labels 2, and fields of noise."""
     rng = np.random.default_rng(0)
-    index = np.stack(np.indices(SHAPE), axis=-1)
+    index = np.moveaxis(np.indices(SHAPE), 0, -1)
     ids = [f"scan{n}" for n in range(PATIENTS)]
     for number, scan in enumerate(ids):
         ball = np.linalg.norm(index - rng.uniform(4, 7, 3), axis=-1) < 3
