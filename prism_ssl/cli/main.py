@@ -36,7 +36,11 @@ VERBS = {
     "bench": Verb("tune.bench.command", "measure training on this GPU"),
     "evaluate": Verb("tune.evaluate_run", "evaluate a run's last checkpoint on held-out scans"),
     "embed": Verb("prism_ssl.embed.command", "embed every scan of a catalogue", resumes=True),
-    "probe": Verb("prism_ssl.embed.probe", "read a column of the catalogue from embeddings"),
+    "field": Verb(
+        "prism_ssl.embed.field.command", "embed a lattice, points, masks or the whole of scans", resumes=True
+    ),
+    "probe": Verb("prism_ssl.embed.probe.command", "read labels from embeddings, or masks from fields"),
+    "search": Verb("prism_ssl.embed.search", "find the most similar scans, or places of scans"),
     "inspect": Verb("prism_ssl.inspect.command", "draw a pair of views where they lie in their scan"),
     "leakcheck": Verb("prism_ssl.leak.command", "check whether the pretext task needs anatomy"),
     "plot": Verb("prism_ssl.report.plots", "draw the history of runs"),

@@ -19,6 +19,7 @@ Precision = Literal["fp32", "bf16"]
 ExtractOn = Literal["cpu", "cuda"]
 Centers = Literal["anywhere", "foreground"]
 SupConPositives = Literal["series", "place"]
+InitParts = Literal["encoder", "everything"]
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,11 @@ class ModelConfig:
     """torch.compile on CUDA; never on CPU."""
     activation_checkpointing: bool = False
     """Compute each block's activations again in the backward pass instead of keeping them: less memory, more time."""
+    init_from: str | None = None
+    """Start from the weights of an earlier run of the same preset: its folder, a file of weights in it, or
+    wandb:ENTITY/PROJECT/NAME:ALIAS. Read at step 0 only; a resume goes on from the run's own checkpoint."""
+    init_parts: InitParts = "encoder"
+    """What init_from gives: the encoder, or everything (the heads too, from last.ckpt). The optimiser begins anew."""
 
     def __post_init__(self) -> None:
         positive("model", self, "projection_dim")

@@ -32,6 +32,7 @@ from prism_ssl.train.record.driver_summary import (
     was_cut_short,
 )
 from prism_ssl.train.record.pictures import Pictures
+from prism_ssl.train.resume.initial_weights import drop_initial_weights, keep_initial_weights
 from prism_ssl.train.resume.starting_point import StartingPoint, continued, starting_point
 from prism_ssl.train.run.failure_cause import cause_of
 from prism_ssl.train.run.folder import RunFolder, claim_run_folder, with_absolute_paths
@@ -134,6 +135,7 @@ def _attempt(
     while True:
         order = _work_order(folder, config, archive, start, earlier)
         failure = fit(order, tmp_root)
+        drop_initial_weights(folder.path)
         if not (was_cut_short(folder.path, failure) and restarts < config.train.max_worker_restarts):
             return final_summary(order, failure, archive)
         restarts += 1
@@ -170,9 +172,12 @@ def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -
     """Find the step at which the run starts or resumes, and print it."""
     start = starting_point(folder, config)
     if start.checkpoint is None:
+        lineage = keep_initial_weights(folder.path, config.model)
         text = f"run {folder.name} starts at step 0 in {folder.path}"
+        text += f", from {lineage.what} of run {lineage.run}" if lineage else ""
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     else:
+        drop_initial_weights(folder.path)
         text = f"run {folder.name} resumes at step {start.step} from {start.source}"
         console.print(text, style="bold", markup=False, soft_wrap=True)
     if damaged := truncate_history(folder.path, start.step):

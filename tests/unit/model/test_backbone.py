@@ -142,6 +142,17 @@ def test_reading_cls_alone_equals_cls_of_the_whole_block() -> None:
     torch.testing.assert_close(block(tokens, cos, sin, n_read=1), block(tokens, cos, sin)[:, :1])
 
 
+def test_patch_tokens_come_on_request_and_follow_their_patches() -> None:
+    encoder, (patches, positions_mm) = _small_encoder(), _views()
+    embedding, tokens = encoder(patches, positions_mm, return_patches=True)
+    assert tokens.shape == (3, 7, 48)
+    torch.testing.assert_close(embedding, encoder(patches, positions_mm))
+    order = torch.randperm(7)
+    _, reordered = encoder(patches[:, order], positions_mm[:, order], return_patches=True)
+    torch.testing.assert_close(reordered, tokens[:, order], rtol=1e-4, atol=1e-5)
+    assert (tokens[:, 0] - tokens[:, 1]).abs().max() > 1e-2
+
+
 def test_order_of_patches_does_not_matter() -> None:
     encoder, (patches, positions_mm) = _small_encoder(), _views()
     order = torch.randperm(7)
