@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add_catalog_options(parser, n_scans=_EVERY_SCAN)
     parser.add_argument("--embeddings", default="embeddings.parquet", help="table of prism embed, or volumes.parquet")
     parser.add_argument("--label", metavar="COLUMN", help="column to read (default: modality; of --labels: all)")
-    parser.add_argument("--k", type=int, default=5, help="neighbours of the kNN probe of a column of the catalogue")
+    parser.add_argument("--k", type=int, default=5, help="neighbours of the kNN probe")
     parser.add_argument("--labels", metavar="TABLE", help="labels by scan_id, or by series_path of CATALOG")
     parser.add_argument("--kind", choices=("auto", "classes", "regression"), default="auto", help="what the labels are")
     beside = "embeddings of another encoder: parquet or csv with scan_id and embedding (or columns of numbers)"
