@@ -70,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """All subcommands, a line each."""
-    lines = [f"  {name:<11}{verb.does}" for name, verb in VERBS.items()]
+    width = max(len(name) for name in VERBS) + 2
+    lines = [f"  {name:<{width}}{verb.does}" for name, verb in VERBS.items()]
     return "\n".join(
         [
             "usage: prism SUBCOMMAND ...",
