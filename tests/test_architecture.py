@@ -24,7 +24,9 @@ LAYERS = {
 }  # fmt: skip
 """Height of every part; imports go downwards or stay inside a part, and the parts of layer 0 may share."""
 
-WRITERS_OF_SCANS = ("prism_ssl/data/phantoms/writer.py", "tests/support/broken_files.py")
+WRITERS_OF_SCANS = (
+    "prism_ssl/data/scan/channel_volume.py", "prism_ssl/data/phantoms/writer.py", "tests/support/broken_files.py",
+)  # fmt: skip
 HOMES = {
     "wandb": ("prism_ssl/utils/wandb_client.py",),
     "nibabel": ("prism_ssl/data/scan/nifti.py", "prism_ssl/data/scan/nifti_writer.py", *WRITERS_OF_SCANS),
@@ -33,6 +35,7 @@ HOMES = {
     "llvmlite": ("prism_ssl/data/extract/*.py",),
     "tyro": ("tune/*.py",),
     "pydicom": ("prism_ssl/data/dicom/header.py",),
+    "huggingface_hub": ("prism_ssl/model/hub.py",),
 }
 """Foreign libraries that have one home, and where it is."""
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, refused
-from prism_ssl.config.schema import PreflightConfig
+from prism_ssl.config.operations import PreflightConfig
 from prism_ssl.errors import ConfigError, PrismError
 from prism_ssl.utils.fs import owned_folder, temporary_root
 from prism_ssl.utils.ray_cluster.session import ray_environment, ray_session

@@ -32,9 +32,15 @@ VERBS = {
     "import": Verb("tune.import_archive", "import DICOM folders as an archive", resumes=True),
     "public-scans": Verb("prism_ssl.study.public_scans", "lay out the study's public scans from local clones"),
     "check": Verb("tune.check_job", "check settings, disk, GPU, W&B and catalogue before a job", has_settings=True),
+    "plan": Verb("tune.plan_gpu", "plan hours, memory and bytes of the ablation on a GPU"),
+    "bench": Verb("tune.bench.command", "measure training on this GPU"),
     "evaluate": Verb("tune.evaluate_run", "evaluate a run's last checkpoint on held-out scans"),
     "embed": Verb("prism_ssl.embed.command", "embed every scan of a catalogue", resumes=True),
-    "probe": Verb("prism_ssl.embed.probe", "read a column of the catalogue from embeddings"),
+    "field": Verb(
+        "prism_ssl.embed.field.command", "embed a lattice, points, masks or the whole of scans", resumes=True
+    ),
+    "probe": Verb("prism_ssl.embed.probe.command", "read labels from embeddings, or masks from fields"),
+    "search": Verb("prism_ssl.embed.search", "find the most similar scans, or places of scans"),
     "inspect": Verb("prism_ssl.inspect.command", "draw a pair of views where they lie in their scan"),
     "leakcheck": Verb("prism_ssl.leak.command", "check whether the pretext task needs anatomy"),
     "plot": Verb("prism_ssl.report.plots", "draw the history of runs"),
@@ -64,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """All subcommands, a line each."""
-    lines = [f"  {name:<11}{verb.does}" for name, verb in VERBS.items()]
+    width = max(len(name) for name in VERBS) + 2
+    lines = [f"  {name:<{width}}{verb.does}" for name, verb in VERBS.items()]
     return "\n".join(
         [
             "usage: prism SUBCOMMAND ...",

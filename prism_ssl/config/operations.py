@@ -1,4 +1,4 @@
-"""Settings that do not change what is learned: evaluation, tracking, quotas, run folder."""
+"""Settings that are not the training's own: limits of scans, evaluation, tracking, quotas, run folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,51 @@ from typing import Literal
 from prism_ssl.config.checks import not_negative, positive, require
 
 TrackingMode = Literal["online", "offline", "disabled"]
+
+
+@dataclass(frozen=True)
+class PreflightConfig:
+    """Limits that a scan must meet; rejected scans are counted by reason."""
+
+    max_volume_bytes: int = 4 * 2**30
+    """Voxel data a header may declare; more is refused before anything is inflated."""
+    min_slices: int = 12
+    """Fewest voxels along any axis."""
+    spacing_mm_min: float = 0.05
+    """Finest plausible voxel spacing."""
+    spacing_mm_max: float = 15.0
+    """Coarsest plausible voxel spacing."""
+    reject_label_maps: bool = True
+    """Refuse volumes with at most label_map_values distinct values."""
+    label_map_values: int = 48
+    """See reject_label_maps."""
+    require_hu: bool = True
+    """Refuse a CT with too little air, padding excluded (not in HU, or not a CT)."""
+    ct_air_hu: float = -200.0
+    """Air lies at or below this value."""
+    ct_air_share_min: float = 0.001
+    """Smallest share of air among a CT's voxels, padding excluded."""
+    require_orientation: bool = True
+    """Refuse a file with neither qform nor sform: its orientation would be a guess."""
+    require_agreement: bool = True
+    """Refuse a file with an sform that contradicts its pixdim or its qform; False: use the sform."""
+    reject_signed_mr: bool = True
+    """Refuse an MR with a large share of negative voxels (statistical and parametric maps)."""
+    concurrency: int | None = None
+    """Files checked at the same time; None: one per CPU of the Ray cluster."""
+
+    def __post_init__(self) -> None:
+        positive("preflight", self, "max_volume_bytes", "min_slices", "spacing_mm_min", "label_map_values")
+        if self.concurrency is not None:
+            positive("preflight", self, "concurrency")
+        share = self.ct_air_share_min
+        require(0 < share < 1, "preflight.ct_air_share_min", share, "between 0 and 1")
+        require(
+            self.spacing_mm_min < self.spacing_mm_max,
+            "preflight.spacing_mm_min",
+            self.spacing_mm_min,
+            f"below spacing_mm_max ({self.spacing_mm_max})",
+        )
 
 
 @dataclass(frozen=True)
@@ -129,6 +174,8 @@ class RunConfig:
     dashboard: bool = False
     """Outside a job, also start Ray's dashboard, on the loopback and behind a token; its address is printed. Off by
     default, because it adds processes. In a job, Ray has one anyway."""
+    pictures: bool = True
+    """Draw the view panel and the plots of a run; without them a short run takes some seconds less."""
     memory_limit_bytes: int | None = None
     """Memory the run may use; None: the cgroup's or SLURM's limit, else what the machine has."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from prism_ssl.config.checks import not_negative, positive, require
-from prism_ssl.config.operations import EvalConfig, QuotaConfig, RunConfig, TrackingConfig
+from prism_ssl.config.operations import EvalConfig, PreflightConfig, QuotaConfig, RunConfig, TrackingConfig
 from prism_ssl.errors import ConfigError
 
 Objective = Literal["regression", "classification"]
@@ -19,6 +19,7 @@ Precision = Literal["fp32", "bf16"]
 ExtractOn = Literal["cpu", "cuda"]
 Centers = Literal["anywhere", "foreground"]
 SupConPositives = Literal["series", "place"]
+InitParts = Literal["encoder", "everything"]
 
 
 @dataclass(frozen=True)
@@ -166,51 +167,6 @@ class ViewConfig:
 
 
 @dataclass(frozen=True)
-class PreflightConfig:
-    """Limits that a scan must meet; rejected scans are counted by reason."""
-
-    max_volume_bytes: int = 4 * 2**30
-    """Voxel data a header may declare; more is refused before anything is inflated."""
-    min_slices: int = 12
-    """Fewest voxels along any axis."""
-    spacing_mm_min: float = 0.05
-    """Finest plausible voxel spacing."""
-    spacing_mm_max: float = 15.0
-    """Coarsest plausible voxel spacing."""
-    reject_label_maps: bool = True
-    """Refuse volumes with at most label_map_values distinct values."""
-    label_map_values: int = 48
-    """See reject_label_maps."""
-    require_hu: bool = True
-    """Refuse a CT with too little air, padding excluded (not in HU, or not a CT)."""
-    ct_air_hu: float = -200.0
-    """Air lies at or below this value."""
-    ct_air_share_min: float = 0.001
-    """Smallest share of air among a CT's voxels, padding excluded."""
-    require_orientation: bool = True
-    """Refuse a file with neither qform nor sform: its orientation would be a guess."""
-    require_agreement: bool = True
-    """Refuse a file with an sform that contradicts its pixdim or its qform; False: use the sform."""
-    reject_signed_mr: bool = True
-    """Refuse an MR with a large share of negative voxels (statistical and parametric maps)."""
-    concurrency: int | None = None
-    """Files checked at the same time; None: one per CPU of the Ray cluster."""
-
-    def __post_init__(self) -> None:
-        positive("preflight", self, "max_volume_bytes", "min_slices", "spacing_mm_min", "label_map_values")
-        if self.concurrency is not None:
-            positive("preflight", self, "concurrency")
-        share = self.ct_air_share_min
-        require(0 < share < 1, "preflight.ct_air_share_min", share, "between 0 and 1")
-        require(
-            self.spacing_mm_min < self.spacing_mm_max,
-            "preflight.spacing_mm_min",
-            self.spacing_mm_min,
-            f"below spacing_mm_max ({self.spacing_mm_max})",
-        )
-
-
-@dataclass(frozen=True)
 class ModelConfig:
     """Encoder preset and what the heads predict."""
 
@@ -222,6 +178,13 @@ class ModelConfig:
     """Width of the SupCon projection (P)."""
     compile: bool = True
     """torch.compile on CUDA; never on CPU."""
+    activation_checkpointing: bool = False
+    """Compute each block's activations again in the backward pass instead of keeping them: less memory, more time."""
+    init_from: str | None = None
+    """Start from the weights of an earlier run of the same preset: its folder, a file of weights in it, or
+    wandb:ENTITY/PROJECT/NAME:ALIAS. Read at step 0 only; a resume goes on from the run's own checkpoint."""
+    init_parts: InitParts = "encoder"
+    """What init_from gives: the encoder, or everything (the heads too, from last.ckpt). The optimiser begins anew."""
 
     def __post_init__(self) -> None:
         positive("model", self, "projection_dim")
@@ -285,6 +248,8 @@ class TrainConfig:
 
     batch_size: int = 32
     """Pairs in a batch (B)."""
+    grad_accumulation: int = 1
+    """Parts in which a batch is encoded, each twice: less memory, about a third more time, the same loss over all B."""
     num_workers: int = 1
     """Training workers, one GPU each; they split every batch and the pool actors equally, with one worker's result."""
     rank_timeout_s: float = 1800.0
@@ -319,7 +284,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         positive("train", self, "batch_size", "max_steps", "log_every", "checkpoint_every", "lr", "grad_clip")
-        positive("train", self, "max_nonfinite_steps", "num_workers", "rank_timeout_s")
+        positive("train", self, "max_nonfinite_steps", "num_workers", "rank_timeout_s", "grad_accumulation")
         if self.torch_threads is not None:
             positive("train", self, "torch_threads")
         not_negative("train", self, "lr_warmup_steps", "weight_decay", "stall_warmup_steps", "seed")
@@ -355,6 +320,11 @@ class PrismConfig:
                 f"train.num_workers is {self.train.num_workers} and data.workers is {self.data.workers}; "
                 "needed: the same number of pool actors, one at least, for every training worker; "
                 f"make data.workers a multiple of {self.train.num_workers} or lower train.num_workers"
+            )
+        if self.train.batch_size // self.train.num_workers % self.train.grad_accumulation:
+            raise ConfigError(
+                f"train.grad_accumulation is {self.train.grad_accumulation} and each training worker has "
+                f"{self.train.batch_size // self.train.num_workers} pairs; needed: a divisor of these, for equal parts"
             )
         if self.loss.supcon_positives == "place" and not self.loss.simclr_baseline and not self.view.same_place_share:
             raise ConfigError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from prism_ssl.config.schema import ExtractOn
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, PrismBatch, UncutChunk, VisitChunk
-from prism_ssl.data.gpu import VolumeMirror
+from prism_ssl.data.gpu import Mark, VolumeMirror, mark_on
 
 _BUFFERS = 2  # one is filled while the other is transferred; also bounds how far the host runs ahead of the GPU
 
@@ -22,16 +22,23 @@ class Collator:
     Args:
         extract_on: "cpu": batches are made of ``PairChunk``; "cuda": of ``UncutChunk``, whose patches are cut out
             on ``device``, be it a GPU or the CPU.
+        mark: makes a mark in the device's queue.
     """
 
-    def __init__(self, device: torch.device, batch_size: int, n_patches: int, extract_on: ExtractOn = "cpu") -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        batch_size: int,
+        n_patches: int,
+        extract_on: ExtractOn = "cpu",
+        mark: Callable[[torch.device], Mark] = mark_on,
+    ) -> None:
         self._device = device
-        self._asynchronous = device.type == "cuda"
         self._turn = 0
         self._buffers = [
-            _HostBuffer(batch_size, n_patches, extract_on, pinned=self._asynchronous) for _ in range(_BUFFERS)
+            _HostBuffer(batch_size, n_patches, extract_on, device.type == "cuda", mark(device)) for _ in range(_BUFFERS)
         ]
-        self.mirror = VolumeMirror(device) if extract_on == "cuda" else None
+        self.mirror = VolumeMirror(device, mark=mark) if extract_on == "cuda" else None
 
     def __call__(self, chunks: Sequence[VisitChunk]) -> PrismBatch:
         """The pairs of all chunks, in their order. The chunks' arrays are not needed afterwards."""
@@ -71,9 +78,9 @@ class Collator:
 
 
 class _HostBuffer:
-    """Page-locked (or plain) host memory for one batch, and the event after which it is free again."""
+    """Page-locked (or plain) host memory for one batch, and the mark after which it is free again."""
 
-    def __init__(self, B: int, N: int, extract_on: ExtractOn, pinned: bool) -> None:
+    def __init__(self, B: int, N: int, extract_on: ExtractOn, pinned: bool, sent: Mark) -> None:
         layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "positions_mm": ((2, N, 3), torch.float32),
             "center_delta_mm": ((3,), torch.float32),
@@ -96,11 +103,10 @@ class _HostBuffer:
             name: torch.empty((B, *shape), dtype=dtype, pin_memory=pinned) for name, (shape, dtype) in layout.items()
         }
         self._arrays = {name: tensor.numpy() for name, tensor in self._tensors.items()}
-        self._sent = torch.cuda.Event() if pinned else None
+        self._sent = sent
 
     def fill(self, chunks: Sequence[VisitChunk]) -> None:
-        if self._sent is not None:
-            self._sent.synchronize()
+        self._sent.synchronize()
         row = 0
         for chunk in chunks:
             rows = slice(row, row + len(chunk.visits))
@@ -110,8 +116,7 @@ class _HostBuffer:
         assert row == self._pairs, "a batch is made of equal chunks that fill it"
 
     def to(self, device: torch.device) -> dict[str, torch.Tensor]:
-        if self._sent is None:
-            return {name: tensor.to(device, copy=True) for name, tensor in self._tensors.items()}
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors.items()}
+        # On the queue of the steps: 67 MB at B = 64, N = 1,024 take 1 to 3 ms of a step of hundreds.
+        moved = {name: tensor.to(device, non_blocking=True, copy=True) for name, tensor in self._tensors.items()}
         self._sent.record()
         return moved

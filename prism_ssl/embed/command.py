@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from prism_ssl.embed.job import EmbedReport
 
 EVERY_SCAN = 2**31
-_ALL_GPUS = 2**31
-_OBJECT_STORE_BYTES = 2**30
+ALL_GPUS = 2**31
+OBJECT_STORE_BYTES = 2**30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +61,7 @@ def _embed(given: argparse.Namespace, data: DataConfig, tmp_root: Path) -> Embed
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from prism_ssl.embed.job import embed_catalog, embed_config
     from prism_ssl.embed.scan import EmbedSettings
+    from prism_ssl.embed.weights import with_weights
     from prism_ssl.model.export import read_export
 
     if given.views < 1:
@@ -69,9 +70,10 @@ def _embed(given: argparse.Namespace, data: DataConfig, tmp_root: Path) -> Embed
     settings = EmbedSettings(embed_config(exported, data), given.views, given.seed)
     with contextlib.ExitStack() as session:
         with stderr_without("Set ray log level from environment"):  # set above
-            session.enter_context(ray_session(2, _OBJECT_STORE_BYTES, tmp_root))
-        require_usable_gpus(_ALL_GPUS)
-        return embed_catalog(exported, settings, Path(given.out).absolute())
+            session.enter_context(ray_session(2, OBJECT_STORE_BYTES, tmp_root))
+        require_usable_gpus(ALL_GPUS)
+        files, width = with_weights(exported, given.weights, given.seed)
+        return embed_catalog(files, settings, Path(given.out).absolute(), width=width)
 
 
 def _in_words(report: EmbedReport, out: Path, seconds: float) -> list[str]:
@@ -100,8 +102,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", default="embeddings.parquet", help="table to write")
     parser.add_argument("--views", type=int, default=8, help="views of each scan; the embedding is their mean")
     parser.add_argument("--seed", type=int, default=0, help="seed of the views")
+    add_weights_option(parser)
     parser.add_argument("--tmp-root", help="folder for temporary files; default: /tmp/$USER")
     return parser
+
+
+def add_weights_option(parser: argparse.ArgumentParser) -> None:
+    """``--weights``: what to embed with, for a comparison."""
+    told = "what embeds: the trained encoder, the same with random weights, or quantiles of the pixels (a comparison)"
+    parser.add_argument("--weights", choices=("trained", "random", "pixels"), default="trained", help=told)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ from prism_ssl.embed.scan import (
     without_embedding,
 )
 from prism_ssl.embed.table import EmbeddingTable
+from prism_ssl.embed.weights import EncoderFiles
 from prism_ssl.errors import CheckpointError, PrismError
 from prism_ssl.model.backbone import PRESETS
 from prism_ssl.model.encoder_source import DESCRIPTION_FILE
-from prism_ssl.model.export import ExportedEncoder
 from prism_ssl.utils.hashing import content_hash
 from prism_ssl.utils.isolated_map import items_per_task, map_in_actors, map_rows, survey
 from prism_ssl.utils.progress import with_progress
@@ -53,7 +53,7 @@ class EmbedReport:
     rejected: Counter[str]
 
 
-def embed_config(exported: ExportedEncoder, data: DataConfig) -> PrismConfig:
+def embed_config(exported: EncoderFiles, data: DataConfig) -> PrismConfig:
     """Settings for the catalogue of ``data`` with the views, limits and precision of the encoder's training.
 
     Raises:
@@ -71,9 +71,11 @@ def embed_config(exported: ExportedEncoder, data: DataConfig) -> PrismConfig:
 
 
 def embed_catalog(
-    exported: ExportedEncoder, settings: EmbedSettings, out: Path, cut: CutViews = cut_views
+    exported: EncoderFiles, settings: EmbedSettings, out: Path, cut: CutViews = cut_views, width: int | None = None
 ) -> EmbedReport:
     """Embed every scan of ``settings.config.data``, and write ``out`` (see ``table``). Needs a Ray session.
+
+    ``width`` of the embeddings; None: that of the encoder's preset.
 
     A scan that cannot be used, even one that kills its process, is listed, and no other scan loses its row.
 
@@ -83,7 +85,8 @@ def embed_catalog(
     """
     config = settings.config
     selection = load_records(config.data, config.data.selection_seed)
-    table = EmbeddingTable(out, _told(exported, settings), PRESETS[exported.description["preset"]].width)
+    width = width or PRESETS[exported.description["preset"]].width
+    table = EmbeddingTable(out, _told(exported, settings), width)
     try:
         pending = [record for record in selection.records if not _is_settled(record, table)]
         for unresolved in selection.unresolved:
@@ -99,7 +102,7 @@ def embed_catalog(
     return EmbedReport(rows, embedded, len(selection.records) - len(pending), rejected)
 
 
-def _told(exported: ExportedEncoder, settings: EmbedSettings) -> dict[str, Any]:
+def _told(exported: EncoderFiles, settings: EmbedSettings) -> dict[str, Any]:
     config = settings.config
     limits = asdict(dataclasses.replace(config.preflight, concurrency=None))
     how = [asdict(config.view), limits, config.data.n_patches, config.data.patch_mm, config.train.precision]
@@ -123,7 +126,7 @@ def _has_embedding(row: Row) -> bool:
 
 
 def _embed_all(
-    pending: Sequence[ScanRecord], exported: ExportedEncoder, settings: EmbedSettings, cut: CutViews
+    pending: Sequence[ScanRecord], exported: EncoderFiles, settings: EmbedSettings, cut: CutViews
 ) -> Iterator[Row]:
     """Rows in the order of completion; a scan that kills its process twice gets a reason instead of an embedding."""
     left = {record.scan_id: record for record in pending}

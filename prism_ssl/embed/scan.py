@@ -15,8 +15,8 @@ from prism_ssl.data.checks import file_signature, inspect_and_open
 from prism_ssl.data.extract import extract_view
 from prism_ssl.data.scan import OpenScan, RejectReason
 from prism_ssl.data.views import draw_view
+from prism_ssl.embed.weights import EncoderFiles
 from prism_ssl.errors import ArchiveUnreachable, MachineTrouble, ScanRejected
-from prism_ssl.model.export import ExportedEncoder
 from prism_ssl.model.precision import autocast_for
 from prism_ssl.utils.hashing import short_id
 from prism_ssl.utils.seeds import generator_for
@@ -75,7 +75,7 @@ class ViewEncoder:
     The views of a scan form a batch of their own, so an embedding does not depend on other scans.
     """
 
-    def __init__(self, exported: ray.ObjectRef[ExportedEncoder], settings: EmbedSettings) -> None:
+    def __init__(self, exported: ray.ObjectRef[EncoderFiles], settings: EmbedSettings) -> None:
         self._settings = settings
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._encoder = ray.get(exported, timeout=_WEIGHTS_S).build().to(self._device)
@@ -107,10 +107,15 @@ class ViewEncoder:
         return answer.float().cpu()
 
 
-def _row(record: ScanRecord, stamp: str) -> Row:
+def known_fields(record: ScanRecord, stamp: str) -> Row:
+    """The columns of a scan that are known before it is read; no path."""
     known = {name: value for name, value in asdict(record).items() if name not in ("nifti_path", "series_path")}
+    return known | {"file_stamp": stamp}
+
+
+def _row(record: ScanRecord, stamp: str) -> Row:
     empty = {"patches": b"", "positions": b"", "embedding": None, "spread": None, "reason": None, "detail": None}
-    return known | {"file_stamp": stamp} | empty
+    return known_fields(record, stamp) | empty
 
 
 def _views(scan: OpenScan, scan_id: str, settings: EmbedSettings) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,9 @@
 """embeddings.parquet: one row a scan, written whole or not at all, and the part files of an unfinished job.
 
 Columns: scan_id, series_id, subject_id (hashes), modality, embedding [D] (mean over the views), spread (root mean
-square distance of the views from it), views, checkpoint_hash, file_stamp. Rows come in no particular order. Scans
-without an embedding are in ``<name>.rejected.csv`` beside it, with the reason.
+square distance of the views from it), views, checkpoint_hash, file_stamp. Rows come in no particular order. A table of
+points or labels has columns of its own, and any number of rows a scan. Scans without an embedding are in
+``<name>.rejected.csv`` beside it, with the reason.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,12 @@ class EmbeddingTable:
 
     Args:
         out: a .parquet file; parts lie beside it in ``.NAME.parts`` until the job ends.
-        settings: everything that determines an embedding; ``checkpoint_hash`` and ``views`` become columns.
+        settings: everything that determines an embedding; ``checkpoint_hash`` and ``views``, if given, become columns.
         width: D.
         flush_rows: a part is written after this many new rows ...
         flush_s: ... or with any new row after this time since the last part; the first row at once.
         clock: seconds, monotonic.
+        columns: of every row besides those of the module's text.
 
     Raises:
         ConfigError: the file or its parts are of other settings; another job is writing it; or its folder does not
@@ -53,8 +55,11 @@ class EmbeddingTable:
         flush_rows: int = 500,
         flush_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        columns: Mapping[str, Any] | None = None,
     ) -> None:
         self.out, self._settings = out, settings
+        self._told = {name: settings[name] for name in ("checkpoint_hash", "views") if name in settings}
+        self._columns = dict(columns or {})
         self.rejected_file = out.with_suffix(".rejected.csv")
         self._parts = private_folder(out.with_name(f".{out.name}.parts"))
         self._lock = FolderLock(self._parts)
@@ -65,7 +70,7 @@ class EmbeddingTable:
             raise ConfigError(f"{told}; choose an --out on a file system with locks (flock)") from error
         if not free:
             raise ConfigError(f"{out} is being written by another job; wait for it, or choose another --out")
-        self._schema = _schema(settings, width)
+        self._schema = _schema(settings, width, self._columns)
         self._flush_rows, self._flush_s, self._clock = flush_rows, flush_s, clock
         self._new: list[dict[str, Any]] = []
         self._settled: dict[str, tuple[str, str | None]] = {}  # scan id -> stamp of the file, reason
@@ -84,19 +89,28 @@ class EmbeddingTable:
         stamp, reason = self._settled.get(scan_id, (None, None))
         return stamp == file_stamp and reason not in TRANSIENT_REASONS
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Add a row; it survives a kill once it is flushed."""
-        self._new.append({name: row.get(name) for name in (*_REJECTED, "embedding", "spread")})
+    def is_rejected(self, scan_id: str) -> bool:
+        """Whether the newest row of a scan has a reason instead of an embedding."""
+        return scan_id in self._rejected
+
+    @property
+    def parts_folder(self) -> Path:
+        """The folder of the unfinished job; a job may keep more in it."""
+        return self._parts
+
+    def add(self, *rows: dict[str, Any]) -> None:
+        """Add all rows of a scan, usually one; they survive a kill once they are flushed, together."""
+        names = (*_REJECTED, "embedding", "spread", *self._columns)
+        self._new += [{name: row.get(name) for name in names} for row in rows]
         if len(self._new) >= self._flush_rows or self._clock() - self._flushed_at >= self._flush_s:
             self.flush()
 
     def flush(self) -> None:
         """Write the new rows as a part file."""
         if self._new:
-            told = {name: self._settings[name] for name in ("checkpoint_hash", "views")}
             number = 1 + max((int(file.stem.removeprefix("part-")) for file in self._part_files()), default=0)
             file = self._parts / f"part-{number:06d}.parquet"
-            table = pa.Table.from_pylist([row | told for row in self._new], schema=self._schema)
+            table = pa.Table.from_pylist([row | self._told for row in self._new], schema=self._schema)
             with atomic_file(file) as target:
                 pq.write_table(table, target)
             self._remember(file)
@@ -123,7 +137,7 @@ class EmbeddingTable:
         """Flush new rows and release the lock; can be repeated."""
         if self._parts.exists():
             self.flush()
-            if not self._part_files():
+            if not [path for path in self._parts.iterdir() if path.name != ".lock"]:
                 shutil.rmtree(self._parts)
         self._lock.release()
 
@@ -173,9 +187,9 @@ class EmbeddingTable:
                 yield pa.Table.from_batches([batch]).filter(pa.array(wanted, pa.bool_()))
 
 
-def _schema(settings: dict[str, Any], width: int) -> pa.Schema:
+def _schema(settings: dict[str, Any], width: int, columns: Mapping[str, Any]) -> pa.Schema:
     text = [(name, pa.string()) for name in _REJECTED]
     numbers = [("embedding", pa.list_(pa.float32(), width)), ("spread", pa.float32())]
-    origin = [("views", pa.int32()), ("checkpoint_hash", pa.string())]
-    schema: pa.Schema = pa.schema([*text, *numbers, *origin], metadata={_TOLD: json.dumps(settings)})
+    origin = ([("views", pa.int32())] if "views" in settings else []) + [("checkpoint_hash", pa.string())]
+    schema: pa.Schema = pa.schema([*text, *numbers, *columns.items(), *origin], metadata={_TOLD: json.dumps(settings)})
     return schema

@@ -62,7 +62,7 @@ class ProbeSet:
             center_a_mm=_tensor([view.center_mm for view in a], device),
             center_b_mm=_tensor([view.center_mm for view in b], device),
             rotation_a_deg=_tensor([view.rotation_deg for view in a], device),
-            window_a=_tensor([(view.window_center, view.window_width) for view in a], device),
+            window_a=_tensor([np.array([view.window_center, view.window_width]) for view in a], device),
             window_known=torch.ones(len(records), dtype=torch.bool, device=device),
             scan_id=[record.scan_id for record in records],
             series_id=[record.series_id for record in records],

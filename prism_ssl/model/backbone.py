@@ -13,6 +13,7 @@ from typing import Final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from prism_ssl.config.schema import Preset
 from prism_ssl.contracts import PATCH_PX
@@ -67,6 +68,7 @@ class Rotary3d(nn.Module):
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
+        self.head_dim = head_dim
         pairs_per_axis = head_dim // 6
         if pairs_per_axis == 0:
             raise ValueError(f"a head has {head_dim} channels, 6 needed for one rotary pair per axis; use fewer heads")
@@ -76,22 +78,30 @@ class Rotary3d(nn.Module):
 
     def forward(
         self, positions_mm: Float[Tensor, "B T 3"]
-    ) -> tuple[Float[Tensor, "B 1 T F"], Float[Tensor, "B 1 T F"]]:
-        """Cosine and sine of every rotation angle, always in float32, also under autocast."""
+    ) -> tuple[Float[Tensor, "B 1 T C"], Float[Tensor, "B 1 T C"]]:
+        """Cosine and sine by which ``rotate`` turns each channel, always in float32, also under autocast.
+
+        The sine of the first F channels is negated; channels left over have cosine 1 and sine 0.
+        """
         # bfloat16 would round 30 mm at wavelength 4 mm (47 rad) by up to 0.12 rad
         angles = positions_mm.float().unsqueeze(-1) * self.frequencies
         angles = angles.flatten(-2).unsqueeze(1)
-        return angles.cos(), angles.sin()
+        cos, sin = angles.cos(), angles.sin()
+        left_over = (0, self.head_dim - 2 * angles.shape[-1])
+        pad = nn.functional.pad
+        return pad(torch.cat([cos, cos], dim=-1), left_over, value=1.0), pad(torch.cat([-sin, sin], dim=-1), left_over)
 
 
 def rotate(
-    x: Float[Tensor, "B A T C"], cos: Float[Tensor, "B 1 T F"], sin: Float[Tensor, "B 1 T F"]
+    x: Float[Tensor, "B A T C"], cos: Float[Tensor, "B 1 T C"], sin: Float[Tensor, "B 1 T C"]
 ) -> Float[Tensor, "B A T C"]:
     """Channels (f, F + f) of ``x`` turned by angle f; channels from 2F on as they are. Keeps the dtype of ``x``."""
-    pairs = cos.shape[-1]
-    first, second, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return torch.cat([turned.to(x.dtype), rest], dim=-1)
+    # Whole channels, not halves that are joined again: 5 operations in place of 9, and the same bits. Forward and
+    # backward on one thread of a busy CPU, tiny and ViT-L shape: 0.78 and 0.88 of the time in float32, 0.66 and 1.08
+    # (slower) in bfloat16. On a GPU it was not measured.
+    pairs = 3 * (x.shape[-1] // 6)
+    other = torch.cat([x[..., pairs : 2 * pairs], x[..., :pairs], x[..., 2 * pairs :]], dim=-1)
+    return (x * cos + other * sin).to(x.dtype)
 
 
 class RotaryAttention(nn.Module):
@@ -111,8 +121,8 @@ class RotaryAttention(nn.Module):
         self,
         readers: Float[Tensor, "B Q D"],
         tokens: Float[Tensor, "B T D"],
-        cos: Float[Tensor, "B 1 T F"],
-        sin: Float[Tensor, "B 1 T F"],
+        cos: Float[Tensor, "B 1 T C"],
+        sin: Float[Tensor, "B 1 T C"],
     ) -> Float[Tensor, "B Q D"]:
         """Attention output of ``readers``, the first Q of ``tokens``, over all tokens."""
         n_readers = readers.shape[1]
@@ -141,8 +151,8 @@ class Block(nn.Module):
     def forward(
         self,
         tokens: Float[Tensor, "B T D"],
-        cos: Float[Tensor, "B 1 T F"],
-        sin: Float[Tensor, "B 1 T F"],
+        cos: Float[Tensor, "B 1 T C"],
+        sin: Float[Tensor, "B 1 T C"],
         n_read: int | None = None,
     ) -> Float[Tensor, "B Q D"]:
         """The first ``n_read`` tokens after the block (None: all of them)."""
@@ -156,8 +166,10 @@ class PrismEncoder(nn.Module):
     """A set of patches and their positions -> one embedding of the prism.
 
     The CLS token sits at the prism centre (position 0), so the embedding depends on where patches lie about the
-    centre and not on their order.
+    centre and not on their order. ``checkpointing``: the backward pass computes each block's activations again.
     """
+
+    checkpointing = False
 
     def __init__(self, shape: EncoderShape) -> None:
         super().__init__()
@@ -176,13 +188,18 @@ class PrismEncoder(nn.Module):
         return self.shape.width
 
     def forward(
-        self, patches: Float[Tensor, "B N 16 16 1"], positions_mm: Float[Tensor, "B N 3"]
-    ) -> Float[Tensor, "B D"]:
+        self,
+        patches: Float[Tensor, "B N 16 16 1"],
+        positions_mm: Float[Tensor, "B N 3"],
+        return_patches: bool = False,
+    ) -> Float[Tensor, "B D"] | tuple[Float[Tensor, "B D"], Float[Tensor, "B N D"]]:
         """Embedding of each prism: the CLS token after the last norm.
 
         Args:
             patches: windowed intensities in [-1, 1].
             positions_mm: patch centres in the prism frame.
+            return_patches: also return the token of each patch after the last norm. No loss has trained the patch
+                tokens of the last block; the embedding may differ in its last bits.
         """
         embedded = self.patch_embedding(patches.flatten(2))
         cls = self.cls.to(embedded.dtype).expand(embedded.shape[0], 1, -1)
@@ -191,7 +208,15 @@ class PrismEncoder(nn.Module):
         last = len(self.blocks) - 1
         for depth, block in enumerate(self.blocks):
             # only CLS is read, so the last block leaves the patches alone (tiny, B 16, N 64: 191 -> 155 ms)
-            tokens = block(tokens, cos, sin, n_read=1 if depth == last else None)
+            n_read = 1 if depth == last and not return_patches else None
+            if self.checkpointing and torch.is_grad_enabled():
+                # no block draws random numbers, and reading the GPU's generator would wait for it
+                tokens = checkpoint(block, tokens, cos, sin, n_read, use_reentrant=False, preserve_rng_state=False)
+            else:
+                tokens = block(tokens, cos, sin, n_read)
+        if return_patches:
+            normed = self.norm(tokens)
+            return normed[:, 0], normed[:, 1:]
         embedding: Tensor = self.norm(tokens[:, 0])
         return embedding
 

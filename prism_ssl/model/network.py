@@ -41,4 +41,5 @@ class PrismNet(nn.Module):
 def build_network(config: ModelConfig) -> PrismNet:
     """A freshly initialised network, from torch's global generator; never compiled here."""
     encoder = build_encoder(config.preset)
+    encoder.checkpointing = config.activation_checkpointing
     return PrismNet(encoder, PairHeads(config.objective, encoder.width, config.projection_dim))

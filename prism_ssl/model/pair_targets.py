@@ -113,7 +113,7 @@ def pair_targets(batch: PairFacts, scales: TargetScales) -> dict[Head, HeadTarge
     window_known = batch.window_known.unsqueeze(1)
     always = torch.ones_like(window_known)
     distance = _head_target(displacement, mm, dead_mm, always)
-    distance.signed[:, 0] = False
+    distance.signed[:, 0].zero_()  # an assignment of False would be a tensor made on the host
     return {
         "distance": distance,
         "rotation": _head_target(batch.rotation_delta_deg.float(), deg, dead_deg, always),

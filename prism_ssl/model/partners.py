@@ -26,6 +26,13 @@ def next_of_series(series_label: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
     return torch.where(same, ahead, n_pairs).argmin(dim=1)
 
 
+def partners(series_label: Int[Tensor, " B"], parts: int) -> Int[Tensor, " B"]:
+    """``next_of_series`` within each of ``parts`` equal parts of the batch, which are encoded one after the other."""
+    size = len(series_label) // parts
+    found = [next_of_series(part) + number * size for number, part in enumerate(series_label.split(size))]
+    return torch.cat(found)
+
+
 def across(facts: PairFacts, partner: Int[Tensor, " B"]) -> PairFacts:
     """How view b of each pair's ``partner`` differs from view a of the pair; all else stays as it is.
 

@@ -16,6 +16,7 @@ from prism_ssl.utils.json_lines import LineWriter, read_lines
 
 CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE = "config.json", "history.jsonl", "summary.json"
 CHECKPOINT_FILE = "last.ckpt"
+LINEAGE_FILE = "lineage.json"
 PROBE_PREFIX = "probe/"
 
 
@@ -46,6 +47,16 @@ class LocalRecord:
 def read_history(run_dir: Path) -> list[dict[str, Any]]:
     """All complete lines of history.jsonl in order; lines cut off by a kill or a full disk are left out."""
     return read_lines(run_dir / HISTORY_FILE, "global_step").rows
+
+
+def read_lineage(run_dir: Path) -> dict[str, Any] | None:
+    """Where the run's first weights come from, see ``train.resume.initial_weights``; None: they are random."""
+    path = run_dir / LINEAGE_FILE
+    try:
+        lineage: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:
+        raise RunFolderError(f"{path} cannot be read ({error}); restore it, or choose another --run.name") from error
+    return lineage
 
 
 def is_probe(row: Mapping[str, Any]) -> bool:

@@ -30,6 +30,8 @@ def fit(order: LoopConfig, tmp_root: Path) -> BaseException | None:
     name = f"prism-train-{os.getpid()}-{time.time_ns()}"
     # The controller polls its workers at this interval; by default it notices reports and their end up to 2 s late.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # An actor that tells workers of nodes that are being drained; ours listen to signals and to the stop file.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     stop = Event()
     try:
         with owned_folder(tmp_root / "ray_train") as storage, sigterm_as_ctrl_c() as stop:

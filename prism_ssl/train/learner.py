@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.contracts import PrismBatch
+from prism_ssl.contracts import PrismBatch, PrismOutput
 from prism_ssl.model.loss import LossBundle, LossReport
 from prism_ssl.model.network import PrismNet, build_network
-from prism_ssl.model.partners import across, next_of_series
+from prism_ssl.model.partners import across, next_of_series, partners
 from prism_ssl.model.precision import autocast_for
 from prism_ssl.model.schedules import lr_factor
+from prism_ssl.train.distributed.batch_parts import encoded_in_parts, gradients_of_parts
 from prism_ssl.train.distributed.joint_batch import joint_batch, sum_gradients
 from prism_ssl.train.distributed.ranks import Ranks
 
@@ -49,16 +50,19 @@ class Learner:
         """Train on a batch (or this rank's part) at 0-based ``step``, without device sync; reports on all pairs."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
-        with autocast_for(self._config.train.precision, self.device):
-            views = batch.patches_a, batch.positions_a, batch.patches_b, batch.positions_b
-            if self._config.loss.heads_across_pairs:
-                partner = next_of_series(batch.series_label)
-                output, facts = self._forward(*views, partner), across(batch, partner)
-            else:
-                output, facts = self._forward(*views), batch
-            report = self._losses(*joint_batch(output, facts, self._ranks), step)
+        parts = self._config.train.grad_accumulation
+        if parts == 1:
+            output = self._encode(
+                batch.patches_a, batch.positions_a, batch.patches_b, batch.positions_b, batch.series_label
+            )
+        else:
+            output = encoded_in_parts(self._encode, batch, parts)
+        facts = across(batch, partners(batch.series_label, parts)) if self._config.loss.heads_across_pairs else batch
+        report = self._losses(*joint_batch(output, facts, self._ranks), step)
         self._optimizer.zero_grad(set_to_none=True)
         report.total.backward()
+        if parts > 1:
+            gradients_of_parts(self._encode, batch, parts, output)
         self._forget_gradients_without_weight(report)
         sum_gradients(self.network.parameters(), self._ranks)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._config.train.grad_clip)
@@ -68,6 +72,13 @@ class Learner:
         self._optimizer.step()
         self.update_is_whole = True
         return report
+
+    def _encode(self, *columns: torch.Tensor) -> PrismOutput:
+        *views, series_label = columns
+        partner = [next_of_series(series_label)] if self._config.loss.heads_across_pairs else []
+        with autocast_for(self._config.train.precision, self.device):
+            output: PrismOutput = self._forward(*views, *partner)
+        return output
 
     def _forget_gradients_without_weight(self, report: LossReport) -> None:
         """Clear the gradient of heads with loss weight 0: AdamW then neither decays them nor counts the step."""

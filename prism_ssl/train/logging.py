@@ -23,7 +23,7 @@ from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import RunInterrupted, TrackingError
 from prism_ssl.eval.ranking import GENERATED
 from prism_ssl.model.encoder_source import EXPORT_FILES
-from prism_ssl.records.run_files import CHECKPOINT_FILE, is_probe, read_history
+from prism_ssl.records.run_files import CHECKPOINT_FILE, is_probe, read_history, read_lineage
 from prism_ssl.records.wandb_api import WITHOUT_W_AND_B, has_key, open_api, service_errors
 from prism_ssl.train.tracking.background_work import BackgroundWork
 from prism_ssl.train.tracking.client_processes import wait_for_clients
@@ -129,7 +129,7 @@ class _WandbTracker(Tracker):
     def __init__(self, config: PrismConfig, run_dir: Path, first_step: int, mode: TrackingMode) -> None:
         super().__init__()
         self.mode = mode
-        self._config = config
+        self._config, self._run_dir = config, run_dir
         self._tmp_root = temporary_root(config.run.tmp_root)
         self._tracked = tracked_as(run_dir, config)
         self._uploads = BackgroundWork("checkpoint-upload")
@@ -138,7 +138,7 @@ class _WandbTracker(Tracker):
             self._run = self._init(run_dir.name)
         self._tracked = self._as_it_is()
         keep_tracked_as(run_dir, self._tracked)
-        self._run_dir = run_dir
+        self._tell_ancestor(first_step)
         self._sent = self._last_sent(first_step)
         self._catch_up(first_step)
 
@@ -202,7 +202,7 @@ class _WandbTracker(Tracker):
             id=self._tracked.run_id,
             name=tracking.name or name,
             notes=tracking.notes,
-            config=public_settings(self._config) | facts,
+            config=public_settings(self._config) | facts | _lineage_facts(self._run_dir),
             mode=self.mode,
             resume="allow" if self.mode == "online" else None,
             settings=_settings(self._wandb, self._config, self._tmp_root),
@@ -211,6 +211,13 @@ class _WandbTracker(Tracker):
         run.define_metric("*", step_metric=GLOBAL_STEP)
         self._sync_dir = str(Path(run.dir).parent)
         return run
+
+    def _tell_ancestor(self, first_step: int) -> None:
+        """Note in W&B's own graph that the run began with an artifact's weights."""
+        artifact = (read_lineage(self._run_dir) or {}).get("artifact")
+        if artifact and first_step == 0 and self.mode == "online":
+            with self._noting("the artifact that the run starts from"):
+                self._run.use_artifact(artifact)
 
     def _as_it_is(self) -> TrackedAs:
         """The run that the client tracks; a problem is noted if it is not the requested one."""
@@ -281,6 +288,10 @@ class _WandbTracker(Tracker):
 
 _UPLOAD_S = 3600
 """An upload that takes longer is abandoned, so that the next one can begin."""
+
+
+def _lineage_facts(run_dir: Path) -> dict[str, Any]:
+    return {f"lineage.{name}": value for name, value in (read_lineage(run_dir) or {}).items()}
 
 
 def _add_open_file(artifact: Any, file: Any, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import ray
 from rich.console import Console
@@ -32,6 +32,7 @@ from prism_ssl.train.record.driver_summary import (
     was_cut_short,
 )
 from prism_ssl.train.record.pictures import Pictures
+from prism_ssl.train.resume.initial_weights import drop_initial_weights, keep_initial_weights
 from prism_ssl.train.resume.starting_point import StartingPoint, continued, starting_point
 from prism_ssl.train.run.failure_cause import cause_of
 from prism_ssl.train.run.folder import RunFolder, claim_run_folder, with_absolute_paths
@@ -80,12 +81,18 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
             console.print(str(check_memory(config, archive)), markup=False, highlight=False, soft_wrap=True)
         with (
             LiveView(console, folder.path, start.step, config.train.max_steps),
-            Pictures(folder.path, config, min(archive.shards[0], key=lambda scan: scan.volume_bytes)),
+            _pictures(folder, config, archive),
         ):
             with sigusr1_asks_to_stop(stop_file_of(tmp_root)):
                 summary = _attempt(folder, config, archive, start, earlier, console)
             ignore_stop_signals()
         return summary
+
+
+def _pictures(folder: RunFolder, config: PrismConfig, archive: Archive) -> AbstractContextManager[object]:
+    if not config.run.pictures:
+        return nullcontext()
+    return Pictures(folder.path, config, min(archive.shards[0], key=lambda scan: scan.volume_bytes))
 
 
 def train_on(archive: Archive, config: PrismConfig, console: Console) -> RunSummary:
@@ -128,6 +135,7 @@ def _attempt(
     while True:
         order = _work_order(folder, config, archive, start, earlier)
         failure = fit(order, tmp_root)
+        drop_initial_weights(folder.path)
         if not (was_cut_short(folder.path, failure) and restarts < config.train.max_worker_restarts):
             return final_summary(order, failure, archive)
         restarts += 1
@@ -164,9 +172,12 @@ def _begin_or_resume(folder: RunFolder, config: PrismConfig, console: Console) -
     """Find the step at which the run starts or resumes, and print it."""
     start = starting_point(folder, config)
     if start.checkpoint is None:
+        lineage = keep_initial_weights(folder.path, config.model)
         text = f"run {folder.name} starts at step 0 in {folder.path}"
+        text += f", from {lineage.what} of run {lineage.run}" if lineage else ""
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     else:
+        drop_initial_weights(folder.path)
         text = f"run {folder.name} resumes at step {start.step} from {start.source}"
         console.print(text, style="bold", markup=False, soft_wrap=True)
     if damaged := truncate_history(folder.path, start.step):

@@ -41,6 +41,7 @@ from prism_ssl.train.record.recorder import Recorder
 from prism_ssl.train.record.step_clock import step_clock
 from prism_ssl.train.record.step_counter import StepCounter
 from prism_ssl.train.record.view_tally import ViewTally, views_file
+from prism_ssl.train.resume.initial_weights import load_initial_weights
 from prism_ssl.train.run.endings import leaves_good_weights, status_after, whatever_happens, write_traceback
 from prism_ssl.train.run.folder import identities, identity
 from prism_ssl.train.run.loop_config import LoopConfig
@@ -292,6 +293,7 @@ class Attempt:
 
     def _restore(self) -> tuple[int, Cursors | None, dict[str, Any]]:
         if self._order.checkpoint is None:
+            load_initial_weights(self._order.run_dir, self._config.model, self._learner.network)
             return 0, None, {}
         checkpoint = load_checkpoint(self._order.checkpoint, self._learner.device)
         if checkpoint.config_hash not in identities(self._config, self._order.run_dir):

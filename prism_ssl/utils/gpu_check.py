@@ -15,6 +15,9 @@ from prism_ssl.errors import GpuUnusable
 _ANSWER_S = 120.0
 """Longest wait for an answer: torch is imported and a CUDA context created, on a node that may be busy."""
 
+_NO_GPU = "", "-1", "NoDevFiles"
+"""Values of CUDA_VISIBLE_DEVICES that hide all GPUs; SLURM sets the last one."""
+
 _ADVICE = (
     "needed: a GPU, a driver and a torch that fit each other; look at nvidia-smi and python -m torch.utils.collect_env "
     "on that node, ask for another one, or hide the GPU (CUDA_VISIBLE_DEVICES='') to train on the CPU"
@@ -62,27 +65,33 @@ def require_usable_gpus(workers: int) -> None:
         _refuse(problem, host)
 
 
-def require_usable_local_gpus() -> int:
-    """Test the GPUs of this machine in a separate process; returns how many there are.
+def require_usable_local_gpus(devices: Path = Path("/dev")) -> int:
+    """Test the GPUs of this machine in a separate process; returns how many torch sees.
+
+    A slice of a GPU (MIG) counts as one, and one that ``CUDA_VISIBLE_DEVICES`` hides as none.
 
     Raises:
         GpuUnusable: torch cannot compute on one of them, or gives no answer.
     """
-    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    if not gpus or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    if not any(devices.glob("nvidia[0-9]*")) or os.environ.get("CUDA_VISIBLE_DEVICES") in _NO_GPU:
         return 0
-    code = "from prism_ssl.utils.gpu_check import gpu_problem; print(gpu_problem() or '')"
+    code = (
+        "import torch; from prism_ssl.utils.gpu_check import gpu_problem; "
+        "print(gpu_problem() or torch.cuda.device_count())"
+    )
     try:
         told = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=_ANSWER_S, check=False
         )
     except subprocess.TimeoutExpired:
-        problem: str | None = f"no answer within {_ANSWER_S:.0f} s"
+        problem = f"no answer within {_ANSWER_S:.0f} s"
     else:
-        problem = told.stdout.strip() or (told.stderr.strip().splitlines() or ["it ended without any output"])[-1]
-        problem = problem if told.returncode or told.stdout.strip() else None
+        said = told.stdout.strip()
+        if not told.returncode and said.isdigit():
+            return int(said)
+        problem = said or (told.stderr.strip().splitlines() or ["it ended without any output"])[-1]
     _refuse(problem, "this machine")
-    return gpus
+    return 0
 
 
 def _refuse(problem: str | None, where: str) -> None:

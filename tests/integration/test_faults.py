@@ -150,6 +150,7 @@ def test_a_signal_to_the_driver_interrupts_the_run_and_the_same_command_goes_on(
     assert code == 0
     summary = summary_of(tmp_path)
     assert (summary["status"], summary["resumed_from_step"], summary["steps_done"]) == ("ok", reached, reached + 5)
+    assert list(only_run(tmp_path).rglob("*.png")) == []  # run.pictures is off
 
 
 def left_in_temporary_root(root: Path) -> list[Path]:

@@ -14,7 +14,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from prism_ssl.config.schema import PreflightConfig, PrismConfig
+from prism_ssl.config.operations import PreflightConfig
+from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import ScanRecord
 from prism_ssl.data.catalog import UnresolvedRow
 from prism_ssl.data.checks.manifest import Manifest, ManifestRow

@@ -94,12 +94,12 @@ def assert_nothing_left(job: Job) -> None:
     assert job.processes() == []
 
 
-def test_scancel_leaves_nothing_and_strangers_get_nowhere_before(
-    submit: Submit, phantom_catalog: Path, tmp_path: Path
+def test_strangers_get_nowhere_a_pre_empted_job_starts_again_at_its_checkpoint_and_scancel_leaves_nothing(
+    slurm: Slurm, submit: Submit, durable: Path, phantom_catalog: Path, tmp_path: Path
 ) -> None:
     shared_memory = set(Path("/dev/shm").iterdir())
-    job = submit("slurm/train_single.sbatch", *small_run(phantom_catalog, train__max_steps=100_000))
-    job.wait_for(r"\nstep +10 ")
+    job = submit("slurm/train_single.sbatch", *small_run(phantom_catalog, train__max_steps=10**6))
+    job.wait_for(r"\nstep +20 ")  # a checkpoint is written every 10 steps
     token = job.root / "token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert stat.S_IMODE(job.root.stat().st_mode) == 0o700
@@ -120,6 +120,11 @@ def test_scancel_leaves_nothing_and_strangers_get_nowhere_before(
     assert commands
     assert [command for command in commands if token.read_text() in command] == []
 
+    slurm.run("scontrol", "requeue", job.id)  # what pre-emption does: TERM to every process, then KILL
+    resumed = int(job.wait_for(r"(?s)start 2, .*run job resumes at step (\d+) from .*last\.ckpt")[1])
+    assert resumed >= 10
+    job.wait_for(rf"(?s)start 2, .*\nstep +{resumed // 5 * 5 + 5} ")
+    assert summary_of_job(durable)["status"] == "running"
     assert_gone_after_scancel(job, shared_memory)
 
 
@@ -210,20 +215,6 @@ def test_at_its_time_limit_a_job_checkpoints_requeues_and_resumes_to_its_end(
     assert (wandb_server.run.state, wandb_server.run.exit_code) == ("finished", 0)  # the same run: there is one
     assert wandb_server.run.global_steps == list(range(5, 401, 5))
     assert_nothing_left(job)
-
-
-def test_a_pre_empted_job_starts_again_at_its_checkpoint(
-    slurm: Slurm, submit: Submit, durable: Path, phantom_catalog: Path
-) -> None:
-    job = submit("slurm/train_single.sbatch", *small_run(phantom_catalog, train__max_steps=10**6))
-    job.wait_for(r"\nstep +20 ")  # a checkpoint is written every 10 steps
-    slurm.run("scontrol", "requeue", job.id)  # what pre-emption does: TERM to every process, then KILL
-    resumed = int(job.wait_for(r"(?s)start 2, .*run job resumes at step (\d+) from .*last\.ckpt")[1])
-    assert resumed >= 10
-    job.wait_for(rf"(?s)start 2, .*\nstep +{resumed // 5 * 5 + 5} ")
-    assert summary_of_job(durable)["status"] == "running"
-    job.cancel()
-    assert job.finish() == "CANCELLED"
 
 
 def test_a_sweep_goes_on_where_it_was_asked_to_stop_and_runs_to_its_end(

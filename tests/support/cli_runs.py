@@ -31,7 +31,7 @@ SMALL = {
 
 def command(root: Path, **overrides: Any) -> list[str]:
     """The command of a small run below ``root``; keyword ``a__b_c`` is the option ``--a.b-c``."""
-    settings = SMALL | {"run.root": root / "runs", "run.tmp-root": root / "tmp"}
+    settings = SMALL | {"run.root": root / "runs", "run.tmp-root": root / "tmp", "run.pictures": False}
     settings |= {key.replace("__", ".").replace("_", "-"): value for key, value in overrides.items()}
     flags = [part for key, value in settings.items() for part in _flag(key, value)]
     return [sys.executable, str(REPOSITORY / "tune" / "train_single.py"), "phantom-cpu", *flags]

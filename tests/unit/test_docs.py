@@ -15,6 +15,7 @@ from prism_ssl.data.dicom.catalog_rows import COLUMNS
 from prism_ssl.data.dicom.reasons import LeftOut
 from prism_ssl.data.scan.reject_reasons import RejectReason
 from prism_ssl.data.table.columns import OPTIONAL, REQUIRED
+from prism_ssl.embed.field.places import NO_MASK, NO_POINT
 from prism_ssl.embed.scan import EMBEDDING_FAILED
 from prism_ssl.train.guards.alarm_rules import alarm_rules
 from tests.conftest import REPOSITORY
@@ -67,7 +68,8 @@ def test_every_page_is_in_the_table_of_contents() -> None:
 
 def test_every_reason_of_preflight_has_an_answer() -> None:
     assert [reason for reason in RejectReason if f"`{reason}`" not in page("own-data.md")] == []
-    assert f"`{EMBEDDING_FAILED}`" in page("take-away.md")
+    for reason in (EMBEDDING_FAILED, NO_POINT, NO_MASK):
+        assert f"`{reason}`" in page("take-away.md")
 
 
 def test_every_column_of_the_catalogue_is_explained() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prism_ssl.config.schema import PreflightConfig, PrismConfig
+from prism_ssl.config.operations import PreflightConfig
+from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import Float32, RobustStats
 from prism_ssl.data.scan import (
     SMALLEST_FLOAT,

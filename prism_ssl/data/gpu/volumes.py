@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from prism_ssl.contracts import PATCH_PX, UncutChunk
 from prism_ssl.data.gpu.extract import DeviceVolume, extract_views
+from prism_ssl.data.gpu.transfers import Mark, Uploader, mark_on
 
 
 class VolumeMirror:
@@ -23,9 +24,14 @@ class VolumeMirror:
         stage_bytes: host memory (page-locked for a GPU) through which volumes pass on their way.
     """
 
-    def __init__(self, device: torch.device, stage_bytes: int = 32 * 2**20) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        stage_bytes: int = 32 * 2**20,
+        mark: Callable[[torch.device], Mark] = mark_on,
+    ) -> None:
         self._device = device
-        self._stage = torch.empty(stage_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self._upload = Uploader(device, stage_bytes, mark)
         self._volumes: dict[int, dict[str, DeviceVolume]] = {}
 
     @property
@@ -73,13 +79,7 @@ class VolumeMirror:
     def _copied(self, voxels: npt.NDArray[Any]) -> DeviceVolume:
         kind, bits = voxels.dtype, 8 * voxels.dtype.itemsize
         wraps = kind.kind == "u" and bits > 8
-        raw = np.ascontiguousarray(voxels).reshape(-1).view(np.uint8)
-        target = torch.empty(raw.size, dtype=torch.uint8, device=self._device)
-        for start in range(0, raw.size, len(self._stage)):
-            piece = raw[start : start + len(self._stage)]
-            staged = self._stage[: piece.size]
-            staged.numpy()[:] = piece
-            target[start : start + piece.size].copy_(staged)
+        target = self._upload(voxels)
         dtype = torch.from_numpy(np.empty(0, f"i{bits // 8}" if wraps else kind)).dtype
         nz, ny, nx = voxels.shape
         return DeviceVolume(target.view(dtype), (nx, ny, nz), 2.0**bits if wraps else 0.0)

@@ -2,6 +2,7 @@
 
 from prism_ssl.data.scan.bounded_reads import ReadLimits, archive_root, is_not_empty, read_within, within
 from prism_ssl.data.scan.byte_stream import gzip_file
+from prism_ssl.data.scan.channel_volume import read_volume, write_volume
 from prism_ssl.data.scan.geometry import (
     NEAR_ISOTROPIC,
     acquisition_frame,
@@ -53,10 +54,12 @@ __all__ = [
     "plane_distance_mm",
     "read_failure",
     "read_header",
+    "read_volume",
     "read_within",
     "robust_stats",
     "spacing_mm",
     "stats_sample",
     "times",
     "within",
+    "write_volume",
 ]

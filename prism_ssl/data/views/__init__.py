@@ -1,8 +1,9 @@
 """Draw pairs of views (centre, rotation, window) and place their pixels in the scan (pure)."""
 
 from prism_ssl.data.views.pixel_transform import MIDDLE_PX, levels, pixel_to_voxel
-from prism_ssl.data.views.places import body_places, shared_places
+from prism_ssl.data.views.places import body_places, on_body, shared_places
 from prism_ssl.data.views.random_curve import apply_curve, random_curve
+from prism_ssl.data.views.still_view import still_layout, still_radius_mm, still_views
 from prism_ssl.data.views.training_pairs import Scene, TrainingPair, draw_training_pair, scene_of
 from prism_ssl.data.views.view_pairs import (
     PairTargets,
@@ -31,10 +32,14 @@ __all__ = [
     "draw_view_at",
     "largest_radius_mm",
     "levels",
+    "on_body",
     "pair_targets",
     "pixel_to_voxel",
     "random_curve",
     "room_mm",
     "scene_of",
     "shared_places",
+    "still_layout",
+    "still_radius_mm",
+    "still_views",
 ]

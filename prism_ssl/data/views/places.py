@@ -44,6 +44,18 @@ def body_places(scan: OpenScan, ball_mm: float, rng: np.random.Generator) -> Flo
     return points[_foreground(scan, points, _foreground_level(scan))]
 
 
+def on_body(scan: OpenScan, points_mm: Float64) -> npt.NDArray[np.bool_]:
+    """Whether each RAS point [M, 3] lies between the outermost voxel centres and in the foreground of ``body_places``.
+
+    Memory does not grow with M.
+    """
+    level, inside = _foreground_level(scan), room_mm(scan.affine, scan.shape, points_mm) >= 0
+    for start in range(0, len(points_mm), _CANDIDATES):
+        part = slice(start, start + _CANDIDATES)
+        inside[part] &= _foreground(scan, points_mm[part], level)
+    return inside
+
+
 def shared_places(a: OpenScan, b: OpenScan, ball_floor_mm: float, rng: np.random.Generator) -> SharedPlaces:
     """Random points that lie in the foreground of both scans, see ``body_places``.
 

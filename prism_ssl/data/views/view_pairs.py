@@ -131,7 +131,7 @@ def _draw_rest(
         rotation_deg=rng.uniform(-config.rotation_max_deg, config.rotation_max_deg, 3),
         window_center=stats.median + stats.std * rng.uniform(-1.0, 1.0),
         window_width=stats.std * width_std,
-        positions_mm=_draw_in_ball(n_patches, radius_mm, rng),
+        positions_mm=draw_in_ball(n_patches, radius_mm, rng),
     )
 
 
@@ -153,7 +153,7 @@ def _draw_center_mm(affine: Float64, shape: Shape, radius_voxels: Float64, rng: 
     return apply_affine(affine, middle + room * rng.uniform(-1.0, 1.0, 3))
 
 
-def _draw_in_ball(n_points: int, radius_mm: float, rng: np.random.Generator) -> Float32:
+def draw_in_ball(n_points: int, radius_mm: float, rng: np.random.Generator) -> Float32:
     """Uniform in the ball, [N, 3]. Never rounded to voxels: the voxel grid would reveal the rotation."""
     points = rng.standard_normal((n_points, 3), dtype=np.float32)
     distance_mm = radius_mm * np.cbrt(rng.random(n_points, dtype=np.float32))

@@ -1,4 +1,4 @@
-"""Error text for a full GPU: the settings in use, the memory it has, and which settings to lower."""
+"""Error text for a full GPU: the settings in use, the memory it has, and which settings to change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def out_of_memory_named(config: PrismConfig, what: str) -> Iterator[None]:
             f"the GPU's memory was full at {what}: {str(error).splitlines()[0]} {_in_use()}Asked for: train.batch_size "
             f"{train.batch_size} pairs of 2 x {data.n_patches} patches (data.n_patches), model.preset "
             f"{config.model.preset}, train.precision {train.precision}, data.extract_on {data.extract_on}. "
-            f"{_advice(config)}, in a run of its own; the same command resumes at the checkpoint just written"
+            f"{_for_this_run(config)}{_for_another(config)}, in a run of its own"
         ) from error
 
 
@@ -38,7 +38,17 @@ def _in_use() -> str:
     )
 
 
-def _advice(config: PrismConfig) -> str:
+def _for_this_run(config: PrismConfig) -> str:
+    train, options = config.train, []
+    if not config.model.activation_checkpointing:
+        options.append("model.activation_checkpointing to True")
+    if train.batch_size // train.num_workers % (2 * train.grad_accumulation) == 0:
+        options.append(f"train.grad_accumulation to {2 * train.grad_accumulation}")
+    set_one = f"Set {' or '.join(options)} and give" if options else "Give"
+    return f"{set_one} the same command again: it resumes at the checkpoint just written. "
+
+
+def _for_another(config: PrismConfig) -> str:
     pairs, patches = config.train.batch_size // 2, config.data.n_patches // 2
     options = [
         f"Lower train.batch_size to {pairs} or data.n_patches to {patches} (activations grow with both)",

@@ -21,11 +21,12 @@ from prism_ssl.model.network import build_network
 from prism_ssl.utils.disk_usage import DiskUsage, disk_usage, free_bytes
 from prism_ssl.utils.fs import home_folder
 
-_ROW_BYTES, _PICTURE_BYTES, _RECORD_FILES = 6_000, 2 * 10**6, 20
+ROW_BYTES, _PICTURE_BYTES, _RECORD_FILES = 6_000, 2 * 10**6, 20
 """What a run writes besides its weights. Measured: 5.9 kB a row of history, 1.7 MB of plots and panel, 13 files."""
-_BYTES_TRAINED = 12
+BYTES_TRAINED = 12
 """Bytes of a parameter in a checkpoint: its value and AdamW's two moments, float32."""
-_BYTES_EXPORTED = 4
+BYTES_EXPORTED = 4
+"""The same in an exported encoder."""
 _HOME_MEASURED_WITHIN_S = 60.0
 
 
@@ -77,10 +78,10 @@ def plan_space(configs: Sequence[PrismConfig], there: DiskUsage, in_sweep: bool)
     largest = kept = 0
     for config in configs:
         of_encoder, of_all = parameters(config.model)
-        encoders += of_encoder * _BYTES_EXPORTED
-        largest = max(largest, of_all * _BYTES_TRAINED)
+        encoders += of_encoder * BYTES_EXPORTED
+        largest = max(largest, of_all * BYTES_TRAINED)
         if not (in_sweep and drops_checkpoints(config)):
-            kept, checkpoints = kept + 1, checkpoints + of_all * _BYTES_TRAINED
+            kept, checkpoints = kept + 1, checkpoints + of_all * BYTES_TRAINED
     # A checkpoint is written beside the previous one, which stays until the new one is complete.
     under_way = DiskUsage(largest if kept else 2 * largest, 1 if kept else 2)
     return SpacePlan(
@@ -94,7 +95,7 @@ def plan_space(configs: Sequence[PrismConfig], there: DiskUsage, in_sweep: bool)
 
 
 def _record_bytes(config: PrismConfig) -> int:
-    return _PICTURE_BYTES + _ROW_BYTES * (config.train.max_steps // config.train.log_every)
+    return _PICTURE_BYTES + ROW_BYTES * (config.train.max_steps // config.train.log_every)
 
 
 def space_words(configs: Sequence[PrismConfig], folders: Sequence[Path], in_sweep: bool = False) -> str:

@@ -89,9 +89,18 @@ def _what_it_is(description: Mapping[str, Any]) -> str:
             f"{description['step']} of {train['max_steps']} steps of {train['batch_size']} pairs, "
             f"seed {train['seed']}, recipe {config['recipe']}"
         ),
+        **({"started from": _lineage(description["lineage"])} if description.get("lineage") else {}),
         "weights": f"sha256 {description['weights_sha256']}",
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())])
+
+
+def _lineage(lineage: Mapping[str, Any]) -> str:
+    """The runs whose weights this one began with, the latest first."""
+    step = "" if lineage["step"] is None else f" at step {lineage['step']}"
+    what = "the encoder" if lineage["parts"] == "encoder" else "all weights"
+    told = f"{what} of run {lineage['run']}{step} (sha256 {lineage['weights_sha256'][:16]})"
+    return f"{told}, which started from {_lineage(lineage['before'])}" if lineage.get("before") else told
 
 
 def _data(data: Mapping[str, Any]) -> str:

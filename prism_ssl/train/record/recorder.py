@@ -186,10 +186,12 @@ class Recorder(StepCounter):
     def finish(self, status: RunStatus, cause: str | None, counters: Mapping[str, float], encoder: Path | None) -> None:
         """Close the history and write summary.json; a failure after that does not change the run's status."""
         with suppress(RuntimeError):  # a GPU that has failed gives no more times
-            self._add_times(self._clock.settled_ms())
+            # After a failure without a wait: where another worker is gone, a queued sum of gradients never ends.
+            self._add_times(self._clock.known_ms() if status == "failed" else self._clock.settled_ms())
         with suppress(OSError):  # a full disk; the rows already written remain
             self._record.close()
-        draw_plots(self._run_dir)  # before the tracker ends, which uploads them
+        if self._config.run.pictures:
+            draw_plots(self._run_dir)  # before the tracker ends, which uploads them
         self.summary = RunSummary(
             run=self._run_dir.name,
             status=status,

@@ -20,7 +20,7 @@ from prism_ssl.utils.hashing import content_hash
 MAY_CHANGE = {
     "train.max_steps", "train.log_every", "train.checkpoint_every", "train.stall_warmup_steps",
     "train.max_nonfinite_steps", "train.torch_threads", "train.num_workers", "train.rank_timeout_s",
-    "train.max_worker_restarts", "model.compile",
+    "train.max_worker_restarts", "train.grad_accumulation", "model.compile", "model.activation_checkpointing",
     "data.strict", "data.chunks_in_flight", "data.max_prefetch_replacements", "data.use_local_scratch",
     "data.scratch_bytes", "data.stall_timeout_s", "data.abort_broken_share", "data.abort_after_opens",
     "data.max_actor_restarts", "data.extract_on", "data.open_timeout_s", "data.outage_patience_s",
@@ -29,6 +29,7 @@ MAY_CHANGE = {
 LATER = {
     "view.centers", "view.same_place_share", "view.same_place_mm", "view.other_series_share", "view.random_contrast",
     "loss.supcon_positives", "loss.heads_across_pairs", "loss.place_near_mm", "loss.place_apart_mm",
+    "model.init_from", "model.init_parts",
 }  # fmt: skip
 """Settings that earlier versions did not have. At their default they do not count, so that earlier runs resume."""
 _FREE_SECTIONS = ("run.", "preflight.", "eval.", "tracking.", "quota.")

@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.archive import manifest_hash
 from prism_ssl.data.holdout import Split
 from prism_ssl.data.pool import ActorSettings, PoolSettings
+from prism_ssl.records.run_files import read_lineage
 from prism_ssl.train.guards.deletable_files import Places
 from prism_ssl.utils.fs import home_folder
 
@@ -93,6 +94,7 @@ class LoopConfig:
     def encoder_description(self, step: int) -> dict[str, Any]:
         """Contents of encoder.json: what a user needs to feed the encoder."""
         config = self.config
+        model = asdict(config.model) | {"init_from": None}  # it may be a path; the lineage tells the same
         return {
             "preset": config.model.preset,
             "n_patches": config.data.n_patches,
@@ -100,7 +102,8 @@ class LoopConfig:
             "step": step,
             "run": self.run_dir.name,
             "data": self.data_facts(),
-            "config": config.to_dict() | {"run": {}, "data": {"n_scans": config.data.n_scans}},
+            "lineage": read_lineage(self.run_dir),
+            "config": config.to_dict() | {"run": {}, "data": {"n_scans": config.data.n_scans}, "model": model},
         }
 
 

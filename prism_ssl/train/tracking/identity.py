@@ -18,7 +18,7 @@ from prism_ssl.train.run.folder import identities, identity
 
 TRACKING_FILE = "tracking.json"
 
-STAYS_HERE = {"data.catalog_path", "data.columns", "data.holdout_file", "run.root", "run.tmp_root"}
+STAYS_HERE = {"data.catalog_path", "data.columns", "data.holdout_file", "model.init_from", "run.root", "run.tmp_root"}
 """Settings that never leave the machine: paths, and names of columns of patient data."""
 
 

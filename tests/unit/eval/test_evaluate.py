@@ -38,7 +38,12 @@ class Oracle(PrismNet):
         self._probe_set, self._objective, self._next = probe_set, objective, 0
 
     def forward(
-        self, patches_a: torch.Tensor, positions_a: torch.Tensor, patches_b: torch.Tensor, positions_b: torch.Tensor
+        self,
+        patches_a: torch.Tensor,
+        positions_a: torch.Tensor,
+        patches_b: torch.Tensor,
+        positions_b: torch.Tensor,
+        partner: torch.Tensor | None = None,
     ) -> PrismOutput:
         start, self._next = self._next, self._next + len(patches_a)
         batch: PrismBatch = self._probe_set.pairs(start, self._next, torch.device("cpu"))

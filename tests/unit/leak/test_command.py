@@ -64,7 +64,7 @@ class PhaseReader(PrismEncoder):
         torch.nn.Module.__init__(self)
         self._affine, self._rotation_max_deg = affine, rotation_max_deg
 
-    def forward(self, patches: torch.Tensor, positions_mm: torch.Tensor) -> torch.Tensor:
+    def forward(self, patches: torch.Tensor, positions_mm: torch.Tensor, return_patches: bool = False) -> torch.Tensor:
         read = []
         for view, where in zip(patches[..., 0].numpy(), positions_mm.numpy(), strict=True):
             energy = np.log(view.var(axis=(1, 2)) + 1e-9).astype(np.float64)

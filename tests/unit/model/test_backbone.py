@@ -60,8 +60,29 @@ def test_each_axis_turns_its_own_third_of_the_pairs(axis: int) -> None:
     position_mm = torch.zeros(1, 1, 3)
     position_mm[0, 0, axis] = 5.0
     cos, _ = Rotary3d(64)(position_mm)
-    turned = (cos.reshape(3, 10) - 1.0).abs().amax(dim=1) > 0.1
+    turned = (cos[..., :30].reshape(3, 10) - 1.0).abs().amax(dim=1) > 0.1
     assert turned.tolist() == [axis == other for other in range(3)]
+
+
+def _rotate_by_halves(x: torch.Tensor, positions_mm: torch.Tensor) -> torch.Tensor:
+    """As the encoder did until November 2026, with tables of F angles."""
+    angles = (positions_mm.unsqueeze(-1) * Rotary3d(x.shape[-1]).frequencies).flatten(-2).unsqueeze(1)
+    cos, sin, pairs = angles.cos(), angles.sin(), angles.shape[-1]
+    first, second, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.cat([turned.to(x.dtype), rest], dim=-1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [6, 32, 64])
+def test_whole_channels_are_rotated_to_the_bits_of_their_halves(head_dim: int, dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 9, head_dim).to(dtype).requires_grad_()
+    positions_mm, weights = 30.0 * torch.randn(2, 9, 3), torch.randn(2, 3, 9, head_dim).to(dtype)
+    ways = (rotate(x, *Rotary3d(head_dim)(positions_mm)), _rotate_by_halves(x, positions_mm))
+    results = [(turned, *torch.autograd.grad(turned, x, weights)) for turned in ways]
+    for whole, halves in zip(*results, strict=True):
+        assert whole.dtype == halves.dtype == dtype
+        assert torch.equal(whole, halves)
 
 
 def test_channels_left_over_are_not_rotated() -> None:
@@ -80,8 +101,8 @@ def test_wavelengths_are_geometric_from_4_to_512_mm() -> None:
 
 def test_a_full_wavelength_is_no_rotation() -> None:
     cos, sin = Rotary3d(6)(torch.tensor([[[4.0, 8.0, 2.0]]]))
-    torch.testing.assert_close(cos.flatten(), torch.tensor([1.0, 1.0, -1.0]))
-    torch.testing.assert_close(sin.flatten(), torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(cos.flatten(), torch.tensor([1.0, 1.0, -1.0] * 2))
+    torch.testing.assert_close(sin.flatten(), torch.zeros(6), rtol=0, atol=1e-5)
 
 
 def test_rotary_table_is_float32_under_autocast_and_rotation_keeps_the_dtype() -> None:
@@ -119,6 +140,17 @@ def test_reading_cls_alone_equals_cls_of_the_whole_block() -> None:
     block = _small_encoder().blocks[0]
     tokens, (cos, sin) = torch.randn(2, 6, 48), Rotary3d(16)(10.0 * torch.randn(2, 6, 3))
     torch.testing.assert_close(block(tokens, cos, sin, n_read=1), block(tokens, cos, sin)[:, :1])
+
+
+def test_patch_tokens_come_on_request_and_follow_their_patches() -> None:
+    encoder, (patches, positions_mm) = _small_encoder(), _views()
+    embedding, tokens = encoder(patches, positions_mm, return_patches=True)
+    assert tokens.shape == (3, 7, 48)
+    torch.testing.assert_close(embedding, encoder(patches, positions_mm))
+    order = torch.randperm(7)
+    _, reordered = encoder(patches[:, order], positions_mm[:, order], return_patches=True)
+    torch.testing.assert_close(reordered, tokens[:, order], rtol=1e-4, atol=1e-5)
+    assert (tokens[:, 0] - tokens[:, 1]).abs().max() > 1e-2
 
 
 def test_order_of_patches_does_not_matter() -> None:

@@ -11,7 +11,7 @@ from prism_ssl.config.defaults import apply_overrides, study
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import ConfigError
 from prism_ssl.model.network import build_network
-from prism_ssl.model.partners import across, next_of_series
+from prism_ssl.model.partners import across, next_of_series, partners
 from prism_ssl.train.learner import Learner
 from tests.support.model_batches import random_batch
 
@@ -28,6 +28,7 @@ def test_the_partner_is_the_next_pair_of_the_series() -> None:
     assert next_of_series(torch.tensor(LABELS)).tolist() == PARTNER
     assert next_of_series(torch.arange(4)).tolist() == [0, 1, 2, 3]
     assert next_of_series(torch.zeros(4, dtype=torch.int64)).tolist() == [1, 2, 3, 0]
+    assert partners(torch.tensor(LABELS), 2).tolist() == [2, 1, 0, 3, 4, 5], "each half for itself"
 
 
 def test_differences_are_those_of_the_views_that_are_compared() -> None:

@@ -159,3 +159,25 @@ def test_on_its_ramp_a_compiled_projection_begins_where_its_weight_does() -> Non
     assert counts == {2.0}
     for name, weight in one.network.state_dict().items():
         torch.testing.assert_close(other.network.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+def test_a_run_compiles_its_network_once_and_whole() -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    learner = _learner(loss__supcon_warmup_steps=1, loss__supcon_ramp_steps=1)
+    learner._forward = torch.compile(learner.network, backend="eager")
+    for step in range(3):  # SupCon begins meanwhile
+        learner.step(random_batch(seed=step), step)
+    first = learner.state()
+    config = phantom_cpu()
+    learner.network.eval()  # as an evaluation does, with batches of other sizes
+    with torch.no_grad():
+        other = random_batch(n_pairs=config.eval.batch_views // 4)
+        learner.network(other.patches_a, other.positions_a, other.patches_b, other.positions_b)
+    learner.network.train()
+    learner.load_state(first)
+    learner.step(random_batch(seed=3), 3)
+    counted = torch._dynamo.utils.counters
+    assert counted["stats"]["unique_graphs"] == 1
+    assert not counted["graph_break"]

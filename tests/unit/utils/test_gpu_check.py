@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from prism_ssl.utils.gpu_check import gpu_problem
+from prism_ssl.errors import GpuUnusable
+from prism_ssl.utils.gpu_check import gpu_problem, require_usable_local_gpus
 
 ASK_A_CLUSTER = """
 import sys, tempfile, ray
@@ -35,6 +37,34 @@ def test_torch_says_why_it_has_no_gpu() -> None:
     assert problem is not None
     assert problem.startswith(f"torch {torch.__version__}: ")
     assert "\n" not in problem
+
+
+def _answering(folder: Path, words: str) -> str:
+    """An interpreter that says ``words`` instead of asking torch."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\necho '{words}'\n")
+    path.chmod(0o700)
+    return str(path)
+
+
+def test_gpus_are_those_that_torch_sees_not_those_that_have_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-6a1d8f0e-0000-0000-0000-000000000000")
+    for number in range(8):
+        (tmp_path / f"nvidia{number}").touch()
+    monkeypatch.setattr(sys, "executable", _answering(tmp_path, "1"))
+    assert require_usable_local_gpus(tmp_path) == 1
+    monkeypatch.setattr(sys, "executable", _answering(tmp_path, "torch 2.13: No CUDA GPUs are available"))
+    with pytest.raises(GpuUnusable, match=r"GPU of this machine .*No CUDA GPUs are available"):
+        require_usable_local_gpus(tmp_path)
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "NoDevFiles"])
+def test_hidden_gpus_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    (tmp_path / "nvidia0").touch()
+    assert require_usable_local_gpus(tmp_path) == 0
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from prism_ssl.config.schema import PreflightConfig, PrismConfig
+from prism_ssl.config.operations import PreflightConfig
+from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RobustStats
 from prism_ssl.data.checks.scan_checks import inspect
 from prism_ssl.data.scan.nifti_writer import nifti_bytes

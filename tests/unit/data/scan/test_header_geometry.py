@@ -11,7 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from prism_ssl.config.schema import PreflightConfig, PrismConfig
+from prism_ssl.config.operations import PreflightConfig
+from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import Float64
 from prism_ssl.data.checks.scan_checks import inspect
 from prism_ssl.data.scan.geometry import euler_xyz_deg_to_matrix

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 from isal import isal_zlib
 
-from prism_ssl.config.schema import PreflightConfig
+from prism_ssl.config.operations import PreflightConfig
 from prism_ssl.contracts import RobustStats
 from prism_ssl.data.scan import nifti
 from prism_ssl.data.scan.header_geometry import check_affine

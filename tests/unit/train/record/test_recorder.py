@@ -16,6 +16,7 @@ from prism_ssl.model.heads import PairHeads
 from prism_ssl.model.loss import LossBundle
 from prism_ssl.records.run_files import read_history, read_summary
 from prism_ssl.train.record.recorder import Recorder
+from prism_ssl.train.record.step_clock import HostClock
 from tests.support.model_batches import perfect_output, random_batch
 
 CONFIG = apply_overrides(
@@ -127,3 +128,17 @@ def test_a_resumed_attempt_that_ends_before_its_first_row_still_tells_the_last_l
     first, state = _trained(tmp_path, 0, 100, None)
     again, _ = _trained(tmp_path, 100, 103, state)
     assert str(again.summary.losses) == str(first.summary.losses) != "{}"  # a skill may be NaN
+
+
+class _Queue(HostClock):
+    """The clock of a device whose queue never ends, as where it waits for a worker that is gone."""
+
+    def settled_ms(self) -> list[float]:
+        raise AssertionError("waited for a device that will never be done")
+
+
+def test_after_a_failure_the_end_of_a_run_does_not_wait_for_the_device(tmp_path: Path) -> None:
+    recorder = Recorder(CONFIG, tmp_path, 0, None, HEADS, clock=_Queue())
+    recorder.step(REPORT, NO_WAIT)
+    recorder.finish("failed", "PeerLost: ...", {}, None)
+    assert recorder.summary.status == "failed"

@@ -29,7 +29,7 @@ from prism_ssl.utils.hashing import content_hash
 OTHER_VALUES: dict[str, Any] = {
     "train.max_steps": 900, "train.log_every": 7, "train.checkpoint_every": 9, "train.stall_warmup_steps": 3,
     "train.max_nonfinite_steps": 5, "train.torch_threads": 1, "train.num_workers": 2, "train.rank_timeout_s": 400.0,
-    "train.max_worker_restarts": 0,
+    "train.max_worker_restarts": 0, "train.grad_accumulation": 4, "model.activation_checkpointing": True,
     "data.strict": False, "data.chunks_in_flight": 3,
     "data.max_prefetch_replacements": 1, "data.use_local_scratch": False, "data.scratch_bytes": 0,
     "data.stall_timeout_s": 9.0, "data.abort_broken_share": 0.5, "data.abort_after_opens": 7,

@@ -11,7 +11,8 @@ import pytest
 
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.data.catalog import load_records
-from prism_ssl.embed.probe import main, probe_table
+from prism_ssl.embed.probe.column import probe_table
+from prism_ssl.embed.probe.command import main
 from prism_ssl.errors import CatalogError, ConfigError
 
 

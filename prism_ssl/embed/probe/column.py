@@ -1,28 +1,22 @@
-"""Probe embeddings for a column of the catalogue: ``prism probe CATALOG --embeddings FILE --label COLUMN``."""
+"""Read a column of the catalogue from embeddings of ``prism embed``."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import math
-import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.data.catalog import column_values, load_records
-from prism_ssl.errors import ConfigError, PrismError
+from prism_ssl.errors import ConfigError
 from prism_ssl.eval.embedding_probe import ProbeScore, probe_classes
 
 _NEEDED = ("scan_id", "subject_id", "modality", "embedding")
-_EVERY_SCAN = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,23 +88,14 @@ def _labels(data: DataConfig, label: str) -> dict[str, str]:
     return column_values(data, records, label)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Probe, and print what was found; 0 when there are two classes to tell apart, else as ``catalog_options`` says."""
-    given = _parser().parse_args(arguments)
-    try:
-        probed = probe_table(Path(given.embeddings), catalog_settings(given), given.label, given.k)
-    except (PrismError, OSError) as error:
-        return refused(error)
-    print(json.dumps(_plain(probed), indent=2) if given.json else _in_words(probed))  # noqa: T201
-    return EXIT_OK if math.isfinite(probed.score.linear) else EXIT_NO
-
-
-def _plain(probed: Probed) -> dict[str, Any]:
+def plain(probed: Probed) -> dict[str, Any]:
+    """For JSON."""
     score = {name: value if math.isfinite(value) else None for name, value in dataclasses.asdict(probed.score).items()}
     return dataclasses.asdict(probed) | {"score": score}
 
 
-def _in_words(probed: Probed) -> str:
+def in_words(probed: Probed) -> str:
+    """For the console."""
     shown = ", ".join(f"{name} {count}" for name, count in list(probed.classes.items())[:8])
     left = (
         f"; {probed.left_out} scans without a value, or of a class of one patient, left out" if probed.left_out else ""
@@ -124,17 +109,3 @@ def _in_words(probed: Probed) -> str:
         f"kNN {score.knn:.2f}, linear {score.linear:.2f}, chance {score.chance:.2f}\n"
         "Probe the embeddings of untrained weights too: scanners differ in ways that need no learning."
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="prism probe", description="Read a column of the catalogue from embeddings.")
-    add_catalog_options(parser, n_scans=_EVERY_SCAN)
-    parser.add_argument("--embeddings", default="embeddings.parquet", help="table of prism embed")
-    parser.add_argument("--label", default="modality", metavar="COLUMN", help="column to read (default: modality)")
-    parser.add_argument("--k", type=int, default=5, help="neighbours of the kNN probe")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

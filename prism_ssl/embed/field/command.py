@@ -1,0 +1,131 @@
+"""Embed points of scans: ``prism field CATALOG --checkpoint RUN --out fields``."""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before all other imports, which take seconds
+    from prism_ssl.utils.stop_signals import leave_on_stop_signals
+
+    leave_on_stop_signals()
+
+import argparse
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
+from prism_ssl.config.schema import DataConfig
+from prism_ssl.embed.command import ALL_GPUS, EVERY_SCAN, OBJECT_STORE_BYTES, add_weights_option
+from prism_ssl.errors import ConfigError, PrismError
+from prism_ssl.utils.fs import temporary_root
+from prism_ssl.utils.gpu_check import require_usable_gpus
+from prism_ssl.utils.ray_cluster.session import ray_environment, ray_session
+from prism_ssl.utils.ray_cluster.stderr_filter import stderr_without
+from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, leave, stop_signals_interrupt
+from prism_ssl.utils.terminal import output_that_ends_nothing
+from prism_ssl.utils.time import format_duration
+
+if TYPE_CHECKING:
+    from prism_ssl.embed.field.job import FieldReport
+
+FIELDS_TABLE, POINTS_TABLE, MASKS_TABLE = "volumes.parquet", "points.parquet", "masks.parquet"
+"""Tables in the folder of a job: the volume vectors of fields, the rows of points, the labels of masks."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Embed what is not embedded yet and print a summary; 0 when the table has a row, 75 when interrupted (the same
+    command resumes), else as ``catalog_options`` says."""
+    given = _parser().parse_args(arguments)
+    with output_that_ends_nothing(), stop_signals_interrupt():
+        console, started = Console(), time.monotonic()
+        try:
+            data, tmp_root = catalog_settings(given), temporary_root(given.tmp_root)
+            with ray_environment(tmp_root):
+                report = _embed(given, data, tmp_root)
+        except (PrismError, OSError) as error:
+            return refused(error)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("interrupted; run the same command again to resume", style="yellow")
+            return EXIT_INTERRUPTED
+        for line in _in_words(report, _table(given), time.monotonic() - started):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return EXIT_OK if report.rows else EXIT_NO
+
+
+def _table(given: argparse.Namespace) -> Path:
+    name = POINTS_TABLE if given.points else MASKS_TABLE if given.masks else FIELDS_TABLE
+    return Path(given.out).absolute() / name
+
+
+def _embed(given: argparse.Namespace, data: DataConfig, tmp_root: Path) -> FieldReport:
+    # Ray reads its environment at its first import. Its core logs the restart of an actor as an error.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    from prism_ssl.embed.field.actor import FieldSettings
+    from prism_ssl.embed.field.job import embed_points
+    from prism_ssl.embed.field.requests import request_for
+    from prism_ssl.embed.job import embed_config
+    from prism_ssl.embed.weights import with_weights
+    from prism_ssl.model.export import read_export
+
+    if given.spacing < 1 or not 0 < given.coverage <= 1:
+        found = f"--spacing is {given.spacing:g} and --coverage {given.coverage:g}"
+        raise ConfigError(f"{found}; needed: 1 mm or more, and a share in (0, 1]")
+    exported, _ = read_export(given.checkpoint)
+    files, width = with_weights(exported, given.weights, given.seed)
+    settings = FieldSettings(embed_config(exported, data), given.seed)
+    request, words = request_for(given, data)
+    Path(given.out).mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.ExitStack() as session:
+        with stderr_without("Set ray log level from environment"):  # set above
+            session.enter_context(ray_session(1, OBJECT_STORE_BYTES, tmp_root))
+        require_usable_gpus(ALL_GPUS)
+        return embed_points(files, width, request, settings, _table(given), words)
+
+
+def _in_words(report: FieldReport, table: Path, seconds: float) -> list[str]:
+    pace = f" ({report.points / seconds:.0f} a second)" if report.points else ""
+    lines = [
+        f"{table}: {report.rows} rows; {report.points} points of {report.scans} scans embedded now in "
+        f"{format_duration(seconds)}{pace}, {report.reused} scans done before"
+    ]
+    if report.rejected:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in report.rejected.most_common())
+        listed = table.with_suffix(".rejected.csv")
+        lines.append(f"{report.rejected.total()} scans have no row ({reasons}); listed in {listed}")
+    return lines
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prism field",
+        description="The encoder at every point of a lattice over each scan of a catalogue, as a NIfTI in "
+        "the scan's own frame; or at points of your own, in the labels of masks, or over the whole scan. Run the same "
+        "command again to resume.",
+    )
+    add_catalog_options(parser, n_scans=EVERY_SCAN)
+    parser.add_argument(
+        "--checkpoint", required=True, help="a finished run's folder, or a W&B artifact entity/project/name:alias"
+    )
+    parser.add_argument("--out", default="fields", help="folder to write to")
+    parser.add_argument("--spacing", type=float, default=8.0, metavar="MM", help="distance of the lattice's points")
+    parser.add_argument("--everywhere", action="store_true", help="embed the air around the body too")
+    parser.add_argument(
+        "--coverage", type=float, default=0.95, metavar="SHARE", help="share of the body that a volume vector covers"
+    )
+    what = parser.add_mutually_exclusive_group()
+    points = "table of points (.csv, .parquet): scan_id or series_path, and x_mm, y_mm, z_mm (RAS) or i, j, k (voxels)"
+    what.add_argument("--points", metavar="TABLE", help=f"{points}; one vector each")
+    what.add_argument("--masks", metavar="FOLDER", help="a label volume for each scan; one vector a label")
+    what.add_argument("--volume", action="store_true", help="only one vector a scan, the mean over a covering")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the layout of the patches, the same at all points")
+    add_weights_option(parser)
+    parser.add_argument("--tmp-root", help="folder for temporary files; default: /tmp/$USER")
+    return parser
+
+
+if __name__ == "__main__":
+    leave(main())

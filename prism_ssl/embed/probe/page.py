@@ -1,0 +1,136 @@
+"""The page and the picture of a probe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import altair as alt
+import polars as pl
+import vl_convert
+
+from prism_ssl.embed.probe.compare import Found
+from prism_ssl.embed.probe.segmentation import Segmented
+from prism_ssl.eval.frozen_probe import FOLDS_MAX, Estimate
+from prism_ssl.utils.fs import write_atomic
+
+PAGE, PICTURE = "probe.md", "probe.png"
+_SCALE = 2
+
+
+def write_page(folder: Path, found: Sequence[Found], segmented: Segmented | None) -> Path:
+    """Write probe.md and probe.png into ``folder``; no path and no id is in them. Returns the page's path."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    picture: bytes = vl_convert.vegalite_to_png(_picture(found, segmented).to_json(), scale=_SCALE)
+    write_atomic(folder / PICTURE, picture)
+    parts = ["# What the frozen embeddings tell", _METHOD.format(folds=FOLDS_MAX), f"![scores]({PICTURE})"]
+    parts += [_label_part(each) for each in found]
+    parts += [] if segmented is None else [_segmented_part(segmented)]
+    names = {row.encoder for each in found for row in each.rows}
+    names |= {row.encoder for row in segmented.rows} if segmented else set()
+    absent = [name for name in ("random", "pixels") if not any(name in known for known in names)]
+    if absent:
+        parts.append(_ABSENT.format(absent=" and ".join(absent), option=absent[0]))
+    write_atomic(folder / PAGE, ("\n\n".join(parts) + "\n").encode())
+    return folder / PAGE
+
+
+_METHOD = (
+    "Each scan is told by a linear probe (logistic regression with balanced classes, or ridge regression, on "
+    "standardised embeddings) that was fitted on other patients, in at most {folds} folds. Intervals are 95 % over "
+    "patients (bootstrap, expanded for few patients); they do not cover another draw of the folds or another training "
+    "of the encoder. Differences are paired: the same patients are drawn for both encoders."
+)
+_ABSENT = (
+    "**Not compared with {absent}**: embed the same scans with `--weights {option}` and name the table with "
+    "`--beside {option}=FILE`. Scanners and body parts differ in ways that need no learning."
+)
+
+
+def words(value: Estimate | None, signed: bool = False) -> str:
+    """An estimate for people, such as "0.62 (0.51 to 0.73)"."""
+    if value is None or not math.isfinite(value.value):
+        return "-"
+    form = "{:+.2f}" if signed else "{:.2f}"
+    if not math.isfinite(value.low):
+        return form.format(value.value)
+    return f"{form.format(value.value)} ({form.format(value.low)} to {form.format(value.high)})"
+
+
+def _label_part(found: Found) -> str:
+    classes = ", ".join(f"{name} {count}" for name, count in list(found.classes.items())[:8])
+    head = f"{found.scans} scans of {found.patients} patients{f' ({classes})' if classes else ''}."
+    lines = [
+        f"## {found.label}",
+        "",
+        head,
+        "",
+        f"| encoder | {found.measure} | `embeddings` better by |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {row.encoder} | {words(row.score)} | {words(row.better, signed=True)} |" for row in found.rows]
+    lines += [f"| chance | {found.chance:.2f} | |"]
+    sizes = list(found.rows[0].curve)
+    if len(sizes) > 1:
+        lines += ["", "By the number of patients fitted on:", ""]
+        lines += [f"| encoder | {' | '.join(map(str, sizes))} |", "|---" * (len(sizes) + 1) + "|"]
+        for row in found.rows:
+            lines.append(f"| {row.encoder} | {' | '.join(f'{row.curve[size]:.2f}' for size in sizes)} |")
+    return "\n".join(lines)
+
+
+def _segmented_part(found: Segmented) -> str:
+    lines = [
+        "## Label of the masks",
+        "",
+        f"{found.points} lattice points of {found.scans} scans, {found.within} within the label; "
+        f"{found.patients} patients are scored. The threshold of Dice is chosen on the patients fitted on.",
+        "",
+        "| encoder | AUROC | better by | Dice | better by |",
+        "|---|---|---|---|---|",
+    ]
+    for row in found.rows:
+        gains = words(row.better_auroc, signed=True), words(row.better_dice, signed=True)
+        lines.append(f"| {row.encoder} | {words(row.auroc)} | {gains[0]} | {words(row.dice)} | {gains[1]} |")
+    chance = 2 * found.within / max(1, found.within + found.points)
+    return "\n".join([*lines, f"| chance | 0.50 | | {chance:.2f} (all points) | |"])
+
+
+def _picture(found: Sequence[Found], segmented: Segmented | None) -> alt.VConcatChart:
+    rows = [
+        _bar(f"{each.label} ({each.measure})", row.encoder, row.score, each.chance)
+        for each in found
+        for row in each.rows
+    ]
+    for row in segmented.rows if segmented else ():
+        rows += [_bar("masks (AUROC)", row.encoder, row.auroc, 0.5), _bar("masks (Dice)", row.encoder, row.dice, None)]
+    base = alt.Chart(pl.DataFrame(rows, infer_schema_length=None), width=420, height=alt.Step(22))
+    color = alt.Color("encoder:N", title=None, sort=None)
+    y = alt.Y("encoder:N", title=None, sort=None)
+    score = alt.X("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+    marks = base.mark_point(filled=True, size=60, opacity=1).encode(x=score, y=y, color=color)
+    spans = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", y=y, color=color)
+    chance = base.mark_rule(strokeDash=[4, 4], color="#888888").encode(x="chance:Q")
+    header = alt.Header(labelAngle=0, labelOrient="top", labelAnchor="start", labelFontWeight="bold")
+    above = alt.layer(chance, spans, marks).facet(row=alt.Row("task:N", title=None, sort=None, header=header))
+    title = "score with its 95 % interval over patients; dashed: chance"
+    charts: list[alt.Chart | alt.FacetChart] = [above.resolve_scale(x="independent").properties(title=title)]
+    curves = [
+        {"task": each.label, "encoder": row.encoder, "patients": size, "score": value}
+        for each in found
+        for row in each.rows
+        for size, value in row.curve.items()
+    ]
+    if curves:
+        lines = alt.Chart(pl.DataFrame(curves), width=260, height=170).mark_line(point=True)
+        patients = alt.X("patients:Q", title="patients fitted on", scale=alt.Scale(type="log", base=2))
+        lines = lines.encode(x=patients, y=alt.Y("score:Q", scale=alt.Scale(zero=False)), color=color)
+        charts.append(lines.facet(column=alt.Column("task:N", title=None, sort=None)).resolve_scale(y="independent"))
+    return alt.vconcat(*charts)
+
+
+def _bar(task: str, encoder: str, score: Estimate, chance: float | None) -> dict[str, str | float | None]:
+    known = {"value": score.value, "low": score.low, "high": score.high}
+    numbers = {name: value if math.isfinite(value) else None for name, value in known.items()}
+    return {"task": task, "encoder": encoder, "chance": chance, **numbers}

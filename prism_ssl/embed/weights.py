@@ -1,0 +1,74 @@
+"""Encoders to embed with: the trained one, the same with random weights, or quantiles of the pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from prism_ssl.model.backbone import PRESETS, build_encoder
+from prism_ssl.model.export import ExportedEncoder
+from prism_ssl.utils.hashing import content_hash
+
+Weights = Literal["trained", "random", "pixels"]
+QUANTILES = 17
+"""Quantiles of a view's pixels, 0.02 to 0.98: what an embedding must beat."""
+
+
+class EncoderFiles(Protocol):
+    """What an encoder is built from, in any process; ``ExportedEncoder`` is one."""
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Contents of encoder.json."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what determines the embeddings."""
+        ...
+
+    def build(self) -> nn.Module:
+        """The encoder, on the CPU and in evaluation mode."""
+        ...
+
+
+class PixelQuantiles(nn.Module):
+    """In place of an encoder: 17 quantiles of all pixels of a view, regardless of their position."""
+
+    def forward(self, patches: Tensor, positions_mm: Tensor) -> Tensor:  # noqa: ARG002  as an encoder
+        """Patches [B, N, 16, 16, 1] -> [B, 17]."""
+        q = torch.linspace(0.02, 0.98, QUANTILES, device=patches.device)
+        return torch.quantile(patches.flatten(1), q, dim=1).T.contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class PixelFiles:
+    """``PixelQuantiles`` for the views that an encoder was trained on."""
+
+    description: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what determines the quantiles."""
+        return content_hash(["pixel quantiles", QUANTILES]) * 4
+
+    def build(self) -> PixelQuantiles:
+        """The module."""
+        return PixelQuantiles().eval()
+
+
+def with_weights(exported: ExportedEncoder, weights: Weights, seed: int) -> tuple[EncoderFiles, int]:
+    """What embeds in place of ``exported``, for the same views, and the width D of its embedding."""
+    preset = exported.description["preset"]
+    if weights == "pixels":
+        return PixelFiles(exported.description), QUANTILES
+    if weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fresh = save({name: tensor.contiguous() for name, tensor in build_encoder(preset).state_dict().items()})
+        exported = ExportedEncoder(fresh, exported.description | {"weights_sha256": None})
+    return exported, PRESETS[preset].width

@@ -1,0 +1,80 @@
+"""The arithmetic and the memory of a step are what torch counts and keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from prism_ssl.config.defaults import betty_baseline, phantom_cpu
+from prism_ssl.config.schema import Objective, Precision
+from prism_ssl.model.backbone import EncoderShape, PrismEncoder
+from prism_ssl.model.capacity.flops import pair_flops, step_flops
+from prism_ssl.model.capacity.measured import step_config
+from prism_ssl.model.capacity.memory import INPUT_BYTES, KEPT_BYTES, gpu_memory
+from prism_ssl.model.network import build_network
+from tests.support.model_batches import random_batch
+
+
+@pytest.mark.parametrize("objective", ["regression", "classification"])
+@pytest.mark.parametrize("n_patches", [5, 48])
+def test_a_pair_costs_what_torch_counts(n_patches: int, objective: Objective) -> None:
+    config = step_config(phantom_cpu(), "tiny", 2, n_patches, model__objective=objective)
+    network, batch = build_network(config.model), random_batch(n_pairs=1, n_patches=n_patches)
+    plainly = sdpa_kernel(SDPBackend.MATH)  # torch does not count the fused attention of a CPU
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, plainly:
+        network(batch.patches_a, batch.positions_a, batch.patches_b, batch.positions_b)
+    assert counter.get_total_flops() == pair_flops(config)
+
+
+def test_a_vit_large_costs_six_operations_a_weight_and_token_and_its_attention() -> None:
+    config = step_config(betty_baseline(), "large", 64, 1024)
+    tokens, weights = 128 * 1025, 303e6
+    attention = 12 * 24 * 1024 * 1025 * tokens
+    assert step_flops(config) == pytest.approx(6 * weights * tokens + attention, rel=0.05)
+
+
+def _kept_bytes(precision: Precision, depth: int, checkpointing: bool) -> int:
+    encoder, batch = PrismEncoder(EncoderShape(192, depth, 3)), random_batch(n_pairs=4, n_patches=127)
+    encoder.checkpointing = checkpointing
+    seen: dict[int, int] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        seen[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        alive.append(x)
+        return x
+
+    alive: list[torch.Tensor] = []
+    half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), half:
+        encoder(batch.patches_a, batch.positions_a)
+    weights = {weight.untyped_storage().data_ptr() for weight in encoder.parameters()}
+    return sum(size for place, size in seen.items() if place not in weights)
+
+
+@pytest.fixture
+def norms_as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autocast computes norms in float32 on CUDA, in bfloat16 on a CPU."""
+    norm = torch.nn.functional.layer_norm
+    monkeypatch.setattr(torch.nn.functional, "layer_norm", lambda x, *more: norm(x.float(), *more))
+
+
+@pytest.mark.usefixtures("norms_as_on_cuda")
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_block_keeps_for_its_backward_pass_what_the_plan_says(precision: Precision, checkpointing: bool) -> None:
+    kept = _kept_bytes(precision, 4, checkpointing) - _kept_bytes(precision, 3, checkpointing)
+    if precision == "bf16" and not checkpointing:
+        kept -= 2 * 12 * 192**2  # the weights in bfloat16, which the plan counts as weights
+    planned = INPUT_BYTES[precision] if checkpointing else KEPT_BYTES[precision]
+    assert kept / (4 * 128 * 192) == pytest.approx(planned, rel=0.03)
+
+
+def test_parts_and_checkpointing_lower_the_plan_and_leave_the_weights() -> None:
+    whole = gpu_memory(step_config(betty_baseline(), "large", 64, 1024))
+    assert whole.weights == pytest.approx(18 * 307e6, rel=0.1)
+    parts = gpu_memory(step_config(betty_baseline(), "large", 64, 1024, train__grad_accumulation=4))
+    assert (parts.weights, parts.activations) == (whole.weights, whole.activations // 4)
+    again = gpu_memory(step_config(betty_baseline(), "large", 64, 1024, model__activation_checkpointing=True))
+    assert again.activations < 0.1 * whole.activations

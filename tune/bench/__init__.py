@@ -1,0 +1,1 @@
+"""Measure training on the GPU that is there: ``prism bench gpu``."""
