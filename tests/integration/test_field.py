@@ -209,12 +209,13 @@ def test_a_killed_command_computes_no_kept_point_again(phantom_catalog: Path, tm
     places = [str(phantom_catalog), "--checkpoint", str(tmp_path), "--n-scans", "1", "--tmp-root", str(tmp_path / "t")]
 
     def line(out: str) -> list[str]:
-        field = ["--spacing", "4", "--out", str(tmp_path / out)]
+        field = ["--spacing", "6", "--out", str(tmp_path / out)]
         return [sys.executable, "-m", "prism_ssl.embed.field.command", *places, *field]
 
     run = CliRun(line("killed"))
     while kept(tmp_path / "killed") < 2 * CHUNK_POINTS:  # the run's own limit is the test's
-        assert run.running, run.output
+        assert run.running or run.finish() == 0, run.output
+        assert not list((tmp_path / "killed").glob("*.nii.gz")), "it ended before it could be killed"
         run.descendants()
     run.kill()
     run.finish()

@@ -38,7 +38,8 @@ def write_volume(
         ValueError: the blocks do not add up to ``channels`` volumes.
     """
     written = 0
-    with atomic_file(path) as target, igzip.IGzipFile(fileobj=target, mode="wb", compresslevel=_LEVEL, mtime=0) as file:
+    how = {"filename": "", "mode": "wb", "compresslevel": _LEVEL, "mtime": 0}  # else it holds the temporary name
+    with atomic_file(path) as target, igzip.IGzipFile(fileobj=target, **how) as file:
         file.write(_header(affine, (*shape, channels)))
         for block in blocks:
             written += block.shape[0]

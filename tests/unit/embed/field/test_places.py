@@ -35,6 +35,8 @@ def test_a_field_opens_aligned_and_tells_where_it_is(name: str, tmp_path: Path) 
     places = FieldRequest(5.0, 0.9, everywhere=True).places(scan, RECORD, VIEW)
     vectors = places.points_mm.astype(np.float32)  # each point's vector is where it is
     write_field(tmp_path / "f.nii.gz", places, vectors)
+    write_field(tmp_path / "again.nii.gz", places, vectors)
+    assert (tmp_path / "f.nii.gz").read_bytes() == (tmp_path / "again.nii.gz").read_bytes()
     image: Any = nib.load(tmp_path / "f.nii.gz")
     assert places.lattice is not None
     assert np.array_equal(image.affine, places.lattice.affine)
