@@ -51,7 +51,7 @@ PLANTED = {
 }
 """What must appear nowhere in an archive."""
 PLANTED_WORDS = (
-    *("Quenneville", "Ottoline", "MRN7744112", "7744112", "19610307", "1961", "ACC998877", "20190422", "134455"),
+    *("Quenneville", "Ottoline", "MRN7744112", "7744112", "19610307", ".1961", "ACC998877", "20190422", "134455"),
     *("Zwingenberger", "Bramblewick", "ST55671"),
 )
 

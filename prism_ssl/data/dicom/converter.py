@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from prism_ssl.data.scan import gzip_file
@@ -19,6 +20,7 @@ from prism_ssl.utils.fs import atomic_file
 
 TIME_LIMIT_S = 600.0
 """dcm2niix is stopped after this time; a volume takes seconds."""
+_KILLED_S = 30.0
 _CORRECTED = ("_Tilt", "_Eq")
 """dcm2niix names volumes so that it corrected for gantry tilt, or for slices that are unevenly apart."""
 _OPTIONS = ("-z", "n", "-b", "n", "-l", "o", "-m", "y", "-f", "x")
@@ -110,4 +112,5 @@ def _run(command: list[str], limit_s: float) -> int:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):  # a process that waits for a dead disk outlives even that
+                process.wait(_KILLED_S)

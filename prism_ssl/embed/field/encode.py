@@ -29,6 +29,8 @@ BATCH_PATCHES = {"cpu": 2048, "cuda": 16384}
 CHUNK_POINTS = 256
 """Points that travel, and are kept, together: whole batches."""
 
+_BATCH_S = 900.0  # a batch takes seconds, also on a machine that does much else
+
 Pixels = npt.NDArray[np.int16]
 
 
@@ -55,7 +57,7 @@ class PointEncoder:
         self._layout = still_layout(config.data.n_patches, seed)
         self._batch = batch_views(config.data.n_patches, device.type)
         with ThreadPoolExecutor(1, initializer=_one_thread_each) as thread:
-            self._batch = self._batch if thread.submit(self._places_are_alike).result() else 1
+            self._batch = self._batch if thread.submit(self._places_are_alike).result(_BATCH_S) else 1
 
     @property
     def batch(self) -> int:
@@ -93,7 +95,7 @@ class PointEncoder:
         return self._encode(pixels, centers_mm)[: len(points_mm)]
 
     def _result(self, work: Future[Any]) -> Float32:
-        found = work.result()
+        found = work.result(_BATCH_S)
         vectors: Float32 = self._encode(*found[:2])[: found[2]] if isinstance(found, tuple) else found
         return vectors
 

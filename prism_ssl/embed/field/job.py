@@ -23,11 +23,12 @@ from prism_ssl.embed.field.store import PointStore
 from prism_ssl.embed.scan import EMBEDDING_FAILED, known_fields, without_embedding
 from prism_ssl.embed.table import EmbeddingTable
 from prism_ssl.embed.weights import EncoderFiles
-from prism_ssl.errors import PrismError
+from prism_ssl.errors import MachineTrouble, PrismError
 from prism_ssl.utils.hashing import content_hash, short_id
 
 CRASHES_MAX = 2
 """A scan that kills its process this often is listed."""
+_SILENCE_S = 1800.0  # a chunk takes seconds, opening a scan has limits of its own
 _AHEAD = 8  # chunks that an actor computes before the driver has taken them
 _BLOCK_BYTES = 64 * 2**20  # of a field that are in memory at a time
 
@@ -141,7 +142,13 @@ class _Job:
                     record, crashes = waiting.popleft()
                     turn = _Turn(record, idle.popleft(), crashes)
                     busy[turn.actor.places.remote(record)] = turn
-                (ready,), _ = ray.wait(list(busy), num_returns=1)
+                answered, _ = ray.wait(list(busy), num_returns=1, timeout=_SILENCE_S)
+                if not answered:
+                    raise MachineTrouble(
+                        f"none of the {len(busy)} processes that embed has answered for {_SILENCE_S:g} s; the same "
+                        "command goes on with what is kept"
+                    )
+                ready = answered[0]
                 turn = busy.pop(ready)
                 try:
                     following = self._advance(turn, ready)
@@ -164,7 +171,7 @@ class _Job:
     def _advance(self, turn: _Turn, ready: Any) -> Any:
         """Take what an actor has ready; returns what to wait for next, None when the scan is settled."""
         if turn.places is None:
-            places = ray.get(ready)
+            places = ray.get(ready, timeout=_SILENCE_S)
             if not isinstance(places, Places):
                 self._table.add(places)
                 self._progress.settled()
@@ -172,7 +179,7 @@ class _Job:
             return self._begin(turn, places)
         assert turn.store is not None
         try:
-            vectors = ray.get(next(ready))
+            vectors = ray.get(next(ready), timeout=_SILENCE_S)
         except StopIteration:
             return self._finish(turn)
         if not np.isfinite(vectors).all():
