@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo train test test-slow check bench format clean
+.PHONY: help install demo train test test-slow test-soak check bench format clean
 
 help:
 	@echo "make install    the project and its test tools into .venv, nothing else"
@@ -11,6 +11,7 @@ help:
 	@echo "make train      train on generated phantoms on this machine's CPU (about three minutes)"
 	@echo "make test       all tests except the slow ones"
 	@echo "make test-slow  faults on whole runs: killed actors, drivers, damaged scans"
+	@echo "make test-soak  several jobs at once, random stops, benchmarks that need a cluster: before a release"
 	@echo "make check      ruff and mypy"
 	@echo "make bench      all benchmarks, into tests/benchmarks/RESULTS.md (on a machine that does nothing else)"
 
@@ -32,7 +33,10 @@ test: $(READY)
 	$(BIN)/python -m pytest -m 'not slow'
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m 'slow and not soak'
+
+test-soak: $(READY)
+	$(BIN)/python -m pytest -m soak
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from prism_ssl.model.capacity.measured import read_bench
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_live_pool_feeds_the_bench_with_views_cut_out_in_both_places(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "prism_ssl.cli.main", "bench", "gpu", "--device", "cpu", "--quick"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -15,9 +16,23 @@ pytestmark = pytest.mark.slow
 BENCHMARKS = REPOSITORY / "tests" / "benchmarks"
 
 
-def test_all_benchmarks_run_and_report() -> None:
-    command = [sys.executable, str(BENCHMARKS / "run_all.py"), "--quick"]
+ON_A_CLUSTER = ("loader", "memory", "step", "transport")
+"""Benchmarks that start Ray and real pools."""
+ALL = sorted(script.stem.removeprefix("bench_") for script in BENCHMARKS.glob("bench_*.py"))
+
+
+def _report(names: Sequence[str]) -> None:
+    command = [sys.executable, str(BENCHMARKS / "run_all.py"), "--quick", "--only", *names]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert result.returncode == 0, result.stderr
-    reported = re.findall(r"^## (bench_\w+)$", result.stdout, re.MULTILINE)
-    assert reported == sorted(script.stem for script in BENCHMARKS.glob("bench_*.py"))
+    assert re.findall(r"^## bench_(\w+)$", result.stdout, re.MULTILINE) == list(names)
+
+
+def test_the_benchmarks_of_one_process_run_and_report() -> None:
+    _report([name for name in ALL if name not in ON_A_CLUSTER])
+
+
+@pytest.mark.soak
+def test_the_benchmarks_on_a_cluster_run_and_report() -> None:
+    assert set(ON_A_CLUSTER) < set(ALL)
+    _report(ON_A_CLUSTER)
