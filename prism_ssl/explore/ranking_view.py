@@ -142,7 +142,7 @@ def effects_picture(scored: pl.DataFrame) -> alt.TopLevelMixin:
     for response, words in ((QUALITY, "proxy quality"), (THROUGHPUT, "patches/s after stalls")):
         effects = effects_table(scored, response)
         if not effects.is_empty():
-            charts.append(effects_chart(effects, words).properties(width=200, title=f"Effect on {words}"))
+            charts.append(effects_chart(effects, words).properties(width=185, title=f"Effect on {words}"))
     if not charts:
         return in_words("Not estimable: no factor has two levels among the measured runs that ended ok.")
     return finished(alt.hconcat(*charts).resolve_scale(color="independent"))

@@ -65,6 +65,14 @@ _TOO_WIDE = """(canvases) => canvases.filter(canvas => {
     return canvas.getBoundingClientRect().right > innerWidth;
 }).length"""
 """How many charts reach beyond the window, or beyond a box that cuts them off."""
+_RIGHT_ENDS = """(canvases) => canvases.flatMap(canvas => {
+    const right = canvas.getBoundingClientRect().right, boxes = [];
+    for (let box = canvas.parentElement; box; box = box.parentElement)
+        if (right > box.getBoundingClientRect().right + 1 && getComputedStyle(box).overflowX != "visible")
+            boxes.push(`${Math.round(right)} in a box to ${Math.round(box.getBoundingClientRect().right)} (${box.className})`);
+    return boxes;
+})"""
+"""Where charts end that are cut off, and where their boxes do."""
 
 
 # ---------------------------------------------------------------------- what is looked at
@@ -149,7 +157,8 @@ class Notebook:
             self.page.set_viewport_size({"width": width, "height": 1000})
             give_up = time.monotonic() + PATIENCE_MS / 1000
             while self.page.locator("canvas").evaluate_all(_TOO_WIDE):  # charts are drawn anew for the new width
-                assert time.monotonic() < give_up, f"a chart is cut off at {width} px"
+                where = self.page.locator("canvas").evaluate_all(_RIGHT_ENDS)
+                assert time.monotonic() < give_up, f"a chart is cut off at {width} px: {where}"
                 self.page.wait_for_timeout(300)
         self.page.set_viewport_size(VIEWPORT)
 
