@@ -69,10 +69,10 @@ _RIGHT_ENDS = """(canvases) => canvases.flatMap(canvas => {
     const right = canvas.getBoundingClientRect().right, boxes = [];
     for (let box = canvas.parentElement; box; box = box.parentElement)
         if (right > box.getBoundingClientRect().right + 1 && getComputedStyle(box).overflowX != "visible")
-            boxes.push(`${Math.round(right)} in a box to ${Math.round(box.getBoundingClientRect().right)} (${box.className})`);
+            boxes.push([Math.round(right), Math.round(box.getBoundingClientRect().right), box.className]);
     return boxes;
 })"""
-"""Where charts end that are cut off, and where their boxes do."""
+"""Of charts that are cut off: where they end, where their boxes end, and the boxes' classes."""
 
 
 # ---------------------------------------------------------------------- what is looked at
