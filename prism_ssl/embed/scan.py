@@ -50,6 +50,18 @@ def without_embedding(record: ScanRecord, reason: str, detail: str, stamp: str =
     return _row(record, stamp) | {"reason": str(reason), "detail": detail}
 
 
+def row_of_failure(record: ScanRecord, error: Exception, stamp: str = "") -> Row:
+    """The row of a scan that ``error`` kept from being embedded."""
+    if isinstance(error, ScanRejected):
+        return without_embedding(record, error.reason, error.detail, stamp)
+    if isinstance(error, ArchiveUnreachable):
+        return without_embedding(record, RejectReason.NOT_READABLE, str(error), stamp)
+    if isinstance(error, (MachineTrouble, MemoryError)):  # the next job tries again, as above
+        return without_embedding(record, RejectReason.CHECK_CRASHED, str(error) or "out of memory", stamp)
+    text = str(error).replace(record.nifti_path, "the file")
+    return without_embedding(record, RejectReason.NIFTI_LOAD_FAILED, f"{type(error).__name__}: {text}", stamp)
+
+
 def cut_views(record: ScanRecord, settings: EmbedSettings) -> Row:
     """The row of a scan with the pixels and positions of its views, or the reason why there are none; never raises."""
     stamp = ""
@@ -57,15 +69,8 @@ def cut_views(record: ScanRecord, settings: EmbedSettings) -> Row:
         stamp = file_stamp(record)
         _, scan = inspect_and_open(record.nifti_path, record.modality, settings.config)
         patches, positions = _views(scan, record.scan_id, settings)
-    except ScanRejected as rejected:
-        return without_embedding(record, rejected.reason, rejected.detail, stamp)
-    except ArchiveUnreachable as away:
-        return without_embedding(record, RejectReason.NOT_READABLE, str(away), stamp)
-    except (MachineTrouble, MemoryError) as trouble:  # the next job tries again, as above
-        return without_embedding(record, RejectReason.CHECK_CRASHED, str(trouble) or "out of memory", stamp)
     except Exception as error:  # noqa: BLE001  the edge of a task: one odd file must not lose the other rows
-        text = str(error).replace(record.nifti_path, "the file")
-        return without_embedding(record, RejectReason.NIFTI_LOAD_FAILED, f"{type(error).__name__}: {text}", stamp)
+        return row_of_failure(record, error, stamp)
     return _row(record, stamp) | {"patches": patches.tobytes(), "positions": positions.tobytes()}
 
 

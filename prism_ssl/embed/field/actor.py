@@ -11,12 +11,11 @@ import torch
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import Float32, Float64, ScanRecord
 from prism_ssl.data.checks import inspect_and_open
-from prism_ssl.data.scan import OpenScan, RejectReason
+from prism_ssl.data.scan import OpenScan
 from prism_ssl.embed.field.encode import CHUNK_POINTS, PointEncoder
 from prism_ssl.embed.field.places import NO_POINT, Places, Request
-from prism_ssl.embed.scan import Row, without_embedding
+from prism_ssl.embed.scan import Row, row_of_failure, without_embedding
 from prism_ssl.embed.weights import EncoderFiles
-from prism_ssl.errors import ArchiveUnreachable, MachineTrouble, ScanRejected
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,8 @@ class PointWorker:
         try:
             stamp = self._request.stamp(record)
             places = self._request.places(self._scan(record), record, self._settings.config.view)
-        except ScanRejected as rejected:
-            return without_embedding(record, rejected.reason, rejected.detail, stamp)
-        except ArchiveUnreachable as away:
-            return without_embedding(record, RejectReason.NOT_READABLE, str(away), stamp)
-        except (MachineTrouble, MemoryError) as trouble:  # the next job tries again, as above
-            return without_embedding(record, RejectReason.CHECK_CRASHED, str(trouble) or "out of memory", stamp)
         except Exception as error:  # noqa: BLE001  the edge of a task: one odd file must not lose the other rows
-            text = str(error).replace(record.nifti_path, "the file")
-            return without_embedding(record, RejectReason.NIFTI_LOAD_FAILED, f"{type(error).__name__}: {text}", stamp)
+            return row_of_failure(record, error, stamp)
         if not len(places.points_mm):
             return without_embedding(record, NO_POINT, "no point of this scan is to be embedded", stamp)
         return places
