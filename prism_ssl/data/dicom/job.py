@@ -30,7 +30,7 @@ from prism_ssl.utils.fs import FolderLock, private_folder, write_atomic
 from prism_ssl.utils.hashing import content_hash
 from prism_ssl.utils.progress import with_progress
 
-RULES_VERSION = 2
+RULES_VERSION = 3
 """Increased whenever some series is judged differently, so that an archive's series are judged again."""
 OWNER_FILE = ".import"
 """In the archive: tells with which salt its ids were made."""
@@ -208,11 +208,12 @@ def _judge_series(request: ImportRequest, ledger: Ledger, pseudonyms: Pseudonyms
 def _entry(part: Part, series: str, request: ImportRequest, pseudonyms: Pseudonyms) -> Entry:
     ids = ids_of(part.instances[0], series, part.name, pseudonyms)
     row: dict[str, Any] = ids | {"modality": modality(part.instances[0].modality)}
-    files = [(*each.told()[:3], each.size, each.mtime_ns) for each in part.instances]
-    signature = content_hash([converter_version(), files])
     if part.stack is None:
         assert part.refusal is not None
-        return Entry(ids["series_id"], signature, part.refusal.reason, part.refusal.detail, len(files), row, None)
+        reason, detail = part.refusal.reason, part.refusal.detail
+        return Entry(ids["series_id"], "", reason, detail, len(part.instances), row, None)
+    files = [(*each.told()[:3], each.size, each.mtime_ns) for each in part.instances]
+    signature = content_hash([converter_version(), files])
     row = volume_row(part, ids, request.keep_descriptions)
     shape = (row["columns"], row["rows"], row["slices"])
     affine = tuple(tuple(line) for line in part.stack.affine().tolist())

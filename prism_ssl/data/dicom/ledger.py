@@ -47,7 +47,7 @@ class Entry:
 
     Attributes:
         volume: its pseudonymous id.
-        signature: changes when the volume must be converted again.
+        signature: changes when the volume must be converted again; "" where nothing is to be converted.
         row: of the table; of one left out, only its ids and modality.
         job: what a task needs to convert it, as JSON.
     """

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pydicom.dataset import FileDataset
 from pydicom.uid import generate_uid
 
 from prism_ssl.data.dicom import converter
@@ -70,10 +71,10 @@ def test_dicom_that_is_deleted_leaves_its_volumes_in_the_archive(tmp_path: Path)
     assert imported(tmp_path).volumes == {"CT": 1, "MR": 1}
 
 
-def _written_over(folder: Path, plan: SeriesPlan) -> None:
-    """Other content, length and time under the same names."""
+def _written_over(folder: Path, plan: SeriesPlan, time_ns: int) -> None:
+    """Other content and time under the same names."""
     for path in save(slices_of(plan), folder):
-        os.utime(path, ns=(0, path.stat().st_size + 1))
+        os.utime(path, ns=(0, time_ns))
 
 
 def test_a_header_that_is_corrected_in_place_moves_its_volume(tmp_path: Path) -> None:
@@ -90,9 +91,9 @@ def test_a_header_that_is_corrected_in_place_moves_its_volume(tmp_path: Path) ->
 
 
 def test_a_folder_that_is_filled_anew_leaves_its_earlier_volumes_in_the_archive(tmp_path: Path) -> None:
-    _written_over(tmp_path / "in", ct())
+    _written_over(tmp_path / "in", ct(), time_ns=1)
     imported(tmp_path)
-    _written_over(tmp_path / "in", mr())
+    _written_over(tmp_path / "in", mr(), time_ns=2)
     assert imported(tmp_path).volumes == {"CT": 1, "MR": 1}
     assert imported(tmp_path, keep_descriptions=True).volumes == {"CT": 1, "MR": 1}
 
@@ -166,9 +167,16 @@ def test_an_import_that_is_killed_goes_on(after: int, tmp_path: Path) -> None:
     assert catalog(tmp_path).height == 2
 
 
+def _in_order(slices: list[FileDataset]) -> list[FileDataset]:
+    """With image ids that go up from plane to plane, as most scanners give them."""
+    for number, each in enumerate(slices):
+        each.SOPInstanceUID = each.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+    return slices
+
+
 def test_another_setting_judges_again_without_converting_again(tmp_path: Path) -> None:
     save(slices_of(ct()), tmp_path / "in")
-    save(slices_of(ct(voxels=phantom(4))), tmp_path / "in" / "thin")
+    save(_in_order(slices_of(ct(voxels=phantom(4)))), tmp_path / "in" / "thin")
     imported(tmp_path)
     assert catalog(tmp_path)["series_description"].to_list() == ["AX LUNG B60F"]
     report = imported(tmp_path, min_slices=4, keep_descriptions=True)
