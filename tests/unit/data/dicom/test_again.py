@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from pydicom.dataset import FileDataset
-from pydicom.uid import generate_uid
+from pydicom.uid import UID, generate_uid
 
 from prism_ssl.data.dicom import converter
 from prism_ssl.data.dicom.pseudonyms import SALT_FILE, pseudonyms_in
@@ -170,7 +170,7 @@ def test_an_import_that_is_killed_goes_on(after: int, tmp_path: Path) -> None:
 def _in_order(slices: list[FileDataset]) -> list[FileDataset]:
     """With image ids that go up from plane to plane, as most scanners give them."""
     for number, each in enumerate(slices):
-        each.SOPInstanceUID = each.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+        each.SOPInstanceUID = each.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.3.{number}")
     return slices
 
 
