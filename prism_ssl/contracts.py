@@ -220,6 +220,7 @@ class PrismOutput:
     projection_b: torch.Tensor  # [B, P] unit norm
     embedding_a: torch.Tensor  # [B, D]
     embedding_b: torch.Tensor  # [B, D]
+    masked_error: torch.Tensor  # [B] share of the variance in hidden patches that is missed; 1 where none is hidden
 
 
 RunStatus = Literal["running", "ok", "interrupted", "failed"]

@@ -178,6 +178,9 @@ class ModelConfig:
     """Width of the SupCon projection (P)."""
     compile: bool = True
     """torch.compile on CUDA; never on CPU."""
+    masked_share: float = 0.0
+    """Share of each view's patches that is hidden from the encoder in training and predicted by a small decoder, as in
+    a masked autoencoder (loss.w_masked is the weight); 0: none."""
     activation_checkpointing: bool = False
     """Compute each block's activations again in the backward pass instead of keeping them: less memory, more time."""
     init_from: str | None = None
@@ -188,6 +191,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         positive("model", self, "projection_dim")
+        require(0 <= self.masked_share < 1, "model.masked_share", self.masked_share, "0 or more, and below 1")
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,8 @@ class LossConfig:
     """Weight of the rotation loss."""
     w_window: float = 1.0
     """Weight of the two window losses (centre and width)."""
+    w_masked: float = 0.0
+    """Weight of the reconstruction of hidden patches (needs model.masked_share above 0)."""
     w_supcon_target: float = 0.2
     """Weight of SupCon once ramped up."""
     supcon_temperature: float = 0.1
@@ -230,7 +236,7 @@ class LossConfig:
     """Classification: the same for window differences, in robust std of the scan."""
 
     def __post_init__(self) -> None:
-        not_negative("loss", self, "w_distance", "w_rotation", "w_window", "w_supcon_target")
+        not_negative("loss", self, "w_distance", "w_rotation", "w_window", "w_masked", "w_supcon_target")
         not_negative("loss", self, "supcon_warmup_steps", "supcon_ramp_steps")
         not_negative("loss", self, "dead_zone_mm", "dead_zone_deg", "dead_zone_std")
         positive("loss", self, "supcon_temperature", "place_near_mm")
@@ -347,6 +353,7 @@ class PrismConfig:
                 "loss.heads_across_pairs is set and data.pairs_per_turn is 1, so that few pairs of a batch have "
                 "another one of their series; set data.pairs_per_turn to 2 or more"
             )
+        self._check_masks()
         if self.data.extract_on == "cuda" and (self.view.other_series_share or self.view.random_contrast):
             raise ConfigError(
                 "view.other_series_share and view.random_contrast need data.extract_on 'cpu': with 'cuda' the views "
@@ -357,6 +364,19 @@ class PrismConfig:
                 f"train.rank_timeout_s is {self.train.rank_timeout_s:g} and data.stall_timeout_s is "
                 f"{self.data.stall_timeout_s:g}; needed: the first above the second, so that a stalled pool is "
                 "reported before the other training workers time out"
+            )
+
+    def _check_masks(self) -> None:
+        share, n_patches = self.model.masked_share, self.data.n_patches
+        if (share > 0) != (self.loss.w_masked > 0):
+            raise ConfigError(
+                f"model.masked_share is {share:g} and loss.w_masked is {self.loss.w_masked:g}; needed: both above 0, "
+                "to hide patches and learn from them, or both 0"
+            )
+        if share and not 0 < round(n_patches * share) < n_patches:
+            raise ConfigError(
+                f"model.masked_share is {share:g} and data.n_patches is {n_patches}; needed: at least one patch "
+                "that is hidden and one that is seen"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -64,10 +64,12 @@ class PairHeads(nn.Module):
         embedding_a: Float[Tensor, "B D"],
         embedding_b: Float[Tensor, "B D"],
         partner: Int[Tensor, " B"] | None = None,
+        masked_error: Float[Tensor, " B"] | None = None,
     ) -> PrismOutput:
         """All predictions in float32, also under autocast.
 
         The pair heads compare view a of a pair with view b of the pair ``partner`` (None: of the same pair).
+        ``masked_error`` is passed on.
         """
         # bfloat16 resolves a displacement of 100 mm to 0.5 mm
         with torch.autocast(embedding_a.device.type, enabled=False):
@@ -83,4 +85,5 @@ class PairHeads(nn.Module):
                 projection_b=self.project(b),
                 embedding_a=a,
                 embedding_b=b,
+                masked_error=torch.ones(len(a), device=a.device) if masked_error is None else masked_error,
             )

@@ -30,7 +30,7 @@ from prism_ssl.model.supcon import PositiveStats, contrastive_loss, distinct_lab
 class LossTerm:
     """One term of the total, detached: its value, its chance level (guide 9), and its weight at this step.
 
-    Where there is nothing to normalise (signs, SupCon), raw and normalised are the same number.
+    Where there is nothing to normalise (signs, SupCon, hidden patches), raw and normalised are the same number.
     """
 
     raw: Float[Tensor, ""]
@@ -55,7 +55,8 @@ class LossTerm:
 class LossReport:
     """All losses of a step. Only ``total`` carries gradients; every tensor stays on the device.
 
-    ``terms`` has the keys distance, rotation, window_center, window_width and supcon; ``readings`` the axes
+    ``terms`` has the keys distance, rotation, window_center, window_width and supcon, and masked where patches are
+    hidden; ``readings`` the axes
     (distance,) dx, dy, dz, rx, ry, rz, wc, ww. ``embeddings`` are those of views a, then of views b.
     """
 
@@ -94,6 +95,7 @@ class LossBundle:
             "window_center": loss.w_window,
             "window_width": loss.w_window,
         }
+        self._w_masked = 0.0 if loss.simclr_baseline else loss.w_masked
         if loss.simclr_baseline:
             self._head_weights = dict.fromkeys(self._head_weights, 0.0)
 
@@ -139,7 +141,11 @@ class LossBundle:
         terms: dict[str, LossTerm] = {
             head: _head_term(score, self._head_weights[head], normalized) for head, score in scores.items()
         }
-        terms["supcon"] = _supcon_term(supcon, positives.chance, weight)
+        terms["supcon"] = _normalized_term(supcon, positives.chance, weight)
+        if self._w_masked > 0:
+            masked = output.masked_error.mean()
+            total = total + self._w_masked * masked
+            terms["masked"] = _normalized_term(masked, torch.ones_like(masked), self._w_masked)
         return LossReport(
             total=total,
             terms=terms,
@@ -161,6 +167,6 @@ def _head_term(score: HeadScore, weight: float, normalized: bool) -> LossTerm:
     )
 
 
-def _supcon_term(supcon: Float[Tensor, ""], chance: Float[Tensor, ""], weight: float) -> LossTerm:
-    loss = supcon.detach()
-    return LossTerm(loss, loss, chance, chance, weight, optimizes_normalized=True)
+def _normalized_term(loss: Float[Tensor, ""], chance: Float[Tensor, ""], weight: float) -> LossTerm:
+    value, at_chance = loss.detach(), chance.detach()
+    return LossTerm(value, value, at_chance, at_chance, weight, optimizes_normalized=True)

@@ -10,15 +10,22 @@ from prism_ssl.config.schema import ModelConfig
 from prism_ssl.contracts import PrismOutput
 from prism_ssl.model.backbone import PrismEncoder, build_encoder
 from prism_ssl.model.heads import PairHeads
+from prism_ssl.model.masked_patches import MaskedPatches, seen_patches
 
 
 class PrismNet(nn.Module):
-    """One encoder that sees both views, and the heads that compare them."""
+    """One encoder that sees both views, and the heads that compare them.
 
-    def __init__(self, encoder: PrismEncoder, heads: PairHeads) -> None:
+    With ``masked_share`` above 0 that share of each view's patches is hidden from the encoder, and ``decoder`` predicts
+    them.
+    """
+
+    def __init__(self, encoder: PrismEncoder, heads: PairHeads, masked_share: float = 0.0) -> None:
         super().__init__()
         self.encoder = encoder
         self.heads = heads
+        self.masked_share = masked_share
+        self.decoder = MaskedPatches(encoder.shape) if masked_share else None
 
     def forward(
         self,
@@ -32,9 +39,16 @@ class PrismNet(nn.Module):
 
         ``partner``: see ``PairHeads``.
         """
-        embeddings = self.encoder(torch.cat([patches_a, patches_b]), torch.cat([positions_a, positions_b]))
+        patches, positions = torch.cat([patches_a, patches_b]), torch.cat([positions_a, positions_b])
+        error: Tensor | None = None
+        if self.decoder is None:
+            embeddings = self.encoder(patches, positions)
+        else:
+            seen = seen_patches(patches.shape[1], self.masked_share)
+            embeddings, tokens = self.encoder(patches[:, :seen], positions[:, :seen], return_patches=True)
+            error = self.decoder(embeddings, tokens, positions, patches[:, seen:]).view(2, -1).mean(dim=0)
         embedding_a, embedding_b = embeddings.chunk(2)
-        output: PrismOutput = self.heads(embedding_a, embedding_b, partner)
+        output: PrismOutput = self.heads(embedding_a, embedding_b, partner, error)
         return output
 
 
@@ -42,4 +56,5 @@ def build_network(config: ModelConfig) -> PrismNet:
     """A freshly initialised network, from torch's global generator; never compiled here."""
     encoder = build_encoder(config.preset)
     encoder.checkpointing = config.activation_checkpointing
-    return PrismNet(encoder, PairHeads(config.objective, encoder.width, config.projection_dim))
+    heads = PairHeads(config.objective, encoder.width, config.projection_dim)
+    return PrismNet(encoder, heads, config.masked_share)

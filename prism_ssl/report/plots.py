@@ -24,7 +24,7 @@ from prism_ssl.report.panels import HEIGHT, NUMBER_FORMAT, STEP_AXIS, WIDTH, nam
 from prism_ssl.utils.fs import write_atomic
 
 PLOTS_FOLDER = "plots"
-HEADS: Final = ("distance", "rotation", "window_center", "window_width", "supcon", "total")
+HEADS: Final = ("distance", "rotation", "window_center", "window_width", "supcon", "masked", "total")
 AXES: Final = ("dx", "dy", "dz", "rx", "ry", "rz", "wc", "ww")
 _WAITS: Final = {
     "computing": None,

@@ -38,5 +38,10 @@ ROWS = {
         "SimCLR, two views of one place of a series",
         {"loss.simclr-baseline": "True", "view.same-place-share": "1", "view.other-series-share": "0"},
     ),
+    "masked": Row("PRISM, and hidden patches", {"model.masked-share": "0.5", "loss.w-masked": "0.3"}),
+    "mae": Row(
+        "masked autoencoder (three quarters hidden)",
+        {"model.masked-share": "0.75", "loss.w-masked": "1", "loss.w-supcon-target": "0"} | dict.fromkeys(_HEADS, "0"),
+    ),
 }
 """By name. The first row is the one that the others are compared with."""

@@ -54,6 +54,7 @@ def output_of(distance: Tensor, rotation: Tensor, window: Tensor, projection: Te
         projection_b=b,
         embedding_a=a,
         embedding_b=b,
+        masked_error=torch.ones(len(a)),
     )
 
 

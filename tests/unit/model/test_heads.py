@@ -41,6 +41,7 @@ def test_outputs_have_the_shapes_of_the_contract(objective: Objective, outputs: 
         "projection_b": (5, 16),
         "embedding_a": (5, 48),
         "embedding_b": (5, 48),
+        "masked_error": (5,),
     }
 
 
