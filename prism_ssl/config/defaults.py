@@ -49,7 +49,8 @@ def study() -> PrismConfig:
             workers=2,
             warm_pool_size=8,
             visits_per_scan=32,
-            pairs_per_turn=8,
+            # 31 other views of the patient to tell apart; with 8 pairs of four scans (15) the place was learned slower.
+            pairs_per_turn=16,
             n_patches=64,
             scratch_bytes=8 * 2**30,
         ),
@@ -68,7 +69,7 @@ def study() -> PrismConfig:
         ),
         train=TrainConfig(
             batch_size=32,
-            max_steps=2500,
+            max_steps=6000,
             log_every=50,
             checkpoint_every=200,
             lr=1e-3,
