@@ -27,7 +27,7 @@ demo: $(READY)
 	$(BIN)/python tune/demo.py
 
 train: $(READY)
-	$(BIN)/python tune/train_single.py phantom-cpu
+	$(BIN)/python tune/train_single.py phantom-place
 
 test: $(READY)
 	$(BIN)/python -m pytest -m 'not slow'
