@@ -63,14 +63,15 @@ class Recorder(StepCounter):
         clock: StepClock | None = None,
     ) -> None:
         super().__init__(config, run_dir, first_step)
-        self._resumed_from, self._restarts = first_step or None, restarts_so_far(run_dir)
-        self.checkpoint = checkpoint
-        self._tracker = start_tracker(config, run_dir, first_step)
-        self._record = LocalRecord(run_dir)
+        # Before all else: the first step's time, too, includes what follows, such as a slow start of the tracker.
         self._times = StepTimes(
             patches_per_step=2 * config.train.batch_size * config.data.n_patches,
             warmup_steps=config.train.stall_warmup_steps,
         )
+        self._resumed_from, self._restarts = first_step or None, restarts_so_far(run_dir)
+        self.checkpoint = checkpoint
+        self._tracker = start_tracker(config, run_dir, first_step)
+        self._record = LocalRecord(run_dir)
         self._diagnostics = Diagnostics(config.model.objective, heads)
         if first_step:
             self._times.go_on_from(before)

@@ -15,6 +15,8 @@ from prism_ssl.data.sharded_dataset import NO_WAIT
 from prism_ssl.model.heads import PairHeads
 from prism_ssl.model.loss import LossBundle
 from prism_ssl.records.run_files import read_history, read_summary
+from prism_ssl.train.logging import Tracker, start_tracker
+from prism_ssl.train.record import recorder
 from prism_ssl.train.record.recorder import Recorder
 from prism_ssl.train.record.step_clock import HostClock
 from tests.support.model_batches import perfect_output, random_batch
@@ -54,6 +56,24 @@ def test_an_evaluation_counts_in_no_step_stall_or_rate(let_pass: Callable[[float
     assert totals["wall_s"] == pytest.approx(52)
     patches = 4 * 2 * CONFIG.train.batch_size * CONFIG.data.n_patches
     assert totals["throughput_effective_patches_per_sec"] == pytest.approx(patches / 2.0)
+
+
+def test_the_time_that_the_tracker_takes_to_start_is_in_the_first_step_and_in_the_whole(
+    let_pass: Callable[[float], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*arguments: Any) -> Tracker:
+        let_pass(3.0)
+        return start_tracker(*arguments)
+
+    monkeypatch.setattr(recorder, "start_tracker", slowly)
+    written = Recorder(CONFIG, tmp_path, 0, None, HEADS, clock=HostClock())
+    for _ in range(2):
+        let_pass(0.5)
+        written.step(REPORT, NO_WAIT)
+    written.finish("ok", None, {}, None)
+    totals = written.summary.totals
+    assert totals["first_step_ms"] == pytest.approx(3500)
+    assert totals["wall_s"] == pytest.approx(4)
 
 
 def test_the_summary_has_the_last_evaluation_without_what_could_not_be_said(tmp_path: Path) -> None:
