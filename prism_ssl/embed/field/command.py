@@ -67,8 +67,7 @@ def _embed(given: argparse.Namespace, data: DataConfig, tmp_root: Path) -> Field
     from prism_ssl.embed.field.actor import FieldSettings
     from prism_ssl.embed.field.job import embed_points
     from prism_ssl.embed.field.requests import request_for
-    from prism_ssl.embed.job import embed_config
-    from prism_ssl.embed.weights import with_weights
+    from prism_ssl.embed.weights import embed_config, with_weights
     from prism_ssl.model.export import read_export
 
     if given.spacing < 1 or not 0 < given.coverage <= 1:
