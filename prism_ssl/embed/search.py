@@ -19,9 +19,7 @@ import pyarrow.parquet as pq
 
 from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, refused
 from prism_ssl.contracts import Float32, Float64
-from prism_ssl.data.scan import apply_affine, read_volume
-from prism_ssl.embed.field.command import FIELDS_TABLE
-from prism_ssl.embed.field.job import field_file
+from prism_ssl.embed.field.scan_field import FIELDS_TABLE, field_file, read_field
 from prism_ssl.errors import ConfigError, PrismError
 
 BLOCK_ROWS = 65_536
@@ -192,10 +190,8 @@ def _fields(folder: Path, only: str | None) -> Iterator[Block]:
             file = field_file(folder, ids["scan_id"][0])
             if not file.is_file():
                 continue
-            affine, voxels = read_volume(file)
-            index = np.argwhere(voxels.any(axis=-1))
-            vectors = voxels[tuple(index.T)]
-            yield Block(pl.concat([ids] * len(index)), apply_affine(affine, index), vectors)
+            field = read_field(file)
+            yield Block(pl.concat([ids] * len(field.index)), field.points_mm, field.vectors)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
