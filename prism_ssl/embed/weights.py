@@ -79,19 +79,19 @@ def with_weights(exported: ExportedEncoder, weights: Weights, seed: int) -> tupl
     return exported, PRESETS[preset].width
 
 
-def embed_config(exported: EncoderFiles, data: DataConfig) -> PrismConfig:
-    """Settings for the catalogue of ``data`` with the views, limits and precision of the encoder's training.
+def embed_config(exported: EncoderFiles, data: DataConfig | None = None) -> PrismConfig:
+    """Settings for the catalogue of ``data``, if any, with the views, limits and precision of the encoder's training.
 
     Raises:
         CheckpointError, ConfigError: the description is of another version.
     """
     try:
         told, trained = exported.description, exported.description["config"]
-        data = dataclasses.replace(data, n_patches=told["n_patches"], patch_mm=told["patch_mm"])
+        patches = {"n_patches": told["n_patches"], "patch_mm": told["patch_mm"]}
         limits = {name: value for name, value in trained["preflight"].items() if name != "concurrency"}
         precision = {"precision": trained["train"]["precision"]}
         kept = {name: trained[name] for name in ("view", "loss")}  # which are checked against each other
         config = config_from_dict({**kept, "preflight": limits, "train": precision})
     except KeyError as error:
         raise CheckpointError(f"{DESCRIPTION_FILE} lacks {error}, which is needed to feed the encoder") from error
-    return dataclasses.replace(config, data=data)
+    return dataclasses.replace(config, data=dataclasses.replace(data or config.data, **patches))
