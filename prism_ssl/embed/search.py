@@ -84,6 +84,16 @@ def blocks_of(index: Path, only: str | None = None) -> Iterator[Block]:
         yield from _rows(index, only)
 
 
+def has_places(index: Path) -> bool:
+    """Whether the vectors of an index stand for places of scans; raises ``ConfigError`` where it cannot be read."""
+    if index.is_dir():
+        return True
+    try:
+        return set(_PLACE) <= set(pq.read_schema(index).names)
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"{index} cannot be read ({type(error).__name__}); needed: a table of prism embed") from error
+
+
 def find(index: Path, query: Query, k: int, other_patients: bool = False) -> tuple[list[Match], float | None]:
     """The ``k`` vectors with the highest cosine to the query's, best first, without the query itself.
 

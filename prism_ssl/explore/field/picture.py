@@ -19,7 +19,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from prism_ssl.contracts import Float64
 from prism_ssl.explore.field.likeness import Found, common_colours, most_similar, similarity_to
-from prism_ssl.explore.field.shown_scan import ShownScan, in_one_frame, place_in_both
+from prism_ssl.explore.field.shown_scan import ShownScan, in_one_frame, start_place
 from prism_ssl.inspect.view_panel import (
     CONVENTION,
     PLANES,
@@ -60,7 +60,9 @@ class Row:
     heading: str
 
 
-def draw_fields(scans: Sequence[ShownScan], place_mm: Float64 | None, show: str) -> tuple[bytes, list[str]]:
+def draw_fields(
+    scans: Sequence[ShownScan], place_mm: Sequence[float] | Float64 | None, show: str
+) -> tuple[bytes, list[str]]:
     """The picture of one scan or of two, as PNG, and what it shows, a line each.
 
     Args:
@@ -70,11 +72,10 @@ def draw_fields(scans: Sequence[ShownScan], place_mm: Float64 | None, show: str)
     """
     first, other = scans[0], scans[1] if len(scans) > 1 else None
     one_frame = other is not None and in_one_frame(first, other)
-    if place_mm is None:
-        place_mm = place_in_both(first, other) if other is not None and one_frame else first.middle_mm
+    place = start_place(scans) if place_mm is None else np.asarray(place_mm, np.float64)
     if show == "similarity":
-        return similarity_picture(first, place_mm, other, one_frame)
-    return colours_picture(scans, [place_mm if shown is first or one_frame else shown.middle_mm for shown in scans])
+        return similarity_picture(first, place, other, one_frame)
+    return colours_picture(scans, [place if shown is first or one_frame else shown.middle_mm for shown in scans])
 
 
 def colours_picture(scans: Sequence[ShownScan], at_mm: Sequence[Float64]) -> tuple[bytes, list[str]]:

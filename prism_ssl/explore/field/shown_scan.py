@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import torch
 
 from prism_ssl.config.schema import PrismConfig, ViewConfig
-from prism_ssl.contracts import Float64, ScanRecord
+from prism_ssl.contracts import Float64, PreparedScan, ScanRecord
 from prism_ssl.data.checks import inspect_and_open
 from prism_ssl.data.scan import OpenScan, open_scan
 from prism_ssl.data.views import on_body, shared_places
@@ -42,6 +44,12 @@ class ShownScan:
         middle: Float64 = points[self.field.closest(points.mean(axis=0))]
         return middle
 
+    @property
+    def reach_mm(self) -> tuple[list[int], list[int]]:
+        """Whole mm along R, A and S that the points of the field lie between."""
+        points = self.field.points_mm
+        return np.floor(points.min(axis=0)).astype(int).tolist(), np.ceil(points.max(axis=0)).astype(int).tolist()
+
 
 def with_field_of(record: ScanRecord, folder: Path) -> ShownScan:
     """A scan with its field from a folder of ``prism field``.
@@ -73,6 +81,33 @@ def embed_field(record: ScanRecord, encoder: torch.nn.Module, config: PrismConfi
     vectors = np.concatenate(list(encode(scan, lattice.points_mm(flat))))
     index = np.stack(np.unravel_index(flat, lattice.shape, order="F"), axis=-1)
     return ShownScan(record, scan, ScanField(lattice.affine, lattice.shape, index, vectors))
+
+
+def shown_scans(
+    records: Sequence[ScanRecord], folder: str, encoder: torch.nn.Module, config: PrismConfig, step_mm: float
+) -> list[ShownScan]:
+    """Scans with their fields: those in ``folder``, or, where it is "", of ``step_mm`` and embedded now.
+
+    Raises as ``with_field_of`` and ``embed_field``.
+    """
+    if folder.strip():
+        return [with_field_of(record, Path(folder.strip()).expanduser()) for record in records]
+    return [embed_field(record, encoder, config, step_mm) for record in records]
+
+
+def first_pair(scans: Sequence[PreparedScan]) -> tuple[PreparedScan, PreparedScan]:
+    """The first two scans of one patient, of two modalities if there are such; else the first two of all; the only one
+    twice."""
+    pairs = [*itertools.combinations(scans, 2)] or [(scans[0], scans[0])]
+    records = [(a.record, b.record) for a, b in pairs]
+    fit = [(a.subject_id == b.subject_id, a.modality != b.modality) for a, b in records]
+    return pairs[fit.index(max(fit))]
+
+
+def start_place(scans: Sequence[ShownScan]) -> Float64:
+    """The place [3] in the first scan to begin with: in the middle of what both show, if they are in one frame."""
+    both = len(scans) > 1 and in_one_frame(*scans)
+    return place_in_both(*scans) if both else scans[0].middle_mm
 
 
 def in_one_frame(a: ShownScan, b: ShownScan) -> bool:
