@@ -12,7 +12,7 @@ import torch
 from matplotlib.image import imread
 
 from prism_ssl.config.defaults import phantom_cpu
-from prism_ssl.contracts import Float64, RobustStats, ScanRecord
+from prism_ssl.contracts import Float64, PreparedScan, RobustStats, ScanRecord
 from prism_ssl.data.catalog import load_records
 from prism_ssl.data.scan import OpenScan, apply_affine, write_volume
 from prism_ssl.embed.field.encode import PointEncoder
@@ -21,7 +21,7 @@ from prism_ssl.embed.field.places import FieldRequest
 from prism_ssl.embed.field.scan_field import ScanField, field_file
 from prism_ssl.explore.field.command import main
 from prism_ssl.explore.field.picture import Mark, Row, fields_figure
-from prism_ssl.explore.field.shown_scan import ShownScan, embed_field
+from prism_ssl.explore.field.shown_scan import ShownScan, embed_field, first_pair
 from prism_ssl.inspect.view_panel import PLANES
 from tests.support.position_encoder import PixelMean
 from tests.unit.embed.field.test_lattice import SCANS
@@ -80,6 +80,27 @@ def test_every_colour_lies_where_its_point_is_on_one_scale(names: tuple[str, ...
             assert (right < left) == (plane.across_sign < 0)
             (mark,) = (line for line in ax.lines if line.get_marker() == "x")
             np.testing.assert_allclose(np.ravel(mark.get_xydata()), row.center_mm[[plane.across, plane.up]])
+
+
+def prepared(*patients_and_modalities: str) -> list[PreparedScan]:
+    return [
+        PreparedScan(ScanRecord(f"{n}", "s", each[1:], "", "", each[0]), RobustStats(0, 0, 1), 1, (9, 9, 9), (1, 1, 1))
+        for n, each in enumerate(patients_and_modalities)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("scans", "first", "other"),
+    [
+        (("aCT", "bMR", "bCT", "bMR"), 1, 2),
+        (("aCT", "bMR", "cMR", "cMR"), 2, 3),
+        (("aCT", "bCT"), 0, 1),
+        (("aCT",), 0, 0),
+    ],
+)
+def test_the_notebook_begins_with_two_modalities_of_one_patient(scans: tuple[str, ...], first: int, other: int) -> None:
+    given = prepared(*scans)
+    assert first_pair(given) == (given[first], given[other])
 
 
 # ---------------------------------------------------------------------- the command
