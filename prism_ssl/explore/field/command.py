@@ -13,8 +13,7 @@ from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options,
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import ScanRecord
 from prism_ssl.data.catalog import load_records
-from prism_ssl.embed.search import parse_query
-from prism_ssl.errors import CatalogError, PrismError
+from prism_ssl.errors import CatalogError, ConfigError, PrismError
 from prism_ssl.explore.field.picture import draw_fields
 from prism_ssl.explore.field.shown_scan import with_field_of
 from prism_ssl.utils.fs import write_atomic
@@ -27,12 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         records = _records(catalog_settings(given), [given.scan, *([given.beside] if given.beside else [])])
-        place = None if given.at is None else np.array(parse_query(f"{given.scan}:{given.at}").place_mm)
+        if given.at is not None and not np.isfinite(given.at).all():
+            raise ConfigError(f"--at is {' '.join(map(str, given.at))}; needed: three numbers, RAS mm")
     except (PrismError, OSError) as error:
         return refused(error)
     try:
         scans = [with_field_of(record, Path(given.fields)) for record in records]
-        picture, lines = draw_fields(scans, place, given.show)
+        picture, lines = draw_fields(scans, given.at, given.show)
         write_atomic(Path(given.out), picture)
     except (PrismError, OSError) as error:
         return refused(error, EXIT_NO)
@@ -60,8 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--beside", metavar="ID", help="another scan, such as another modality of the same patient")
     told = "what to draw (default: colours)"
     parser.add_argument("--show", choices=("colours", "similarity"), default="colours", help=told)
-    at = "RAS mm in the scan: where its planes cross, and the point asked for; default: the middle"
-    parser.add_argument("--at", metavar="X,Y,Z", help=at)
+    at = "RAS mm: where the planes through the scan cross, and the point asked for (default: the middle)"
+    parser.add_argument("--at", nargs=3, type=float, metavar=("X", "Y", "Z"), help=at)
     parser.add_argument("--out", default="picture.png", help="PNG to write")
     return parser
 

@@ -152,16 +152,16 @@ def test_a_place_is_found_in_another_series(drawn: Drawn, capsys: pytest.Capture
 
 def test_without_a_common_frame_no_true_place_is_told(drawn: Drawn, capsys: pytest.CaptureFixture[str]) -> None:
     both = ("--scan", drawn.first.scan_id, "--beside", drawn.other_patient.scan_id)
-    assert drawn(*both, "--show", "similarity", "--at", "9000,0,0") == 0
+    assert drawn(*both, "--show", "similarity", "--at", "-9000", "0", "0") == 0
     said = capsys.readouterr().out
     assert "the true place is not known" in said
-    assert "closest to R 9000, A 0, S 0 mm" in said
+    assert "closest to R -9000, A 0, S 0 mm" in said
 
 
 def test_what_cannot_be_drawn_is_told(drawn: Drawn, capsys: pytest.CaptureFixture[str]) -> None:
     for options, code, told in (
         (("--scan", "unknown"), 2, "no scan 'unknown' among the"),
-        (("--scan", drawn.first.scan_id, "--at", "1,2"), 2, "needed: SCAN_ID, or SCAN_ID:x,y,z with RAS mm"),
+        (("--scan", drawn.first.scan_id, "--at", "1", "nan", "2"), 2, "needed: three numbers, RAS mm"),
         (("--scan", drawn.first.scan_id, "--fields", str(drawn.catalog)), 1, "holds no field of scan"),
     ):
         assert drawn(*options) == code
