@@ -19,12 +19,12 @@ from prism_ssl.data.catalog import load_records
 from prism_ssl.data.checks import open_prepared
 from prism_ssl.data.scan import OpenScan, open_scan
 from prism_ssl.data.views import View
+from prism_ssl.embed.command import EVERY_SCAN
 from prism_ssl.embed.search import Match, Query, find, has_places
 from prism_ssl.explore.scan_map import EmbeddedViews
 from prism_ssl.inspect.view_panel import PLANES, Plane, bounding_box_mm, dark_figure, gray_range, slice_mm
 
 _QUERY, _SAME, _OTHER = "#ffb000", "#6fdc6f", "#4cc3ff"
-_EVERY_SCAN = 2**31
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def find_in_table(where: str, record: ScanRecord, view: View, k: int, other_pati
 
 def records_by_id(config: PrismConfig, catalog: Path) -> dict[str, ScanRecord]:
     """Scan id -> record, of all scans of a catalogue; raises ``CatalogError`` where it cannot be used."""
-    data = dataclasses.replace(config.data, catalog_path=str(catalog), n_scans=_EVERY_SCAN)
+    data = dataclasses.replace(config.data, catalog_path=str(catalog), n_scans=EVERY_SCAN)
     return {record.scan_id: record for record in load_records(data, data.selection_seed).records}
 
 

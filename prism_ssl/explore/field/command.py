@@ -13,12 +13,11 @@ from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options,
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import ScanRecord
 from prism_ssl.data.catalog import load_records
+from prism_ssl.embed.command import EVERY_SCAN
 from prism_ssl.errors import CatalogError, ConfigError, PrismError
 from prism_ssl.explore.field.picture import draw_fields
 from prism_ssl.explore.field.shown_scan import with_field_of
 from prism_ssl.utils.fs import write_atomic
-
-_EVERY_SCAN = 2**31
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Draw the fields of one scan or of two beside their slices: as colours of one basis, in which "
         "equal colours are similar vectors; or the similarity of one point to all others.",
     )
-    add_catalog_options(parser, n_scans=_EVERY_SCAN)
+    add_catalog_options(parser, n_scans=EVERY_SCAN)
     parser.add_argument("--fields", default="fields", metavar="FOLDER", help="folder of prism field")
     parser.add_argument("--scan", required=True, metavar="ID", help="scan id: a field's name without .nii.gz")
     parser.add_argument("--beside", metavar="ID", help="another scan, such as another modality of the same patient")
