@@ -16,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.patheffects import withStroke
 
 from prism_ssl.contracts import Float64
 from prism_ssl.explore.field.likeness import Found, common_colours, most_similar, similarity_to
@@ -205,7 +206,8 @@ def _draw_ruler(ax: Axes, extent: Sequence[float]) -> None:
     left, right, bottom, top = extent
     start, height = left + 0.04 * (right - left), bottom + 0.04 * (top - bottom)
     ax.plot([start, start + np.sign(right - left) * _RULER_MM], [height] * 2, color="white", linewidth=2)
-    ax.text(start, height + 0.02 * (top - bottom), f"{_RULER_MM:g} mm", color="white", fontsize=9, va="bottom")
+    text = ax.text(start, height + 0.02 * (top - bottom), f"{_RULER_MM:g} mm", color="white", fontsize=9, va="bottom")
+    text.set(path_effects=[withStroke(linewidth=2, foreground="black")])  # seen on white tissue
 
 
 def _box_mm(row: Row) -> Float64:
