@@ -2,6 +2,7 @@
 
 marimo run notebooks/explore_runs.py                      # from W&B with an account or WANDB_PROJECT, else local
 marimo run notebooks/explore_runs.py -- --runs FOLDER     # of this machine; also --project, --entity, --catalog, --tab
+marimo run notebooks/explore_runs.py -- --runs FOLDER --tab Scans --embed --index embeddings.parquet --fields FOLDER
 """
 
 import marimo
@@ -18,7 +19,9 @@ def _():
     from prism_ssl.errors import PrismError
     from prism_ssl.explore import (
         alarm_view,
+        checked_scans,
         curves,
+        neighbour_picture,
         ranking_view,
         representation_view,
         run_page,
@@ -28,16 +31,17 @@ def _():
         trained_encoder,
     )
     from prism_ssl.explore.chart_style import column_widths, run_names
-    from prism_ssl.explore.neighbour_picture import draw_neighbours
+    from prism_ssl.explore.field import shown_scan
+    from prism_ssl.explore.field.picture import draw_fields
     from prism_ssl.explore.runs import LOCAL, matching
     from prism_ssl.inspect.view_panel import draw_panel
     from prism_ssl.records.local import run_collections
     from prism_ssl.records.tracked import account_found
 
     return (
-        LOCAL, PrismError, account_found, alarm_view, column_widths, curves, draw_neighbours, draw_panel, matching, mo,
-        open_prepared, pl, ranking_view, representation_view, run_collections, run_names, run_page, scan_map, session,
-        throughput_view, trained_encoder,
+        LOCAL, PrismError, account_found, alarm_view, checked_scans, column_widths, curves, draw_fields, draw_panel,
+        matching, mo, neighbour_picture, open_prepared, pl, ranking_view, representation_view, run_collections,
+        run_names, run_page, scan_map, session, shown_scan, throughput_view, trained_encoder,
     )  # fmt: skip
 
 
@@ -506,14 +510,15 @@ def _(picture, view, views):
 
 
 @app.cell
-def _(draw_neighbours, is_open, k, mo, other_scans, query, scan_map, trained, views):
+def _(is_open, k, mo, neighbour_picture, other_scans, query, scan_map, trained, views):
     mo.stop(not is_open("Scans") or views is None)
     found = scan_map.most_similar(views.embeddings, views.probe_set.scan_of_view, query, k.value, other_scans.value)
+    found_png = neighbour_picture.draw_neighbours(views, query, found, trained.config)
     mo.vstack(
         [
             mo.md(f"### View {query} and its nearest neighbours"),
             mo.md("Yellow: the query. Green: same series. Blue: another series. Rows: axial, coronal, sagittal."),
-            mo.image(draw_neighbours(views, query, found, trained.config), alt="nearest neighbours", width="100%"),
+            mo.image(found_png, alt="nearest neighbours", width="100%"),
         ]
     )
     return
@@ -537,6 +542,146 @@ def _(draw_panel, is_open, mo, open_prepared, query, trained, views):
                 alt="prisms",
                 width="100%",
             ),
+        ]
+    )
+    return
+
+
+# ---------------------------------------------------------------------- scans: search in a table
+@app.cell
+def _(arguments, mo):
+    index = mo.ui.text(
+        str(arguments.get("index") or ""),
+        label="search in",
+        placeholder="table of prism embed, or folder of prism field",
+        full_width=True,
+    )
+    other_patients = mo.ui.checkbox(value=True, label="other patients only")
+    return index, other_patients
+
+
+@app.cell
+def _(catalog, index, neighbour_picture, scan_map, trained, views):
+    records = {}
+    if views is not None and index.value.strip():
+        records = neighbour_picture.records_by_id(trained.config, scan_map.catalog_of(trained.config, catalog.value))
+    return (records,)
+
+
+@app.cell
+def _(PrismError, index, is_open, k, mo, neighbour_picture, other_patients, plain_table, query, records, views):
+    mo.stop(not is_open("Scans") or views is None)
+    matched = []
+    if index.value.strip():
+        asking = views.probe_set.scans[int(views.probe_set.scan_of_view[query])], views.probe_set.views[query]
+        try:
+            similar = neighbour_picture.find_in_table(index.value, *asking, k.value, other_patients.value)
+            matched = [
+                mo.md(f"{similar.in_words} Yellow: the view. Green: same patient. Blue: another patient."),
+                mo.image(
+                    neighbour_picture.draw_matches(*asking, similar, records), alt="matches of the table", width="100%"
+                ),
+                plain_table(neighbour_picture.matches_table(similar.matches, records)),
+            ]
+        except PrismError as error:
+            matched = [mo.callout(mo.md(str(error)), kind="danger")]
+    mo.vstack(
+        [
+            mo.md(f"### What a table holds that is similar to view {query}"),
+            mo.hstack([index, other_patients], widths=[3, 1]),
+            *matched,
+        ]
+    )
+    return
+
+
+# ---------------------------------------------------------------------- scans: fields
+@app.cell
+def _(arguments, mo):
+    folder_of_fields = mo.ui.text(
+        str(arguments.get("fields") or ""),
+        label="fields of",
+        placeholder="folder of prism field, or empty: embed now",
+        full_width=True,
+    )
+    step_mm = mo.ui.slider(6, 40, 2, value=16, label="lattice to embed, mm", show_value=True, debounce=True)
+    show_fields = mo.ui.switch(value=arguments.get("fields") is not None, label="show the fields of two scans")
+    what_of_fields = mo.ui.radio(["colours", "similarity"], value="colours", label="show", inline=True)
+    return folder_of_fields, show_fields, step_mm, what_of_fields
+
+
+@app.cell
+def _(checked_scans, mo, shown_scan, views):
+    scans_by_name, pair_of_scans = {}, None
+    if views is not None:
+        scans_by_name = checked_scans.scan_names(views.scans)
+        at_first = [
+            name for each in shown_scan.first_pair(views.scans) for name, scan in scans_by_name.items() if scan is each
+        ]
+        pair_of_scans = mo.ui.dictionary(
+            {
+                label: mo.ui.dropdown(list(scans_by_name), value=name, label=label)
+                for label, name in zip(("scan", "beside"), at_first, strict=True)
+            }
+        )
+    return pair_of_scans, scans_by_name
+
+
+@app.cell
+def _(PrismError, folder_of_fields, mo, pair_of_scans, scans_by_name, show_fields, shown_scan, step_mm, trained):
+    fields, fields_problem = [], []
+    if show_fields.value and pair_of_scans is not None:
+        wanted_scans = [scans_by_name[name].record for name in dict.fromkeys(pair_of_scans.value.values()) if name]
+        try:
+            with mo.status.spinner("reading or embedding the fields", remove_on_exit=True):
+                fields = shown_scan.shown_scans(
+                    wanted_scans, folder_of_fields.value, trained.encoder, trained.config, step_mm.value
+                )
+        except PrismError as error:
+            fields_problem = [mo.callout(mo.md(str(error)), kind="danger")]
+    return fields, fields_problem
+
+
+@app.cell
+def _(fields, mo, shown_scan):
+    place = None
+    if fields:
+        (low, high), start = fields[0].reach_mm, shown_scan.start_place(fields).round().astype(int).tolist()
+        options = {"step": 1, "show_value": True, "debounce": True}
+        place = mo.ui.dictionary(
+            {
+                axis: mo.ui.slider(low[n], high[n], value=start[n], label=f"{axis}, mm", **options)
+                for n, axis in enumerate("RAS")
+            }
+        )
+    return (place,)
+
+
+@app.cell
+def _(
+    draw_fields, fields, fields_problem, folder_of_fields, is_open, mo, pair_of_scans, place, show_fields, step_mm,
+    views, what_of_fields,
+):  # fmt: skip
+    mo.stop(not is_open("Scans") or views is None)
+    pictured = []
+    if fields:
+        fields_png, fields_said = draw_fields(fields, list(place.value.values()), what_of_fields.value)
+        pictured = [
+            mo.hstack([what_of_fields, *place.elements.values()], justify="start", wrap=True),
+            mo.image(fields_png, alt=f"{what_of_fields.value} of the fields", width="100%"),
+            mo.md("  \n".join(fields_said)),
+        ]
+    mo.vstack(
+        [
+            mo.md("### Fields of two scans"),
+            mo.md(
+                "The encoder at every point of a lattice. Equal colours are similar vectors, also in different scans; "
+                "*similarity* compares one point of the first scan, set by the sliders, with all others."
+            ),
+            mo.hstack([show_fields, *pair_of_scans.elements.values(), step_mm], justify="start", wrap=True),
+            folder_of_fields,
+            *fields_problem,
+            *pictured,
         ]
     )
     return

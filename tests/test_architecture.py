@@ -36,6 +36,7 @@ HOMES = {
     "tyro": ("tune/*.py",),
     "pydicom": ("prism_ssl/data/dicom/header.py",),
     "huggingface_hub": ("prism_ssl/model/hub.py",),
+    "monai": ("prism_ssl/embed/monai_transforms.py",),
 }
 """Foreign libraries that have one home, and where it is."""
 

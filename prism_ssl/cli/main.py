@@ -39,6 +39,7 @@ VERBS = {
     "field": Verb(
         "prism_ssl.embed.field.command", "embed a lattice, points, masks or the whole of scans", resumes=True
     ),
+    "picture": Verb("prism_ssl.explore.field.command", "draw fields beside their scans"),
     "probe": Verb("prism_ssl.embed.probe.command", "read labels from embeddings, or masks from fields"),
     "search": Verb("prism_ssl.embed.search", "find the most similar scans, or places of scans"),
     "inspect": Verb("prism_ssl.inspect.command", "draw a pair of views where they lie in their scan"),

@@ -59,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _embed(given: argparse.Namespace, data: DataConfig, tmp_root: Path) -> EmbedReport:
     # Ray reads its environment at its first import. Its core logs the restart of an actor as an error.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    from prism_ssl.embed.job import embed_catalog, embed_config
+    from prism_ssl.embed.job import embed_catalog
     from prism_ssl.embed.scan import EmbedSettings
-    from prism_ssl.embed.weights import with_weights
+    from prism_ssl.embed.weights import embed_config, with_weights
     from prism_ssl.model.export import read_export
 
     if given.views < 1:

@@ -12,8 +12,6 @@ from typing import Any
 import ray
 import ray.data
 
-from prism_ssl.config.defaults import config_from_dict
-from prism_ssl.config.schema import DataConfig, PrismConfig
 from prism_ssl.contracts import ScanRecord
 from prism_ssl.data.catalog import load_records
 from prism_ssl.data.scan import RejectReason
@@ -27,9 +25,8 @@ from prism_ssl.embed.scan import (
 )
 from prism_ssl.embed.table import EmbeddingTable
 from prism_ssl.embed.weights import EncoderFiles
-from prism_ssl.errors import CheckpointError, PrismError
+from prism_ssl.errors import PrismError
 from prism_ssl.model.backbone import PRESETS
-from prism_ssl.model.encoder_source import DESCRIPTION_FILE
 from prism_ssl.utils.hashing import content_hash
 from prism_ssl.utils.isolated_map import items_per_task, map_in_actors, map_rows, survey
 from prism_ssl.utils.progress import with_progress
@@ -51,23 +48,6 @@ class EmbedReport:
     embedded: int
     reused: int
     rejected: Counter[str]
-
-
-def embed_config(exported: EncoderFiles, data: DataConfig) -> PrismConfig:
-    """Settings for the catalogue of ``data`` with the views, limits and precision of the encoder's training.
-
-    Raises:
-        CheckpointError, ConfigError: the description is of another version.
-    """
-    try:
-        told, trained = exported.description, exported.description["config"]
-        data = dataclasses.replace(data, n_patches=told["n_patches"], patch_mm=told["patch_mm"])
-        limits = {name: value for name, value in trained["preflight"].items() if name != "concurrency"}
-        precision = {"precision": trained["train"]["precision"]}
-        config = config_from_dict({"view": trained["view"], "preflight": limits, "train": precision})
-    except KeyError as error:
-        raise CheckpointError(f"{DESCRIPTION_FILE} lacks {error}, which is needed to feed the encoder") from error
-    return dataclasses.replace(config, data=data)
 
 
 def embed_catalog(

@@ -19,9 +19,7 @@ import pyarrow.parquet as pq
 
 from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, refused
 from prism_ssl.contracts import Float32, Float64
-from prism_ssl.data.scan import apply_affine, read_volume
-from prism_ssl.embed.field.command import FIELDS_TABLE
-from prism_ssl.embed.field.job import field_file
+from prism_ssl.embed.field.scan_field import FIELDS_TABLE, field_file, read_field
 from prism_ssl.errors import ConfigError, PrismError
 
 BLOCK_ROWS = 65_536
@@ -84,6 +82,16 @@ def blocks_of(index: Path, only: str | None = None) -> Iterator[Block]:
         yield from _fields(index, only)
     else:
         yield from _rows(index, only)
+
+
+def has_places(index: Path) -> bool:
+    """Whether the vectors of an index stand for places of scans; raises ``ConfigError`` where it cannot be read."""
+    if index.is_dir():
+        return True
+    try:
+        return set(_PLACE) <= set(pq.read_schema(index).names)
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"{index} cannot be read ({type(error).__name__}); needed: a table of prism embed") from error
 
 
 def find(index: Path, query: Query, k: int, other_patients: bool = False) -> tuple[list[Match], float | None]:
@@ -192,10 +200,8 @@ def _fields(folder: Path, only: str | None) -> Iterator[Block]:
             file = field_file(folder, ids["scan_id"][0])
             if not file.is_file():
                 continue
-            affine, voxels = read_volume(file)
-            index = np.argwhere(voxels.any(axis=-1))
-            vectors = voxels[tuple(index.T)]
-            yield Block(pl.concat([ids] * len(index)), apply_affine(affine, index), vectors)
+            field = read_field(file)
+            yield Block(pl.concat([ids] * len(field.index)), field.points_mm, field.vectors)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -124,7 +124,8 @@ class EmbeddingTable:
         rows = 0
         final = pa.schema([field for field in self._schema if field.name not in ("reason", "detail")])
         final = final.with_metadata(self._schema.metadata)
-        with atomic_file(self.out) as target, pq.ParquetWriter(target, final) as writer:
+        texts = [field.name for field in final if pa.types.is_string(field.type)]  # a dictionary of mantissas: x 1.5
+        with atomic_file(self.out) as target, pq.ParquetWriter(target, final, use_dictionary=texts) as writer:
             for batch in self._newest_rows():
                 writer.write_table(batch.select(final.names).cast(final))
                 rows += batch.num_rows

@@ -1,7 +1,8 @@
-"""Encoders to embed with: the trained one, the same with random weights, or quantiles of the pixels."""
+"""Encoders to embed with (trained, random weights, quantiles of the pixels), and the settings of their views."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -9,7 +10,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from prism_ssl.config.defaults import config_from_dict
+from prism_ssl.config.schema import DataConfig, PrismConfig
+from prism_ssl.errors import CheckpointError
 from prism_ssl.model.backbone import PRESETS, build_encoder
+from prism_ssl.model.encoder_source import DESCRIPTION_FILE
 from prism_ssl.model.export import ExportedEncoder
 from prism_ssl.utils.hashing import content_hash
 
@@ -72,3 +77,21 @@ def with_weights(exported: ExportedEncoder, weights: Weights, seed: int) -> tupl
             fresh = save({name: tensor.contiguous() for name, tensor in build_encoder(preset).state_dict().items()})
         exported = ExportedEncoder(fresh, exported.description | {"weights_sha256": None})
     return exported, PRESETS[preset].width
+
+
+def embed_config(exported: EncoderFiles, data: DataConfig | None = None) -> PrismConfig:
+    """Settings for the catalogue of ``data``, if any, with the views, limits and precision of the encoder's training.
+
+    Raises:
+        CheckpointError, ConfigError: the description is of another version.
+    """
+    try:
+        told, trained = exported.description, exported.description["config"]
+        patches = {"n_patches": told["n_patches"], "patch_mm": told["patch_mm"]}
+        limits = {name: value for name, value in trained["preflight"].items() if name != "concurrency"}
+        precision = {"precision": trained["train"]["precision"]}
+        kept = {name: trained[name] for name in ("view", "loss")}  # which are checked against each other
+        config = config_from_dict({**kept, "preflight": limits, "train": precision})
+    except KeyError as error:
+        raise CheckpointError(f"{DESCRIPTION_FILE} lacks {error}, which is needed to feed the encoder") from error
+    return dataclasses.replace(config, data=dataclasses.replace(data or config.data, **patches))

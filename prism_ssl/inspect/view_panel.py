@@ -23,6 +23,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Circle
+from matplotlib.patheffects import withStroke
 
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, Float32, Float64, PreparedScan
 from prism_ssl.data.extract import extract_view, measure_visibility
@@ -131,7 +132,7 @@ def _draw_slices(figure: SubFigure, scan: OpenScan, views: dict[str, View], name
             _draw_prism(ax, view, plane, center, other, own=other == name)
         position = f"{'RAS'[through]} = {center[through]:.0f} mm"
         ax.set_title(f"{plane.name} through {name}, {position}", color=_COLORS[name], fontsize=11)
-        _letters(ax, plane)
+        draw_frame(ax, plane.letters)
 
 
 def bounding_box_mm(scan: OpenScan) -> Float64:
@@ -141,8 +142,8 @@ def bounding_box_mm(scan: OpenScan) -> Float64:
     return np.stack([corners.min(axis=0), corners.max(axis=0)])
 
 
-def slice_mm(scan: OpenScan, plane: Plane, center_mm: Float64, box: Float64) -> Float64:
-    """Nearest voxels on the plane through the centre, [up, across], as shown; the lowest value outside the scan."""
+def plane_points_mm(plane: Plane, center_mm: Float64, box: Float64) -> Float64:
+    """RAS points [up, across, 3] on the plane through the centre, as shown, that fill the box [2, 3]."""
     sides = box[1] - box[0]
     step = max(sides[plane.across], sides[plane.up]) / _SLICE_PX
     across, up = (np.arange(box[0, axis] + step / 2, box[1, axis], step) for axis in (plane.across, plane.up))
@@ -150,6 +151,12 @@ def slice_mm(scan: OpenScan, plane: Plane, center_mm: Float64, box: Float64) -> 
     points[:] = center_mm
     points[..., plane.across] = across[:: plane.across_sign]
     points[..., plane.up] = up[:, None]
+    return points
+
+
+def slice_mm(scan: OpenScan, plane: Plane, center_mm: Float64, box: Float64) -> Float64:
+    """Nearest voxels on the plane through the centre, [up, across], as shown; the lowest value outside the scan."""
+    points = plane_points_mm(plane, center_mm, box)
     i, j, k = np.moveaxis(np.rint(apply_affine(scan.to_voxel, points)).astype(np.int64), -1, 0)
     nx, ny, nz = scan.shape
     inside = (i >= 0) & (i < nx) & (j >= 0) & (j < ny) & (k >= 0) & (k < nz)
@@ -180,14 +187,13 @@ def _draw_prism(ax: Axes, view: View, plane: Plane, slice_mm: Float64, name: str
         ax.annotate("", xy=(x + dx, y + dy), xytext=(x, y), arrowprops=arrow)
 
 
-def _letters(ax: Axes, plane: Plane) -> None:
+def draw_frame(ax: Axes, letters: Sequence[str]) -> None:
+    """No ticks, and ``letters`` at the left, right, bottom and top, if there are any."""
     ax.set_xticks([])
     ax.set_yticks([])
-    left, right, bottom, top = plane.letters
-    for x, y, letter in ((0.03, 0.5, left), (0.97, 0.5, right), (0.5, 0.04, bottom), (0.5, 0.96, top)):
-        ax.text(
-            x, y, letter, transform=ax.transAxes, color="white", fontsize=12, ha="center", va="center", weight="bold"
-        )
+    for (x, y), letter in zip(((0.03, 0.5), (0.97, 0.5), (0.5, 0.04), (0.5, 0.96)), letters, strict=False):
+        text = ax.text(x, y, letter, transform=ax.transAxes, color="white", fontsize=12, ha="center", va="center")
+        text.set(weight="bold", path_effects=[withStroke(linewidth=2, foreground="black")])  # seen on white tissue
 
 
 # ---------------------------------------------------------------------- patches

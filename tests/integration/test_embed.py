@@ -23,8 +23,9 @@ from prism_ssl.data.catalog import load_records
 from prism_ssl.data.extract.cpu import extract_view
 from prism_ssl.data.scan.nifti import open_scan
 from prism_ssl.data.views.view_pairs import draw_view
-from prism_ssl.embed.job import EmbedReport, embed_catalog, embed_config
+from prism_ssl.embed.job import EmbedReport, embed_catalog
 from prism_ssl.embed.scan import EmbedSettings, Row, cut_views
+from prism_ssl.embed.weights import embed_config
 from prism_ssl.model.backbone import build_encoder
 from prism_ssl.model.export import read_export, save_encoder
 from prism_ssl.utils.seeds import generator_for

@@ -23,9 +23,10 @@ from prism_ssl.data.scan import OpenScan, open_scan
 from prism_ssl.embed.field import job
 from prism_ssl.embed.field.actor import FieldSettings, PointWorker
 from prism_ssl.embed.field.encode import CHUNK_POINTS
-from prism_ssl.embed.field.job import FieldReport, embed_points, field_file
+from prism_ssl.embed.field.job import FieldReport, embed_points
 from prism_ssl.embed.field.places import FieldRequest, MasksRequest, Request
 from prism_ssl.embed.field.requests import read_points
+from prism_ssl.embed.field.scan_field import field_file
 from prism_ssl.model.backbone import build_encoder
 from prism_ssl.model.export import save_encoder
 from tests.support.broken_files import BrokenKind, write_broken

@@ -15,12 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, Route, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, ViewportSize, expect, sync_playwright
 
 from prism_ssl.config.defaults import apply_overrides
+from prism_ssl.config.schema import DataConfig
+from prism_ssl.data.catalog import load_records
 from prism_ssl.records.run_files import write_json
 from prism_ssl.train.checkpoint import Checkpoint, rng_state, save_checkpoint
 from prism_ssl.train.learner import Learner
@@ -161,6 +164,12 @@ class Notebook:
                 assert time.monotonic() < give_up, f"a chart is cut off at {width} px: {where}"
                 self.page.wait_for_timeout(300)
         self.page.set_viewport_size(VIEWPORT)
+
+    def image(self, name: str) -> Locator:
+        """Wait for it."""
+        picture = self.page.get_by_role("img", name=name)
+        expect(picture).to_be_visible(timeout=PATIENCE_MS)
+        return picture
 
     def text(self, text: str) -> None:
         """Wait for it, anywhere."""
@@ -360,9 +369,20 @@ def test_more_settings_filter_too(browser: Browser, sweep: Path) -> None:
         shown.assert_sound()
 
 
-def test_an_encoder_is_looked_at_on_local_scans(browser: Browser, sweep: Path) -> None:
-    run = design_points("half")[4].name
-    arguments = ("--runs", sweep, "--encoder", run, "--n-scans", 3, "--tab", "Scans")
+def write_embeddings(file: Path, catalog: Path) -> Path:
+    """A table as of ``prism embed``, of random vectors."""
+    records = list(load_records(DataConfig(catalog_path=str(catalog)), 0).records)
+    table = pl.DataFrame(records).select("scan_id", "subject_id", "modality")
+    vectors = np.random.default_rng(0).normal(size=(len(records), 8))
+    table.with_columns(pl.Series("embedding", vectors, dtype=pl.Array(pl.Float32, 8))).write_parquet(file)
+    return file
+
+
+def test_an_encoder_is_looked_at_on_local_scans(
+    browser: Browser, sweep: Path, phantom_catalog: Path, tmp_path: Path
+) -> None:
+    run, table = design_points("half")[4].name, write_embeddings(tmp_path / "e.parquet", phantom_catalog)
+    arguments = ("--runs", sweep, "--encoder", run, "--n-scans", 3, "--tab", "Scans", "--index", table)
     with served(browser, EXPLORE, *arguments, ready=HEADINGS["Scans"][0]) as shown:
         shown.page.get_by_text("load the checkpoint and embed the scans").scroll_into_view_if_needed()
         shown.page.get_by_role("switch").click()
@@ -373,6 +393,17 @@ def test_an_encoder_is_looked_at_on_local_scans(browser: Browser, sweep: Path) -
         shown.heading("The prisms of views 0 (a) and 1 (b) in their scan")
         assert shown.page.get_by_role("img", name="nearest neighbours").bounding_box() is not None
         shown.assert_fits()
+        shown.heading("What a table holds that is similar to view 0")
+        shown.image("matches of the table")
+        shown.page.get_by_role("switch").last.click()
+        shown.image("colours of the fields")
+        shown.page.get_by_role("radio", name="similarity").click()
+        picture = shown.image("similarity of the fields")
+        shown.text("most similar: ")
+        before = picture.get_attribute("src")
+        shown.page.get_by_role("slider").last.focus()
+        shown.page.keyboard.press("PageDown")
+        expect(picture).not_to_have_attribute("src", before or "", timeout=PATIENCE_MS)
         shown.open("Losses")
         expect(shown.page.get_by_role("img", name="nearest neighbours")).to_have_count(0)
         shown.open("Scans")

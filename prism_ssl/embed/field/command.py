@@ -20,6 +20,7 @@ from rich.console import Console
 from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.embed.command import ALL_GPUS, EVERY_SCAN, OBJECT_STORE_BYTES, add_weights_option
+from prism_ssl.embed.field.scan_field import FIELDS_TABLE, MASKS_TABLE, POINTS_TABLE
 from prism_ssl.errors import ConfigError, PrismError
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.gpu_check import require_usable_gpus
@@ -31,9 +32,6 @@ from prism_ssl.utils.time import format_duration
 
 if TYPE_CHECKING:
     from prism_ssl.embed.field.job import FieldReport
-
-FIELDS_TABLE, POINTS_TABLE, MASKS_TABLE = "volumes.parquet", "points.parquet", "masks.parquet"
-"""Tables in the folder of a job: the volume vectors of fields, the rows of points, the labels of masks."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,8 +65,7 @@ def _embed(given: argparse.Namespace, data: DataConfig, tmp_root: Path) -> Field
     from prism_ssl.embed.field.actor import FieldSettings
     from prism_ssl.embed.field.job import embed_points
     from prism_ssl.embed.field.requests import request_for
-    from prism_ssl.embed.job import embed_config
-    from prism_ssl.embed.weights import with_weights
+    from prism_ssl.embed.weights import embed_config, with_weights
     from prism_ssl.model.export import read_export
 
     if given.spacing < 1 or not 0 < given.coverage <= 1:

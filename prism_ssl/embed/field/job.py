@@ -19,6 +19,7 @@ from prism_ssl.embed.field.actor import FieldSettings, PointWorker
 from prism_ssl.embed.field.encode import CHUNK_POINTS
 from prism_ssl.embed.field.places import FieldRequest, Places, Request
 from prism_ssl.embed.field.progress import PointProgress
+from prism_ssl.embed.field.scan_field import field_file
 from prism_ssl.embed.field.store import PointStore
 from prism_ssl.embed.scan import EMBEDDING_FAILED, known_fields, without_embedding
 from prism_ssl.embed.table import EmbeddingTable
@@ -42,11 +43,6 @@ class FieldReport:
     points: int
     reused: int
     rejected: Counter[str]
-
-
-def field_file(folder: Path, scan_id: str) -> Path:
-    """Where the field of a scan is."""
-    return folder / f"{scan_id}.nii.gz"
 
 
 def embed_points(

@@ -17,11 +17,9 @@ from sklearn.preprocessing import StandardScaler
 
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64, ScanRecord
-from prism_ssl.data.scan import apply_affine, read_volume
-from prism_ssl.embed.field.command import FIELDS_TABLE
-from prism_ssl.embed.field.job import field_file
 from prism_ssl.embed.field.lattice import Int64
 from prism_ssl.embed.field.places import labels_at, mask_file, open_mask
+from prism_ssl.embed.field.scan_field import FIELDS_TABLE, field_file, read_field
 from prism_ssl.errors import ConfigError, ScanRejected
 from prism_ssl.eval.frozen_probe import FOLDS_MAX, Estimate, mean_over_patients
 
@@ -137,10 +135,9 @@ def _scored(folder: Path, scans: Sequence[MaskedScan], label: int | None) -> tup
 
 def _points_of(folder: Path, scan: MaskedScan, label: int | None) -> tuple[Float64, Any]:
     """Vectors [M, D] of a scan's field, and whether each point lies in the label [M]."""
-    affine, voxels = read_volume(field_file(folder, scan.record.scan_id))
-    index = np.argwhere(voxels.any(axis=-1))
-    labels: Int64 = labels_at(open_mask(scan.mask), apply_affine(affine, index))
-    return voxels[tuple(index.T)].astype(float), (labels != 0) if label is None else (labels == label)
+    field = read_field(field_file(folder, scan.record.scan_id))
+    labels: Int64 = labels_at(open_mask(scan.mask), field.points_mm)
+    return field.vectors.astype(float), (labels != 0) if label is None else (labels == label)
 
 
 def _sample(x: Float64, y: Any, seed: int) -> tuple[Float64, Any, Float64]:

@@ -1,0 +1,1 @@
+"""Show the fields of scans as pictures (``prism picture``, notebook)."""
