@@ -147,10 +147,35 @@ def column_values(config: DataConfig, records: Sequence[ScanRecord], column: str
     if column not in (found := _header(path)):
         raise CatalogError(f"catalogue {path} has no column {column!r}; found: {', '.join(found)}")
     of_selected, values = pl.col("series_path").is_in({record.series_path for record in records}), dict[str, str]()
-    for batch in _batches(path, config, other=column):
-        rows = batch.filter(of_selected).select(*IDENTITY, "modality", "other")
+    for batch in _batches(path, config, others=(column,)):
+        rows = batch.filter(of_selected).select(*IDENTITY, "modality", other_column(column))
         values |= {_record(*row[:-1]).scan_id: row[-1] for row in rows.iter_rows()}
     return {scan: values.get(scan, "") for scan in wanted}
+
+
+def described_rows(config: DataConfig, records: Sequence[ScanRecord], others: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """What every row of the table, before any filter, says about its series, in batches. It must not leave the machine.
+
+    Columns: ``scan_id`` (null unless the row is one of ``records``), modality, series_text, exam_type, and
+    ``other_column(name)`` for each of ``others``, "" where the table lacks it.
+
+    Raises as ``load_records``.
+    """
+    path, wanted = _place(config), {record.scan_id for record in records}
+    paths, present = {record.series_path for record in records}, set(_header(path))
+    for batch in _batches(path, config, with_text=True, others=[name for name in others if name in present]):
+        numbered = batch.with_row_index("row")
+        rows = numbered.filter(pl.col("series_path").is_in(paths)).select("row", *IDENTITY, "modality")
+        ids = {row[0]: _record(*row[1:]).scan_id for row in rows.iter_rows()}
+        known = {"row": list(ids), "scan_id": [scan if scan in wanted else None for scan in ids.values()]}
+        found = pl.DataFrame(known, schema={"row": numbered.schema["row"], "scan_id": pl.String})
+        absent = (pl.lit("").alias(other_column(name)) for name in others if name not in present)
+        yield numbered.join(found, on="row", how="left").drop("row", *IDENTITY).with_columns(*absent)
+
+
+def other_column(name: str) -> str:
+    """Name under which a column of the table stands beside ours."""
+    return f"table.{name}"
 
 
 def _place(config: DataConfig) -> Path:
@@ -161,9 +186,9 @@ def _place(config: DataConfig) -> Path:
 
 
 def _batches(
-    path: Path, config: DataConfig, with_text: bool = False, other: str | None = None
+    path: Path, config: DataConfig, with_text: bool = False, others: Sequence[str] = ()
 ) -> Iterator[pl.DataFrame]:
-    """IDENTITY, modality and series_text of the table, and its column ``other``, renamed "other".
+    """IDENTITY, modality, series_text and exam_type of the table, and its columns ``others`` as ``other_column``.
 
     All are trimmed strings, "" for null and for columns that the table lacks.
     """
@@ -171,9 +196,8 @@ def _batches(
     try:
         names = column_names(_header(path), path, config, with_text)
         columns = [_text(names.get(ours)).alias(ours) for ours in REQUIRED + OPTIONAL]
-        others = [] if other is None else [other]
         for frame in _frames(path, sorted({*names.values(), *others})):
-            ours = frame.select(*columns, *(_text(name).alias("other") for name in others))
+            ours = frame.select(*columns, *(_text(name).alias(other_column(name)) for name in others))
             series_path = pl.col("series_path").str.strip_chars_end("/")
             yield ours.select(
                 modality_name(),
@@ -182,7 +206,8 @@ def _batches(
                 "pmbb_id",
                 "series_id",
                 "nifti_path",
-                *("other" for _ in others),
+                "exam_type",
+                *map(other_column, others),
             )
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         # After a backtick polars quotes content of the table.
@@ -279,14 +304,17 @@ def _nothing_left(path: Path, report: CatalogReport, config: DataConfig) -> str:
     )
 
 
-def modalities_in_words(modalities: Mapping[str, int]) -> str:
-    """The eight most frequent, such as "MRI (5), blank (1)"; names other than short words count as "other"."""
+def modality_words(modalities: Mapping[str, int]) -> dict[str, int]:
+    """Counts by modality, the most frequent first; names other than short words count as "other", none as "blank"."""
     words = Counter[str]()
     for name, count in modalities.items():
         words[(name if re.fullmatch("[A-Z]{1,5}", name) else "other") if name else "blank"] += count
-    return ", ".join(
-        f"{name} ({count})" for name, count in sorted(words.items(), key=lambda word: (-word[1], word[0]))[:8]
-    )
+    return dict(sorted(words.items(), key=lambda word: (-word[1], word[0])))
+
+
+def modalities_in_words(modalities: Mapping[str, int]) -> str:
+    """The eight most frequent, such as "MRI (5), blank (1)"; see ``modality_words``."""
+    return ", ".join(f"{name} ({count})" for name, count in list(modality_words(modalities).items())[:8])
 
 
 def _resolve_all(rows: pl.DataFrame, folder: Path) -> tuple[list[ScanRecord], list[UnresolvedRow]]:

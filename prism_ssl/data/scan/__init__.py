@@ -14,6 +14,7 @@ from prism_ssl.data.scan.geometry import (
 )
 from prism_ssl.data.scan.header_geometry import check_agreement, times
 from prism_ssl.data.scan.intensity import AIR_VALUE_MIN, robust_stats, stats_sample
+from prism_ssl.data.scan.middle_slice import MiddleSlice, middle_slice
 from prism_ssl.data.scan.nifti import (
     SMALLEST_FLOAT,
     OpenScan,
@@ -33,6 +34,7 @@ __all__ = [
     "NEAR_ISOTROPIC",
     "SMALLEST_FLOAT",
     "TRANSIENT_REASONS",
+    "MiddleSlice",
     "OpenScan",
     "ReadLimits",
     "RejectReason",
@@ -48,6 +50,7 @@ __all__ = [
     "inverse",
     "is_not_empty",
     "load_voxels",
+    "middle_slice",
     "nifti_bytes",
     "open_scan",
     "out_of_memory",
