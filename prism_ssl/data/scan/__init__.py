@@ -14,7 +14,6 @@ from prism_ssl.data.scan.geometry import (
 )
 from prism_ssl.data.scan.header_geometry import check_agreement, times
 from prism_ssl.data.scan.intensity import AIR_VALUE_MIN, robust_stats, stats_sample
-from prism_ssl.data.scan.middle_slice import MiddleSlice, middle_slice
 from prism_ssl.data.scan.nifti import (
     SMALLEST_FLOAT,
     OpenScan,
@@ -27,6 +26,7 @@ from prism_ssl.data.scan.nifti import (
 from prism_ssl.data.scan.nifti_writer import nifti_bytes
 from prism_ssl.data.scan.read_errors import out_of_memory, read_failure
 from prism_ssl.data.scan.reject_reasons import TRANSIENT_REASONS, RejectReason
+from prism_ssl.data.scan.slices import MiddleSlice, middle_slice
 from prism_ssl.data.scan.volume_memory import VolumeMemory
 
 __all__ = [

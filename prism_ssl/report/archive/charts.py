@@ -24,9 +24,11 @@ def histogram(values: pl.DataFrame, column: str, title: str) -> str:
     if known.is_empty():
         return ""
     edges, log = _edges(known["value"])
+    whole = edges[0] % 1 == 0.5  # a bin for each whole number
     counts = _counted(known, edges)
     scale = alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False, nice=False)
-    axis = alt.Axis(format=NUMBER_FORMAT, tickCount=5, grid=False, labelOverlap=True)
+    axis = alt.Axis(format=NUMBER_FORMAT, tickCount=5, tickMinStep=1 if whole else 0, grid=False, labelOverlap=True)
+    counted = alt.Axis(tickCount=4, format="~s", tickMinStep=1, minExtent=30)
     names = sorted(known["modality"].unique())
     colors = [MODALITY_COLORS.get(name, OTHER_COLOR) for name in names]
     chart = (
@@ -35,7 +37,7 @@ def histogram(values: pl.DataFrame, column: str, title: str) -> str:
         .encode(
             x=alt.X("low:Q", title=None, scale=scale, axis=axis),
             x2="high:Q",
-            y=alt.Y("sum(count):Q", title=None, axis=alt.Axis(tickCount=4, format="~s", tickMinStep=1)),
+            y=alt.Y("sum(count):Q", title=None, scale=alt.Scale(nice=4), axis=counted),
             color=alt.Color("modality:N", scale=alt.Scale(domain=names, range=colors), legend=None),
         )
         .properties(width=_WIDTH, height=_HEIGHT, title=title)

@@ -61,7 +61,7 @@ _WITH = (
     *("PORTAL", "PORTOVENOUS", "PV", "NEPHROGRAPHIC", "EXCRETORY"),
 )
 _WITHOUT = (
-    *("PRE", "WITHOUT", "WO", "W/O", "NATIVE", "PLAIN", "UNENHANCED", "NON", "NONCONTRAST", "NO CONTRAST"),
+    *("PRE", "WITHOUT", "WO", "NATIVE", "PLAIN", "UNENHANCED", "NON", "NONCONTRAST", "NO CONTRAST"),
     *("NC", "C-"),
 )
 _NO_AGENT = ("", "FALSE", "0", "NO", "N", "NONE", "WITHOUT", "UNENHANCED", "NATIVE", "NO CONTRAST", "NON CONTRAST")
@@ -103,6 +103,7 @@ def _regions(text: pl.Expr) -> pl.Expr:
 
 
 def _guessed_contrast(text: pl.Expr) -> pl.Expr:
+    text = text.str.replace_all("(?i)w/o", "WO")
     # "W" is "with" beside "contrast", "weighted" beside a T1; "contrast" alone may be that of phases.
     maybe = speaks_of(text, ("W",))
     given = speaks_of(text, [word.replace("+", r"\+") for word in _WITH]) | (maybe & speaks_of(text, ("CONTRAST",)))

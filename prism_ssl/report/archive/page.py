@@ -27,6 +27,7 @@ REFUSED_SHOWN = 60
 """Most refused scans that are listed one by one, as many of each reason as there are."""
 GROUPS_SHOWN = 20
 """Most groups of equal voxels that are listed."""
+_REASONS_IN_A_COLUMN = 6
 
 _CHARTS = {
     "spacing_mm": "distance of slices, mm",
@@ -74,7 +75,7 @@ def _context(parts: PageParts, config: PrismConfig) -> dict[str, Any]:
         "catalog": parts.catalog,
         "made": f"{datetime.datetime.now():%-d %B %Y, %H:%M}",
         "said": parts.said,
-        "colors": {**MODALITY_COLORS, "other": OTHER_COLOR},
+        "colors": {name: MODALITY_COLORS.get(name, OTHER_COLOR) for name in usable["modality"].unique().sort()},
         "tiles": _tiles(facts, usable, parts.duplicates),
         "config": config,
         **_contents(facts),
@@ -143,7 +144,10 @@ def _refused(facts: ArchiveFacts, config: PrismConfig) -> dict[str, Any]:
         {**row, "picture": slice_picture_or_none(row["path"], limit_s) if row["size"] else None}
         for row in shown.select("scan_id", "modality", "reason", "detail", "path", "size").to_dicts()
     ]
-    return {"reasons": tables.reason_bars(facts), "refused": cards, "refused_beyond": refused.height - len(cards)}
+    reasons = tables.reason_bars(facts)
+    half = -(-len(reasons) // 2) if len(reasons) > _REASONS_IN_A_COLUMN else len(reasons)
+    beside = [part for part in (reasons[:half], reasons[half:]) if part]
+    return {"reasons": beside, "refused": cards, "refused_beyond": refused.height - len(cards)}
 
 
 def _patients(usable: pl.DataFrame, duplicates: Duplicates) -> dict[str, Any]:

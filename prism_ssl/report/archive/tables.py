@@ -10,7 +10,7 @@ import polars as pl
 
 from prism_ssl.data.catalog import modality_words
 from prism_ssl.report.archive.facts import ArchiveFacts
-from prism_ssl.report.archive.kinds import UNKNOWN
+from prism_ssl.report.archive.kinds import BY_COLUMN, UNKNOWN
 
 KINDS_SHOWN = 12
 """Most body parts, types or orientations of a table; the rarer ones are one row."""
@@ -26,10 +26,10 @@ class Bar:
     share: float
 
 
-def bars(counts: Mapping[str, tuple[int, ...]]) -> list[Bar]:
-    """The most frequent first, ``UNKNOWN`` last, those beyond ``KINDS_SHOWN`` together."""
+def bars(counts: Mapping[str, tuple[int, ...]], most_shown: int = KINDS_SHOWN) -> list[Bar]:
+    """The most frequent first, ``UNKNOWN`` last, those beyond ``most_shown`` together."""
     ordered = sorted(counts, key=lambda label: (label == UNKNOWN, *(-count for count in counts[label]), label))
-    shown = ordered if len(ordered) <= KINDS_SHOWN + 1 else ordered[:KINDS_SHOWN]
+    shown = ordered if len(ordered) <= most_shown + 1 else ordered[:most_shown]
     rows = [(label, counts[label]) for label in shown]
     if rest := [counts[label] for label in ordered[len(shown) :]]:
         rows.append((f"{len(rest)} {_REST}", tuple(map(sum, zip(*rest, strict=True)))))
@@ -65,17 +65,21 @@ def header_bars(facts: ArchiveFacts, column: str) -> list[Bar]:
 
 
 def known_by(facts: ArchiveFacts, column: str) -> str:
-    """By what the kinds of the table's rows are known, such as "a column 120, the description 30, unknown 4"."""
+    """By what the kinds of the table's rows are known, such as "Known by a column 120; unknown 4"."""
     counts = _counts(facts.rows, [f"{column}_by"], pl.col("count").sum())
     known = sorted(((by, n) for by, n in counts.items() if by), key=lambda each: -each[1])
-    return ", ".join(f"{by} {n:,}" for by, n in [*known, (UNKNOWN, counts.get("", 0))] if n)
+    if not known:
+        return "Neither columns nor descriptions tell it"
+    unknown = f"; {UNKNOWN} {counts['']:,}" if "" in counts else ""
+    guessed = ". What is not of a column is a guess" if any(by != BY_COLUMN for by, _ in known) else ""
+    return f"Known by {', '.join(f'{by} {n:,}' for by, n in known)}{unknown}{guessed}"
 
 
 def reason_bars(facts: ArchiveFacts) -> list[Bar]:
     """Refused scans by reason: all, CT, MR."""
     reasons = _counts(facts.refused, ["reason"], pl.len())
     ct, mr = (_counts(facts.refused.filter(modality=name), ["reason"], pl.len()) for name in ("CT", "MR"))
-    return bars({reason: (n, ct.get(reason, 0), mr.get(reason, 0)) for reason, n in reasons.items()})
+    return bars({reason: (n, ct.get(reason, 0), mr.get(reason, 0)) for reason, n in reasons.items()}, len(reasons))
 
 
 def with_geometry(usable: pl.DataFrame) -> pl.DataFrame:

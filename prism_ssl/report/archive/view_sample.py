@@ -16,7 +16,7 @@ from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, PreparedScan, VisitKey
 from prism_ssl.data.checks import open_prepared
 from prism_ssl.data.extract import EMPTY, extract_view, kinds_of, measure_visibility, warm_up
 from prism_ssl.data.pool import SceneSource, ScratchStore
-from prism_ssl.data.scan import read_within
+from prism_ssl.data.scan import OpenScan, read_within
 from prism_ssl.data.views import Scene, draw_training_pair
 from prism_ssl.errors import PrismError
 from prism_ssl.report.archive.pictures import mosaic_picture, slice_picture_or_none
@@ -31,7 +31,7 @@ BLACK_SHARE = 0.9
 
 @dataclass(frozen=True)
 class SampledScan:
-    """Pictures of a scan (its middle slice, patches of its first view), and its times."""
+    """Pictures of a scan (its middle slice, patches of a view that is cut out of it), and its times."""
 
     scan_id: str
     modality: str
@@ -39,7 +39,7 @@ class SampledScan:
     spacing_mm: tuple[float, float, float]
     volume_bytes: int
     slice_uri: str | None
-    patches_uri: str
+    patches_uri: str | None
     open_s: float
     view_ms: float
 
@@ -107,9 +107,10 @@ def _told(scan: PreparedScan, source: SceneSource, config: PrismConfig) -> tuple
     except (PrismError, OSError, MemoryError):
         return None
     open_s, patches = watch.ms() / 1e3, np.empty((config.data.n_patches, PATCH_PX, PATCH_PX), np.int16)
-    first, times_ms, rows = "", list[float](), list[Row]()
-    for view_ms, row in _views(scene, scan, config, patches):
-        first = first or mosaic_picture(patches)
+    patches_uri, times_ms, rows = None, list[float](), list[Row]()
+    for cut_from, view_ms, row in _views(scene, scan, config, patches):
+        if patches_uri is None and cut_from is scene.scan:
+            patches_uri = mosaic_picture(patches)
         times_ms.append(view_ms)
         rows.append(row)
     pictured = SampledScan(
@@ -121,7 +122,7 @@ def _told(scan: PreparedScan, source: SceneSource, config: PrismConfig) -> tuple
         slice_uri=slice_picture_or_none(
             scan.record.nifti_path, config.data.open_timeout_s, in_hu=scan.record.modality == "CT"
         ),
-        patches_uri=first,
+        patches_uri=patches_uri,
         open_s=open_s,
         view_ms=statistics.median(times_ms[2:]),  # the first ones may compile for this type of voxels
     )
@@ -130,8 +131,9 @@ def _told(scan: PreparedScan, source: SceneSource, config: PrismConfig) -> tuple
 
 def _views(
     scene: Scene, scan: PreparedScan, config: PrismConfig, patches: npt.NDArray[np.int16]
-) -> Iterator[tuple[float, Row]]:
-    """Milliseconds to cut out each view of the first ``PAIRS`` pairs, and its row; its pixels are in ``patches``."""
+) -> Iterator[tuple[OpenScan, float, Row]]:
+    """For each view of the first ``PAIRS`` pairs: the scan it is cut out of, the milliseconds that took, its row; its
+    pixels are in ``patches``."""
     record, data = scan.record, config.data
     for visit in range(PAIRS):
         key = VisitKey(record.scan_id, 0, visit)
@@ -143,7 +145,8 @@ def _views(
             black = float(np.mean(patches == -PATCH_SCALE))
             shrunk, empty = view.radius_mm < config.view.radius_mm_min, EMPTY in kinds_of(visibility.bits)
             two_series, outside = pair.scans[0] is not pair.scans[1], visibility.outside_share
-            yield view_ms, (record.scan_id, record.modality, view.radius_mm, black, outside, shrunk, empty, two_series)
+            row = (record.scan_id, record.modality, view.radius_mm, black, outside, shrunk, empty, two_series)
+            yield cut_from, view_ms, row
 
 
 def by_modality(views: pl.DataFrame) -> pl.DataFrame:
