@@ -47,7 +47,8 @@ def check_archive(selection: Selection, config: PrismConfig, said: Sequence[tupl
         if archive is not None:
             _tell(say, lambda: str(check_memory(config, archive)))
     folder = preflight_dir(selected.catalog, cache_root)
-    return archive_page(selected, preflight, config, folder, said, tmp_root)
+    trained_on = sum(map(len, archive.shards)) if archive is not None else 0
+    return archive_page(selected, preflight, config, folder, trained_on, said, tmp_root)
 
 
 def _divided(

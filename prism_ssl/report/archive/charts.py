@@ -24,10 +24,11 @@ def histogram(values: pl.DataFrame, column: str, title: str) -> str:
     if known.is_empty():
         return ""
     edges, log = _edges(known["value"])
-    whole = edges[0] % 1 == 0.5  # a bin for each whole number
     counts = _counted(known, edges)
     scale = alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False, nice=False)
-    axis = alt.Axis(format=NUMBER_FORMAT, tickCount=5, tickMinStep=1 if whole else 0, grid=False, labelOverlap=True)
+    axis = alt.Axis(
+        format=NUMBER_FORMAT, tickCount=5, grid=False, labelOverlap=True, values=_ticks(edges) or alt.Undefined
+    )
     counted = alt.Axis(tickCount=4, format="~s", tickMinStep=1, minExtent=30)
     names = sorted(known["modality"].unique())
     colors = [MODALITY_COLORS.get(name, OTHER_COLOR) for name in names]
@@ -59,6 +60,12 @@ def _edges(values: pl.Series) -> tuple[list[float], bool]:
     if high <= low:
         low, high = low - max(abs(low), 1) * 0.1, high + max(abs(high), 1) * 0.1
     return np.linspace(low, high + (high - low) * 1e-9, _BINS + 1).tolist(), False
+
+
+def _ticks(edges: list[float]) -> list[float]:
+    """In the middle of each bin, where a bin is a whole number; else none."""
+    whole = edges[0] % 1 == 0.5 and edges[1] == edges[0] + 1
+    return [edge + 0.5 for edge in edges[:-1]] if whole else []
 
 
 def _counted(known: pl.DataFrame, edges: list[float]) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,8 @@ import polars as pl
 from prism_ssl.data.scan import read_within
 from prism_ssl.errors import PrismError
 
-FILES_COMPARED_MAX = 200
-"""Most groups of equal voxels whose files are read again and compared byte by byte."""
+FILES_COMPARED_MAX = 500
+"""Most files with equal voxels that are read again and compared byte by byte."""
 _CHUNK_BYTES = 2**20
 
 
@@ -54,17 +54,19 @@ def duplicates(scans: pl.DataFrame, limit_s: float) -> Duplicates:
         .filter(pl.col("scan_id").list.len() > 1)
         .sort("patients", descending=True, maintain_order=True)
     )
-    groups = []
-    for number, row in enumerate(shared.iter_rows(named=True)):
-        may_read = number < FILES_COMPARED_MAX
-        same = len(set(row["size"])) == 1 and (_same_bytes(row["path"], limit_s) if may_read else None)
+    groups, left = list[Group](), FILES_COMPARED_MAX
+    for row in shared.iter_rows(named=True):
+        paths, same = set(row["path"]), None
+        if len(paths) == 1 or len(set(row["size"])) > 1:
+            same = len(paths) == 1
+        elif len(paths) <= left:
+            left -= len(paths)
+            same = _same_bytes(paths, limit_s)
         groups.append(Group(tuple(row["scan_id"]), row["modality"], row["patients"], same))
     return Duplicates(groups)
 
 
-def _same_bytes(paths: Sequence[str], limit_s: float) -> bool | None:
-    if len(set(paths)) == 1:
-        return True
+def _same_bytes(paths: Iterable[str], limit_s: float) -> bool | None:
     try:
         return len({read_within(limit_s, partial(_digest, path)) for path in paths}) == 1
     except (PrismError, OSError):

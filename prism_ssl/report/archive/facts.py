@@ -77,7 +77,8 @@ def _kinds(records: Sequence[ScanRecord], data: DataConfig) -> tuple[pl.DataFram
         counts = [groups, *counts]
         if len(counts) > _KINDS_MAX:
             counts = [_added(counts)]
-        found.append(told.filter(pl.col("scan_id").is_not_null()).select("scan_id", *KIND_COLUMNS))
+        of_records = told.filter(pl.col("scan_id").is_not_null()).select("scan_id", *KIND_COLUMNS)
+        found.append(pl.DataFrame(of_records.to_arrow()))  # a filtered frame holds on to its whole batch
     return _added(counts), pl.concat(found).unique("scan_id", keep="first", maintain_order=True)
 
 

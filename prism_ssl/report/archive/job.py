@@ -20,10 +20,11 @@ def archive_page(
     preflight: PreflightResult,
     config: PrismConfig,
     folder: Path,
+    trained_on: int,
     said: Sequence[tuple[bool, str]],
     tmp_root: Path,
 ) -> Path:
-    """Write ``PAGE_FILE`` into ``folder``, preflight's own, and return its path. ``said``: see ``PageParts``.
+    """Write ``PAGE_FILE`` into ``folder``, preflight's own, and return its path. For the rest see ``PageParts``.
 
     Counts are exact; the views and the pictures are of samples, so memory and time beyond preflight's do not grow with
     the scans, but for a row of facts each.
@@ -37,6 +38,7 @@ def archive_page(
         facts=facts,
         duplicates=duplicates(facts.scans, config.data.open_timeout_s),
         sample=sample_views(scans, config, tmp_root) if scans else None,
+        trained_on=trained_on,
         said=said,
     )
     page = folder / PAGE_FILE

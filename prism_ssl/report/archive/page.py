@@ -42,12 +42,13 @@ _CHARTS = {
 @dataclass(frozen=True, eq=False)
 class PageParts:
     """What a page tells. ``said``: the lines of ``prism check``, each with whether it is well. ``sample`` is None where
-    no scan is usable."""
+    no scan is usable, ``trained_on`` the number of scans that are not held out."""
 
     catalog: str
     facts: ArchiveFacts
     duplicates: Duplicates
     sample: ViewSample | None
+    trained_on: int
     said: Sequence[tuple[bool, str]]
 
 
@@ -83,12 +84,14 @@ def _context(parts: PageParts, config: PrismConfig) -> dict[str, Any]:
         **_views(parts.sample, usable, config),
         **_refused(facts, config),
         **_patients(usable, parts.duplicates),
-        "plan": _plan(parts.sample, usable.height, config),
+        "plan": _plan(parts, config),
     }
 
 
-def _plan(sample: ViewSample | None, usable: int, config: PrismConfig) -> list[tuple[str, str]]:
-    return loading_plan(config, sample, usable, usable_cpus()) if sample is not None and sample.scans else []
+def _plan(parts: PageParts, config: PrismConfig) -> list[tuple[str, str]]:
+    if parts.sample is None or not parts.sample.scans or not parts.trained_on:
+        return []
+    return loading_plan(config, parts.sample, parts.trained_on, usable_cpus())
 
 
 def _tiles(facts: ArchiveFacts, usable: pl.DataFrame, duplicates: Duplicates) -> list[tuple[str, str]]:

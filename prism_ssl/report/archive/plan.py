@@ -6,8 +6,8 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.report.archive.view_sample import ViewSample
 
 
-def loading_plan(config: PrismConfig, sample: ViewSample, usable: int, cpus: int) -> list[tuple[str, str]]:
-    """Lines (what, how much) for a run over ``usable`` scans whose pool actors have ``cpus`` cores.
+def loading_plan(config: PrismConfig, sample: ViewSample, scans: int, cpus: int) -> list[tuple[str, str]]:
+    """Lines (what, how much) for a run that trains on so many scans, and whose pool actors have ``cpus`` cores.
 
     An upper bound of the speed: the cores do nothing but open scans and cut out views.
     """
@@ -16,7 +16,9 @@ def loading_plan(config: PrismConfig, sample: ViewSample, usable: int, cpus: int
     openings = pairs / data.visits_per_scan
     open_s, cut_s = openings * sample.open_s, pairs * 2 * sample.view_ms / 1e3
     batch_s = train.batch_size * (sample.open_s / data.visits_per_scan + 2 * sample.view_ms / 1e3) / cpus
-    opened = f"{openings:,.0f}, one for {data.visits_per_scan} pairs: each usable scan {openings / usable:,.1f} times"
+    opened = (
+        f"{openings:,.0f}, one for {data.visits_per_scan} pairs: each of {scans:,} scans {openings / scans:,.1f} times"
+    )
     whole = f"{_span((open_s + cut_s) / cpus)} at least on {cpus}, {1 / batch_s:.1f} steps/s at most"
     return [
         ("pairs of views", f"{pairs:,} ({train.max_steps:,} steps of {train.batch_size})"),

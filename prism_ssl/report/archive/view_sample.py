@@ -101,11 +101,15 @@ Row = tuple[str, str, float, float, float, bool, bool, bool]
 
 
 def _told(scan: PreparedScan, source: SceneSource, config: PrismConfig) -> tuple[SampledScan, list[Row]] | None:
-    scan_id, watch = scan.record.scan_id, Stopwatch()
     try:
-        scene = source.open(scan_id).scene
-    except (PrismError, OSError, MemoryError):
+        return _drawn(scan, source, config)
+    except (PrismError, OSError, MemoryError, ValueError, ArithmeticError):  # as a pool counts a scan as broken
         return None
+
+
+def _drawn(scan: PreparedScan, source: SceneSource, config: PrismConfig) -> tuple[SampledScan, list[Row]]:
+    scan_id, watch = scan.record.scan_id, Stopwatch()
+    scene = source.open(scan_id).scene
     open_s, patches = watch.ms() / 1e3, np.empty((config.data.n_patches, PATCH_PX, PATCH_PX), np.int16)
     patches_uri, times_ms, rows = None, list[float](), list[Row]()
     for cut_from, view_ms, row in _views(scene, scan, config, patches):

@@ -87,7 +87,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Counted:
     usable = [v.prepared(r) for r in selection.records if (v := verdicts[r.scan_id]).reason is None]
     facts = archive_facts(selection, verdicts, config.data)
     sample = sample_views(usable, config, folder / "tmp")
-    parts = PageParts("catalog.csv", facts, duplicates(facts.scans, 60.0), sample, [(False, "<b>a & b</b>")])
+    parts = PageParts("catalog.csv", facts, duplicates(facts.scans, 60.0), sample, 4, [(False, "<b>a & b</b>")])
     write_page(folder / "archive.html", parts, config)
     return Counted(facts, config, usable, (folder / "archive.html").read_text(), sample)
 
