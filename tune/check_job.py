@@ -151,36 +151,37 @@ def settings_of(arguments: Sequence[str]) -> tuple[PrismConfig, bool]:
     if names_none and not wants_short_help(given) and "--help-all" not in given:
         given = [RECIPE_WITHOUT_A_NAME, *given]
     also = {NO_PAGE: "neither read the scans nor write the page of the archive"}
-    return read_settings(given, "prism check", also), len(given) > 0 and NO_PAGE not in arguments
+    return read_settings(given, "prism check", also), NO_PAGE not in arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line a check, and write the page of the archive.
 
-    0 when all is well, 1 when a check failed, 75 when interrupted (the same command resumes).
+    0 when all is well, 1 when a check failed, 75 when interrupted while scans are read (the same command resumes).
     """
-    with output_that_ends_nothing(), stop_signals_interrupt():
-        answers = Answers()
+    answers = Answers()
+    try:
+        config, page = settings_of(sys.argv[1:] if arguments is None else arguments)
+    except PrismError as error:
+        answers.say(False, f"settings: {error}")
+        return answers.code
+    for check in CHECKS:
         try:
-            config, page = settings_of(sys.argv[1:] if arguments is None else arguments)
-        except PrismError as error:
-            answers.say(False, f"settings: {error}")
-            return answers.code
-        for check in CHECKS:
-            try:
-                answers.say(True, check(config))
-            except PrismError as error:
-                answers.failed(error)
-        selection = check_catalog(config, answers)
-        try:
-            if page and selection is not None:
-                _write_page(selection, config, answers)
+            answers.say(True, check(config))
         except PrismError as error:
             answers.failed(error)
-        except KeyboardInterrupt:
-            Console(stderr=True).print("interrupted; the same command reads the rest of the scans", style="yellow")
-            return EXIT_INTERRUPTED
-        return answers.code
+    selection = check_catalog(config, answers)
+    if page and selection is not None:
+        with output_that_ends_nothing(), stop_signals_interrupt():
+            try:
+                _write_page(selection, config, answers)
+            except PrismError as error:
+                answers.failed(error)
+            except KeyboardInterrupt:
+                told = "interrupted; run the same command again: it reads the scans that are left"
+                Console(stderr=True).print(told, style="yellow")
+                return EXIT_INTERRUPTED
+    return answers.code
 
 
 def _write_page(selection: Selection, config: PrismConfig, answers: Answers) -> None:

@@ -121,7 +121,7 @@ def test_equal_voxels_are_found_and_equal_files_told_from_files_packed_anew(coun
         (2, 2, False), (2, 1, True),
     ]  # fmt: skip
     assert (found.surplus, found.across_patients) == (2, 1)
-    assert "1 groups have scans of several patients" in re.sub(r"\s+", " ", counted.page)
+    assert "1 group has scans of several patients" in re.sub(r"\s+", " ", counted.page)
 
 
 def test_the_sampled_views_are_those_that_training_draws_first(counted: Counted) -> None:
