@@ -19,7 +19,7 @@ from prism_ssl.report.archive.kinds import COLUMNS, UNKNOWN, kinds
 
 KIND_COLUMNS = ("body_part", "body_part_by", "contrast", "contrast_by")
 _HEADERS_AT_ONCE, _HEADERS_PER_LOOK = 16, 64
-_KINDS_MAX = 200  # kinds are combinations of a few words: more are not expected
+_BATCHES_ADDED = 50
 _VERDICT_TYPES = {"str": pl.String, "int": pl.Int64, "float": pl.Float64}
 
 
@@ -72,12 +72,12 @@ def _kinds(records: Sequence[ScanRecord], data: DataConfig) -> tuple[pl.DataFram
     kept = [name.strip().upper() for name in data.modality_filter]
     counts, found = list[pl.DataFrame](), list[pl.DataFrame]()
     for batch in described_rows(data, records, COLUMNS):
-        told = batch.select("scan_id", "modality", *kinds())
-        groups = told.filter(pl.col("modality").is_in(kept)).group_by("modality", *KIND_COLUMNS).agg(count=pl.len())
-        counts = [groups, *counts]
-        if len(counts) > _KINDS_MAX:
+        texts = [name for name in batch.columns if name != "scan_id"]
+        each = batch.filter(pl.col("modality").is_in(kept)).group_by(texts).agg(count=pl.len())  # texts repeat
+        counts.append(each.select("modality", *kinds(), "count"))
+        if len(counts) >= _BATCHES_ADDED:
             counts = [_added(counts)]
-        of_records = told.filter(pl.col("scan_id").is_not_null()).select("scan_id", *KIND_COLUMNS)
+        of_records = batch.filter(pl.col("scan_id").is_not_null()).select("scan_id", *kinds())
         found.append(pl.DataFrame(of_records.to_arrow()))  # a filtered frame holds on to its whole batch
     return _added(counts), pl.concat(found).unique("scan_id", keep="first", maintain_order=True)
 
@@ -87,24 +87,17 @@ def _added(counts: Sequence[pl.DataFrame]) -> pl.DataFrame:
 
 
 def _verdicts(selection: Selection, verdicts: Mapping[str, ManifestRow]) -> pl.DataFrame:
-    """Column by column: a dictionary a row takes four times the memory."""
-    columns = {
-        field.name: [getattr(verdicts[record.scan_id], field.name) for record in selection.records]
-        for field in fields(ManifestRow)
-    }
     schema = {field.name: _VERDICT_TYPES[str(field.type).split(" ")[0]] for field in fields(ManifestRow)}
+    of_files = [verdicts[record.scan_id] for record in selection.records]
     lost = [
-        {
-            "scan_id": row.record.scan_id,
-            "modality": row.record.modality,
-            "path": row.place,
-            "size": 0,
-            "reason": row.reason,
-            "detail": row.detail,
-        }
+        ManifestRow(
+            row.record.scan_id, row.place, row.record.modality, size=0, mtime_ns=0, config_hash="", reason=row.reason,
+            detail=row.detail,
+        )
         for row in selection.unresolved
-    ]
-    return pl.concat([pl.DataFrame(columns, schema=schema), pl.DataFrame(lost, schema=schema)])
+    ]  # fmt: skip
+    columns = {name: [getattr(row, name) for row in (*of_files, *lost)] for name in schema}
+    return pl.DataFrame(columns, schema=schema)
 
 
 def _headers(records: Sequence[ScanRecord], limit_s: float) -> pl.DataFrame:
