@@ -12,12 +12,10 @@ import polars as pl
 from prism_ssl.cli.catalog_options import column_map
 from prism_ssl.config.defaults import phantom_cpu
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.data.archive import preflight_dir
 from prism_ssl.data.checks import catalog_config
 from prism_ssl.explore.checked_scans import CheckedScans, checked_scans
-from prism_ssl.explore.scan_map import catalog_of
+from prism_ssl.explore.scan_map import catalog_of, page_of
 from prism_ssl.explore.trained_encoder import run_settings
-from prism_ssl.report.archive.page import PAGE_FILE
 
 _BAD = {"scan": pl.String, "modality": pl.String, "reason": pl.String, "detail": pl.String}
 
@@ -58,6 +56,5 @@ def inspected(run: str, catalog: str, n_scans: int, columns: str = "") -> Inspec
     data = dataclasses.replace(config.data, catalog_path=str(path), n_scans=n_scans, columns=names)
     config = dataclasses.replace(config, data=data)
     where = f"run {folder.name}" if folder else path.name if catalog.strip() else "generated phantoms"
-    root = (folder.parent if folder else Path(config.run.root).absolute()) / ".preflight"
-    page = preflight_dir(path, root) / PAGE_FILE
-    return Inspected(config, checked_scans(config, root if folder else None), where, page if page.is_file() else None)
+    checked = checked_scans(config, folder.parent / ".preflight" if folder else None)
+    return Inspected(config, checked, where, page_of(path, folder.parent if folder else config.run.root))
