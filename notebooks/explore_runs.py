@@ -454,7 +454,9 @@ def _(PrismError, catalog, encoder_of, go, mo, n_scans, n_views, scan_map, train
                 trained = trained_encoder.load_trained(encoder_of.value)
                 scans = scan_map.catalog_of(trained.config, catalog.value)
                 views = scan_map.embed_scans(trained.encoder, trained.config, scans, n_scans.value, n_views.value)
-            told = mo.md(f"{trained.origin}: {views.in_words()}")
+            _page = scan_map.page_of(scans, trained.config.run.root)
+            _whole = "" if _page is None else f"  \nThe whole archive, from `prism check`: `{_page}`"
+            told = mo.md(f"{trained.origin}: {views.in_words()}{_whole}")
         except PrismError as error:
             told = mo.callout(mo.md(str(error)), kind="danger")
     return told, trained, views

@@ -163,7 +163,8 @@ def _(checked_scans, mo, what):
                 mo.ui.table(bad, wrapped_columns=["detail"], page_size=10, **options),
             ]
         )
-    mo.vstack([mo.md("## Refused scans, and why"), refused])
+    _whole = "" if what.page is None else f"The whole archive, from `prism check`: `{what.page}`"
+    mo.vstack([mo.md("## Refused scans, and why"), refused, mo.md(_whole)])
     return
 
 

@@ -94,7 +94,7 @@ prism_arguments() {
 }
 
 prism_check() {
-    "$PRISM_PYTHON" tune/check_job.py "$@" || prism_fail "see the failed checks above"
+    "$PRISM_PYTHON" tune/check_job.py --no-page "$@" || prism_fail "see the failed checks above"
 }
 
 prism_ray_start() {

@@ -33,6 +33,8 @@ HOMES = {
     "isal": ("prism_ssl/data/scan/byte_stream.py", *WRITERS_OF_SCANS),
     "numba": ("prism_ssl/data/extract/*.py",),
     "llvmlite": ("prism_ssl/data/extract/*.py",),
+    "jinja2": ("prism_ssl/report/archive/page.py",),
+    "PIL": ("prism_ssl/report/archive/pictures.py",),
     "tyro": ("tune/*.py",),
     "pydicom": ("prism_ssl/data/dicom/header.py",),
     "huggingface_hub": ("prism_ssl/model/hub.py",),

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tyro
@@ -35,15 +36,19 @@ COMMON_SETTINGS = {
 """What most users set; ``--help-all`` lists everything."""
 
 
-def read_settings(arguments: Sequence[str] | None, prog: str) -> PrismConfig:
+def read_settings(
+    arguments: Sequence[str] | None, prog: str, also: Mapping[str, str] = MappingProxyType({})
+) -> PrismConfig:
     """The settings of a command line; ``--help`` and ``--help-all`` print and end the process.
+
+    ``also``: options that the command takes beside the settings, and what they do, for the short help.
 
     Raises:
         ConfigError: the file of ``--config`` cannot be read, or names an unknown setting.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if wants_short_help(given):
-        print(short_help(prog), file=sys.stdout if given else sys.stderr)
+        print(short_help(prog, also), file=sys.stdout if given else sys.stderr)
         raise SystemExit(0 if given else 2)
     file, given = take_config_file(given)
     if file is None and given == ["--help"]:  # of --help-all without a recipe: every setting, at its built-in default
@@ -116,8 +121,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def short_help(prog: str) -> str:
-    """One screen: recipes, and the settings that most users change."""
+def short_help(prog: str, also: Mapping[str, str] = MappingProxyType({})) -> str:
+    """One screen: recipes, the settings that most users change, and the command's own options (``also``)."""
     return "\n".join(
         [
             f"usage: {prog} RECIPE [--section.key VALUE ...]",
@@ -128,6 +133,7 @@ def short_help(prog: str) -> str:
             "",
             "settings that most users change",
             *(_two_columns(f"--{key}", words, 29) for key, words in COMMON_SETTINGS.items()),
+            *(_two_columns(option, words, 29) for option, words in also.items()),
             "",
             f"{CONFIG} FILE reads JSON or YAML, such as the config.json of a run folder.",
             f"All settings: {prog} RECIPE {HELP_ALL}",

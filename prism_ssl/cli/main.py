@@ -31,7 +31,12 @@ VERBS = {
     "study": Verb("prism_ssl.study.command", "train and compare encoders on public scans", resumes=True),
     "import": Verb("tune.import_archive", "import DICOM folders as an archive", resumes=True),
     "public-scans": Verb("prism_ssl.study.public_scans", "lay out the study's public scans from local clones"),
-    "check": Verb("tune.check_job", "check settings, disk, GPU, W&B and catalogue before a job", has_settings=True),
+    "check": Verb(
+        "tune.check_job",
+        "check settings, disk, GPU, W&B and scans; write their page",
+        resumes=True,
+        has_settings=True,
+    ),
     "plan": Verb("tune.plan_gpu", "plan hours, memory and bytes of the ablation on a GPU"),
     "bench": Verb("tune.bench.command", "measure training on this GPU"),
     "evaluate": Verb("tune.evaluate_run", "evaluate a run's last checkpoint on held-out scans"),

@@ -108,26 +108,31 @@ def select_scans(config: PrismConfig, tmp_root: Path) -> SelectedScans:
     )
 
 
-def check_scans(selected: SelectedScans, config: PrismConfig, cache_root: Path) -> PreflightResult:
+def scan_verdicts(selected: SelectedScans, config: PrismConfig, cache_root: Path) -> PreflightResult:
     """Preflight of the selected scans. Needs Ray.
 
     The verdicts are kept under ``cache_root``, a folder per catalogue, so that the next run reads only files that
     changed.
-
-    Raises:
-        CatalogError: no scan passes.
     """
     selection, folder = selected.selection, preflight_dir(selected.catalog, cache_root)
     quarantine = Quarantine(folder / QUARANTINE_FILE)
-    preflight = run_preflight(
-        selection.records, selection.unresolved, config, folder, quarantine, catalog=selection.report
-    )
+    return run_preflight(selection.records, selection.unresolved, config, folder, quarantine, catalog=selection.report)
+
+
+def require_usable_scans(selected: SelectedScans, preflight: PreflightResult, cache_root: Path) -> None:
+    """Raises ``CatalogError`` when no scan passed."""
     if not preflight.kept:
         reasons = ", ".join(f"{reason} {count}" for reason, count in preflight.report.reasons.items())
         raise CatalogError(
             f"none of the {preflight.report.rejected} selected scans of {selected.catalog} passed preflight "
-            f"({reasons}); details are in {folder}"
+            f"({reasons}); details are in {preflight_dir(selected.catalog, cache_root)}"
         )
+
+
+def check_scans(selected: SelectedScans, config: PrismConfig, cache_root: Path) -> PreflightResult:
+    """As ``scan_verdicts``; raises ``CatalogError`` when no scan passes."""
+    preflight = scan_verdicts(selected, config, cache_root)
+    require_usable_scans(selected, preflight, cache_root)
     return preflight
 
 
@@ -143,7 +148,17 @@ def prepare_archive(
         BatchDoesNotFit: too few scans for the workers.
     """
     _listed(config, earlier)  # a wrong list is told before the files are checked
-    preflight = check_scans(selected, config, cache_root)
+    return divided_archive(selected, check_scans(selected, config, cache_root), config, cache_root, earlier)
+
+
+def divided_archive(
+    selected: SelectedScans,
+    preflight: PreflightResult,
+    config: PrismConfig,
+    cache_root: Path,
+    earlier: Split | None = None,
+) -> Archive:
+    """The scans that passed, split by patient as in ``prepare_archive``, and with its errors."""
     train, held_out = _divided(preflight.kept, config, earlier)
     shards = make_shards(train, config.data.workers)
     return Archive(

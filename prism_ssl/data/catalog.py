@@ -102,10 +102,10 @@ def load_records(config: DataConfig, seed: int) -> Selection:
     """
     if config.catalog_path is None:
         raise CatalogError("data.catalog_path is not given; pass --data.catalog-path TABLE (.csv, .csv.gz or .parquet)")
-    path = _place(config)
+    table = _table(config)
     order = HashOrder(config.n_scans, seed)
     rows, dropped, modalities = 0, Counter[str](), Counter[str]()
-    for batch in _batches(path, config):
+    for batch in _batches(table, config):
         rows += batch.height
         modalities = _most_common(modalities + Counter(dict(batch["modality"].value_counts().iter_rows())))
         order.add(_keep(batch, config, dropped))
@@ -117,11 +117,12 @@ def load_records(config: DataConfig, seed: int) -> Selection:
         distinct=rows - dropped.total() - duplicates,
         selected=selected.height,
         modalities=dict(modalities.most_common()),
-        assumed=folder_table(path)[1] if path.is_dir() else "",
+        assumed=table.assumed,
     )
     if selected.is_empty():
-        raise CatalogError(_nothing_left(path, report, config))
-    return Selection(*_resolve_all(selected, path if path.is_dir() else path.parent), report)
+        raise CatalogError(_nothing_left(table.path, report, config))
+    folder = table.path.parent if table.made is None else table.path
+    return Selection(*_resolve_all(selected, folder), report)
 
 
 def series_texts(config: DataConfig, records: Sequence[ScanRecord]) -> dict[str, str]:
@@ -129,9 +130,9 @@ def series_texts(config: DataConfig, records: Sequence[ScanRecord]) -> dict[str,
 
     Raises as ``load_records``.
     """
-    path, wanted = _place(config), {record.scan_id for record in records}
+    table, wanted = _table(config), {record.scan_id for record in records}
     of_selected, texts = pl.col("series_path").is_in({record.series_path for record in records}), dict[str, str]()
-    for batch in _batches(path, config, with_text=True):
+    for batch in _batches(table, config, with_text=True):
         rows = batch.filter(of_selected).select(*IDENTITY, "modality", "series_text")
         texts |= {_record(*row[:-1]).scan_id: row[-1] for row in rows.iter_rows()}
     return {scan: texts.get(scan, "") for scan in wanted}
@@ -143,37 +144,77 @@ def column_values(config: DataConfig, records: Sequence[ScanRecord], column: str
     Raises:
         CatalogError: as ``load_records``, or the table has no such column.
     """
-    path, wanted = _place(config), {record.scan_id for record in records}
-    if column not in (found := _header(path)):
-        raise CatalogError(f"catalogue {path} has no column {column!r}; found: {', '.join(found)}")
+    table, wanted = _table(config), {record.scan_id for record in records}
+    if column not in (found := _header(table)):
+        raise CatalogError(f"catalogue {table.path} has no column {column!r}; found: {', '.join(found)}")
     of_selected, values = pl.col("series_path").is_in({record.series_path for record in records}), dict[str, str]()
-    for batch in _batches(path, config, other=column):
-        rows = batch.filter(of_selected).select(*IDENTITY, "modality", "other")
+    for batch in _batches(table, config, others=(column,)):
+        rows = batch.filter(of_selected).select(*IDENTITY, "modality", other_column(column))
         values |= {_record(*row[:-1]).scan_id: row[-1] for row in rows.iter_rows()}
     return {scan: values.get(scan, "") for scan in wanted}
 
 
-def _place(config: DataConfig) -> Path:
-    """The table: the file that is named, or that lies in the named folder; a folder without one is its own table."""
+def described_rows(config: DataConfig, records: Sequence[ScanRecord], others: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """What every row of the table, before any filter, says about its series, in batches. It must not leave the machine.
+
+    Columns: ``scan_id`` (null unless the row is one of ``records``), modality, series_text, exam_type, and
+    ``other_column(name)`` for each of ``others``, "" where the table lacks it.
+
+    Raises as ``load_records``.
+    """
+    table, wanted = _table(config), {record.scan_id for record in records}
+    paths, present = {record.series_path for record in records}, set(_header(table))
+    for batch in _batches(table, config, with_text=True, others=[name for name in others if name in present]):
+        numbered = batch.with_row_index("row")
+        rows = numbered.filter(pl.col("series_path").is_in(paths)).select("row", *IDENTITY, "modality")
+        ids = {row[0]: _record(*row[1:]).scan_id for row in rows.iter_rows()}
+        known = {"row": list(ids), "scan_id": [scan if scan in wanted else None for scan in ids.values()]}
+        found = pl.DataFrame(known, schema={"row": numbered.schema["row"], "scan_id": pl.String})
+        absent = (pl.lit("").alias(other_column(name)) for name in others if name not in present)
+        yield numbered.join(found, on="row", how="left").drop("row", *IDENTITY).with_columns(*absent)
+
+
+def other_column(name: str) -> str:
+    """Name under which a column of the table stands beside ours."""
+    return f"table.{name}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """A table; ``made`` of a folder without one, which is walked once, with what was ``assumed``."""
+
+    path: Path
+    made: pl.DataFrame | None = None
+    assumed: str = ""
+
+
+def _table(config: DataConfig) -> _Table:
+    """The file that is named, or that lies in the named folder; a folder without one is its own table.
+
+    Raises:
+        CatalogError: there is none, or it is of an unknown kind.
+    """
     path = Path(str(config.catalog_path)).expanduser().absolute()
     tables = (path / f"catalog{suffix}" for suffix in reversed(SUFFIXES)) if path.is_dir() else iter(())
-    return next((table for table in tables if table.is_file()), path)
+    path = next((table for table in tables if table.is_file()), path)
+    if path.is_dir():
+        return _Table(path, *folder_table(path))
+    _check_path(path)
+    return _Table(path)
 
 
 def _batches(
-    path: Path, config: DataConfig, with_text: bool = False, other: str | None = None
+    table: _Table, config: DataConfig, with_text: bool = False, others: Sequence[str] = ()
 ) -> Iterator[pl.DataFrame]:
-    """IDENTITY, modality and series_text of the table, and its column ``other``, renamed "other".
+    """IDENTITY, modality, series_text and exam_type of the table, and its columns ``others`` as ``other_column``.
 
     All are trimmed strings, "" for null and for columns that the table lacks.
     """
-    _check_path(path)
     try:
-        names = column_names(_header(path), path, config, with_text)
+        names = column_names(_header(table), table.path, config, with_text)
         columns = [_text(names.get(ours)).alias(ours) for ours in REQUIRED + OPTIONAL]
-        others = [] if other is None else [other]
-        for frame in _frames(path, sorted({*names.values(), *others})):
-            ours = frame.select(*columns, *(_text(name).alias("other") for name in others))
+        for frame in _frames(table, sorted({*names.values(), *others})):
+            ours = frame.select(*columns, *(_text(name).alias(other_column(name)) for name in others))
             series_path = pl.col("series_path").str.strip_chars_end("/")
             yield ours.select(
                 modality_name(),
@@ -182,20 +223,19 @@ def _batches(
                 "pmbb_id",
                 "series_id",
                 "nifti_path",
-                *("other" for _ in others),
+                "exam_type",
+                *map(other_column, others),
             )
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         # After a backtick polars quotes content of the table.
         cause = str(error).partition("`")[0].strip().partition("\n")[0]
         raise CatalogError(
-            f"catalogue {path} cannot be read ({type(error).__name__}: {cause}); needed: a table with a header row, "
-            "csv in UTF-8 with commas, or parquet; repair or export it again"
+            f"catalogue {table.path} cannot be read ({type(error).__name__}: {cause}); needed: a table with a header "
+            "row, csv in UTF-8 with commas, or parquet; repair or export it again"
         ) from error
 
 
 def _check_path(path: Path) -> None:
-    if path.is_dir():
-        return
     if not path.is_file():
         raise CatalogError(
             f"catalogue {path} does not exist; set data.catalog_path to a .csv, .csv.gz or .parquet file, or a folder"
@@ -206,25 +246,25 @@ def _check_path(path: Path) -> None:
         refuse_other_texts(path)
 
 
-def _header(path: Path) -> list[str]:
-    if path.is_dir():
-        return folder_table(path)[0].columns
-    if _is_parquet(path):
-        names: list[str] = pq.read_schema(path).names
+def _header(table: _Table) -> list[str]:
+    if table.made is not None:
+        return table.made.columns
+    if _is_parquet(table.path):
+        names: list[str] = pq.read_schema(table.path).names
         return names
-    return _scan_csv(path).collect_schema().names()
+    return _scan_csv(table.path).collect_schema().names()
 
 
-def _frames(path: Path, columns: list[str]) -> Iterator[pl.DataFrame]:
-    if path.is_dir():
-        yield folder_table(path)[0].select(columns)
-    elif _is_parquet(path):
+def _frames(table: _Table, columns: list[str]) -> Iterator[pl.DataFrame]:
+    if table.made is not None:
+        yield from table.made.select(columns).iter_slices(BATCH_ROWS)
+    elif _is_parquet(table.path):
         # pyarrow decodes page by page; polars 2.1 whole row groups: 1.2 GB instead of 0.3 on groups of 10^6 rows.
-        with pq.ParquetFile(path, pre_buffer=False) as table:
-            yield from map(pl.DataFrame, table.iter_batches(BATCH_ROWS, columns=columns))
+        with pq.ParquetFile(table.path, pre_buffer=False) as file:
+            yield from map(pl.DataFrame, file.iter_batches(BATCH_ROWS, columns=columns))
     else:
         # Polars 2.1 inflates .csv.gz as it reads: 0.3 GB for 10^7 rows, however slow the consumer.
-        query = _scan_csv(path).select(columns)
+        query = _scan_csv(table.path).select(columns)
         yield from query.collect_batches(chunk_size=BATCH_ROWS, maintain_order=False, lazy=True)
 
 
@@ -279,14 +319,17 @@ def _nothing_left(path: Path, report: CatalogReport, config: DataConfig) -> str:
     )
 
 
-def modalities_in_words(modalities: Mapping[str, int]) -> str:
-    """The eight most frequent, such as "MRI (5), blank (1)"; names other than short words count as "other"."""
+def modality_words(modalities: Mapping[str, int]) -> dict[str, int]:
+    """Counts by modality, the most frequent first; names other than short words count as "other", none as "blank"."""
     words = Counter[str]()
     for name, count in modalities.items():
         words[(name if re.fullmatch("[A-Z]{1,5}", name) else "other") if name else "blank"] += count
-    return ", ".join(
-        f"{name} ({count})" for name, count in sorted(words.items(), key=lambda word: (-word[1], word[0]))[:8]
-    )
+    return dict(sorted(words.items(), key=lambda word: (-word[1], word[0])))
+
+
+def modalities_in_words(modalities: Mapping[str, int]) -> str:
+    """The eight most frequent, such as "MRI (5), blank (1)"; see ``modality_words``."""
+    return ", ".join(f"{name} ({count})" for name, count in list(modality_words(modalities).items())[:8])
 
 
 def _resolve_all(rows: pl.DataFrame, folder: Path) -> tuple[list[ScanRecord], list[UnresolvedRow]]:

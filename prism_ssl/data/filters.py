@@ -66,12 +66,12 @@ def is_time_series(text: pl.Expr) -> pl.Expr:
     Args:
         text: a string expression, usually ``series_text()``.
     """
-    return _speaks_of(text, TIME_SERIES)
+    return speaks_of(text, TIME_SERIES)
 
 
 def is_localizer(text: pl.Expr) -> pl.Expr:
     """True where ``text`` describes a localizer (``LOCALIZERS``); null counts as ""."""
-    return _speaks_of(text, LOCALIZERS)
+    return speaks_of(text, LOCALIZERS)
 
 
 def is_derived(text: pl.Expr) -> pl.Expr:
@@ -79,10 +79,11 @@ def is_derived(text: pl.Expr) -> pl.Expr:
 
     ``MPR`` is a reformat, unless T1 stands beside it: Siemens names an acquired MPRAGE ``t1_mpr``.
     """
-    return _speaks_of(text, DERIVED) | (_speaks_of(text, ("MPR",)) & ~_speaks_of(text, ("T1", "T1W")))
+    return speaks_of(text, DERIVED) | (speaks_of(text, ("MPR",)) & ~speaks_of(text, ("T1", "T1W")))
 
 
-def _speaks_of(text: pl.Expr, words: Iterable[str]) -> pl.Expr:
+def speaks_of(text: pl.Expr, words: Iterable[str]) -> pl.Expr:
+    """True where ``text`` holds one of the words, as told above; null counts as ""."""
     spelt = "|".join(word.replace(" ", f"{_GAP}*") for word in words)
     return text.fill_null("").str.contains(f"(?i)(?:^|{_GAP})(?:{spelt})S?[0-9]*(?:{_GAP}|$)")
 

@@ -64,10 +64,11 @@ class PreflightReport:
 
 @dataclass(frozen=True)
 class PreflightResult:
-    """The scans to train on, in the order of the records, and the report."""
+    """The scans to train on, in the order of the records, the report, and the verdict on each record by scan id."""
 
     kept: list[PreparedScan]
     report: PreflightReport
+    verdicts: dict[str, ManifestRow]
 
 
 def run_preflight(
@@ -119,7 +120,7 @@ def run_preflight(
         told["quarantine_lines_damaged"] = damaged
     write_atomic(out_dir / "preflight.json", (json.dumps(told, indent=2) + "\n").encode())
     _log.info("preflight: %d kept, %d rejected %s", report.kept, report.rejected, report.reasons)
-    return PreflightResult(kept, report)
+    return PreflightResult(kept, report, verdicts)
 
 
 def _row_without_file(lost: UnresolvedRow, config: PrismConfig) -> ManifestRow:

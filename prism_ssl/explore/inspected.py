@@ -14,7 +14,7 @@ from prism_ssl.config.defaults import phantom_cpu
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.checks import catalog_config
 from prism_ssl.explore.checked_scans import CheckedScans, checked_scans
-from prism_ssl.explore.scan_map import catalog_of
+from prism_ssl.explore.scan_map import catalog_of, page_of
 from prism_ssl.explore.trained_encoder import run_settings
 
 _BAD = {"scan": pl.String, "modality": pl.String, "reason": pl.String, "detail": pl.String}
@@ -27,6 +27,8 @@ class Inspected:
     config: PrismConfig
     checked: CheckedScans
     where: str
+    page: Path | None = None
+    """Where ``prism check`` has put the page of this archive; None where it has not."""
 
     @classmethod
     def nothing(cls) -> Inspected:
@@ -54,4 +56,5 @@ def inspected(run: str, catalog: str, n_scans: int, columns: str = "") -> Inspec
     data = dataclasses.replace(config.data, catalog_path=str(path), n_scans=n_scans, columns=names)
     config = dataclasses.replace(config, data=data)
     where = f"run {folder.name}" if folder else path.name if catalog.strip() else "generated phantoms"
-    return Inspected(config, checked_scans(config, folder.parent / ".preflight" if folder else None), where)
+    checked = checked_scans(config, folder.parent / ".preflight" if folder else None)
+    return Inspected(config, checked, where, page_of(path, folder.parent if folder else config.run.root))

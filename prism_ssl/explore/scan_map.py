@@ -17,12 +17,13 @@ from sklearn.manifold import TSNE
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_SCALE, Float64, PreparedScan
-from prism_ssl.data.archive import select_scans
+from prism_ssl.data.archive import preflight_dir, select_scans
 from prism_ssl.data.checks import usable_scans
 from prism_ssl.errors import CatalogError
 from prism_ssl.eval.probe_set import ProbeSet, build_probe_set
 from prism_ssl.eval.proxy_metrics import cosine_similarity
 from prism_ssl.model.backbone import PrismEncoder
+from prism_ssl.report.archive.page import PAGE_FILE
 from prism_ssl.utils.fs import temporary_root
 
 Projection = Literal["PCA", "t-SNE"]
@@ -73,6 +74,12 @@ def catalog_of(config: PrismConfig, given: str) -> Path:
     if given.strip():
         return Path(given.strip()).expanduser().absolute()
     return select_scans(config, temporary_root(config.run.tmp_root)).catalog
+
+
+def page_of(catalog: Path, run_root: str | Path) -> Path | None:
+    """The page on an archive that ``prism check`` has put beside the run folders; None where it has not."""
+    page = preflight_dir(catalog, Path(run_root).absolute() / ".preflight") / PAGE_FILE
+    return page if page.is_file() else None
 
 
 def embed_scans(encoder: PrismEncoder, config: PrismConfig, catalog: Path, n_scans: int, n_views: int) -> EmbeddedViews:

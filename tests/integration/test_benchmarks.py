@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 BENCHMARKS = REPOSITORY / "tests" / "benchmarks"
 
 
-ON_A_CLUSTER = ("loader", "memory", "step", "transport")
+ON_A_CLUSTER = ("folder", "loader", "memory", "step", "transport")
 """Benchmarks that start Ray and real pools."""
 ALL = sorted(script.stem.removeprefix("bench_") for script in BENCHMARKS.glob("bench_*.py"))
 

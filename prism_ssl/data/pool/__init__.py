@@ -13,6 +13,8 @@ from prism_ssl.data.pool.memory_plan import (
 from prism_ssl.data.pool.object_store import SpillWatch, spill_note
 from prism_ssl.data.pool.opener import CLOSE_S
 from prism_ssl.data.pool.other_series import with_other_series
+from prism_ssl.data.pool.scene_source import SceneSource
+from prism_ssl.data.pool.scratch import ScratchStore
 from prism_ssl.data.pool.warm_pool import MIN_OPEN_SLOTS, PoolSettings, check_broken_share
 
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "MemoryPlan",
     "PoolActor",
     "PoolSettings",
+    "SceneSource",
+    "ScratchStore",
     "SpillWatch",
     "check_broken_share",
     "check_mirror_fits",

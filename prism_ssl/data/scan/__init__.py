@@ -26,6 +26,7 @@ from prism_ssl.data.scan.nifti import (
 from prism_ssl.data.scan.nifti_writer import nifti_bytes
 from prism_ssl.data.scan.read_errors import out_of_memory, read_failure
 from prism_ssl.data.scan.reject_reasons import TRANSIENT_REASONS, RejectReason
+from prism_ssl.data.scan.slices import MiddleSlice, middle_slice
 from prism_ssl.data.scan.volume_memory import VolumeMemory
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "NEAR_ISOTROPIC",
     "SMALLEST_FLOAT",
     "TRANSIENT_REASONS",
+    "MiddleSlice",
     "OpenScan",
     "ReadLimits",
     "RejectReason",
@@ -48,6 +50,7 @@ __all__ = [
     "inverse",
     "is_not_empty",
     "load_voxels",
+    "middle_slice",
     "nifti_bytes",
     "open_scan",
     "out_of_memory",

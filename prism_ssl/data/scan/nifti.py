@@ -89,6 +89,11 @@ class ScanHeader:
         """Distance between neighbouring voxels along i, j, k."""
         return geometry.spacing_mm(self.affine)
 
+    @property
+    def orientation(self) -> str:
+        """Where i, j and k lead to, such as "LPS"; "" where the affine does not tell."""
+        return _letters(self.affine)
+
 
 @dataclass(frozen=True, eq=False)
 class OpenScan:
@@ -129,9 +134,8 @@ class OpenScan:
 
     def __repr__(self) -> str:
         spacing = " x ".join(f"{mm:.2f}" for mm in self.spacing_mm)
-        orientation = "".join(str(code) for code in _nib.orientations.aff2axcodes(self.affine))
         return (
-            f"OpenScan({times(self.shape)} voxels of {spacing} mm, {orientation}, {self.voxels.dtype}, "
+            f"OpenScan({times(self.shape)} voxels of {spacing} mm, {_letters(self.affine)}, {self.voxels.dtype}, "
             f"value = {self.slope:g} * raw + {self.intercept:g}, "
             f"median {self.stats.median:.4g}, std {self.stats.std:.4g}, lowest {self.stats.lowest:.4g})"
         )
@@ -168,6 +172,13 @@ def open_scan(
         affine=header.affine,
         stats=stats or robust_stats(voxels, header.slope, header.intercept),
     )
+
+
+def _letters(affine: Float64) -> str:
+    if not np.isfinite(affine).all() or not affine[:3, :3].any(axis=0).all():
+        return ""
+    codes = _nib.orientations.aff2axcodes(affine)
+    return "" if None in codes else "".join(codes)
 
 
 def read_header(path: str | Path) -> ScanHeader:
