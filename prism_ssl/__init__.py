@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
 
 def load_encoder(path_or_artifact: str | Path) -> PrismEncoder:
-    """The trained encoder of a run folder, of an ``encoder.safetensors``, or of the W&B artifact that a run uploaded
-    (``"entity/project/encoder-<run>:latest"``); on the CPU and in evaluation mode. See ``prism_ssl.model.export``."""
+    """The trained encoder of a run folder, of an ``encoder.safetensors``, of the W&B artifact that a run uploaded
+    (``"entity/project/encoder-<run>:latest"``), or ``"demo"``, which ships with the package; on the CPU and in
+    evaluation mode. See ``prism_ssl.model.export``."""
     from prism_ssl.model.export import load_encoder as load  # imports torch only when called
 
     return load(path_or_artifact)

@@ -97,7 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_catalog_options(parser, n_scans=EVERY_SCAN)
     parser.add_argument(
-        "--checkpoint", required=True, help="a finished run's folder, or a W&B artifact entity/project/name:alias"
+        "--checkpoint",
+        required=True,
+        help="a finished run's folder, a W&B artifact entity/project/name:alias, or demo: the encoder that ships with "
+        "the package, trained on public scans",
     )
     parser.add_argument("--out", default="embeddings.parquet", help="table to write")
     parser.add_argument("--views", type=int, default=8, help="views of each scan; the embedding is their mean")

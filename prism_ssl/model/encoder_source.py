@@ -22,6 +22,10 @@ NEEDED = (
     "the same command has resumed and finished it), or a W&B artifact as entity/project/name:alias"
 )
 
+DEMO = "demo"
+"""Names the encoder that ships with the package; ``demo_encoder/model_card.md`` says what it was trained on."""
+_DEMO_FOLDER = Path(__file__).with_name("demo_encoder")
+
 _ARTIFACT = re.compile(r"([\w.-]+/){1,2}[\w.-]+:[\w.-]+")
 _PATIENCE_S = 90
 _ADVICE = "give the folder of a run, or an artifact as entity/project/encoder-<run>:latest"
@@ -32,8 +36,8 @@ def encoder_folder(source: str | Path) -> Iterator[Path]:
     """The folder with the files of an encoder; an artifact is downloaded for the time of the block.
 
     Args:
-        source: a run folder, its ``encoder.safetensors``, or ``entity/project/name:alias`` (an existing
-            path takes precedence).
+        source: a run folder, its ``encoder.safetensors``, ``entity/project/name:alias``, or "demo" (an existing path
+            takes precedence).
 
     Raises:
         CheckpointError: there is no such path; an artifact that arrived is not what was uploaded.
@@ -47,6 +51,8 @@ def encoder_folder(source: str | Path) -> Iterator[Path]:
             yield _fetched(source, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+    elif str(source) == DEMO and not path.exists():
+        yield _DEMO_FOLDER
     elif path.is_dir():
         yield path
     elif path.name == WEIGHTS_FILE:

@@ -84,7 +84,7 @@ def read_export(source: str | Path) -> tuple[ExportedEncoder, PrismEncoder]:
 
 
 def load_encoder(source: str | Path) -> PrismEncoder:
-    """The encoder of a run folder, an ``encoder.safetensors`` or a W&B artifact ``entity/project/name:alias``.
+    """The encoder of a run folder, an ``encoder.safetensors``, a W&B artifact ``entity/project/name:alias``, or "demo".
 
     On the CPU and in evaluation mode; on the CPU its embeddings equal, bit for bit, those of the encoder trained there.
 

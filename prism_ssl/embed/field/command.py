@@ -105,7 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_catalog_options(parser, n_scans=EVERY_SCAN)
     parser.add_argument(
-        "--checkpoint", required=True, help="a finished run's folder, or a W&B artifact entity/project/name:alias"
+        "--checkpoint",
+        required=True,
+        help="a finished run's folder, a W&B artifact entity/project/name:alias, or demo: the encoder that ships with "
+        "the package, trained on public scans",
     )
     parser.add_argument("--out", default="fields", help="folder to write to")
     parser.add_argument("--spacing", type=float, default=8.0, metavar="MM", help="distance of the lattice's points")

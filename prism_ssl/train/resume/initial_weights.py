@@ -16,7 +16,7 @@ from torch import Tensor
 from prism_ssl.config.schema import ModelConfig
 from prism_ssl.errors import CheckpointError, ConfigError
 from prism_ssl.model.backbone import PRESETS
-from prism_ssl.model.encoder_source import DESCRIPTION_FILE, WEIGHTS_FILE, encoder_folder
+from prism_ssl.model.encoder_source import DEMO, DESCRIPTION_FILE, WEIGHTS_FILE, encoder_folder
 from prism_ssl.model.export import read_export
 from prism_ssl.model.network import PrismNet, build_network
 from prism_ssl.records.run_files import CHECKPOINT_FILE, LINEAGE_FILE, read_lineage, write_json
@@ -69,7 +69,8 @@ def keep_initial_weights(run_dir: Path, config: ModelConfig) -> Lineage | None:
         )
     _refuse_other_heads(weights, config)
     packed = save({name: tensor.contiguous() for name, tensor in weights.items()})
-    artifact = source if config.init_from.startswith(_WANDB) or not Path(source).exists() else None
+    local = Path(source).exists() or source == DEMO
+    artifact = source if config.init_from.startswith(_WANDB) or not local else None
     digest = hashlib.sha256(packed).hexdigest()
     lineage = Lineage(parts=config.init_parts, preset=preset, weights_sha256=digest, artifact=artifact, **told)
     write_atomic(run_dir / INITIAL_FILE, packed)
