@@ -86,7 +86,7 @@ def phantom_place() -> PrismConfig:
     return dataclasses.replace(
         first,
         recipe="phantom-place",
-        # From the 17th on, subjects have a CT and an MR: about 32 of these train, and 8 are held out for the place test.
+        # From the 17th on, subjects have a CT and an MR; about 32 of these train, and 8 take the place test.
         data=dataclasses.replace(
             first.data, phantom_subjects=56, n_patches=32, pairs_per_turn=16, holdout_min_series=16
         ),
