@@ -41,7 +41,7 @@ def phantom_cpu() -> PrismConfig:
 
 
 def study() -> PrismConfig:
-    """A laptop and a few hundred public scans: tiny encoder, views of one place, under an hour on a quiet machine."""
+    """A laptop and a few hundred public scans: tiny encoder, views of one place, about an hour."""
     return PrismConfig(
         recipe="study",
         data=DataConfig(
