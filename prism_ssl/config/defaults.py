@@ -49,7 +49,7 @@ def study() -> PrismConfig:
             workers=2,
             warm_pool_size=8,
             visits_per_scan=32,
-            # 31 other views of the patient to tell apart; with 8 pairs of four scans (15) the place was learned slower.
+            # A view is told from 30 views of other places of the patient; with 8 pairs (14) that was learned slower.
             pairs_per_turn=16,
             n_patches=64,
             scratch_bytes=8 * 2**30,

@@ -56,8 +56,8 @@ class LossReport:
     """All losses of a step. Only ``total`` carries gradients; every tensor stays on the device.
 
     ``terms`` has the keys distance, rotation, window_center, window_width and supcon, and masked where patches are
-    hidden; ``readings`` the axes
-    (distance,) dx, dy, dz, rx, ry, rz, wc, ww. ``embeddings`` are those of views a, then of views b.
+    hidden; ``readings`` the axes (distance,) dx, dy, dz, rx, ry, rz, wc, ww. ``embeddings`` are those of views
+    a, then of views b.
     """
 
     total: Float[Tensor, ""]

@@ -16,7 +16,7 @@ from prism_ssl.model.backbone import Block, EncoderShape, Rotary3d
 
 DECODER_DEPTH: Final = 2
 _FLAT: Final = 1e-4
-"""Variance below which a patch, in [-1, 1], shows nothing; it is then predicted to be flat, and costs nothing."""
+"""Added to the variance of a patch, whose pixels are in [-1, 1], so that a flat patch has a target near 0."""
 
 
 def seen_patches(n_patches: int, masked_share: float) -> int:
