@@ -31,17 +31,18 @@ def _():
         trained_encoder,
     )
     from prism_ssl.explore.chart_style import column_widths, run_names
-    from prism_ssl.explore.field import shown_scan
-    from prism_ssl.explore.field.picture import draw_fields
+    from prism_ssl.explore.field import click_map, shown_scan
+    from prism_ssl.explore.field.picture import colours_of, draw_fields
     from prism_ssl.explore.runs import LOCAL, matching
     from prism_ssl.inspect.view_panel import draw_panel
     from prism_ssl.records.local import run_collections
     from prism_ssl.records.tracked import account_found
 
     return (
-        LOCAL, PrismError, account_found, alarm_view, checked_scans, column_widths, curves, draw_fields, draw_panel,
-        matching, mo, neighbour_picture, open_prepared, pl, ranking_view, representation_view, run_collections,
-        run_names, run_page, scan_map, session, shown_scan, throughput_view, trained_encoder,
+        LOCAL, PrismError, account_found, alarm_view, checked_scans, click_map, colours_of, column_widths, curves,
+        draw_fields, draw_panel, matching, mo, neighbour_picture, open_prepared, pl, ranking_view,
+        representation_view, run_collections, run_names, run_page, scan_map, session, shown_scan, throughput_view,
+        trained_encoder,
     )  # fmt: skip
 
 
@@ -63,7 +64,10 @@ def _(column_widths, mo):
 def _(mo, run_collections, session):
     arguments = mo.cli_args()
     runs_root = session.default_root(str(arguments.get("runs") or ""))
-    folders = {f"{found.folder.name} ({found.runs} runs)": str(found.folder) for found in run_collections(runs_root)}
+    folders = {
+        f"{found.folder.name} ({found.runs} run{'' if found.runs == 1 else 's'})": str(found.folder)
+        for found in run_collections(runs_root)
+    }
     return arguments, folders, runs_root
 
 
@@ -262,8 +266,8 @@ def _(is_open, mo, ranking_view, shown):
             mo.md("## Quality"),
             mo.md(
                 "Proxy quality (0 chance, 1 perfect) is measured on held-out scans, the same views for every run: "
-                "recall of the same series and place, sign skill of shift and rotation. The bars are 95 % intervals "
-                "over the held-out patients; another training seed can change a run's quality by more."
+                "recall of the same series and place, sign skill of shift and rotation. The bars are 95&nbsp;% "
+                "intervals over the held-out patients; another training seed can change a run's quality by more."
             ),
             mo.hstack(
                 [ranking_view.quality_picture(shown), ranking_view.pareto_chart(shown)], justify="start", wrap=True
@@ -417,7 +421,7 @@ def _(arguments, drawn, mo, session, shown):
     wanted = arguments.get("encoder") if arguments.get("encoder") in names else next(iter(drawn), None)
     encoder_of = mo.ui.dropdown(names, value=wanted, label="encoder of run")
     catalog = mo.ui.text(
-        str(arguments.get("catalog") or ""), label="scans of catalogue", placeholder="table, or empty: the run's own"
+        str(arguments.get("catalog") or ""), label="scans of catalogue", placeholder="empty: the run's own"
     )
     n_scans = mo.ui.slider(2, 64, value=int(arguments.get("n-scans") or 12), label="scans", show_value=True)
     n_views = mo.ui.slider(2, 16, 2, value=4, label="views of each", show_value=True)
@@ -496,7 +500,7 @@ def _(color, is_open, k, method, mo, other_scans, picture, view, views):
             mo.hstack([color, method], justify="start"),
             picture,
             mo.md("Click on a point to see its view and its nearest neighbours."),
-            mo.hstack([view, k, other_scans], justify="start", widths=[3, 1, 1]),
+            mo.hstack([view, k, other_scans], justify="start", align="end", widths=[5, 4, 3]),
         ]
     )
     return
@@ -590,7 +594,7 @@ def _(PrismError, index, is_open, k, mo, neighbour_picture, other_patients, plai
     mo.vstack(
         [
             mo.md(f"### What a table holds that is similar to view {query}"),
-            mo.hstack([index, other_patients], widths=[3, 1]),
+            mo.hstack([index, other_patients], align="end", widths=[3, 1]),
             *matched,
         ]
     )
@@ -646,30 +650,54 @@ def _(PrismError, folder_of_fields, mo, pair_of_scans, scans_by_name, show_field
 
 @app.cell
 def _(fields, mo, shown_scan):
+    get_place, set_place = mo.state(shown_scan.start_place(fields).tolist() if fields else None)
+    return get_place, set_place
+
+
+@app.cell
+def _(fields, get_place, mo, set_place):
     place = None
     if fields:
-        (low, high), start = fields[0].reach_mm, shown_scan.start_place(fields).round().astype(int).tolist()
+        low, high = fields[0].reach_mm
         options = {"step": 1, "show_value": True, "debounce": True}
         place = mo.ui.dictionary(
             {
-                axis: mo.ui.slider(low[n], high[n], value=start[n], label=f"{axis}, mm", **options)
+                axis: mo.ui.slider(low[n], high[n], value=round(get_place()[n]), label=f"{axis}, mm", **options)
                 for n, axis in enumerate("RAS")
-            }
+            },
+            on_change=lambda at: set_place(list(at.values())),
         )
     return (place,)
 
 
 @app.cell
+def _(click_map, colours_of, fields, get_place, mo, set_place, what_of_fields):
+    def _follow(selected):
+        if (at := click_map.clicked_place(selected, fields[0])) is not None:
+            set_place(at)
+
+    field_map = None
+    if fields:
+        _rgb = colours_of(fields, get_place(), what_of_fields.value)
+        field_map = mo.ui.altair_chart(
+            click_map.click_map(fields[0], get_place(), _rgb), chart_selection=False, on_change=_follow
+        )
+    return (field_map,)
+
+
+@app.cell
 def _(
-    draw_fields, fields, fields_problem, folder_of_fields, is_open, mo, pair_of_scans, place, show_fields, step_mm,
-    views, what_of_fields,
+    draw_fields, field_map, fields, fields_problem, folder_of_fields, get_place, is_open, mo, pair_of_scans, place,
+    show_fields, step_mm, views, what_of_fields,
 ):  # fmt: skip
     mo.stop(not is_open("Scans") or views is None)
     pictured = []
     if fields:
-        fields_png, fields_said = draw_fields(fields, list(place.value.values()), what_of_fields.value)
+        fields_png, fields_said = draw_fields(fields, get_place(), what_of_fields.value)
         pictured = [
             mo.hstack([what_of_fields, *place.elements.values()], justify="start", wrap=True),
+            mo.md(f"**{fields[0].name}: click on a place**"),
+            field_map,
             mo.image(fields_png, alt=f"{what_of_fields.value} of the fields", width="100%"),
             mo.md("  \n".join(fields_said)),
         ]
@@ -678,7 +706,7 @@ def _(
             mo.md("### Fields of two scans"),
             mo.md(
                 "The encoder at every point of a lattice. Equal colours are similar vectors, also in different scans; "
-                "*similarity* compares one point of the first scan, set by the sliders, with all others."
+                "*similarity* compares one point of the first scan, chosen by a click or sliders, with all others."
             ),
             mo.hstack([show_fields, *pair_of_scans.elements.values(), step_mm], justify="start", wrap=True),
             folder_of_fields,

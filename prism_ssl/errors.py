@@ -82,7 +82,7 @@ class ArchiveUnreachable(PrismError, OSError):
 
 
 class MachineTrouble(PrismError, RuntimeError):
-    """This machine, not the scan, prevented a read: too many open files or threads, for example."""
+    """This machine, not the scan, prevented a read or Ray's start: too many open files or processes, for example."""
 
 
 class HostOutOfMemory(MachineTrouble):

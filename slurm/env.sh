@@ -2,8 +2,10 @@
 # Functions for all jobs: checks, Ray head, requeue, cleanup. The .sbatch files set PRISM_REPO and then source it.
 #   prism_begin                 folders, environment, cleanup at every exit, checks that need no Python
 #   prism_check RECIPE [...]    check settings, archive, quotas and W&B access of the run, in seconds
-#   prism_ray_start             start a Ray head on the loopback address with the CPUs and GPUs of the allocation
+#   prism_ray_start [ADDRESS]   start a Ray head with the CPUs and GPUs of this node, on the loopback or on ADDRESS
+#   prism_ray_join              start Ray on the other nodes of the job (ray_node.sh), and wait until all have joined
 #   prism_run COMMAND [...]     run the command; when stopped before the time limit, requeue the job
+#   prism_sweep COMMAND [...]   the same for a sweep, which is also requeued when an outage has stopped it
 # All temporary files are below PRISM_ROOT = /tmp/$USER/prism_ssl/$SLURM_JOB_ID, which is deleted when the job ends.
 
 prism_say() { echo "prism: $*" >&2 || return 0; } # a log on a full disk ends no job
@@ -16,7 +18,7 @@ prism_begin() {
     umask 077
     export PRISM_ROOT=/tmp/$USER/prism_ssl/$SLURM_JOB_ID # exported: the cleanup finds the job's processes by it
     PRISM_STOP_FILE=$PRISM_ROOT/stop-$SLURM_JOB_ID
-    PRISM_CHILD='' PRISM_RAY='' PRISM_ASKED='' PRISM_CLEAN='' PRISM_GRACE_S=15
+    PRISM_CHILD='' PRISM_RAY='' PRISM_NODES='' PRISM_ASKED='' PRISM_CLEAN='' PRISM_GRACE_S=15
     mkdir -p "$PRISM_ROOT" || prism_fail "$PRISM_ROOT cannot be created; does /tmp/$USER belong to another user?"
     local folder
     for folder in "/tmp/$USER" "/tmp/$USER/prism_ssl" "$PRISM_ROOT"; do
@@ -97,12 +99,16 @@ prism_check() {
     "$PRISM_PYTHON" tune/check_job.py --no-page "$@" || prism_fail "see the failed checks above"
 }
 
-prism_ray_start() {
-    local ports port dashboard metrics client agent folder
+prism_ray_folder() {
     PRISM_RAY_FOLDER=$PRISM_ROOT/ray
     # Ray's sockets are below this folder, and the kernel limits their paths to 107 bytes.
     if [ ${#PRISM_RAY_FOLDER} -gt 38 ]; then PRISM_RAY_FOLDER=/tmp/r$SLURM_JOB_ID-$UID; fi
     mkdir -m 700 "$PRISM_RAY_FOLDER" || prism_fail "$PRISM_RAY_FOLDER cannot be created; is it left over from another job?"
+}
+
+prism_ray_start() {
+    local ports port dashboard metrics client agent folder address=${1:-127.0.0.1}
+    prism_ray_folder
     folder=$PRISM_RAY_FOLDER/r # Ray makes its own folder accessible to all users
     ports=$("$PRISM_PYTHON" -I -S - <<'PORTS'
 import socket
@@ -118,7 +124,7 @@ PORTS
     "$PRISM_PYTHON" -m ray.scripts.scripts start --head --block --disable-usage-stats \
         --num-cpus "${SLURM_CPUS_PER_TASK:-$(nproc)}" --num-gpus "$PRISM_GPUS" \
         --object-store-memory $((PRISM_OBJECT_STORE_MIB * 1024 * 1024)) --temp-dir "$folder" \
-        --node-ip-address 127.0.0.1 --port "$port" --ray-client-server-port "$client" \
+        --node-ip-address "$address" --port "$port" --ray-client-server-port "$client" \
         --include-dashboard true --dashboard-host 127.0.0.1 --dashboard-port "$dashboard" \
         --dashboard-agent-listen-port "$agent" --metrics-export-port "$metrics" >"$PRISM_ROOT/ray_head.log" 2>&1 &
     PRISM_RAY=$!
@@ -133,12 +139,34 @@ PORTS
         sleep 0.5
     done
     [ -s "$folder/ray_current_cluster" ] || prism_fail "the Ray head was not up within 60 s; is the node overloaded?"
-    export RAY_ADDRESS=127.0.0.1:$port
+    export RAY_ADDRESS=$address:$port
     # Compute nodes are usually reached through a login node; the host from which the job was submitted is one.
     local through=''
     [ "${SLURM_SUBMIT_HOST:-$(hostname)}" = "$(hostname)" ] || through="-J $USER@$SLURM_SUBMIT_HOST "
     prism_say "Ray dashboard, from your own machine: ssh ${through}-N -L 8265:127.0.0.1:$dashboard $USER@$(hostname), then http://127.0.0.1:8265; its token: ssh ${through}$USER@$(hostname) cat $RAY_AUTH_TOKEN_PATH"
     prism_say "metrics for Prometheus on this node: http://127.0.0.1:$metrics/metrics"
+}
+
+# The address under which the other nodes reach this one; empty, for the loopback, where there is no other node.
+prism_own_address() {
+    if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then echo "${PRISM_NODE_ADDRESS:-$(hostname -I | awk '{ print $1 }')}"; fi
+}
+
+prism_ray_join() {
+    local others=$((${SLURM_JOB_NUM_NODES:-1} - 1)) names cpus=${SLURM_CPUS_PER_TASK:-1} gpus=''
+    if [ "$others" -eq 0 ]; then return; fi
+    names=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | grep -vxF "$SLURMD_NODENAME" | paste -sd ,)
+    if [ "$PRISM_GPUS" -gt 0 ]; then gpus=--gpus-per-node=$PRISM_GPUS; fi
+    export PRISM_REPO PRISM_PYTHON PRISM_GPUS PRISM_OBJECT_STORE_MIB
+    # The token goes through a pipe: not onto a command line, not into a file that other nodes see.
+    srun --nodes="$others" --ntasks="$others" --ntasks-per-node=1 --nodelist="$names" --cpus-per-task="$cpus" $gpus \
+        --overlap --no-kill bash "$PRISM_REPO/slurm/ray_node.sh" <"$RAY_AUTH_TOKEN_PATH" >"$PRISM_ROOT/ray_nodes.log" 2>&1 &
+    PRISM_NODES=$!
+    disown "$PRISM_NODES"
+    "$PRISM_PYTHON" -m prism_ssl.utils.ray_cluster.wait_for_nodes $((others + 1)) 180 || {
+        tail -n 20 "$PRISM_ROOT/ray_nodes.log" >&2
+        prism_fail "not all of the $((others + 1)) nodes have joined; see above. Do they reach $RAY_ADDRESS, and see $PRISM_REPO?"
+    }
 }
 
 # Seconds that the run may take to stop, so that cleanup and requeue still fit before the job's time limit.
@@ -176,6 +204,14 @@ prism_run() {
     prism_requeue
 }
 
+# A sweep ends with 75 of its own accord when W&B, the archive or the GPU is away; not if a user's stop file ended it.
+prism_sweep() {
+    local code=0
+    prism_run "$@" || code=$?
+    if [ "$code" -eq 75 ] && [ ! -e "$PRISM_STOP_FILE" ]; then prism_requeue; fi
+    return "$code"
+}
+
 prism_requeue() {
     if [ "${SLURM_RESTART_COUNT:-0}" -ge "$PRISM_MAX_RESTARTS" ]; then
         prism_say "interrupted after ${SLURM_RESTART_COUNT} restarts (PRISM_MAX_RESTARTS); submit the job again to resume"
@@ -196,7 +232,7 @@ prism_cleanup() {
     trap '' TERM INT USR1 HUP
     local pid folder environ
     disown -a # no messages of the shell when they end
-    for pid in $PRISM_CHILD $PRISM_RAY; do kill -TERM "$pid" 2>/dev/null || continue; done
+    for pid in $PRISM_CHILD $PRISM_NODES $PRISM_RAY; do kill -TERM "$pid" 2>/dev/null || continue; done
     exec 9>&-
     for folder in "$PRISM_ROOT" "${PRISM_RAY_FOLDER:-$PRISM_ROOT}"; do
         # Processes with an open file below the folder get time to end, then are killed.
@@ -206,7 +242,8 @@ prism_cleanup() {
         rm -rf "$folder"
     done
     for environ in $(grep -lzxF "PRISM_ROOT=$PRISM_ROOT" /proc/[0-9]*/environ 2>/dev/null); do
-        kill -KILL "${environ//[!0-9]/}" 2>/dev/null || continue
+        pid=${environ//[!0-9]/}
+        [ "$pid" = $$ ] || kill -KILL "$pid" 2>/dev/null || continue
     done
     rm -f "$PRISM_START_LOCK"
 }

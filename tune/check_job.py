@@ -6,6 +6,11 @@ It ends with a page on the archive, for which every selected scan is read once, 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all other imports, which take seconds
+    from prism_ssl.utils.stop_signals import leave_on_stop_signals
+
+    leave_on_stop_signals()
+
 import os
 import sys
 import tempfile
@@ -71,9 +76,9 @@ def check_space(config: PrismConfig) -> str:
     return space_words([config], [folder_for(config)])
 
 
-def check_gpus(config: PrismConfig) -> str:  # noqa: ARG001  as all checks
-    """Torch can compute on the GPUs of this machine."""
-    gpus, visible = require_usable_local_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+def check_gpus(config: PrismConfig) -> str:
+    """Torch can compute on the GPUs of this machine, and compile for them where the settings ask for it."""
+    gpus, visible = require_usable_local_gpus(compiles=config.model.compile), os.environ.get("CUDA_VISIBLE_DEVICES")
     words = f"torch computes on {gpus} GPU(s)" if gpus else "no GPU here; training would be on the CPU"
     return words if visible is None else f"{words} (CUDA_VISIBLE_DEVICES is {visible!r})"
 

@@ -60,6 +60,7 @@ _AFTER = """\
   {prism} train phantom-cpu --data.catalog-path TABLE
 
 The four runs are tiny: they show how it works, not which settings are best.
+make train trains one encoder that has learned something, in three minutes.
 docs/tour.md explains what you just saw; docs/own-data.md explains what your table needs."""
 
 

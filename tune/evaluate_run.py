@@ -32,7 +32,7 @@ def evaluate_run(run_dir: Path, catalog: Path | None = None, trained: bool = Fal
         trained: evaluate on unseen views of its training scans, else on its held-out scans.
 
     Raises:
-        RunFolderError: not a run folder.
+        RunFolderError: not a run folder, or it does not say which patients of ``catalog`` it was trained on.
         CheckpointError: its checkpoint does not load.
         CatalogError: the catalogue cannot be used.
     """
@@ -51,6 +51,11 @@ def evaluate_run(run_dir: Path, catalog: Path | None = None, trained: bool = Fal
     checkpoint = load_checkpoint(run_dir / CHECKPOINT_FILE, device)
     network.load_state_dict(checkpoint.learner["network"])
     split = Split.from_plain(checkpoint.split) if checkpoint.split else None
+    if catalog is not None and split is None:
+        raise RunFolderError(
+            f"the checkpoint in {run_dir} does not note its training patients (an earlier version wrote it), so they "
+            f"cannot be left out of {catalog}; needed: a run of this version, or no --catalog"
+        )
     scans, table = _scans(config, run_dir, catalog, trained, split)
     return Evaluator(scans, config, table)(network)
 

@@ -24,8 +24,8 @@ from prism_ssl.model.capacity.memory import gpu_memory
 from prism_ssl.model.capacity.plan import BESIDE_TRAINING_S, RunPlan, jobs_needed, plan_run
 from prism_ssl.train.guards.space_plan import (
     BYTES_EXPORTED,
-    BYTES_TRAINED,
     ROW_BYTES,
+    checkpoint_bytes,
     drops_checkpoints,
     parameters,
     plan_space,
@@ -52,9 +52,9 @@ def wandb_bytes(configs: Sequence[PrismConfig]) -> WandbBytes:
     for config in configs:
         if tracking_mode(config.tracking) != "online":
             continue
-        of_encoder, of_all = parameters(config.model)
         rows = ROW_BYTES * (config.train.max_steps // config.train.log_every)
-        every, checkpoint, encoder = config.tracking.artifact_every, of_all * BYTES_TRAINED, of_encoder * BYTES_EXPORTED
+        every = config.tracking.artifact_every
+        checkpoint, encoder = checkpoint_bytes(config), parameters(config.model)[0] * BYTES_EXPORTED
         uploads = 0 if every is None else math.ceil(config.train.max_steps / every)
         sent += rows + uploads * checkpoint + (encoder if uploads else 0)
         kept += rows + min(uploads, 1) * (checkpoint + encoder)

@@ -91,7 +91,7 @@ def parse(arguments: Sequence[str] | None = None) -> Sweep:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the unfinished cells, then rank; 0 when every requested cell has ended ok, 75 when the sweep was stopped."""
+    """Run the unfinished cells, then rank; 0 when every requested cell has ended ok, 75 when it stopped early."""
     with output_that_ends_nothing(), stop_signals_interrupt():
         console, errors = Console(), Console(stderr=True)
         try:

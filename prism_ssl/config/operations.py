@@ -9,6 +9,8 @@ from typing import Literal
 from prism_ssl.config.checks import not_negative, positive, require
 
 TrackingMode = Literal["online", "offline", "disabled"]
+Centers = Literal["anywhere", "foreground"]
+Pooling = Literal["cls", "mean"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,11 @@ class EvalConfig:
     views_per_scan: int = 8
     """Views of each series; consecutive views form the pairs that skill is measured on."""
     n_patches: int | None = None
-    """Patches per view of the probe set; None: data.n_patches."""
+    """Patches of a held-out view, and of the views that the encoder embeds later; None: data.n_patches."""
+    centers: Centers = "anywhere"
+    """Where views of the probe set are centred: anywhere in the scan, or on the foreground, as in view.centers."""
+    pooling: Pooling = "cls"
+    """The embedding that is evaluated: the CLS token, or the mean of the patch tokens where no loss trains that."""
     batch_views: int = 32
     """Views encoded at once."""
     knn_k: int = 5
@@ -76,19 +82,22 @@ class EvalConfig:
     """Weight of recall@1 of same-series views in proxy quality; every part is measured from its chance level."""
     w_skill: float = 1.0
     """Weight of the mean sign skill of displacement and rotation; the window does not count."""
-    w_place: float = 1.0
-    """Weight of the place test, where held-out patients have pairs of series in one frame of reference."""
+    w_place: float = 8.0
+    """Weight of the place test, where held-out patients have pairs of series in one frame of reference. It weighs most:
+    a series is also known by its scanner, and shift and rotation are read by heads that are not kept."""
     w_lidar: float = 0.0
     """Weight of the share of discriminative directions (LiDAR, thresholded), where there are enough series."""
     place_pairs: int = 16
     """At most this many pairs of series in the place test, each with 2 x 16 views; 0: no place test."""
+    place_draws: int = 1
+    """Times that each pair is asked, at other points and with other views; a few pairs give steadier figures so."""
     bootstrap: int = 1000
     """Resamples (over patients) behind the interval of proxy quality."""
     seed: int = 20_260
     """Seed of the probe set's views, independent of train.seed."""
 
     def __post_init__(self) -> None:
-        positive("eval", self, "probe_scans", "batch_views", "knn_k", "bootstrap")
+        positive("eval", self, "probe_scans", "batch_views", "knn_k", "place_draws", "bootstrap")
         not_negative("eval", self, "w_retrieval", "w_skill", "w_place", "w_lidar", "place_pairs", "seed")
         even = self.views_per_scan >= 2 and self.views_per_scan % 2 == 0
         require(even, "eval.views_per_scan", self.views_per_scan, "an even number, 2 or more")
@@ -122,7 +131,7 @@ class TrackingConfig:
     init_timeout_s: float = 90.0
     """How long to wait for the server at the start."""
     finish_timeout_s: float = 300.0
-    """How long to wait for uploads at the end; the rest stays on disk."""
+    """How long to wait for uploads at the end, and a quarter longer for the encoder; the rest stays on disk."""
 
     def __post_init__(self) -> None:
         positive("tracking", self, "init_timeout_s", "finish_timeout_s")

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from prism_ssl.config.checks import not_negative, positive, require
-from prism_ssl.config.operations import EvalConfig, PreflightConfig, QuotaConfig, RunConfig, TrackingConfig
+from prism_ssl.config.operations import Centers, EvalConfig, PreflightConfig, QuotaConfig, RunConfig, TrackingConfig
 from prism_ssl.errors import ConfigError
 
 Objective = Literal["regression", "classification"]
 Preset = Literal["tiny", "small", "base", "large"]
 Precision = Literal["fp32", "bf16"]
 ExtractOn = Literal["cpu", "cuda"]
-Centers = Literal["anywhere", "foreground"]
 SupConPositives = Literal["series", "place"]
 InitParts = Literal["encoder", "everything"]
 
@@ -137,11 +136,17 @@ class ViewConfig:
     random_contrast: float = 0.0
     """Share of the views whose intensities pass a random monotone curve, half of them inverted; a pair with such a
     view is left out of the window losses."""
+    random_scale: float = 0.0
+    """Each time a scan is opened, its patient is made larger or smaller by a random factor within exp(+- this), and by
+    one of half that range along each axis: displacements, radii and patches are mm of that patient."""
+    mirrored_share: float = 0.0
+    """Share of the openings at which the patient is mirrored, left for right."""
 
     def __post_init__(self) -> None:
         positive("view", self, "radius_mm_floor", "radius_mm_max", "window_width_std_min", "window_width_std_max")
         not_negative("view", self, "same_place_mm")
-        for name in ("same_place_share", "other_series_share", "random_contrast"):
+        require(0 <= self.random_scale <= 0.5, "view.random_scale", self.random_scale, "in [0, 0.5]")
+        for name in ("same_place_share", "other_series_share", "random_contrast", "mirrored_share"):
             require(0 <= getattr(self, name) <= 1, f"view.{name}", getattr(self, name), "a share in [0, 1]")
         most_mm = self.radius_mm_floor / 3**0.5  # farther, a centre could leave the scan
         require(self.same_place_mm < most_mm, "view.same_place_mm", self.same_place_mm, f"less than {most_mm:.1f}")
@@ -178,6 +183,9 @@ class ModelConfig:
     """Width of the SupCon projection (P)."""
     compile: bool = True
     """torch.compile on CUDA; never on CPU."""
+    normalize_patches: bool = False
+    """Give the encoder each patch with mean 0 and standard deviation 1, and these two numbers beside it: tissue then
+    looks more alike in two modalities."""
     masked_share: float = 0.0
     """Share of each view's patches that is hidden from the encoder in training and predicted by a small decoder, as in
     a masked autoencoder (loss.w_masked is the weight); 0: none."""
@@ -268,6 +276,8 @@ class TrainConfig:
     """Steps between two checkpoints (last.ckpt)."""
     lr: float = 3e-4
     """Peak learning rate (AdamW)."""
+    muon_lr: float | None = None
+    """Peak learning rate of Muon, which then trains the weight matrices of the encoder's blocks instead of AdamW."""
     lr_warmup_steps: int = 1000
     """Steps of linear warm-up to the peak; a cosine decay to a tenth of it follows."""
     weight_decay: float = 0.05
@@ -291,8 +301,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         positive("train", self, "batch_size", "max_steps", "log_every", "checkpoint_every", "lr", "grad_clip")
         positive("train", self, "max_nonfinite_steps", "num_workers", "rank_timeout_s", "grad_accumulation")
-        if self.torch_threads is not None:
-            positive("train", self, "torch_threads")
+        for name in ("torch_threads", "muon_lr"):
+            if getattr(self, name) is not None:
+                positive("train", self, name)
         not_negative("train", self, "lr_warmup_steps", "weight_decay", "stall_warmup_steps", "seed")
         not_negative("train", self, "max_worker_restarts")
 
@@ -378,6 +389,11 @@ class PrismConfig:
                 f"model.masked_share is {share:g} and data.n_patches is {n_patches}; needed: at least one patch "
                 "that is hidden and one that is seen"
             )
+
+    @property
+    def held_out_patches(self) -> int:
+        """Patches of a view where the encoder is evaluated and, later, used."""
+        return self.eval.n_patches or self.data.n_patches
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, for JSON and for other processes."""

@@ -131,10 +131,10 @@ def series_texts(config: DataConfig, records: Sequence[ScanRecord]) -> dict[str,
     Raises as ``load_records``.
     """
     table, wanted = _table(config), {record.scan_id for record in records}
-    of_selected, texts = pl.col("series_path").is_in({record.series_path for record in records}), dict[str, str]()
+    paths, texts = _paths(records), dict[str, str]()
     for batch in _batches(table, config, with_text=True):
-        rows = batch.filter(of_selected).select(*IDENTITY, "modality", "series_text")
-        texts |= {_record(*row[:-1]).scan_id: row[-1] for row in rows.iter_rows()}
+        rows = batch.join(paths, on="series_path", how="semi")
+        texts |= zip(_scan_ids(rows), rows["series_text"], strict=True)
     return {scan: texts.get(scan, "") for scan in wanted}
 
 
@@ -147,10 +147,10 @@ def column_values(config: DataConfig, records: Sequence[ScanRecord], column: str
     table, wanted = _table(config), {record.scan_id for record in records}
     if column not in (found := _header(table)):
         raise CatalogError(f"catalogue {table.path} has no column {column!r}; found: {', '.join(found)}")
-    of_selected, values = pl.col("series_path").is_in({record.series_path for record in records}), dict[str, str]()
+    paths, values = _paths(records), dict[str, str]()
     for batch in _batches(table, config, others=(column,)):
-        rows = batch.filter(of_selected).select(*IDENTITY, "modality", other_column(column))
-        values |= {_record(*row[:-1]).scan_id: row[-1] for row in rows.iter_rows()}
+        rows = batch.join(paths, on="series_path", how="semi")
+        values |= zip(_scan_ids(rows), rows[other_column(column)], strict=True)
     return {scan: values.get(scan, "") for scan in wanted}
 
 
@@ -163,15 +163,27 @@ def described_rows(config: DataConfig, records: Sequence[ScanRecord], others: Se
     Raises as ``load_records``.
     """
     table, wanted = _table(config), {record.scan_id for record in records}
-    paths, present = {record.series_path for record in records}, set(_header(table))
+    paths, present = _paths(records), set(_header(table))
     for batch in _batches(table, config, with_text=True, others=[name for name in others if name in present]):
         numbered = batch.with_row_index("row")
-        rows = numbered.filter(pl.col("series_path").is_in(paths)).select("row", *IDENTITY, "modality")
-        ids = {row[0]: _record(*row[1:]).scan_id for row in rows.iter_rows()}
-        known = {"row": list(ids), "scan_id": [scan if scan in wanted else None for scan in ids.values()]}
-        found = pl.DataFrame(known, schema={"row": numbered.schema["row"], "scan_id": pl.String})
+        rows = numbered.join(paths, on="series_path", how="semi")
+        ids = pl.Series("scan_id", [scan if scan in wanted else None for scan in _scan_ids(rows)], pl.String)
+        found = rows.select("row", ids)
         absent = (pl.lit("").alias(other_column(name)) for name in others if name not in present)
         yield numbered.join(found, on="row", how="left").drop("row", *IDENTITY).with_columns(*absent)
+
+
+def _paths(records: Sequence[ScanRecord]) -> pl.DataFrame:
+    """Paths of the records, to be joined with each batch: ``is_in`` would convert them anew for each."""
+    return pl.DataFrame({"series_path": list({record.series_path for record in records})}, {"series_path": pl.String})
+
+
+def _scan_ids(rows: pl.DataFrame) -> list[str]:
+    return [_scan_id(*row) for row in rows.select(IDENTITY).iter_rows()]
+
+
+def _scan_id(pmbb_id: str, series_id: str, series_path: str, nifti_path: str) -> str:
+    return short_id("scan", pmbb_id, series_id, series_path, nifti_path)
 
 
 def other_column(name: str) -> str:
@@ -208,13 +220,17 @@ def _batches(
 ) -> Iterator[pl.DataFrame]:
     """IDENTITY, modality, series_text and exam_type of the table, and its columns ``others`` as ``other_column``.
 
-    All are trimmed strings, "" for null and for columns that the table lacks.
+    All are trimmed strings, "" for null and for columns that the table lacks; lists are joined by a backslash. With
+    ``with_text`` descriptions and ``others`` that cannot be read as text count as lacking, else they raise.
     """
     try:
         names = column_names(_header(table), table.path, config, with_text)
-        columns = [_text(names.get(ours)).alias(ours) for ours in REQUIRED + OPTIONAL]
+        lenient = {"series_description", "exam_type"} if with_text else set[str]()
         for frame in _frames(table, sorted({*names.values(), *others})):
-            ours = frame.select(*columns, *(_text(name).alias(other_column(name)) for name in others))
+            ours = frame.select(
+                *(_text(frame, names.get(ours), ours in lenient).alias(ours) for ours in REQUIRED + OPTIONAL),
+                *(_text(frame, name, with_text).alias(other_column(name)) for name in others),
+            )
             series_path = pl.col("series_path").str.strip_chars_end("/")
             yield ours.select(
                 modality_name(),
@@ -276,10 +292,22 @@ def _is_parquet(path: Path) -> bool:
     return path.name.lower().endswith(".parquet")
 
 
-def _text(column: str | None) -> pl.Expr:
+def _text(frame: pl.DataFrame, column: str | None, lenient: bool) -> pl.Expr:
     if column is None:
         return pl.lit("")
-    return pl.col(column).cast(pl.String).str.strip_chars().fill_null("")
+    kind, text = frame.schema[column], pl.col(column)
+    if isinstance(kind, (pl.List, pl.Array)):
+        text = text.cast(pl.List(pl.String)).list.join("\\", ignore_nulls=True)
+    text = text.cast(pl.String).str.strip_chars().fill_null("")
+    return text if kind == pl.String or not lenient or _is_readable(frame, text) else pl.lit("")
+
+
+def _is_readable(frame: pl.DataFrame, text: pl.Expr) -> bool:
+    try:
+        frame.select(text)
+    except pl.exceptions.PolarsError:
+        return False
+    return True
 
 
 def _reasons_to_drop(config: DataConfig) -> dict[str, pl.Expr]:
@@ -351,7 +379,7 @@ def _resolve_all(rows: pl.DataFrame, folder: Path) -> tuple[list[ScanRecord], li
 def _record(pmbb_id: str, series_id: str, series_path: str, nifti_path: str, modality: str) -> ScanRecord:
     """The record of a row, with ``nifti_path`` as it is in the table."""
     return ScanRecord(
-        scan_id=short_id("scan", pmbb_id, series_id, series_path, nifti_path),
+        scan_id=_scan_id(pmbb_id, series_id, series_path, nifti_path),
         series_id=short_id("series", pmbb_id, series_id or series_path or nifti_path),
         modality=modality,
         nifti_path=nifti_path,

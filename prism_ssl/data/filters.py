@@ -42,6 +42,13 @@ DERIVED = (
 """Projections, reformats, subtractions, parametric maps and captured screens; ``MPR`` has a rule of its own."""
 
 _GAP = "[^A-Za-z0-9]"
+_AGENT_NOT_TOLD = r"(?i)^\W*((N\W?A|NAN|NULL|UNKNOWN|UNSPECIFIED|NOT (KNOWN|SPECIFIED|AVAILABLE))\W*)?$"
+_NO_AGENT = (
+    r"(?i)^\W*((NO|NON|NONE|NIL|NOT|WITHOUT|WO|W/O|NONCONTRAST|UNENHANCED|NATIVE|PLAIN)([^A-Z0-9]|$)"
+    r"|(N|F|FALSE|0([.]0*)?\s*(ML|CC)?)\W*$)"
+)
+_WITHOUT_AND_WITH = r"(?i)^\W*(WITHOUT|WO|W/O|NON)[^A-Z0-9](.*[^A-Z0-9])?(WITH|W/?)([^A-Z0-9/]|$)"
+_NON_IONIC_AGENT = r"(?i)^NON\W?IONIC"
 
 
 def modality_name(column: str = "modality") -> pl.Expr:
@@ -80,6 +87,17 @@ def is_derived(text: pl.Expr) -> pl.Expr:
     ``MPR`` is a reformat, unless T1 stands beside it: Siemens names an acquired MPRAGE ``t1_mpr``.
     """
     return speaks_of(text, DERIVED) | (speaks_of(text, ("MPR",)) & ~speaks_of(text, ("T1", "T1W")))
+
+
+def has_contrast_agent(text: pl.Expr) -> pl.Expr:
+    """Whether a contrast agent was given, as a field or column on it says; null where it does not say.
+
+    Args:
+        text: a string expression: the name of the agent, a yes or no, or nothing.
+    """
+    trimmed = text.str.strip_chars()
+    given = trimmed.str.contains(f"{_NON_IONIC_AGENT}|{_WITHOUT_AND_WITH}") | ~trimmed.str.contains(_NO_AGENT)
+    return pl.when(~trimmed.str.contains(_AGENT_NOT_TOLD)).then(given)
 
 
 def speaks_of(text: pl.Expr, words: Iterable[str]) -> pl.Expr:

@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def add_weights_option(parser: argparse.ArgumentParser) -> None:
     """``--weights``: what to embed with, for a comparison."""
-    told = "what embeds: the trained encoder, the same with random weights, or quantiles of the pixels (a comparison)"
+    told = "what embeds: the trained encoder, the same with random weights, or statistics of the pixels (a comparison)"
     parser.add_argument("--weights", choices=("trained", "random", "pixels"), default="trained", help=told)
 
 

@@ -118,10 +118,9 @@ def _embed_all(
         return cut(ScanRecord(**item), settings)
 
     def pipeline(records: ray.data.Dataset, width: int) -> ray.data.Dataset:
-        encoders = max(1, min(gpus, width) if gpus else min(cpus // 2, width))
-        cpus_each = 0 if gpus or cpus == 1 else 1
-        views = map_rows(records, cut_row, width)
-        return map_in_actors(views, ViewEncoder, (weights, settings), encoders, gpus=min(gpus, 1), cpus=cpus_each)
+        encoders = max(1, min(gpus or cpus // 2, width))
+        views = map_rows(records, cut_row, width if gpus else max(1, min(width, cpus - encoders)))
+        return map_in_actors(views, ViewEncoder, (weights, settings), encoders, gpus=min(gpus, 1))
 
     per_task = items_per_task(len(pending), cpus, SCANS_PER_TASK)
     for row in survey([asdict(record) for record in pending], "scan_id", pipeline, per_task, cpus):

@@ -1,4 +1,4 @@
-"""Find the most similar vectors: ``prism search --query SCAN[:x,y,z] --index embeddings.parquet``. Exact, in blocks."""
+"""Find the most similar vectors: ``prism search --query SCAN[:x,y,z] --index embeddings.parquet``. Exact."""
 
 from __future__ import annotations
 
@@ -7,34 +7,18 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, refused
-from prism_ssl.contracts import Float32, Float64
-from prism_ssl.embed.field.scan_field import FIELDS_TABLE, field_file, read_field
+from prism_ssl.contracts import Float64
+from prism_ssl.embed.index import Block
+from prism_ssl.embed.unit_vectors import Blocks, unit_blocks
 from prism_ssl.errors import ConfigError, PrismError
-
-BLOCK_ROWS = 65_536
-"""Vectors in memory at a time."""
-_PLACE = ("x_mm", "y_mm", "z_mm")
-_IDS = ("scan_id", "subject_id", "modality")
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Some vectors [M, D] of an index: their scans, patients and modalities [M], and RAS places [M, 3] or NaN."""
-
-    ids: pl.DataFrame
-    places_mm: Float64
-    vectors: Float32
 
 
 @dataclass(frozen=True)
@@ -70,52 +54,29 @@ def parse_query(text: str) -> Query:
     return Query(scan_id, (numbers[0], numbers[1], numbers[2]) if colon else None)
 
 
-def blocks_of(index: Path, only: str | None = None) -> Iterator[Block]:
-    """The vectors of a table of ``prism embed`` or ``prism field``, or of a folder of fields, some at a time.
-
-    ``only`` those of this scan id.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if index.is_dir():
-        yield from _fields(index, only)
-    else:
-        yield from _rows(index, only)
-
-
-def has_places(index: Path) -> bool:
-    """Whether the vectors of an index stand for places of scans; raises ``ConfigError`` where it cannot be read."""
-    if index.is_dir():
-        return True
-    try:
-        return set(_PLACE) <= set(pq.read_schema(index).names)
-    except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"{index} cannot be read ({type(error).__name__}); needed: a table of prism embed") from error
-
-
 def find(index: Path, query: Query, k: int, other_patients: bool = False) -> tuple[list[Match], float | None]:
     """The ``k`` vectors with the highest cosine to the query's, best first, without the query itself.
 
     ``other_patients`` leaves out the query's patient. The second value is the distance in mm from the query's place to
-    the place of the vector that stands for it; None without one. The index is read in blocks.
+    the place of the vector that stands for it; None without one.
 
     Raises:
         ConfigError: the index cannot be read, or has no vector of the query.
     """
     if k < 1:
         raise ConfigError(f"--k is {k}; needed: 1 or more")
-    asked = _asked(index, query)
+    blocks = unit_blocks(index)
+    asked = _asked(index, blocks, query)
     best = list[tuple[float, Match]]()
-    vector = asked.vectors[0].astype(np.float64)
     (own,) = asked.ids.iter_rows(named=True)
-    for block in blocks_of(index):
-        cosine = _cosine(block.vectors, vector)
+    for block in blocks(None):
+        cosine = block.vectors @ asked.vectors[0]
         if other_patients:
             cosine[(block.ids["subject_id"] == own["subject_id"]).to_numpy()] = -math.inf
         else:
             same = (block.ids["scan_id"] == own["scan_id"]).to_numpy()
-            cosine[same & _same_place(block.places_mm, asked.places_mm)] = -math.inf
+            same[same] = _same_place(block.places_mm[same], asked.places_mm)
+            cosine[same] = -math.inf
         top = np.argpartition(-cosine, min(k, len(cosine)) - 1)[:k]
         best += [(float(cosine[row]), _match(block, row, float(cosine[row]))) for row in top if cosine[row] > -math.inf]
         best = sorted(best, key=lambda pair: -pair[0])[:k]
@@ -125,11 +86,11 @@ def find(index: Path, query: Query, k: int, other_patients: bool = False) -> tup
     return [match for _, match in best], gap
 
 
-def _asked(index: Path, query: Query) -> Block:
+def _asked(index: Path, blocks: Blocks, query: Query) -> Block:
     """The block of one vector that stands for the query."""
     found: Block | None = None
     nearest = math.inf
-    for block in blocks_of(index, query.scan_id):
+    for block in blocks(query.scan_id):
         rows = np.arange(len(block.vectors))
         if not len(rows):
             continue
@@ -151,57 +112,12 @@ def _asked(index: Path, query: Query) -> Block:
     return found
 
 
-def _cosine(vectors: Float32, query: Float64) -> Float64:
-    length = np.sqrt(np.einsum("md,md->m", vectors, vectors)) * float(np.linalg.norm(query))
-    cosine: Float64 = (vectors @ query.astype(np.float32)).astype(np.float64) / np.where(length > 0, length, 1.0)
-    return cosine
-
-
 def _same_place(places_mm: Float64, place_mm: Float64) -> Any:
     return ((places_mm == place_mm) | (np.isnan(places_mm) & np.isnan(place_mm))).all(axis=1)
 
 
 def _match(block: Block, row: int, cosine: float) -> Match:
     return Match(cosine, *block.ids.row(row), *block.places_mm[row].tolist())
-
-
-def _rows(path: Path, only: str | None) -> Iterator[Block]:
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if missing := [name for name in (*_IDS, "embedding") if name not in names]:
-                raise ConfigError(f"{path} has no column {', '.join(missing)}; needed: a table of prism embed or field")
-            wanted = [*_IDS, *(name for name in _PLACE if name in names), "embedding"]
-            if only is not None:  # polars decodes the embeddings of these rows alone
-                query = pl.scan_parquet(path, glob=False).filter(pl.col("scan_id") == only).select(wanted)
-                yield _block(query.collect().to_arrow())
-                return
-            for batch in file.iter_batches(BLOCK_ROWS, columns=wanted):
-                yield _block(batch)
-    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
-        if isinstance(error, PrismError):
-            raise
-        raise ConfigError(f"{path} cannot be read ({type(error).__name__}); needed: a table of prism embed") from error
-
-
-def _block(rows: Any) -> Block:
-    embeddings = rows.column("embedding")
-    flat = (embeddings.combine_chunks() if isinstance(embeddings, pa.ChunkedArray) else embeddings).flatten()
-    rest = pl.DataFrame(rows.select([name for name in rows.schema.names if name != "embedding"]))
-    with_places = set(_PLACE) <= set(rest.columns)
-    at = rest.select(_PLACE).to_numpy() if with_places else np.full((rest.height, 3), np.nan)
-    vectors: Float32 = flat.to_numpy().reshape(rest.height, -1 if rest.height else 1)
-    return Block(rest.select(_IDS), at, vectors)
-
-
-def _fields(folder: Path, only: str | None) -> Iterator[Block]:
-    for whole in _rows(folder / FIELDS_TABLE, only):
-        for ids in whole.ids.iter_slices(1):
-            file = field_file(folder, ids["scan_id"][0])
-            if not file.is_file():
-                continue
-            field = read_field(file)
-            yield Block(pl.concat([ids] * len(field.index)), field.points_mm, field.vectors)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

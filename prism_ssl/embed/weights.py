@@ -1,4 +1,4 @@
-"""Encoders to embed with (trained, random weights, quantiles of the pixels), and the settings of their views."""
+"""Encoders to embed with (trained, random weights, statistics of the pixels), and the settings of their views."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Any, Literal, Protocol
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from prism_ssl.config.defaults import config_from_dict
 from prism_ssl.config.schema import DataConfig, PrismConfig
 from prism_ssl.errors import CheckpointError
+from prism_ssl.eval.pixel_statistics import LAYOUT, QUANTILES, PixelStatistics
 from prism_ssl.model.backbone import PRESETS, build_encoder
 from prism_ssl.model.encoder_source import DESCRIPTION_FILE
 from prism_ssl.model.export import ExportedEncoder
 from prism_ssl.utils.hashing import content_hash
 
 Weights = Literal["trained", "random", "pixels"]
-QUANTILES = 17
-"""Quantiles of a view's pixels, 0.02 to 0.98: what an embedding must beat."""
 
 
 class EncoderFiles(Protocol):
@@ -41,40 +40,32 @@ class EncoderFiles(Protocol):
         ...
 
 
-class PixelQuantiles(nn.Module):
-    """In place of an encoder: 17 quantiles of all pixels of a view, regardless of their position."""
-
-    def forward(self, patches: Tensor, positions_mm: Tensor) -> Tensor:  # noqa: ARG002  as an encoder
-        """Patches [B, N, 16, 16, 1] -> [B, 17]."""
-        q = torch.linspace(0.02, 0.98, QUANTILES, device=patches.device)
-        return torch.quantile(patches.flatten(1), q, dim=1).T.contiguous()
-
-
 @dataclass(frozen=True, eq=False)
 class PixelFiles:
-    """``PixelQuantiles`` for the views that an encoder was trained on."""
+    """``PixelStatistics`` for the views that an encoder was trained on."""
 
     description: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
-        """Hash of what determines the quantiles."""
-        return content_hash(["pixel quantiles", QUANTILES]) * 4
+        """Hash of what determines the statistics."""
+        return content_hash(["pixel statistics", QUANTILES, LAYOUT]) * 4
 
-    def build(self) -> PixelQuantiles:
+    def build(self) -> PixelStatistics:
         """The module."""
-        return PixelQuantiles().eval()
+        return PixelStatistics().eval()
 
 
 def with_weights(exported: ExportedEncoder, weights: Weights, seed: int) -> tuple[EncoderFiles, int]:
     """What embeds in place of ``exported``, for the same views, and the width D of its embedding."""
-    preset = exported.description["preset"]
+    preset, normalize = exported.description["preset"], exported.description.get("normalize_patches", False)
     if weights == "pixels":
-        return PixelFiles(exported.description), QUANTILES
+        return PixelFiles(exported.description), QUANTILES + LAYOUT
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            fresh = save({name: tensor.contiguous() for name, tensor in build_encoder(preset).state_dict().items()})
+            drawn = build_encoder(preset, normalize).state_dict()
+            fresh = save({name: tensor.contiguous() for name, tensor in drawn.items()})
         exported = ExportedEncoder(fresh, exported.description | {"weights_sha256": None})
     return exported, PRESETS[preset].width
 

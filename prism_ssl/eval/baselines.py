@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.contracts import PLACE_POINTS, Float64, PreparedScan
+from prism_ssl.contracts import Float64, PreparedScan
 from prism_ssl.eval.held_out_scalars import (
     Answers,
     class_probes,
@@ -18,7 +18,7 @@ from prism_ssl.eval.held_out_scalars import (
     retrieval,
     series_of_view,
 )
-from prism_ssl.eval.pixel_statistics import pixel_quantiles, read_pairs, standardised
+from prism_ssl.eval.pixel_statistics import LAYOUT, LAYOUT_COLUMNS, pixel_statistics, read_pairs, standardised
 from prism_ssl.eval.place.retrieval import PlaceSet
 from prism_ssl.eval.probe_set import ProbeSet
 from prism_ssl.eval.quality.evidence import PatientEvidence
@@ -29,6 +29,8 @@ COMPARED = (
     "recall_at_5",
     "pose_skill_mean",
     "place_recall_at_1",
+    "place_recall_at_1_ct_mr",
+    "place_recall_at_1_centred",
     "place_distance_mm",
     "position_recall_at_1",
     "telling_directions",
@@ -44,14 +46,16 @@ RANDOM, PIXELS, SPACING, MODALITY = "_random_init", "_pixels", "_spacing", "_mod
 def pixel_evaluation(
     asked: Answers, probe_set: ProbeSet, place_set: PlaceSet, config: PrismConfig
 ) -> tuple[dict[str, float], PatientEvidence]:
-    """``held_out_scalars`` with pixel quantiles as the embedding of a view; a ridge regression fitted on other patients
-    predicts the pair targets of ``asked``."""
-    embeddings = pixel_quantiles(probe_set.patches)
-    n_pairs = len(place_set.pairs)
-    place = pixel_quantiles(place_set.patches.reshape(n_pairs * 2 * PLACE_POINTS, *place_set.patches.shape[3:]))
+    """``held_out_scalars`` with pixel statistics as the embedding of a view, in the place test with their layout alone,
+    which finds more places so; a ridge regression fitted on other patients predicts the pair targets of ``asked``."""
+    embeddings = pixel_statistics(probe_set.patches, np.array([view.positions_mm for view in probe_set.views]))
+    at_places = pixel_statistics(
+        place_set.patches.reshape(-1, *place_set.patches.shape[3:]),
+        place_set.positions_mm.reshape(-1, *place_set.positions_mm.shape[3:]),
+    )
     answers = Answers(
         embeddings,
-        place.reshape(n_pairs, 2, PLACE_POINTS, embeddings.shape[1]),
+        at_places[:, LAYOUT_COLUMNS].reshape(*place_set.patches.shape[:3], LAYOUT),
         _read_by_ridge(asked, embeddings, patients_of_views(probe_set)[::2]),
     )
     return held_out_scalars(answers, probe_set, place_set, config)

@@ -24,7 +24,7 @@ from prism_ssl.contracts import (
 from prism_ssl.eval import proxy_metrics as metrics
 from prism_ssl.eval.baselines import PIXELS, RANDOM, compared, pixel_evaluation, scanner_scalars
 from prism_ssl.eval.held_out_scalars import Answers, held_out_scalars
-from prism_ssl.eval.place.retrieval import PlaceSet, build_place_set, no_places
+from prism_ssl.eval.place.retrieval import PlaceSet, build_place_set, no_places, place_gain
 from prism_ssl.eval.probe_set import ProbeSet, build_probe_set
 from prism_ssl.eval.quality.evidence import PatientEvidence
 from prism_ssl.model.network import PrismNet, build_network
@@ -77,7 +77,7 @@ class Evaluator:
                 network, done.answers, self._probe_set, self._place_set
             )
         self.evidence = done.evidence and dataclasses.replace(done.evidence, untrained_place=self._untrained_place)
-        return done.values | self._baselines
+        return done.values | self._baselines | _place_gains(self.evidence)
 
     def _without_training(
         self, network: PrismNet, asked: Answers, probe_set: ProbeSet, place_set: PlaceSet
@@ -96,6 +96,19 @@ class Evaluator:
             | scanner_scalars(self._held_out, probe_set, self._config)
         )
         return values, {ending: each.place_recall for ending, each in evidence.items() if each is not None}
+
+
+def _place_gains(evidence: PatientEvidence | None) -> dict[str, float]:
+    """``place_gain*``: place recall less that of each baseline, with its interval over patients."""
+    if evidence is None or not evidence.pairs:
+        return {}
+    return {
+        f"place_gain{ending}{end}": value
+        for ending, recall in evidence.untrained_place.items()
+        for end, value in zip(
+            ("", "_low", "_high"), place_gain(evidence.place_recall, recall, evidence.patient_of_pair), strict=True
+        )
+    }
 
 
 def evaluate(
@@ -143,15 +156,19 @@ def _ask_pairs(network: PrismNet, probe_set: ProbeSet, config: PrismConfig) -> t
         with torch.no_grad(), autocast_for(config.train.precision, device):
             output = network(batch.patches_a, batch.positions_a, batch.patches_b, batch.positions_b)
             readings.append(_read(output, batch, config))
-        embeddings.append(torch.stack([output.embedding_a, output.embedding_b], dim=1).flatten(0, 1).cpu())
+            sides = output.embedding_a, output.embedding_b
+            if config.eval.pooling == "mean":
+                a = _embedded(network, batch.patches_a, batch.positions_a, config)
+                sides = a, _embedded(network, batch.patches_b, batch.positions_b, config)
+        embeddings.append(torch.stack(sides, dim=1).flatten(0, 1).cpu())
     joined = {axis: _joined([each[axis] for each in readings]) for axis in readings[0]}
     return torch.cat(embeddings).double().numpy(), joined
 
 
 def _embed_places(network: PrismNet, place_set: PlaceSet, config: PrismConfig) -> Float64:
-    """Embeddings of the views of the place test, [Q, 2, K, D]."""
+    """Embeddings of the views of the place test, [E, 2, K, D]."""
     device = next(network.parameters()).device
-    n_pairs, N = len(place_set.pairs), place_set.patches.shape[3]
+    shape, N = place_set.patches.shape[:3], place_set.patches.shape[3]
     patches = torch.from_numpy(place_set.patches).reshape(-1, N, PATCH_PX, PATCH_PX, 1)
     positions = torch.from_numpy(place_set.positions_mm).reshape(-1, N, 3)
     embeddings = list[torch.Tensor]()
@@ -161,10 +178,21 @@ def _embed_places(network: PrismNet, place_set: PlaceSet, config: PrismConfig) -
         if len(some):
             with torch.no_grad(), autocast_for(config.train.precision, device):
                 pixels = some.to(device).float().mul_(1.0 / PATCH_SCALE)
-                embeddings.append(network.encoder(pixels, where.to(device)).float().cpu())
+                embeddings.append(_embedded(network, pixels, where.to(device), config).float().cpu())
     if not embeddings:
         return np.empty((0, 2, PLACE_POINTS, 0))
-    return torch.cat(embeddings).double().numpy().reshape(n_pairs, 2, PLACE_POINTS, -1)
+    return torch.cat(embeddings).double().numpy().reshape(*shape, -1)
+
+
+def _embedded(
+    network: PrismNet, patches: torch.Tensor, positions_mm: torch.Tensor, config: PrismConfig
+) -> torch.Tensor:
+    """Embeddings [B, D] as ``eval.pooling`` has them."""
+    if config.eval.pooling == "cls":
+        cls: torch.Tensor = network.encoder(patches, positions_mm)
+        return cls
+    tokens: torch.Tensor = network.encoder(patches, positions_mm, return_patches=True)[1]
+    return tokens.mean(dim=1)
 
 
 def _read(output: PrismOutput, batch: PrismBatch, config: PrismConfig) -> dict[str, AxisReading]:

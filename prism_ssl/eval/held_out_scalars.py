@@ -1,6 +1,6 @@
 """Held-out scalars of one set of view embeddings, made by an encoder or from pixel statistics.
 
-Legend: V views, S series, Q pairs of the place test, D the width of an embedding.
+Legend: V views, S series, E exams of the place test, D the width of an embedding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import Float64
 from prism_ssl.eval import proxy_metrics as metrics
 from prism_ssl.eval.embedding_probe import place_recall, probe_classes
-from prism_ssl.eval.place.retrieval import CHANCE, PlaceAnswers, PlaceSet, place_answers, place_scalars
+from prism_ssl.eval.place.retrieval import (
+    CHANCE,
+    PlaceAnswers,
+    PlaceSet,
+    by_patient,
+    centred,
+    place_answers,
+    place_scalars,
+)
 from prism_ssl.eval.probe_set import ProbeSet
 from prism_ssl.eval.quality.bootstrap import POSE_AXES
 from prism_ssl.eval.quality.composite import proxy_quality, sign_counts
@@ -32,7 +40,7 @@ TELLING_SERIES_MIN = 16
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """Embeddings of the probe set's views [V, D] and of the place test's [Q, 2, K, D], and the predictions for the
+    """Embeddings of the probe set's views [V, D] and of the place test's [E, 2, K, D], and the predictions for the
     pairs by axis; empty where there are none."""
 
     embeddings: Float64
@@ -61,6 +69,7 @@ def held_out_scalars(
         **class_probes(answers.embeddings, probe_set, config.eval.knn_k),
         **_places(answers.embeddings, probe_set),
         **place_scalars(place, place_set),
+        **_centred_recall(answers.place, place_set),
         "proxy_quality": quality.value,
         "proxy_quality_low": quality.low,
         "proxy_quality_high": quality.high,
@@ -68,6 +77,13 @@ def held_out_scalars(
     if config.eval.w_lidar > 0:
         values["proxy_quality_directions"] = quality.directions
     return values, evidence
+
+
+def _centred_recall(embeddings: Float64, place_set: PlaceSet) -> dict[str, float]:
+    if not place_set.pairs:
+        return {}
+    recall = place_answers(centred(embeddings), place_set).recall
+    return {"place_recall_at_1_centred": float(by_patient(recall, place_set.patients).mean())}
 
 
 def series_of_view(probe_set: ProbeSet) -> npt.NDArray[np.int64]:

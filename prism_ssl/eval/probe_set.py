@@ -15,7 +15,7 @@ from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, BrokenScan, PreparedScan,
 from prism_ssl.data.extract import extract_view
 from prism_ssl.data.phantoms import Place, phantom_truth
 from prism_ssl.data.scan import ReadLimits, archive_root, open_scan, out_of_memory
-from prism_ssl.data.views import View, draw_view, pair_targets
+from prism_ssl.data.views import View, body_places, draw_view, draw_view_at, pair_targets
 from prism_ssl.utils.hashing import stable_int
 from prism_ssl.utils.seeds import generator_for
 
@@ -82,7 +82,7 @@ def build_probe_set(held_out: Sequence[PreparedScan], config: PrismConfig, catal
     and ``MachineTrouble``.
     """
     settings = config.eval
-    n_views, n_patches = settings.views_per_scan, settings.n_patches or config.data.n_patches
+    n_views, n_patches = settings.views_per_scan, config.held_out_patches
     chosen = sorted(held_out, key=lambda scan: stable_int("probe", settings.seed, scan.record.scan_id))
     chosen = chosen[: settings.probe_scans]
     root = archive_root(scan.record.nifti_path for scan in chosen) if chosen else ""
@@ -116,10 +116,17 @@ def _sampled(
     """The views of one scan; their patches are written to ``out``."""
     path, limit = Path(scan.record.nifti_path), config.preflight.max_volume_bytes
     opened = limits.read(lambda: open_scan(path, scan.stats, limit))
+    asked, seed, scan_id, on_body = config.view, config.eval.seed, scan.record.scan_id, np.empty((0, 3))
+    if config.eval.centers == "foreground":
+        on_body = body_places(opened, asked.radius_mm_floor, generator_for(seed, "probe", scan_id))
     views = []
     for number, patches in enumerate(out):
-        rng = generator_for(config.eval.seed, "probe", scan.record.scan_id, number)
-        view = draw_view(opened.affine, opened.shape, opened.stats, config.view, n_patches, rng)
+        rng = generator_for(seed, "probe", scan_id, number)
+        if len(on_body):
+            center_mm = on_body[rng.integers(len(on_body))]
+            view = draw_view_at(center_mm, opened.affine, opened.shape, opened.stats, asked, n_patches, rng)
+        else:
+            view = draw_view(opened.affine, opened.shape, opened.stats, asked, n_patches, rng)
         extract_view(opened, view, config.data.patch_mm, patches)
         views.append(view)
     return views

@@ -20,8 +20,11 @@ from scipy import stats
 
 from prism_ssl.config.defaults import RECIPES, known_keys
 from prism_ssl.config.operations import EvalConfig
+from prism_ssl.config.schema import PrismConfig
+from prism_ssl.eval.effects import main_effects
 from prism_ssl.eval.quality.comparison import resample_together
 from prism_ssl.eval.quality.evidence import PatientEvidence
+from prism_ssl.eval.quality.questions import ASKED
 from prism_ssl.eval.recommendation import Recommendation, recommend
 
 FACTORS = (
@@ -157,6 +160,7 @@ def summarize_best_configs(df: pl.DataFrame) -> pl.DataFrame:
     run has the first alone.
     """
     factors = [factor for factor in FACTORS if factor in df.columns] or ["run"]
+    df = df.with_columns(_at_their_defaults(df))
     counted = rank_runs(df).filter(pl.col("status") == "ok", pl.col(QUALITY).is_not_null())
     best = counted.group_by([*factors, *_other_settings(df)], maintain_order=True).agg(
         pl.len().alias("runs"),
@@ -183,22 +187,54 @@ def summarize_best_configs(df: pl.DataFrame) -> pl.DataFrame:
 def recommendation(df: pl.DataFrame) -> Recommendation | None:
     """The levels with the highest fitted quality; None where a fit is not possible.
 
-    Fitted are the runs that equal the best run in all settings but the factors and the seed.
+    Fitted are the runs ``like_the_best``.
     """
-    best = rank_runs(df).filter(pl.col("status") == "ok", pl.col(QUALITY).is_not_null()).head(1)
-    if best.is_empty():
-        return None
-    same = [pl.col(name).eq_missing(pl.lit(best[name][0], dtype=df[name].dtype)) for name in _other_settings(df)]
-    return recommend(df.filter(same) if same else df, QUALITY, FACTORS)
+    return recommend(like_the_best(df), QUALITY, FACTORS)
+
+
+def factor_effects(df: pl.DataFrame, response: str) -> pl.DataFrame:
+    """``effects.main_effects`` of the factors, over the runs ``like_the_best`` that ended ok."""
+    present = [factor for factor in FACTORS if factor in df.columns]
+    return main_effects(like_the_best(df).filter(pl.col("status") == "ok"), response, present)
+
+
+def like_the_best(df: pl.DataFrame) -> pl.DataFrame:
+    """The runs that equal the best run in all settings but the factors and the seed: the others are another experiment.
+
+    All runs where none has a quality.
+    """
+    known = df.with_columns(_at_their_defaults(df))
+    best = rank_runs(known).filter(pl.col("status") == "ok", pl.col(QUALITY).is_not_null()).head(1)
+    names = [] if best.is_empty() else _other_settings(df)
+    same = [pl.col(name).eq_missing(pl.lit(best[name][0], dtype=known[name].dtype)) for name in names]
+    return known.filter(same) if same else known
+
+
+def _at_their_defaults(df: pl.DataFrame) -> list[pl.Expr]:
+    """Settings that some records lack, as an earlier version did not have them, at the default that was in effect."""
+    defaults = known_keys(PrismConfig())
+    plain = [name for name in _other_settings(df) if isinstance(defaults[name], (bool, int, float, str))]
+    return [pl.col(name).fill_null(defaults[name]) for name in plain if not df.schema[name].is_nested()]
+
+
+def left_out_in_words(df: pl.DataFrame) -> str | None:
+    """How many runs that ended ok are not ``like_the_best``; None where all are."""
+    ok, fitted = (table.filter(pl.col("status") == "ok").height for table in (df, like_the_best(df)))
+    return (
+        f"Main effects are of {fitted} of {ok} runs: the others differ in more than the factors."
+        if fitted < ok
+        else None
+    )
 
 
 def _other_settings(df: pl.DataFrame) -> list[str]:
-    """Settings of what is learned that are no factor: runs that differ in one of them are no repeats of each other."""
+    """Settings of what is learned and of how it is evaluated that are no factor: runs that differ in one of them are no
+    repeats of each other."""
     known = known_keys(RECIPES["core24-base"]())
     apart = (*FACTORS, "train.seed")
     return [
         name for name in df.columns if name in known and name not in apart and "." in name
-        and not name.startswith(_PRIVATE)
+        and (name in (*ASKED, "eval.pooling") or not name.startswith(_PRIVATE))
     ]  # fmt: skip
 
 

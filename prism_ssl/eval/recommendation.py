@@ -41,7 +41,7 @@ def recommend(runs: pl.DataFrame, response: str, factors: Sequence[str]) -> Reco
     """Fit main effects of ``factors`` on ``response`` over the runs that ended ok, and take each factor's best level.
 
     Among 24 runs with noise, the best measured one is the luckiest: with additive effects and noise 0.02 it loses
-    0.012 to the truth, the best fitted one 0.005 (``tests/benchmarks/bench_ranking.py``).
+    0.012 to the truth, the best fitted one 0.004 (``tests/benchmarks/bench_ranking.py``).
 
     Args:
         runs: one row a run, with ``run``, ``status``, ``response`` and the factors.

@@ -110,7 +110,7 @@ def loss_curves(history: pl.DataFrame, runs: Sequence[str], form: str) -> alt.To
     dash = alt.StrokeDash(
         "series:N",
         scale=alt.Scale(domain=["loss", "chance"], range=[[1, 0], [4, 4]]),
-        legend=alt.Legend(title=None, orient="top", symbolStrokeColor="#444444"),
+        legend=alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeColor="#444444"),
     )
     return _curves(long, runs, "solid: loss; dashed: chance level, reached without looking at the images", dash=dash)
 

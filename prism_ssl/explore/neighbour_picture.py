@@ -20,7 +20,8 @@ from prism_ssl.data.checks import open_prepared
 from prism_ssl.data.scan import OpenScan, open_scan
 from prism_ssl.data.views import View
 from prism_ssl.embed.command import EVERY_SCAN
-from prism_ssl.embed.search import Match, Query, find, has_places
+from prism_ssl.embed.index import has_places
+from prism_ssl.embed.search import Match, Query, find
 from prism_ssl.explore.scan_map import EmbeddedViews
 from prism_ssl.inspect.view_panel import PLANES, Plane, bounding_box_mm, dark_figure, gray_range, slice_mm
 

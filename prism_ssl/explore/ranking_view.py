@@ -7,7 +7,6 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from prism_ssl.eval.effects import main_effects
 from prism_ssl.eval.ranking import (
     CATALOG,
     CATALOG_IN_WORDS,
@@ -17,6 +16,7 @@ from prism_ssl.eval.ranking import (
     QUALITY_HIGH,
     QUALITY_LOW,
     THROUGHPUT,
+    factor_effects,
     rank_runs,
     recommended_command,
     summarize_best_configs,
@@ -116,7 +116,7 @@ def pareto_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
     columns = ["run", QUALITY, QUALITY_LOW, QUALITY_HIGH, THROUGHPUT]
     objective = "model.objective" if "model.objective" in measured.columns else "run"
     x = alt.X(f"{THROUGHPUT}:Q", title="patches/s after stalls", scale=alt.Scale(zero=False))
-    y = alt.Y(f"{QUALITY}:Q", title="proxy quality (0 to 1)", scale=alt.Scale(zero=False))
+    y = alt.Y(f"{QUALITY}:Q", title="proxy quality (0 chance, 1 perfect)", scale=alt.Scale(zero=False))
     tooltip: list[Any] = ["run:N", *(alt.Tooltip(f"{column}:Q", format=".3f") for column in columns[1:4])]
     base = alt.Chart(measured.select(*columns, pl.col(objective).alias("objective")))
     intervals = base.mark_rule(opacity=0.35).encode(
@@ -130,19 +130,16 @@ def pareto_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
     return finished(alt.layer(intervals, line, points, named).properties(width=440, height=340, title=title))
 
 
-def effects_table(scored: pl.DataFrame, response: str) -> pl.DataFrame:
-    """``effects.main_effects`` of the five factors over the runs that ended ok."""
-    present = [factor for factor in FACTORS if factor in scored.columns]
-    return main_effects(scored.filter(pl.col("status") == "ok"), response, present)
-
-
 def effects_picture(scored: pl.DataFrame) -> alt.TopLevelMixin:
-    """Main effects of the factors on quality and on throughput, side by side."""
-    charts = []
+    """Main effects of the factors on quality and on throughput, side by side; equal rows are named once."""
+    charts, named = [], pl.DataFrame()
     for response, words in ((QUALITY, "proxy quality"), (THROUGHPUT, "patches/s after stalls")):
-        effects = effects_table(scored, response)
+        effects = factor_effects(scored, response)
         if not effects.is_empty():
-            charts.append(effects_chart(effects, words).properties(width=185, title=f"Effect on {words}"))
+            rows = effects.select("factor", "level")
+            chart = effects_chart(effects, words, labels=not rows.equals(named))
+            charts.append(chart.properties(width=240, title=f"Effect on {words}"))
+            named = rows
     if not charts:
         return in_words("Not estimable: no factor has two levels among the measured runs that ended ok.")
     return finished(alt.hconcat(*charts).resolve_scale(color="independent"))

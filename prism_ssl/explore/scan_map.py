@@ -129,7 +129,8 @@ def flat_map(embeddings: Float64, method: Projection) -> Float64:
 def map_chart(views: pl.DataFrame, plane: Float64, color: str) -> alt.Chart:
     """A point for every view, to be clicked on, coloured by a column of ``EmbeddedViews.table``."""
     shown = views.with_columns(x=pl.Series(plane[:, 0]), y=pl.Series(plane[:, 1]))
-    axis = alt.Axis(labels=False, ticks=False, title=None)
+    axis = alt.Axis(labels=False, ticks=False, title=None, grid=False)
+    title = alt.TitleParams(f"Each point is a view; near points have similar embeddings ({color})", anchor="start")
     many = shown[color].n_unique() > 10
     chart: alt.Chart = (
         alt.Chart(shown)
@@ -140,7 +141,7 @@ def map_chart(views: pl.DataFrame, plane: Float64, color: str) -> alt.Chart:
             color=alt.Color(f"{color}:N", scale=alt.Scale(scheme="tableau20" if many else "tableau10"), title=color),
             tooltip=["scan:N", "view:Q", "modality:N", "series:N", "organ:N"],
         )
-        .properties(width=620, height=430, title=f"Each point is a view; near points have similar embeddings ({color})")
+        .properties(width=620, height=430, title=title)
     )
     return chart
 

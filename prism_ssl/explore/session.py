@@ -120,7 +120,8 @@ def status_in_words(table: pl.DataFrame) -> str:
     if table.is_empty():
         return "no runs"
     counts = Counter(table["status"].to_list()).most_common()
-    return f"{table.height} runs: " + ", ".join(f"{count} {status}" for status, count in counts)
+    runs = "1 run" if table.height == 1 else f"{table.height} runs"
+    return f"{runs}: " + ", ".join(f"{count} {status}" for status, count in counts)
 
 
 def runs_to_draw(scored: pl.DataFrame, chosen: Sequence[str]) -> list[str]:

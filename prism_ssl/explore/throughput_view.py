@@ -79,7 +79,7 @@ def tail_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
         alt.Chart(long)
         .mark_point(filled=True, size=55, opacity=1)
         .encode(
-            x=alt.X("ms:Q", scale=_LOG, title="time of a step, ms (logarithmic)"),
+            x=alt.X("ms:Q", scale=_LOG, title="time of a step, ms (logarithmic)", axis=alt.Axis(labelSeparation=6)),
             y=y,
             color=alt.Color("quantile:N", sort=order, scale=colors, title="step time", legend=alt.Legend(orient="top")),
             tooltip=["run:N", "quantile:N", alt.Tooltip("ms:Q", format=",.0f")],
@@ -108,7 +108,7 @@ def time_chart(scored: pl.DataFrame) -> alt.TopLevelMixin:
     order = pl.DataFrame({"part": _PARTS, "order": range(len(_PARTS))}, schema_overrides={"order": pl.Int64})
     bars = alt.Chart(long.join(order, on="part", how="left")).mark_bar()
     chart = bars.encode(
-        x=alt.X("share:Q", stack="zero", title="share of the steps' time", axis=alt.Axis(format="%")),
+        x=alt.X("share:Q", stack="zero", title="share of the steps' time", axis=alt.Axis(format="%", tickCount=5)),
         y=alt.Y("run:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)),
         color=alt.Color(
             "part:N",

@@ -37,6 +37,11 @@ class EncoderShape:
             raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
 
 
+PATCH_STATISTICS: Final = 2
+"""What ``normalized`` adds to the pixels of a patch."""
+_TINY: Final = 1e-12
+_FLAT: Final = 0.02  # a patch with less spread than this, of pixels in [-1, 1], counts as flat
+
 PRESETS: Final[dict[Preset, EncoderShape]] = {
     "tiny": EncoderShape(width=128, depth=4, heads=4),
     "small": EncoderShape(width=384, depth=12, heads=6),
@@ -162,19 +167,32 @@ class Block(nn.Module):
         return updated
 
 
+def normalized(pixels: Float[Tensor, "B N P"]) -> Float[Tensor, "B N P2"]:
+    """Each patch with mean 0 and standard deviation 1, then its mean and the logarithm of its standard deviation.
+
+    What another contrast changes least, texture and its strength, is so given to the linear patch embedding, which
+    cannot compute it. Both statistics are scaled to a range like that of the pixels.
+    """
+    mean = pixels.mean(dim=2, keepdim=True)
+    centred = pixels - mean
+    spread = (centred.square().mean(dim=2, keepdim=True) + _TINY).sqrt() + _FLAT  # a root of 0 has no gradient
+    return torch.cat([centred / spread, 4.0 * mean, 4.0 * spread.log() + 8.0], dim=2)
+
+
 class PrismEncoder(nn.Module):
     """A set of patches and their positions -> one embedding of the prism.
 
     The CLS token sits at the prism centre (position 0), so the embedding depends on where patches lie about the
-    centre and not on their order. ``checkpointing``: the backward pass computes each block's activations again.
+    centre and not on their order. ``normalize_patches``: see ``normalized``. ``checkpointing``: the backward pass
+    computes each block's activations again.
     """
 
     checkpointing = False
 
-    def __init__(self, shape: EncoderShape) -> None:
+    def __init__(self, shape: EncoderShape, normalize_patches: bool = False) -> None:
         super().__init__()
-        self.shape = shape
-        self.patch_embedding = nn.Linear(PATCH_PX * PATCH_PX, shape.width)
+        self.shape, self.normalize_patches = shape, normalize_patches
+        self.patch_embedding = nn.Linear(patch_inputs(normalize_patches), shape.width)
         self.cls = nn.Parameter(torch.empty(shape.width))
         self.rotary = Rotary3d(shape.width // shape.heads)
         self.blocks = nn.ModuleList([Block(shape.width, shape.heads) for _ in range(shape.depth)])
@@ -201,7 +219,8 @@ class PrismEncoder(nn.Module):
             return_patches: also return the token of each patch after the last norm. No loss has trained the patch
                 tokens of the last block; the embedding may differ in its last bits.
         """
-        embedded = self.patch_embedding(patches.flatten(2))
+        pixels = patches.flatten(2)
+        embedded = self.patch_embedding(normalized(pixels) if self.normalize_patches else pixels)
         cls = self.cls.to(embedded.dtype).expand(embedded.shape[0], 1, -1)
         tokens = torch.cat([cls, embedded], dim=1)
         cos, sin = self.rotary(nn.functional.pad(positions_mm, (0, 0, 1, 0)))
@@ -221,6 +240,11 @@ class PrismEncoder(nn.Module):
         return embedding
 
 
-def build_encoder(preset: Preset) -> PrismEncoder:
+def patch_inputs(normalize_patches: bool) -> int:
+    """Numbers that the patch embedding takes from a patch."""
+    return PATCH_PX * PATCH_PX + (PATCH_STATISTICS if normalize_patches else 0)
+
+
+def build_encoder(preset: Preset, normalize_patches: bool = False) -> PrismEncoder:
     """A freshly initialised encoder of the named size, from torch's global generator."""
-    return PrismEncoder(PRESETS[preset])
+    return PrismEncoder(PRESETS[preset], normalize_patches)

@@ -54,7 +54,17 @@ class PrismNet(nn.Module):
 
 def build_network(config: ModelConfig) -> PrismNet:
     """A freshly initialised network, from torch's global generator; never compiled here."""
-    encoder = build_encoder(config.preset)
+    encoder = build_encoder(config.preset, config.normalize_patches)
     encoder.checkpointing = config.activation_checkpointing
     heads = PairHeads(config.objective, encoder.width, config.projection_dim)
     return PrismNet(encoder, heads, config.masked_share)
+
+
+def block_matrices(network: PrismNet) -> list[nn.Parameter]:
+    """The trained weight matrices of the encoder's blocks, which Muon has where ``train.muon_lr`` is set."""
+    return [p for p in network.encoder.blocks.parameters() if p.requires_grad and is_matrix(p)]
+
+
+def is_matrix(weight: Tensor) -> bool:
+    """Whether a weight is neither a bias nor a norm nor a token."""
+    return weight.ndim >= 2 and min(weight.shape) > 1

@@ -55,8 +55,9 @@ def measures(probe: Mapping[str, float]) -> list[tuple[str, ...]]:
 def verdict(probe: Mapping[str, float | None]) -> str | None:
     """Warnings where the encoder is not shown to be better than what needs no training; None where there are none.
 
-    Same-series recall is compared with random weights. Place recall is compared with chance, random weights and pixel
-    statistics, each of which must lie below its interval over patients.
+    Same-series recall is compared with random weights. Place recall is compared with chance, which must lie below its
+    interval over patients, and with random weights and pixel statistics: the interval of the difference, patient by
+    patient, must lie above 0. Earlier versions did not record differences; there each must lie below the interval.
     """
     known = {name: value for name, value in probe.items() if value is not None and math.isfinite(value)}
     return ". ".join(said for said in (_series_verdict(known), _place_verdict(known)) if said) or None
@@ -66,20 +67,34 @@ def _series_verdict(probe: Mapping[str, float]) -> str | None:
     reached, untrained = probe.get("recall_at_1"), probe.get("recall_at_1_random_init")
     if reached is None or untrained is None or reached > untrained:
         return None
-    return (
-        f"Held-out recall@1 does not beat random weights ({reached:.2f} against {untrained:.2f}): this encoder has "
-        "learned nothing that retrieval can use"
-    )
+    fact = f"Held-out recall@1 does not beat random weights ({reached:.2f} against {untrained:.2f})"
+    if _place_beats_random_weights(probe):
+        return f"{fact}; in the place test, which weighs more, it does"
+    return f"{fact}: this encoder has learned nothing that retrieval can use"
+
+
+def _place_beats_random_weights(probe: Mapping[str, float]) -> bool:
+    least_gain = probe.get("place_gain_random_init_low")
+    if least_gain is not None:
+        return least_gain > 0
+    low, untrained = probe.get("place_recall_at_1_low"), probe.get("place_recall_at_1_random_init")
+    return low is not None and untrained is not None and low > untrained
 
 
 def _place_verdict(probe: Mapping[str, float]) -> str | None:
     reached, low, high = (probe.get(f"place_recall_at_1{ending}") for ending in ("", "_low", "_high"))
     if reached is None:
         return None
-    rivals = {words: probe.get(f"place_recall_at_1{ending}") for words, ending in _RIVALS}
-    known = {f"{words} ({value:.2f})": value for words, value in rivals.items() if value is not None}
-    lost = [words for words, value in known.items() if reached <= value]
-    doubtful = [words for words, value in known.items() if low is not None and low <= value < reached]
+    lost, doubtful = list[str](), list[str]()
+    for words, ending in _RIVALS:
+        value, least_gain = probe.get(f"place_recall_at_1{ending}"), probe.get(f"place_gain{ending}_low")
+        if value is None:
+            continue
+        excluded = least_gain > 0 if least_gain is not None else low is None or low > value
+        if reached <= value:
+            lost.append(f"{words} ({value:.2f})")
+        elif not excluded:
+            doubtful.append(f"{words} ({value:.2f})")
     said = [
         *([f"it does not beat {_listed(lost)}"] if lost else []),
         *([f"the interval does not exclude {_listed(doubtful)}"] if doubtful else []),
@@ -120,7 +135,7 @@ def notes(probe: Mapping[str, float]) -> list[str]:
     elif "telling_directions_max" in probe:
         told.append("Directions between series: not measured, too few series (16 are needed).")
     if "proxy_quality" in probe:
-        parts = ["same series", "shift and rotation", *(["same place"] if "place_recall_at_1" in probe else [])]
+        parts = ["same series", "shift and rotation", *(["same place (most)"] if "place_recall_at_1" in probe else [])]
         if "proxy_quality_directions" in probe:
             parts.append(f"telling directions ({probe['proxy_quality_directions']:.2f} of the largest number)")
         told.append(f"Proxy quality{_interval(probe)}: weighted mean of {', '.join(parts)}; 0 is chance, 1 is perfect.")

@@ -15,6 +15,8 @@ WIDTH, HEIGHT = 232, 150
 STEP_AXIS: Final = alt.X("global_step:Q", title="step", axis=alt.Axis(tickCount=5))
 NUMBER_FORMAT: Final = ",.7~g"
 """Number format of chart axes: 7 digits, because the ticks of a very narrow scale otherwise show rounding noise."""
+_INSIDE: Final = alt.Axis(labelFlush=True)
+"""Labels at the ends of an axis stay beside the plot, so that titles of a row have one height."""
 _FEW = 40  # shorter lines get point marks: a line of one point is invisible
 
 
@@ -65,7 +67,8 @@ def small_multiples(
     for (panel,), rows in long.group_by("panel", maintain_order=True):
         scale = alt.Scale(type="log") if log else alt.Scale(zero=zero)
         shown = rows.filter(pl.col("value") > 0) if log else rows
-        encoding = {"x": STEP_AXIS, "y": alt.Y("value:Q", title=None, scale=scale), "color": color}
+        y = alt.Y("value:Q", title=None, scale=scale, axis=_INSIDE)
+        encoding = {"x": STEP_AXIS, "y": y, "color": color}
         encoding |= {} if dash is None else {"strokeDash": dash}
         encoding |= {} if followed is None else {"opacity": followed[1]}
         if "run" in rows.columns:
@@ -78,8 +81,13 @@ def small_multiples(
         if rule is not None:
             level = alt.Chart(pl.DataFrame({"value": [rule]}))
             lines += level.mark_rule(color="#888888", strokeDash=[5, 4]).encode(y="value:Q")
-        charts.append(lines.properties(width=width, height=HEIGHT, title=str(panel).replace("_", " ")))
-    return alt.concat(*charts, columns=columns, title=alt.TitleParams(title, fontWeight="normal", color="#555555"))
+        charts.append(lines.properties(width=width, height=HEIGHT, title=_over_plot(str(panel).replace("_", " "))))
+    return alt.concat(*charts, columns=columns, title=_over_plot(title, fontWeight="normal", color="#555555"))
+
+
+def _over_plot(title: str, **style: Any) -> alt.TitleParams:
+    """A title that begins where the plot begins, not where its axis labels do: so titles of a column are aligned."""
+    return alt.TitleParams(title, frame="group", anchor="start", **style)
 
 
 def _evenly(rows: pl.DataFrame) -> pl.DataFrame:

@@ -45,6 +45,32 @@ def evidence_rows(ranked: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+def beside_untrained(ranked: pl.DataFrame) -> str | None:
+    """How many measured runs beat random weights and pixel statistics, each those of its own evaluation.
+
+    None where these were not evaluated.
+    """
+    columns = {f"probe/proxy_quality{ending}": words for words, ending in _BASELINES}
+    known = [name for name in columns if _first(ranked, name) is not None]
+    ok = ranked.filter(pl.col("status") == "ok").with_columns(pl.col(known).cast(pl.Float64).fill_nan(None))
+    best_untrained = pl.max_horizontal(known) if known else pl.lit(None)
+    measured = ok.filter(pl.col("proxy_quality").is_not_null(), best_untrained.is_not_null())
+    if measured.is_empty():
+        return None
+    beat = measured.filter(pl.col("proxy_quality") > best_untrained).height
+    each = [f"{columns[name]} ({_span(measured[name])})" for name in known]
+    named = f"the better of {' and '.join(each)}" if len(each) > 1 else each[0]
+    if beat:
+        return f"Of {measured.height} measured runs, {beat} {'beats' if beat == 1 else 'beat'} {named}."
+    return f"No run beats {named}: none has learned anything useful yet, and their order means little. Train longer."
+
+
+def _span(values: pl.Series) -> str:
+    known: list[float] = values.drop_nulls().to_list()
+    low, high = f"{min(known):.3f}", f"{max(known):.3f}"
+    return low if low == high else f"{low} to {high}"
+
+
 def _first(table: pl.DataFrame, column: str) -> float | None:
     if column not in table.columns:
         return None

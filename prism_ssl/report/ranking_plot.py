@@ -13,7 +13,7 @@ OBJECTIVE_COLOR = alt.Color(
     "objective:N",
     title="objective",
     scale=alt.Scale(domain=["regression", "classification"], range=["#1f6fb4", "#d1641f"]),
-    legend=alt.Legend(orient="top"),
+    legend=alt.Legend(orient="top", symbolOpacity=1),
 )
 
 
@@ -39,19 +39,19 @@ def quality_chart(ranked: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
         y=alt.Y("run:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)),
         color=OBJECTIVE_COLOR,
     )
-    scale = alt.Scale(zero=False)
+    scale, words = alt.Scale(zero=False), "proxy quality (0 chance, 1 perfect), 95 % interval"
     intervals = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X(f"{QUALITY_LOW}:Q", title="proxy quality (0 to 1), 95 % interval", scale=scale), x2=f"{QUALITY_HIGH}:Q"
+        x=alt.X(f"{QUALITY_LOW}:Q", title=words, scale=scale), x2=f"{QUALITY_HIGH}:Q"
     )
     points = base.mark_point(filled=True, size=60).encode(x=alt.X(f"{QUALITY}:Q", scale=scale))
     return alt.layer(intervals, points).properties(width=380, title="runs, best first")
 
 
-def effects_chart(effects: pl.DataFrame, response: str) -> alt.LayerChart | alt.FacetChart:
+def effects_chart(effects: pl.DataFrame, response: str, labels: bool = True) -> alt.LayerChart | alt.FacetChart:
     """``effects.main_effects`` on ``response``: a dot and its interval for every level of every factor."""
     shown = effects.with_columns((pl.col("factor") + " = " + pl.col("level")).alias("level"))
     base = alt.Chart(shown).encode(
-        y=alt.Y("level:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)),
+        y=alt.Y("level:N", sort=None, title=None, axis=alt.Axis(labelLimit=260, labels=labels)),
         color=alt.Color("factor:N", legend=None),
     )
     intervals = base.mark_rule(strokeWidth=2).encode(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from prism_ssl.eval.effects import main_effects
 from prism_ssl.eval.ranking import (
-    FACTORS,
+    BEHIND,
+    BEHIND_HIGH,
+    BEHIND_LOW,
     INTERVAL_IN_WORDS,
     NOT_PAIRED,
     QUALITY,
@@ -18,18 +19,26 @@ from prism_ssl.eval.ranking import (
     QUALITY_LOW,
     THROUGHPUT,
     UNRECORDED,
+    factor_effects,
     is_paired,
+    left_out_in_words,
     never_began,
     rank_runs,
     recommendation,
     recommended_command,
 )
-from prism_ssl.report.ranking_evidence import evidence_rows
+from prism_ssl.report.ranking_evidence import beside_untrained, evidence_rows
 from prism_ssl.report.ranking_plot import ranking_plot
 from prism_ssl.utils.fs import write_atomic
 
 _NAMED = 3
 """Most runs that a sentence names."""
+_UNMEASURED = "ok run without a measured quality ranks", "ok runs without a measured quality rank"
+_NEVER_BEGAN = "run ended before its first step and is left out", "runs ended before their first step and are left out"
+_PAIRED = (
+    "Behind the best: the quality of the best run less the run's, patient by patient, with a 95 % interval that holds "
+    "for all pairs of runs at once. Where it contains 0, the run is as good as the best one within the doubt."
+)
 TABLE_FILE, TEXT_FILE, PLOT_FILE = "ranking.parquet", "ranking.md", "ranking.png"
 
 
@@ -40,7 +49,7 @@ def write_ranking(folder: Path, scored: pl.DataFrame, notes: Sequence[str] = ())
     and one of an earlier call is removed.
     """
     ranked = rank_runs(scored)
-    effects = {response: _effects(scored, response) for response in (QUALITY, THROUGHPUT)}
+    effects = {response: factor_effects(scored, response) for response in (QUALITY, THROUGHPUT)}
     ranked.write_parquet(folder / TABLE_FILE)
     text = _text(scored, ranked, never_began(scored), effects, recommended_command(scored), notes)
     write_atomic(folder / TEXT_FILE, text.encode())
@@ -48,11 +57,6 @@ def write_ranking(folder: Path, scored: pl.DataFrame, notes: Sequence[str] = ())
     if ranked[QUALITY].count():
         ranking_plot(ranked, effects[QUALITY]).save(folder / PLOT_FILE, ppi=150)
     return ranked
-
-
-def _effects(scored: pl.DataFrame, response: str) -> pl.DataFrame:
-    present = [factor for factor in FACTORS if factor in scored.columns]
-    return main_effects(scored.filter(pl.col("status") == "ok"), response, present)
 
 
 def _text(
@@ -67,13 +71,13 @@ def _text(
     unmeasured = len(ok) - ok[QUALITY].count()
     parts = [
         "# Ranking",
-        f"{len(ranked)} runs: {len(ok)} ok, {len(ranked) - len(ok)} not"
-        + (f"; {unmeasured} ok runs without a measured quality rank after the others" if unmeasured else "")
+        f"{_counted(len(ranked), 'run', 'runs')}: {len(ok)} ok, {len(ranked) - len(ok)} not"
+        + (f"; {_counted(unmeasured, *_UNMEASURED)} after the others" if unmeasured else "")
         + ". Best first: proxy quality on held-out scans (0 is chance, 1 perfect; 95 % interval over patients), then "
         "throughput with every step of 2 s or more counted as lost (10 s or more: as five). "
         "Runs that did not end ok come last.",
         INTERVAL_IN_WORDS,
-        *([f"{left_out.height} runs ended before their first step and are left out."] if left_out.height else []),
+        *([f"{_counted(left_out.height, *_NEVER_BEGAN)}."] if left_out.height else []),
         *notes,
         "## Recommendation",
         _recommendation(scored, command),
@@ -84,6 +88,7 @@ def _text(
         "## Main effects on proxy quality",
         "Deviation of a level from its factor's mean, with the other factors held fixed (least squares; 95 % "
         "Student's t interval). An interval that contains 0 is no evidence of an effect.",
+        *([said] if (said := left_out_in_words(scored)) else []),
         _effects_table(effects[QUALITY], "{:+.4f}"),
         "## Main effects on throughput (patches/s)",
         _effects_table(effects[THROUGHPUT], "{:+,.0f}"),
@@ -110,11 +115,13 @@ def recommendation_in_words(scored: pl.DataFrame) -> list[str]:
             if fitted.differs
             else "The best measured run has the same levels.",
         ]
+        words += [said] if (said := left_out_in_words(scored)) else []
         if fitted.status is None:
             words.append("No run had exactly these levels.")
         elif fitted.status != "ok":
             words.append(f"The run of these levels did not end ok ({fitted.status}): look at its cause first.")
-    return [*words, _others(ranked)]
+    untrained = beside_untrained(ranked)
+    return [*words, _others(ranked), *([untrained] if untrained is not None else [])]
 
 
 def _others(ranked: pl.DataFrame) -> str:
@@ -126,7 +133,7 @@ def _others(ranked: pl.DataFrame) -> str:
     if unknown and unknown == len(ok) - 1:
         return " ".join(["No run could be compared with the best one.", *_not_paired(ok)])
     how = "paired over patients" if is_paired(ranked) else "by their intervals"
-    others = f"{near} other run{'s are' if near > 1 else ' is'}" if near > 0 else "no other run is"
+    others = _counted(int(near), "other run is", "other runs are") if near > 0 else "no other run is"
     return " ".join([f"Compared {how}, {others} as good as the best one within the doubt.", *_not_paired(ok)])
 
 
@@ -134,13 +141,14 @@ def _not_paired(ok: pl.DataFrame) -> list[str]:
     """Which runs were not compared patient by patient, and what the comparison of the others takes for granted."""
     if not is_paired(ok):
         without = ok["near_best"].null_count()
-        return [f"{without} runs have no interval and were not compared."] if without else []
+        which = _counted(without, "run has no interval and was", "runs have no interval and were")
+        return [f"{which} not compared."] if without else []
     apart = ok.filter(pl.col(NOT_PAIRED).is_not_null()).group_by(NOT_PAIRED, maintain_order=True).agg("run")
     told = [f"{_names(runs)} ({why})" for why, runs in apart.iter_rows()]
     words = [f"Not compared: {'; '.join(told)}."] if told else []
     if count := int(ok[UNRECORDED].sum()):
-        which = "1 run is" if count == 1 else f"{count} runs are"
-        words.append(f"The evaluation settings of {which} not recorded (an earlier version): they count as equal.")
+        of = _counted(count, "run is", "runs are")
+        words.append(f"The evaluation settings of {of} not recorded (an earlier version): they count as equal.")
     return words
 
 
@@ -149,18 +157,31 @@ def _names(runs: Sequence[str]) -> str:
 
 
 def _runs_table(ranked: pl.DataFrame) -> str:
+    paired = is_paired(ranked)
     rows = [
         (
             run["rank"],
             run["run"],
             run["status"],
             _interval(run[QUALITY], run[QUALITY_LOW], run[QUALITY_HIGH], "{:.3f}"),
+            *([_behind(run)] if paired else []),
             _said(run[THROUGHPUT], "{:,.0f}"),
             f"{_said(run['steps_done'], '{}')}/{_said(run['max_steps'], '{}')}",
         )
         for run in ranked.iter_rows(named=True)
     ]
-    return _table(("rank", "run", "status", "proxy quality", "patches/s after stalls", "steps"), rows)
+    behind = ("behind the best",) if paired else ()
+    table = _table(("rank", "run", "status", "proxy quality", *behind, "patches/s after stalls", "steps"), rows)
+    return f"{_PAIRED}\n\n{table}" if paired else table
+
+
+def _behind(run: Mapping[str, Any]) -> str:
+    """How far a run is behind the best one of a paired ranking."""
+    if run["rank"] == 1:
+        return "the best"
+    if run[BEHIND] is None:
+        return "not compared" if run["status"] == "ok" else "-"
+    return _interval(run[BEHIND], run[BEHIND_LOW], run[BEHIND_HIGH], "{:.3f}")
 
 
 def _evidence(ranked: pl.DataFrame) -> list[str]:
@@ -197,6 +218,10 @@ def _interval(value: float | None, low: float | None, high: float | None, form: 
     if low is None or high is None:
         return f"{form.format(value)} (no interval)"
     return f"{form.format(value)} ({form.format(low)} to {form.format(high)})"
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _said(value: Any, form: str) -> str:

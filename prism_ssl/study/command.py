@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all other imports, which take seconds
+    from prism_ssl.utils.stop_signals import leave_on_stop_signals
+
+    leave_on_stop_signals()
+
 import argparse
 import json
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -18,11 +20,11 @@ from rich.table import Table
 from prism_ssl.errors import CatalogError, PrismError, RunFolderError
 from prism_ssl.study.rows import ROWS
 from prism_ssl.study.split import patients_on
+from prism_ssl.utils.child_command import run_child
 from prism_ssl.utils.fs import private_folder
 
 RECIPE = "study"
 _OK, _FAILED, _REFUSED, _INTERRUPTED = 0, 1, 2, 75
-_POLL_S = 0.2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,43 +119,25 @@ def _train(name: str, table: Path, folder: Path, settings: Sequence[str]) -> int
     The row's own settings, its scans and its folder come last, so that none of ``settings`` changes what a row is.
     """
     run_dir = folder / "runs" / name
-    asked = [*settings, *_options(ROWS[name].settings), f"--data.catalog-path={table}"]
+    asked = [*settings, *ROWS[name].options(), f"--data.catalog-path={table}"]
     asked += [f"--data.holdout-file={folder / 'held_out.txt'}", f"--run.root={folder / 'runs'}", f"--run.name={name}"]
     if _finished(run_dir):
-        _refuse_other_settings(run_dir, asked)
+        _refuse_other_settings(run_dir, _settings_told(asked))
         return _OK
     run_dir.parent.mkdir(exist_ok=True)
-    stopped: list[int] = []
-    training: subprocess.Popen[bytes] | None = None
-
-    def note(number: int, _: object) -> None:
-        stopped.append(number)
-        if training is not None and number != signal.SIGINT:  # Ctrl-C reaches the whole group by itself
-            training.send_signal(number)
-
-    before = {each: signal.signal(each, note) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
-    try:
-        training = subprocess.Popen([sys.executable, "-m", "prism_ssl.cli.main", "train", RECIPE, *asked])
-        if stopped:
-            training.send_signal(signal.SIGTERM)
-        while (code := training.poll()) is None:  # as long as it takes; a stop signal is passed on meanwhile
-            time.sleep(_POLL_S)
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    code, stopped = run_child("prism_ssl.cli.main", ["train", RECIPE, *asked])
     if code == _OK:
-        _asked_file(run_dir).write_text(json.dumps(asked), encoding="utf-8")
+        _asked_file(run_dir).write_text(json.dumps(_settings_told(asked)), encoding="utf-8")
     return _INTERRUPTED if stopped else code
 
 
-def _options(settings: Mapping[str, str]) -> list[str]:
-    """Options of a command line; a switch has no value, and is turned off by ``no-`` before its name."""
-    return [_option(key, value) for key, value in settings.items()]
+def _settings_told(asked: Sequence[str]) -> list[str]:
+    """The options of a row, and the recipe's hash: that of another version may differ under equal options."""
+    from prism_ssl.config.defaults import RECIPES, known_keys
+    from prism_ssl.utils.hashing import content_hash
 
-
-def _option(key: str, value: str) -> str:
-    section, _, name = key.rpartition(".")
-    return {"True": f"--{key}", "False": f"--{section}.no-{name}"}.get(value, f"--{key}={value}")
+    recipe = content_hash({key: str(value) for key, value in known_keys(RECIPES[RECIPE]()).items()})
+    return [*asked, f"recipe {RECIPE} {recipe}"]
 
 
 def _asked_file(run_dir: Path) -> Path:
@@ -183,7 +167,7 @@ def _show(folder: Path, decide: bool, console: Console) -> bool:
     """Print and write the table of the rows that have finished; False where there is none."""
     from prism_ssl.eval.quality.evidence import read_evidence
     from prism_ssl.records.run_files import read_summary
-    from prism_ssl.study.results import PLACE, REST, markdown, table
+    from prism_ssl.study.results import PLACE, POSE, REST, markdown, table
 
     finished = [name for name in ROWS if _finished(folder / "runs" / name)]
     summaries = {name: read_summary(folder / "runs" / name) for name in finished}
@@ -193,7 +177,7 @@ def _show(folder: Path, decide: bool, console: Console) -> bool:
     found = {name: read_evidence(folder / "runs" / name) for name in probes}
     lines = table(probes, {name: evidence for name, evidence in found.items() if evidence is not None})
     console.print(f"{'validation' if decide else 'test'} patients, none of them trained on")
-    for columns in (PLACE, REST):
+    for columns in (PLACE, POSE, REST):
         shown = Table()
         for column in ("row", *columns):
             shown.add_column(column)

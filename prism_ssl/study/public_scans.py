@@ -15,7 +15,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from prism_ssl.errors import ScanRejected
+from prism_ssl.config.operations import PreflightConfig
+from prism_ssl.errors import MachineTrouble, ScanRejected
 from prism_ssl.study.sources import REPOSITORIES, PublicSeries, Repository
 
 COLUMNS = ("pmbb_id", "modality", "series_path", "series_description", "exam_type", "body_part")
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _REFUSED
     try:
         return _lay_out_all(given.clones, given.out, console, errors)
-    except OSError as error:
+    except (MachineTrouble, OSError) as error:
         errors.print(f"{type(error).__name__}: {error}; the same command goes on from here", style="red", markup=False)
         return _REFUSED
 
@@ -63,8 +64,10 @@ def _lay_out_all(clones: Path, out: Path, console: Console, errors: Console) -> 
         return _NOTHING
     _write_catalog(rows, out / "catalog.csv")
     patients = len({series.patient for series in rows})
-    console.print(f"{len(rows)} series of {patients} patients in {out / 'catalog.csv'}", markup=False)
-    console.print(f"next: prism study {out / 'catalog.csv'}", markup=False)
+    told = (
+        f"{len(rows)} series of {patients} patients in {out / 'catalog.csv'}\nnext: prism study {out / 'catalog.csv'}"
+    )
+    console.print(told, markup=False, soft_wrap=True)
     return _OK
 
 
@@ -105,35 +108,32 @@ def _lay_out(series: PublicSeries, clone: Path, out: Path) -> str | None:
         return "not in the clone"
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".converting-") as scratch:
-        made = _converted(series, source, Path(scratch)) if series.is_dicom else source
-        if made is None:
-            return "dcm2niix made no volume of it"
-        folder.mkdir(parents=True, exist_ok=True)
         if series.is_dicom:
-            from prism_ssl.data.dicom import place_volume
-
-            place_volume(made, target)
-        else:
-            part = Path(scratch) / "part"
-            shutil.copyfile(made, part)
-            part.replace(target)
+            return _convert(series, source, target, scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = Path(scratch) / "part"
+        shutil.copyfile(source, part)
+        part.replace(target)
     return None
 
 
-def _converted(series: PublicSeries, source: Path, scratch: Path) -> Path | None:
-    """The largest volume that dcm2niix makes of the series; one corrected for gantry tilt goes first."""
-    from prism_ssl.data.dicom import converted, files_below, read_file
+def _convert(series: PublicSeries, source: Path, target: Path, scratch: str) -> str | None:
+    """Bring a DICOM series to its place as ``prism import`` does; returns why it could not be, or None."""
+    from prism_ssl.data.dicom import bring, files_below, job_of, read_file, volumes_of
 
-    slices: dict[tuple[str, object], Path] = {}
-    for found in files_below([source], without=()):
-        for header in read_file(found).instances:
-            # Some copies repeat a slice, some give all slices one SOPInstanceUID.
-            if header.modality == series.modality and not header.member:
-                slices.setdefault((header.sop, header.frames[0].position), Path(header.path))
+    headers = [header for found in files_below([source], without=()) for header in read_file(found).instances]
+    wanted = [header for header in headers if header.modality == series.modality]
+    parts = volumes_of(wanted, (series.modality,), PreflightConfig().min_slices)
+    whole = [part for part in parts if part.stack is not None]
+    if not whole:
+        reasons = dict.fromkeys(part.refusal.reason for part in parts if part.refusal is not None)
+        return ", ".join(reasons) or "no such DICOM"
+    largest = max(whole, key=lambda part: len(part.stack.order) if part.stack else 0)
     try:
-        return converted(slices.values(), scratch)[0]
-    except ScanRejected:
-        return None
+        bring(job_of(largest, series.folder, str(target)), scratch)
+    except ScanRejected as rejected:
+        return rejected.reason
+    return None
 
 
 def _write_catalog(rows: Sequence[PublicSeries], path: Path) -> None:

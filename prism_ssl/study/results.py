@@ -8,23 +8,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
-from prism_ssl.eval.place.retrieval import by_patient
+from prism_ssl.eval.place.retrieval import by_patient, place_gain, student_interval
+from prism_ssl.eval.quality.bootstrap import skill_interval
 from prism_ssl.eval.quality.evidence import PatientEvidence
 from prism_ssl.eval.quality.questions import why_apart
 from prism_ssl.model.pair_targets import AXES
 from prism_ssl.study.rows import ROWS
 
-BASELINES = {"random weights": "_random_init", "pixel statistics": "_pixels"}
+BASELINES = {"random weights": "_random_init", "pixel statistics": "_pixels", "spacing alone": "_spacing"}
 """Rows that need no training, and the endings of their scalars in the first row's evaluation."""
 
 _AXES = tuple(axis for axes in AXES.values() for axis in axes if axis != "distance")
-PLACE = ("place recall@1", "95 % interval", "PRISM better by", "error, mm")
-"""Columns of the place test: same place, other series."""
-REST = (*_AXES, "modality, kNN")
-"""Columns of the pair heads (sign skill) and of the probe."""
-COLUMNS = (*PLACE, *REST)
+PLACE = ("place recall@1", "95 % interval", "PRISM better by", "CT with MR", "centred", "error, mm")
+"""Columns of the place test: same place, other series. CT with MR: of these pairs alone; centred: when the mean of each
+series' views is subtracted first."""
+POSE, REST = _AXES[:6], (*_AXES[6:], "modality, kNN", "modality, linear")
+"""Columns of the pair heads (sign skill, with its 95 % interval over patients) and of the probes."""
+COLUMNS = (*PLACE, *POSE, *REST)
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,7 @@ class Interval:
 def over_patients(values: Sequence[float]) -> Interval:
     """Mean and interval of one value a patient."""
     known = np.asarray(values, float)
-    mean = float(known.mean()) if len(known) else math.nan
-    if len(known) < 2:
-        return Interval(mean, math.nan, math.nan)
-    half = float(stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known)))
-    return Interval(mean, mean - half, mean + half)
+    return Interval(float(known.mean()) if len(known) else math.nan, *student_interval(known))
 
 
 def place_by_patient(evidence: PatientEvidence) -> dict[str, float]:
@@ -59,11 +56,10 @@ def untrained(evidence: PatientEvidence, ending: str) -> PatientEvidence | None:
 
 
 def difference(first: PatientEvidence, other: PatientEvidence) -> Interval:
-    """Place recall of ``first`` less that of ``other``, patient by patient, over the patients of both."""
-    if why_apart(other, first) is not None:  # they were asked other questions
+    """Place recall of ``first`` less that of ``other``, patient by patient; NaN where their questions differ."""
+    if why_apart(other, first) is not None:
         return Interval(math.nan, math.nan, math.nan)
-    a, b = place_by_patient(first), place_by_patient(other)
-    return over_patients([a[patient] - b[patient] for patient in a if patient in b])
+    return Interval(*place_gain(first.place_recall, other.place_recall, first.patient_of_pair))
 
 
 def table(
@@ -84,6 +80,7 @@ def table(
         "place recall@1": _number(source.get("place_recall_at_1_chance")),
         "error, mm": _number(source.get("place_distance_mm_chance"), 0),
         "modality, kNN": _number(source.get("modality_chance")),
+        "modality, linear": _number(source.get("modality_chance")),
     }
     return [*lines, chance | dict.fromkeys(_AXES, "0")]
 
@@ -97,9 +94,12 @@ def _trained(
         "place recall@1": _number(probe.get("place_recall_at_1")),
         "95 % interval": _interval(evidence.get(name)),
         "PRISM better by": _gain(better),
+        "CT with MR": _number(probe.get("place_recall_at_1_ct_mr")),
+        "centred": _number(probe.get("place_recall_at_1_centred")),
         "error, mm": _number(probe.get("place_distance_mm"), 0),
-        **{axis: _number(probe.get(f"skill/{axis}")) for axis in _AXES},
+        **{axis: _skill(probe.get(f"skill/{axis}"), evidence.get(name), axis) for axis in _AXES},
         "modality, kNN": _number(probe.get("knn_modality")),
+        "modality, linear": _number(probe.get("linear_modality")),
     }
 
 
@@ -112,8 +112,11 @@ def _baseline(
         "place recall@1": _number(probe.get(f"place_recall_at_1{ending}")),
         "95 % interval": _interval(own),
         "PRISM better by": _gain(difference(first, own) if first and own else None),
+        "CT with MR": _number(probe.get(f"place_recall_at_1_ct_mr{ending}")),
+        "centred": _number(probe.get(f"place_recall_at_1_centred{ending}")),
         "error, mm": _number(probe.get(f"place_distance_mm{ending}"), 0),
         "modality, kNN": _number(probe.get(f"knn_modality{ending}")),
+        "modality, linear": _number(probe.get(f"linear_modality{ending}")),
     }
 
 
@@ -127,6 +130,11 @@ def markdown(lines: Sequence[Mapping[str, str]]) -> str:
 def _interval(evidence: PatientEvidence | None) -> str:
     interval = evidence and over_patients(list(place_by_patient(evidence).values()))
     return f"{interval.low:.2f} to {interval.high:.2f}" if interval and math.isfinite(interval.low) else "-"
+
+
+def _skill(value: float | None, evidence: PatientEvidence | None, axis: str) -> str:
+    low, high = skill_interval(evidence, axis) if evidence else (math.nan, math.nan)
+    return _number(value) + (f" ({low:.2f} to {high:.2f})" if value is not None and math.isfinite(low) else "")
 
 
 def _gain(better: Interval | None) -> str:

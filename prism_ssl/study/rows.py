@@ -7,10 +7,20 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Row:
-    """A training. ``settings`` override the recipe ``study``; budget, encoder, scans and evaluation stay the same."""
+    """A training. ``settings`` override the recipe ``study``; patches a step, steps, encoder, scans and evaluation stay
+    the same."""
 
     title: str
     settings: dict[str, str] = field(default_factory=dict)
+
+    def options(self) -> list[str]:
+        """As options of ``prism train``; a switch has no value, and is turned off by ``no-`` before its name."""
+        return [_option(key, value) for key, value in self.settings.items()]
+
+
+def _option(key: str, value: str) -> str:
+    section, _, name = key.rpartition(".")
+    return {"True": f"--{key}", "False": f"--{section}.no-{name}"}.get(value, f"--{key}={value}")
 
 
 _SERIES = {
@@ -41,7 +51,12 @@ ROWS = {
     "masked": Row("PRISM, and hidden patches", {"model.masked-share": "0.5", "loss.w-masked": "0.3"}),
     "mae": Row(
         "masked autoencoder (three quarters hidden)",
-        {"model.masked-share": "0.75", "loss.w-masked": "1", "loss.w-supcon-target": "0"} | dict.fromkeys(_HEADS, "0"),
+        # A quarter of 16 patches would be 4: as many patches a step as the other rows, in fewer and larger views.
+        {"model.masked-share": "0.75", "loss.w-masked": "1", "loss.w-supcon-target": "0"}
+        | {"data.n-patches": "64", "train.batch-size": "32"}
+        # No loss trains its CLS token.
+        | {"eval.pooling": "mean"}
+        | dict.fromkeys(_HEADS, "0"),
     ),
 }
 """By name. The first row is the one that the others are compared with."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 from threading import Event
@@ -16,6 +15,7 @@ from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
+from prism_ssl.train.distributed.devices import GrowingSegments
 from prism_ssl.train.guards.stop_request import StopBetweenSteps, sigterm_as_ctrl_c
 from prism_ssl.train.run.failure_cause import root_failure
 from prism_ssl.train.run.loop_config import LoopConfig
@@ -47,7 +47,8 @@ def fit(order: LoopConfig, tmp_root: Path) -> BaseException | None:
                     storage_path=str(storage),
                     # A retry by Ray would hide the first failure, and repeat a deliberate one.
                     failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-                    callbacks=_callbacks(),
+                    # Ray accepts all kinds but its annotation names one.
+                    callbacks=cast(list[UserCallback], [GrowingSegments(), StopBetweenSteps(), ReportCallback()]),
                 ),
             ).fit()
     except WorkerGroupError as error:
@@ -59,16 +60,6 @@ def fit(order: LoopConfig, tmp_root: Path) -> BaseException | None:
     except (KeyboardInterrupt, SystemExit):  # Ray Train turns Ctrl-C into SystemExit
         return KeyboardInterrupt()
     return None
-
-
-def _callbacks() -> list[UserCallback]:
-    callbacks: list[Any] = [StopBetweenSteps(), ReportCallback()]
-    if "ray.tune" in sys.modules:  # otherwise this is no trial, and the import is not needed
-        from ray.tune.integration.ray_train import TuneReportCallback
-        from ray.tune.trainable.trainable_fn_utils import _in_tune_session
-
-        callbacks += [TuneReportCallback()] if _in_tune_session() else []
-    return cast(list[UserCallback], callbacks)  # Ray accepts all kinds but its annotation names one
 
 
 def _in_worker(settings: dict[str, Any]) -> None:

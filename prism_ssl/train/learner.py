@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -13,19 +12,10 @@ from prism_ssl.model.loss import LossBundle, LossReport
 from prism_ssl.model.network import PrismNet, build_network
 from prism_ssl.model.partners import across, next_of_series, partners
 from prism_ssl.model.precision import autocast_for
-from prism_ssl.model.schedules import lr_factor
 from prism_ssl.train.distributed.batch_parts import encoded_in_parts, gradients_of_parts
 from prism_ssl.train.distributed.joint_batch import joint_batch, sum_gradients
 from prism_ssl.train.distributed.ranks import Ranks
-
-
-class GuardedAdamW(torch.optim.AdamW):
-    """AdamW that skips its step when ``found_inf`` is 1, decided on the device without a sync.
-
-    A skipped step leaves weights, moments and step counts unchanged.
-    """
-
-    found_inf: torch.Tensor | None = None
+from prism_ssl.train.optimizer import Optimizers
 
 
 class Learner:
@@ -42,14 +32,13 @@ class Learner:
         if config.model.compile and device.type == "cuda":
             self._forward = torch.compile(self.network)
         self._losses = LossBundle(config.loss, config.view, config.model.objective)
-        self._optimizer = _optimizer(self.network, config)
+        self._optimizers = Optimizers(self.network, config.train)
         self.last_update_finite = torch.ones((), device=device)
         self.update_is_whole = True
 
     def step(self, batch: PrismBatch, step: int) -> LossReport:
         """Train on a batch (or this rank's part) at 0-based ``step``, without device sync; reports on all pairs."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+        self._optimizers.begin(step)
         parts = self._config.train.grad_accumulation
         if parts == 1:
             output = self._encode(
@@ -59,7 +48,6 @@ class Learner:
             output = encoded_in_parts(self._encode, batch, parts)
         facts = across(batch, partners(batch.series_label, parts)) if self._config.loss.heads_across_pairs else batch
         report = self._losses(*joint_batch(output, facts, self._ranks), step)
-        self._optimizer.zero_grad(set_to_none=True)
         report.total.backward()
         if parts > 1:
             gradients_of_parts(self._encode, batch, parts, output)
@@ -67,9 +55,8 @@ class Learner:
         sum_gradients(self.network.parameters(), self._ranks)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._config.train.grad_clip)
         self.last_update_finite = (torch.isfinite(report.total) & torch.isfinite(norm)).float()
-        self._optimizer.found_inf = 1.0 - self.last_update_finite
         self.update_is_whole = False
-        self._optimizer.step()
+        self._optimizers.step(found_inf=1.0 - self.last_update_finite)
         self.update_is_whole = True
         return report
 
@@ -88,25 +75,14 @@ class Learner:
                 head.zero_grad(set_to_none=True)
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate at 0-based ``step``."""
-        train = self._config.train
-        return train.lr * lr_factor(step, train.lr_warmup_steps, train.max_steps)
+        """Learning rate of AdamW at 0-based ``step``."""
+        return self._optimizers.learning_rate(step)
 
     def state(self) -> dict[str, Any]:
         """Weights and optimiser state, for a checkpoint."""
-        return {"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict()}
+        return {"network": self.network.state_dict(), **self._optimizers.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of ``state``."""
         self.network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
-
-
-def _optimizer(network: PrismNet, config: PrismConfig) -> GuardedAdamW:
-    """AdamW that decays weight matrices only, not biases, norms and tokens."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    matrices = [p for p in parameters if p.ndim >= 2 and min(p.shape) > 1]
-    others = [p for p in parameters if not (p.ndim >= 2 and min(p.shape) > 1)]
-    assert math.isclose(sum(p.numel() for p in parameters), sum(p.numel() for p in (*matrices, *others)))
-    groups = [{"params": matrices, "weight_decay": config.train.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return GuardedAdamW(groups, lr=config.train.lr, betas=(0.9, 0.95), fused=True)
+        self._optimizers.load_state(state)

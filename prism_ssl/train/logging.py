@@ -61,7 +61,7 @@ class Tracker:
         """A picture (.png) under ``name``: a plot, a panel of views."""
 
     def checkpoint(self, path: Path, global_step: int) -> None:
-        """Upload a checkpoint as the artifact's ``latest`` version, in the background."""
+        """Upload a checkpoint as the artifact's ``latest`` version, in the background; the newest always goes up."""
 
     def finish(self, summary: RunSummary) -> dict[str, str]:  # noqa: ARG002  not tracked
         """End the tracked run; returns the value of ``RunSummary.tracking``."""
@@ -164,11 +164,7 @@ class _WandbTracker(Tracker):
             with source:
                 self._upload(source, global_step)
 
-        if not self._uploads.offer(upload):
-            source.close()
-            self.problems.append(
-                f"the checkpoint of step {global_step} was not uploaded: the previous upload is running"
-            )
+        self._uploads.offer(upload, source.close)
 
     def finish(self, summary: RunSummary) -> dict[str, str]:
         patience_s = self._config.tracking.finish_timeout_s / 2  # the other half is for the client, see _settings
@@ -179,7 +175,8 @@ class _WandbTracker(Tracker):
         with self._noting("pictures"):
             for picture in (*self._run_dir.glob("*.png"), *self._run_dir.glob("plots/*.png")):
                 self.image(f"media/{picture.stem}", picture, summary.steps_done)
-        encoder = self._end_with_encoder(summary, max(1.0, deadline - time.monotonic()))
+        # However long the checkpoint took, the encoder has a chance.
+        encoder = self._end_with_encoder(summary, max(patience_s / 2, deadline - time.monotonic()))
         with self._noting("the summary"):
             self._run.summary.update(_end_of_run(summary))
         with self._noting("the end of the run"):
@@ -273,7 +270,7 @@ class _WandbTracker(Tracker):
         with self._noting("the encoder"), contextlib.ExitStack() as files:
             for path in (Path(summary.encoder).parent / file for file in EXPORT_FILES):
                 _add_open_file(artifact, files.enter_context(path.open("rb")), path.name)
-            self._run.log_artifact(artifact, aliases=["latest"]).wait(round(patience_s))
+            self._run.log_artifact(artifact, aliases=["latest"]).wait(math.ceil(patience_s))
             uploaded = self._tracked.encoder_path
         return uploaded
 

@@ -3,7 +3,7 @@
 All totals cover the whole run, steps 1 to ``steps_done``. Steps that an attempt did after its last checkpoint are done
 again after the resume and count once. A resumed attempt must open its pools and compile again before its first step is
 done; that time says nothing about the settings, so it is counted as ``resume_s``: part of ``wall_s``, but of no rate,
-step time, wait or stall.
+step time, wait or stall. Evaluating and writing checkpoints count likewise, as ``evaluation_s`` and ``checkpoint_s``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ import torch
 from prism_ssl.data.sharded_dataset import NO_WAIT, WaitCauses
 
 STALL_LIMITS_MS = (2000, 10000)
+
+Aside = Literal["evaluation", "checkpoint"]
+"""What happens between steps and is no training."""
 
 
 @dataclass
@@ -35,7 +38,7 @@ class StepTimes:
     _steps_ms: array[float] = field(default_factory=lambda: array("f"))
     _stalls: dict[int, int] = field(default_factory=lambda: dict.fromkeys(STALL_LIMITS_MS, 0))
     _waits: WaitCauses = NO_WAIT
-    _aside_s: float = 0.0
+    _aside_s: dict[Aside, float] = field(default_factory=lambda: {"evaluation": 0.0, "checkpoint": 0.0})
     _resume_s: float = 0.0
     _wall_before_s: float = 0.0
     _first_step_ms: float | None = None
@@ -52,7 +55,9 @@ class StepTimes:
         self._steps_ms = array("f", state["steps_ms"].tolist())
         self._stalls |= {limit_ms: int(state["stalls"].get(limit_ms, 0)) for limit_ms in STALL_LIMITS_MS}
         self._waits = WaitCauses(*state["waits_ms"])
-        self._aside_s, self._resume_s = state["aside_s"], state["resume_s"]
+        # An earlier version counted the time of checkpoints in their next steps.
+        self._aside_s = {"evaluation": state["aside_s"], "checkpoint": state.get("checkpoint_s", 0.0)}
+        self._resume_s = state["resume_s"]
         self._wall_before_s, self._first_step_ms = state["wall_s"], state["first_step_ms"]
 
     def state(self) -> dict[str, Any]:
@@ -62,7 +67,8 @@ class StepTimes:
             "steps_ms": torch.tensor(self._steps_ms, dtype=torch.float32),
             "stalls": dict(self._stalls),
             "waits_ms": [waits.total_ms, waits.opening_ms, waits.sampling_ms, waits.transport_ms],
-            "aside_s": self._aside_s,
+            "aside_s": self._aside_s["evaluation"],
+            "checkpoint_s": self._aside_s["checkpoint"],
             "resume_s": self._resume_s,
             "wall_s": self._wall_s(),
             "first_step_ms": self._first_step_ms,
@@ -100,9 +106,9 @@ class StepTimes:
             "data_wait_transport_ms_total": self._waits.transport_ms,
         }
 
-    def set_aside(self, ms: float) -> None:
+    def set_aside(self, what: Aside, ms: float) -> None:
         """Exclude time between steps that was no training from all rates."""
-        self._aside_s += ms / 1e3
+        self._aside_s[what] += ms / 1e3
 
     def interval(self) -> dict[str, float]:
         """Rates since the last call, for a row of the history; a resumed attempt's first step is in them."""
@@ -126,12 +132,12 @@ class StepTimes:
             return {}
         steps = np.asarray(self._steps_ms, dtype=np.float64)
         wall_s = self._wall_s()
-        training_s = wall_s - self._aside_s - self._resume_s
+        training_s = wall_s - sum(self._aside_s.values()) - self._resume_s
         totals = {
             "throughput_effective_patches_per_sec": self.patches_per_step * len(steps) / training_s,
             "steps_timed": float(len(steps)),
             "wall_s": wall_s,
-            "evaluation_s": self._aside_s,
+            **{f"{what}_s": seconds for what, seconds in self._aside_s.items()},
             "resume_s": self._resume_s,
             "total_step_time_ms_mean": float(steps.mean()),
             "total_step_time_ms_max": float(steps.max()),

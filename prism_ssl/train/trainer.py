@@ -74,7 +74,7 @@ def train(config: PrismConfig, console: Console) -> RunSummary:
             if dashboard is not None:
                 console.print(dashboard_words(dashboard), markup=False, highlight=False, soft_wrap=True)
             require_resources(config, ray.cluster_resources())
-            require_usable_gpus(config.train.num_workers)
+            require_usable_gpus(config.train.num_workers, config.model.compile)
             archive = prepare_archive(selected, config, folder.path.parent / ".preflight", start.split)
             archive, earlier = _with_its_patients(archive, start, folder, config, console)
             describe_archive(archive, config.data, console)

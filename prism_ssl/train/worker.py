@@ -19,6 +19,7 @@ from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
 from prism_ssl.errors import CheckpointError, PoolActorDied, QuotaExceeded, ReplacementFailed, RunFolderError
 from prism_ssl.eval.evaluate import Evaluator
 from prism_ssl.eval.quality.evidence import write_evidence
+from prism_ssl.model.capacity.memory import gpu_memory
 from prism_ssl.model.export import save_encoder, verify_export
 from prism_ssl.model.loss import LossReport
 from prism_ssl.records.run_files import last_probe, read_history
@@ -115,7 +116,7 @@ class Attempt:
         step = self._recorder.steps_done
         with out_of_memory_named(self._config, f"step {step + 1}"):
             report = self._learner.step(batch, step)
-        self._cursors, self._visits = self._stream_cursors(), batch.visits
+        self._cursors, self._visits = self._stream.cursors() if self._stream else None, batch.visits
         self._views.count()
         return report
 
@@ -163,7 +164,7 @@ class Attempt:
             return
         what = f"the evaluation after step {self._recorder.steps_done}"
         with self._ranks.alone():
-            with self._recorder.aside(), out_of_memory_named(self._config, what):
+            with self._recorder.aside("evaluation"), out_of_memory_named(self._config, what):
                 values = self._evaluator(self._learner.network)
                 self._recorder.evaluated(values)
                 write_evidence(self._order.run_dir, self._evaluator.evidence)
@@ -319,9 +320,6 @@ class Attempt:
         clock = step_clock(self._learner.device)
         return Recorder(config, run_dir, first_step, self._order.checkpoint, heads, times, clock)
 
-    def _stream_cursors(self) -> Cursors | None:
-        return self._stream.cursors() if self._stream else None
-
     def _save(self) -> None:
         mine = (self._cursors or [], self._stream.counters() if self._stream else {})
         parts, counters = zip(*self._ranks.exchange(mine), strict=True)
@@ -329,7 +327,7 @@ class Attempt:
         self._saved_step = self._recorder.steps_done
         self._views.save()
         if self._ranks.is_first:
-            with self._ranks.alone():
+            with self._ranks.alone(), self._recorder.aside("checkpoint"):
                 self._write_checkpoint(cursors, carried(self._counters(join_counters(counters))))
 
     def _write_checkpoint(self, cursors: Cursors, counters: dict[str, float]) -> None:
@@ -397,4 +395,4 @@ class Attempt:
 def _check_mirror(order: LoopConfig, shards: Sequence[Sequence[PreparedScan]], device: torch.device) -> None:
     if order.config.data.extract_on == "cuda" and not order.extract_without_gpu:
         require_gpu(order.config, torch.cuda.device_count())
-        check_mirror_fits(order.config, shards, torch.cuda.mem_get_info(device)[1])
+        check_mirror_fits(order.config, shards, torch.cuda.mem_get_info(device)[1], gpu_memory(order.config).total)

@@ -17,7 +17,7 @@ from prism_ssl.errors import ConfigError
 TMP_ROOT = "PRISM_TMP_ROOT"
 """Environment variable for the temporary root where no option sets it."""
 
-OWNED_BY_PROCESSES = ("scratch", "r", "ray_token", "ray_train", "ray_tune", "export", "import")
+OWNED_BY_PROCESSES = ("scratch", "r", "ray_token", "ray_train", "ray_tune", "export", "import", "search_unfinished")
 """Folders below the temporary root in which each process has a folder of its own and holds its ``.lock``."""
 
 

@@ -14,6 +14,8 @@ from prism_ssl.errors import GpuUnusable
 
 _ANSWER_S = 120.0
 """Longest wait for an answer: torch is imported and a CUDA context created, on a node that may be busy."""
+_COMPILED_S = 180.0
+"""The same for compiling a small function, in addition."""
 
 _NO_GPU = "", "-1", "NoDevFiles"
 """Values of CUDA_VISIBLE_DEVICES that hide all GPUs; SLURM sets the last one."""
@@ -22,10 +24,15 @@ _ADVICE = (
     "needed: a GPU, a driver and a torch that fit each other; look at nvidia-smi and python -m torch.utils.collect_env "
     "on that node, ask for another one, or hide the GPU (CUDA_VISIBLE_DEVICES='') to train on the CPU"
 )
+_COMPILING = "torch.compile: "
+_TO_COMPILE = "install gcc and the Python headers (Python.h) on that node, or train without it (--model.no-compile)"
 
 
-def gpu_problem() -> str | None:
-    """Why torch cannot compute on one or all of the GPUs that this process sees; None: it can."""
+def gpu_problem(compiles: bool) -> str | None:
+    """Why torch cannot compute on one or all of the GPUs that this process sees; None: it can.
+
+    With ``compiles`` it also compiles a small function for the first one.
+    """
     import torch
 
     try:
@@ -35,11 +42,28 @@ def gpu_problem() -> str | None:
             (ones @ ones).sum().item()
     except (RuntimeError, AssertionError) as error:  # the latter: a torch that was built without CUDA
         return f"torch {torch.__version__}: {str(error).strip().splitlines()[0]}"
+    return compile_problem("cuda") if compiles else None
+
+
+def compile_problem(device: str) -> str | None:
+    """Why torch.compile cannot build a forward and backward pass under bf16 autocast; None: it can."""
+    import torch
+
+    layer = torch.nn.Linear(64, 64, device=device)
+
+    def loss(rows: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16):
+            return torch.nn.functional.gelu(layer(rows)).float().square().mean()
+
+    try:
+        torch.compile(loss)(torch.ones(64, 64, device=device)).backward()
+    except Exception as error:  # noqa: BLE001  edge of foreign compilers, each with errors of its own
+        return f"{_COMPILING}{(str(error).strip().splitlines() or [type(error).__name__])[0]}"
     return None
 
 
-def require_usable_gpus(workers: int) -> None:
-    """Test every Ray node that has GPUs, on as many GPUs as ``workers`` may use there.
+def require_usable_gpus(workers: int, compiles: bool = False) -> None:
+    """Test every Ray node that has GPUs, on as many GPUs as ``workers`` may use there; ``compiles``: torch.compile too.
 
     Raises:
         GpuUnusable: torch cannot compute on one of them, or gives no answer.
@@ -53,20 +77,21 @@ def require_usable_gpus(workers: int) -> None:
         gpus = min(int(node["Resources"].get("GPU", 0)), workers)
         if node["Alive"] and gpus:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            asked[ask.options(num_gpus=gpus, scheduling_strategy=there).remote()] = node["NodeManagerHostname"]
-    ray.wait(list(asked), num_returns=max(1, len(asked)), timeout=_ANSWER_S)
+            asked[ask.options(num_gpus=gpus, scheduling_strategy=there).remote(compiles)] = node["NodeManagerHostname"]
+    answer_s = _longest_wait_s(compiles)
+    ray.wait(list(asked), num_returns=max(1, len(asked)), timeout=answer_s)
     for answer, host in asked.items():
         try:
             problem = ray.get(answer, timeout=0)
         except ray.exceptions.GetTimeoutError:
-            problem = f"no answer within {_ANSWER_S:.0f} s; is it used by others?"
+            problem = f"no answer within {answer_s:.0f} s; is it used by others?"
         except ray.exceptions.RayError as error:
             problem = f"the process that tried it died ({type(error).__name__})"
         _refuse(problem, host)
 
 
-def require_usable_local_gpus(devices: Path = Path("/dev")) -> int:
-    """Test the GPUs of this machine in a separate process; returns how many torch sees.
+def require_usable_local_gpus(devices: Path = Path("/dev"), compiles: bool = False) -> int:
+    """Test the GPUs of this machine in a separate process, as ``require_usable_gpus``; returns how many torch sees.
 
     A slice of a GPU (MIG) counts as one, and one that ``CUDA_VISIBLE_DEVICES`` hides as none.
 
@@ -77,14 +102,15 @@ def require_usable_local_gpus(devices: Path = Path("/dev")) -> int:
         return 0
     code = (
         "import torch; from prism_ssl.utils.gpu_check import gpu_problem; "
-        "print(gpu_problem() or torch.cuda.device_count())"
+        f"print(gpu_problem({compiles}) or torch.cuda.device_count())"
     )
+    answer_s = _longest_wait_s(compiles)
     try:
         told = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=_ANSWER_S, check=False
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=answer_s, check=False
         )
     except subprocess.TimeoutExpired:
-        problem = f"no answer within {_ANSWER_S:.0f} s"
+        problem = f"no answer within {answer_s:.0f} s"
     else:
         said = told.stdout.strip()
         if not told.returncode and said.isdigit():
@@ -94,6 +120,11 @@ def require_usable_local_gpus(devices: Path = Path("/dev")) -> int:
     return 0
 
 
+def _longest_wait_s(compiles: bool) -> float:
+    return _ANSWER_S + (_COMPILED_S if compiles else 0.0)
+
+
 def _refuse(problem: str | None, where: str) -> None:
     if problem is not None:
-        raise GpuUnusable(f"torch cannot compute on the GPU of {where} ({problem}); {_ADVICE}")
+        advice = _TO_COMPILE if problem.startswith(_COMPILING) else _ADVICE
+        raise GpuUnusable(f"torch cannot compute on the GPU of {where} ({problem}); {advice}")

@@ -27,7 +27,7 @@ _asked = threading.Event()
 
 def leave_on_stop_signals() -> None:
     """From now on a stop signal ends the process at once; for use while there is nothing to clean up yet."""
-    for number in _heeded():
+    for number in heeded_stop_signals():
         signal.signal(number, _leave)
 
 
@@ -42,7 +42,7 @@ def stop_signals_interrupt() -> Iterator[None]:
         yield
         return
     _asked.clear()
-    before = {number: signal.signal(number, _interrupt) for number in _heeded()}
+    before = {number: signal.signal(number, _interrupt) for number in heeded_stop_signals()}
     try:
         yield
     finally:
@@ -105,7 +105,7 @@ def stop_file_interrupts(path: Path) -> Iterator[None]:
         thread.join(2 * _POLL_S)
 
 
-def _heeded() -> list[signal.Signals]:
+def heeded_stop_signals() -> list[signal.Signals]:
     """Stop signals to handle; one that was ignored at the start, as Ctrl-C under a shell's ``&``, stays ignored."""
     return [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 

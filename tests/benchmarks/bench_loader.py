@@ -1,4 +1,4 @@
-"""Pairs per second of two pool actors on full-size scans with replacement, against the parts and a plain DataLoader.
+"""Pairs per second of two pool actors on full-size scans with replacement, against their parts and other loaders.
 
     python tests/benchmarks/bench_loader.py --seconds 60 --json
 
@@ -12,7 +12,8 @@ between the windows in which the loader is counted; the target is what two cores
 openings as there were. The parts are measured at their best: pairs of one scan, copies of memory that was just used.
 *In place* they meet what a pool has (pairs of four scans in turn, copies out of the object store); the target is not
 measured by that, but ``over_parts_in_place`` tells how much of a miss it explains.
-*Plain way*: ``plain_loader.py``; its scans come one after another, it need not mix them in a batch.
+*Other loaders*: MONAI's, TorchIO's and the plain torch one, see ``ready_made_loaders.py``. Of each the best of a few
+settings takes turns with the pool on the same files, and is suspended in between.
 *cores_used* tells how much of the machine others had; ``per_core_s_over_parts`` is the first target by CPU time.
 """
 
@@ -25,8 +26,9 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ import numpy as np
 import psutil
 import ray
 from harness import Row, Timing, at_least, at_most, circumstances, parser, percentile, report
-from plain_loader import plain_pairs_per_s
+from ready_made_loaders import INSTALL, LOADERS, Apart, Counted, Task, best_setting, missing
 
 from prism_ssl.config.schema import DataConfig, PrismConfig, TrainConfig
 from prism_ssl.contracts import PATCH_PX, PairChunk, PreparedScan, ScanRecord, VisitChunk, VisitKey
@@ -69,9 +71,10 @@ SETTINGS = {"scratch off": (0, "open"), "scratch on": (2**40, "scratch hit")}
 """Scratch bytes, and which part then stands for opening a scan."""
 ROUNDS = 6
 STORE_CHUNKS = object_store_bytes(CONFIG) // chunk_bytes(CONFIG)
-
-EARLIER_PAIRS_PER_S = 15.0
-"""The user's earlier loader on this kind of machine, as DESIGN quotes it (p50 506 ms, p99 1.4 s, first batch 14 s)."""
+GOALS = {"a plain DataLoader": 12, "MONAI SmartCacheDataset": 5, "MONAI CacheDataset": 2, "TorchIO": 5}
+"""Times their pairs per second."""
+ROUNDS_A_TURN = 3
+"""Rounds of the pool after which the other loaders have their turn."""
 
 
 # ---------------------------------------------------------------------- scans
@@ -337,38 +340,39 @@ def _full_chunk() -> PairChunk:
 
 
 # ---------------------------------------------------------------------- the whole
-def rows_of(name: str, run: LoaderRun, parts_pairs_per_s: float, plain_pairs: float | None) -> list[Row]:
-    """The targets of DESIGN, section 4, for one setting."""
+def rows_of(name: str, run: LoaderRun, parts_pairs_per_s: float, others_pairs_per_s: Mapping[str, float]) -> list[Row]:
+    """The targets for one setting of the pool."""
     what, rate = f"loader, {name}", run.pairs_per_s
     rows = [at_least(what, "its parts alone on 2 cores", 0.85, rate / parts_pairs_per_s, "of their pairs/s")]
-    if plain_pairs is not None:
-        rows.append(at_least(what, "a plain DataLoader", 12, rate / plain_pairs, "x its pairs/s"))
-    earlier = f"the earlier loader's {EARLIER_PAIRS_PER_S:g} pairs/s"
+    for other, other_rate in others_pairs_per_s.items():
+        rows.append(at_least(what, other, GOALS[other], rate / other_rate, "x its pairs/s"))
     spread = percentile(run.wait_ms, 99) / percentile(run.wait_ms, 50)
     return [
         *rows,
-        at_least(what, earlier, 25, rate / EARLIER_PAIRS_PER_S, "x"),
         at_most(f"{what}: p99 of the wait", "its p50", 3, spread, "x"),
         at_most(f"{what}: first batch", "actors up", 2, run.first_batch_s, "s"),
     ]
 
 
 def main() -> dict[str, Any]:
-    """Make the scans; the loader in turns with its parts, for each setting; the plain way; report."""
+    """Make the scans; choose the others' settings; loader, parts and others in turns, for each setting; report."""
     options = parser(__doc__)
     options.add_argument("--seconds", type=float, default=60.0, help="counted seconds of the loader in each setting")
-    options.add_argument("--skip-plain", action="store_true", help="leave the DataLoader out")
+    options.add_argument(
+        "--others", nargs="*", choices=LOADERS, default=list(LOADERS), help="these other loaders alone"
+    )
     arguments = options.parse_args()
     shape, seconds, rounds = (QUICK_SHAPE, 4.0, 2) if arguments.quick else (FULL_SHAPE, arguments.seconds, ROUNDS)
     where, facts, rows, timings = circumstances(), dict[str, Any](), list[Row](), dict[str, Timing]()
-    with tempfile.TemporaryDirectory(prefix="bench_loader_") as name:
+    with tempfile.TemporaryDirectory(prefix="bench_loader_") as name, ExitStack() as running:
         folder = Path(name)
         scans = make_scans(folder, shape)
-        plain = None if arguments.skip_plain else plain_pairs_per_s(folder, CONFIG, scans_per_worker=1)
-        facts |= {"volume": f"{' x '.join(map(str, shape))} int16", "plain DataLoader pairs_per_s": plain}
+        task = Task(tuple(scan.record.nifti_path for scan in scans), scans[0].stats, CONFIG)
+        facts["volume"] = f"{' x '.join(map(str, shape))} int16"
         with local_ray():
+            others = start_others(arguments.others, task, None if arguments.quick else seconds / rounds, facts, running)
             for setting, (scratch_bytes, opening) in SETTINGS.items():
-                run, parts = in_turns(scans, folder, scratch_bytes, seconds / rounds, rounds)
+                run, parts, counted = in_turns(scans, folder, scratch_bytes, seconds / rounds, rounds, others)
                 parts_rate = parts.pairs_per_s(opening, run.pairs_per_open)
                 in_place = parts.pairs_per_s(opening, run.pairs_per_open, in_place=True)
                 facts[setting] = {
@@ -376,27 +380,61 @@ def main() -> dict[str, Any]:
                     "parts_pairs_per_s": round(parts_rate, 1),
                     "over_parts_in_place": round(run.pairs_per_s / in_place, 3),
                     "per_core_s_over_parts": round(WORKERS * run.pairs_per_core_s / parts_rate, 3),
+                    "load_average": round(os.getloadavg()[0], 2),
+                    "others_pairs_per_s": {name: round(one.pairs_per_s, 1) for name, one in counted.items()},
+                    "others_pairs_per_core_s": {name: round(one.pairs_per_core_s, 1) for name, one in counted.items()},
                 }
-                rows += rows_of(setting, run, parts_rate, plain)
+                # In its turns a loader has to fill its queue again, so it may do better alone.
+                best = {name: max(one.pairs_per_s, others[name].alone_pairs_per_s) for name, one in counted.items()}
+                rows += rows_of(setting, run, parts_rate, best)
                 timings[f"wait per batch, {setting}"] = Timing.of(run.wait_ms)
                 timings |= {f"{part} ({setting})": timing for part, timing in parts.timings().items()}
                 del run, parts  # open scans: 0.6 GB
     return report("bench_loader", where, timings, rows, arguments.json, facts)
 
 
+def start_others(
+    names: Sequence[str], task: Task, seconds: float | None, facts: dict[str, Any], running: ExitStack
+) -> dict[str, Apart]:
+    """The named loaders, started and suspended, each at its best setting of those tried for ``seconds`` (None: one)."""
+    absent, others = missing(), dict[str, Apart]()
+    if absent:
+        facts["not compared"] = f"{' and '.join(absent)}: not installed; {INSTALL}"
+    for name in names:
+        if name.startswith(tuple(absent)):
+            continue
+        settings = LOADERS[name]
+        setting, reached = next(iter(settings)), dict[str, float]()
+        if seconds is not None and len(settings) > 1:
+            setting, reached = best_setting(settings, task, seconds)
+        others[name] = Apart(settings[setting], task, alone_pairs_per_s=max(reached.values(), default=0.0))
+        running.callback(others[name].stop)
+        first = f"first batch after {others[name].first_batch_s:.1f} s"
+        tried = f"; pairs/s when tried: {reached}" if reached else ""
+        facts[f"{name} with"] = f"{setting}, {first}{tried}"
+    return others
+
+
 def in_turns(
-    scans: Sequence[PreparedScan], folder: Path, scratch_bytes: int, seconds: float, rounds: int
-) -> tuple[LoaderRun, Parts]:
-    """Loader and parts, one after the other ``rounds`` times, so that a busy machine slows both."""
-    loader = LoaderUnderTest(scans, folder, scratch_bytes)
+    scans: Sequence[PreparedScan],
+    folder: Path,
+    scratch_bytes: int,
+    seconds: float,
+    rounds: int,
+    others: Mapping[str, Apart],
+) -> tuple[LoaderRun, Parts, dict[str, Counted]]:
+    """Loader, parts and others, one after the other ``rounds`` times, so that a busy machine slows all of them."""
+    loader, counted = LoaderUnderTest(scans, folder, scratch_bytes), defaultdict[str, Counted](Counted)
     try:
         parts = Parts(scans[0], folder)
-        for _ in range(rounds):
+        for turn in range(rounds):
             loader.count(seconds)
             parts.measure(opens=2, pairs=64)
+            for name, other in others.items() if turn % ROUNDS_A_TURN == 0 else ():
+                counted[name] += other.count(seconds)
     finally:
         loader.stop()
-    return loader.run, parts
+    return loader.run, parts, counted
 
 
 @contextmanager

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import itertools
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -18,23 +15,23 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX, Float64, RobustStats, VisitKey
 from prism_ssl.data.scan.geometry import acquisition_frame
-from prism_ssl.data.views.view_pairs import View, draw_pair
+from prism_ssl.data.views.view_pairs import Shape, View, draw_pair
 
 PERCENTILES = (0.5, 25, 50, 75, 99.5)
 _nib: Any = nib  # nibabel publishes types for a part of what it offers
 
 
 class PlainPairs(IterableDataset[torch.Tensor]):
-    """Both views of every visit [2, N, H, W], scan after scan."""
+    """Both views of every visit [2, N, H, W], scan after scan, without end."""
 
-    def __init__(self, paths: list[str], scans_per_worker: int, config: PrismConfig) -> None:
-        self._paths, self._scans, self._config = paths, scans_per_worker, config
+    def __init__(self, paths: tuple[str, ...], config: PrismConfig) -> None:
+        self._paths, self._config = paths, config
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         worker, config = get_worker_info(), self._config
         assert worker is not None
-        for number in range(self._scans):
-            image = _nib.load(self._paths[(number * worker.num_workers + worker.id) % len(self._paths)])
+        for number in itertools.count(worker.id, worker.num_workers):
+            image = _nib.load(self._paths[number % len(self._paths)])
             volume = image.get_fdata(dtype=np.float32)
             lowest, p25, median, p75, highest = (float(v) for v in np.percentile(volume, PERCENTILES))
             stats = RobustStats(lowest, median, max((p75 - p25) / 1.349, (highest - lowest) / 100))
@@ -45,28 +42,28 @@ class PlainPairs(IterableDataset[torch.Tensor]):
                 yield torch.stack([_patches(values, image.affine, view, config.data.patch_mm) for view in pair])
 
 
+def pixels_from_middle(affine: Float64, shape: Shape, view: View, patch_mm: float) -> torch.Tensor:
+    """The pixels of a view [3, N, H, W], float32: voxels (i, j, k) away from the middle of the volume."""
+    to_voxel = np.linalg.inv(affine)
+    columns, rows = (to_voxel[:3, :3] @ view.rotation @ acquisition_frame(affine)[:, :2]).T * (patch_mm / PATCH_PX)
+    middles = view.patch_centers_mm() @ to_voxel[:3, :3].T + to_voxel[:3, 3] - (np.array(shape) - 1) / 2
+    steps = np.arange(PATCH_PX) - (PATCH_PX - 1) / 2
+    within = rows[:, None, None] * steps[:, None] + columns[:, None, None] * steps  # [3, H, W]
+    # Only the sum is as large as the view; made in float64 it takes as long as sampling.
+    return torch.from_numpy(middles.T.astype(np.float32))[..., None, None] + torch.from_numpy(
+        within[:, None].astype(np.float32)
+    )
+
+
 def _patches(values: torch.Tensor, affine: Float64, view: View, patch_mm: float) -> torch.Tensor:
     """The patches of a view [N, H, W], windowed to [-1, 1]."""
-    offsets = (np.arange(PATCH_PX) - (PATCH_PX - 1) / 2) * (patch_mm / PATCH_PX)
-    u, v = (view.rotation @ acquisition_frame(affine)[:, :2]).T
-    inside = offsets[:, None, None] * v + offsets[None, :, None] * u  # [H, W, 3]
-    points = view.patch_centers_mm()[:, None, None, :] + inside  # [N, H, W, 3]
-    voxels = (points - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
-    grid = voxels / (np.array(values.shape[2:]) - 1) * 2 - 1
-    found = grid_sample(values, torch.from_numpy(grid[None, ..., ::-1].astype(np.float32)), align_corners=True)
+    nx, ny, nz = values.shape[2:]
+    pixels = pixels_from_middle(affine, (nx, ny, nz), view, patch_mm)
+    grid = torch.stack([pixels[axis] * (2 / values.shape[2 + axis]) for axis in (2, 1, 0)], dim=-1)
+    found = grid_sample(values, grid[None], padding_mode="border", align_corners=False)
     return ((found[0, 0] - view.window_center) * (2 / view.window_width)).clamp_(-1, 1)
 
 
-def plain_pairs_per_s(folder: Path, config: PrismConfig, scans_per_worker: int) -> float:
-    """Pairs per second over whole scans, in a process of its own (workers are forked, as torch does by default)."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(_rate, folder, config, scans_per_worker).result()
-
-
-def _rate(folder: Path, config: PrismConfig, scans_per_worker: int) -> float:
-    paths = sorted(str(path) for path in folder.glob("*.nii.gz"))
-    pairs = PlainPairs(paths, scans_per_worker, config)
-    start, received = time.perf_counter(), 0
-    for batch in DataLoader(pairs, batch_size=config.train.batch_size, num_workers=config.data.workers):
-        received += len(batch)
-    return received / (time.perf_counter() - start)
+def plain_batches(paths: tuple[str, ...], config: PrismConfig) -> Iterator[torch.Tensor]:
+    """Batches [pairs, 2, N, H, W] without end."""
+    return iter(DataLoader(PlainPairs(paths, config), config.train.batch_size, num_workers=config.data.workers))

@@ -12,9 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from prism_ssl.utils.fs import OWNED_BY_PROCESSES
+from prism_ssl.train.checkpoint import checkpoint_step
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED
-from tests.support.cli_runs import CliRun, command, history_of, only_run, run_to_end, summary_of
+from tests.support.cli_runs import (
+    CliRun,
+    command,
+    history_of,
+    left_in_temporary_root,
+    only_run,
+    run_to_end,
+    summary_of,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -142,6 +150,7 @@ def test_a_signal_to_the_driver_interrupts_the_run_and_the_same_command_goes_on(
         assert summary["resumed_from_step"] == (reached or None)
         assert summary["steps_done"] >= reached + 5 if trains else summary["steps_done"] == 0
         assert (summary["checkpoint"] is not None) == trains
+        assert not trains or checkpoint_step(only_run(tmp_path) / "last.ckpt") == summary["steps_done"]
         assert left_in_temporary_root(tmp_path) == []
         reached = summary["steps_done"]
 
@@ -151,11 +160,6 @@ def test_a_signal_to_the_driver_interrupts_the_run_and_the_same_command_goes_on(
     summary = summary_of(tmp_path)
     assert (summary["status"], summary["resumed_from_step"], summary["steps_done"]) == ("ok", reached, reached + 5)
     assert list(only_run(tmp_path).rglob("*.png")) == []  # run.pictures is off
-
-
-def left_in_temporary_root(root: Path) -> list[Path]:
-    transient = root / "tmp" / "prism_ssl"
-    return [path for name in OWNED_BY_PROCESSES for path in transient.glob(f"{name}/*")]
 
 
 def test_a_killed_driver_leaves_no_process_and_the_same_command_resumes(tmp_path: Path, catalog: Path) -> None:
@@ -189,15 +193,3 @@ def test_a_training_worker_that_the_machine_kills_is_started_again_and_counted(t
     assert summary["steps_done"] == 60
     assert summary["totals"]["worker_restarts"] == 1
     assert [row["global_step"] for row in history_of(tmp_path)] == list(range(5, 61, 5))
-
-
-def test_a_killed_training_worker_is_a_failed_run(tmp_path: Path, catalog: Path) -> None:
-    run = CliRun(command(tmp_path, data__catalog_path=catalog, train__max_steps=5000, train__max_worker_restarts=0))
-    run.wait_for(r"^step +15 ")
-    run.descendants("TrainWorker")[0].kill()
-    assert run.finish() == 1
-    summary = summary_of(tmp_path)
-    assert summary["status"] == "failed"
-    assert "TrainWorkerDied" in summary["cause"]
-    assert summary["checkpoint"] is not None
-    assert only_run(tmp_path).joinpath("last.ckpt").exists()

@@ -20,7 +20,7 @@ from prism_ssl.config.defaults import phantom_cpu
 from prism_ssl.contracts import Float32, Float64
 from prism_ssl.data.catalog import load_records
 from prism_ssl.data.scan import OpenScan, open_scan
-from prism_ssl.embed.field import job
+from prism_ssl.embed.field import workers
 from prism_ssl.embed.field.actor import FieldSettings, PointWorker
 from prism_ssl.embed.field.encode import CHUNK_POINTS
 from prism_ssl.embed.field.job import FieldReport, embed_points
@@ -180,7 +180,7 @@ class _DiesOnce(PointWorker):
 
 @pytest.mark.usefixtures("ray_local")
 def test_an_actor_that_dies_costs_no_scan_and_no_chunk(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "PointWorker", _DiesOnce)
+    monkeypatch.setattr(workers, "PointWorker", _DiesOnce)
     report = run(archive, FieldRequest(2.5, 0.5, everywhere=True))
     assert (report.rows, dict(report.rejected)) == (4, {"truncated_gzip": 1})
     asked = [file.read_text().split() for file in archive.parent.glob("*.asked")]

@@ -192,6 +192,21 @@ class Notebook:
             before, image = image, self.page.locator("canvas").evaluate_all(_FIRST_BELOW, below["y"])
         return image
 
+    def right_mm_of_a_click(self, heading: str, share: float) -> float:
+        """Click on the chart below a heading, at a share of its width and as far above its lower edge as the middle of
+        the first of three planes; returns R of the point that is asked for then."""
+        self.chart(heading)  # a click on a chart that is about to be drawn anew is lost
+        before = self.page.get_by_text("asked: R").inner_text()
+        top = self.page.get_by_role("heading", name=heading, exact=True).bounding_box()
+        assert top is not None
+        boxes = [(chart, box) for chart in self.page.locator("canvas").all() if (box := chart.bounding_box())]
+        chart, box = min((pair for pair in boxes if pair[1]["y"] > top["y"]), key=lambda pair: pair[1]["y"])
+        chart.click(position={"x": share * box["width"], "y": box["height"] - 0.17 * box["width"]})
+        expect(self.page.get_by_text("asked: R")).not_to_have_text(before, timeout=PATIENCE_MS)
+        found = re.search(r"asked: R (-?\d+)", self.page.get_by_text("asked: R").inner_text())
+        assert found is not None
+        return float(found[1])
+
     @contextmanager
     def redrawing(self, heading: str) -> Iterator[None]:
         """What is done within changes the first chart below the heading."""
@@ -404,6 +419,8 @@ def test_an_encoder_is_looked_at_on_local_scans(
         shown.page.get_by_role("slider").last.focus()
         shown.page.keyboard.press("PageDown")
         expect(picture).not_to_have_attribute("src", before or "", timeout=PATIENCE_MS)
+        asked = [shown.right_mm_of_a_click("Fields of two scans", share) for share in (0.12, 0.2)]
+        assert asked[0] > asked[1] + 10  # the patient's right is on the left of the axial plane
         shown.open("Losses")
         expect(shown.page.get_by_role("img", name="nearest neighbours")).to_have_count(0)
         shown.open("Scans")

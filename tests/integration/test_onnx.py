@@ -15,10 +15,11 @@ pytestmark = pytest.mark.slow  # the exporter of torch takes half a minute
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_onnx_answers_as_the_encoder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("normalize", [False, True])
+def test_onnx_answers_as_the_encoder(tmp_path: Path, normalize: bool) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    encoder = build_encoder("tiny").eval()
+    encoder = build_encoder("tiny", normalize).eval()
     save_onnx(encoder, tmp_path / "encoder.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "encoder.onnx"), providers=["CPUExecutionProvider"])
     for size in SIZES:

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from prism_ssl.config.defaults import apply_overrides, core24_smoke
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.contracts import RunSummary
+from prism_ssl.config.tracking_environment import settled
+from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.errors import CheckpointError, TrackingError
+from prism_ssl.records.run_files import write_summary
 from prism_ssl.train.checkpoint import Checkpoint, checkpoint_step, rng_state, save_checkpoint
 from prism_ssl.train.logging import start_tracker
 from prism_ssl.train.resume.starting_point import StartingPoint, starting_point
@@ -20,7 +23,8 @@ from prism_ssl.train.run.folder import RunFolder, claim_run_folder, identity
 from prism_ssl.train.tracking.identity import read_tracked_as
 from tests.integration.test_tracking import end, settings
 from tests.support.wandb_server import WandbServer
-from tune.sweep.trial import drop_uploaded_checkpoint
+from tune.sweep.folder import Sweep
+from tune.sweep.trial import drop_uploaded_checkpoint, drop_uploaded_checkpoints
 
 
 def claimed(config: PrismConfig) -> RunFolder:
@@ -86,6 +90,27 @@ def test_a_finished_trial_drops_its_checkpoint_only_when_the_server_has_that_ver
     assert path.exists() == stays
 
 
+def test_a_later_trial_drops_the_checkpoints_of_finished_ones_that_were_uploaded_meanwhile(
+    wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    tracking = {"tracking.mode": "online", "run.root": str(tmp_path / "runs"), "run.tmp_root": str(tmp_path / "tmp")}
+    base = apply_overrides(core24_smoke(), tracking)
+    sweep = Sweep(base, "smoke", "half", tracking=settled(base.tracking))
+    ends: list[RunStatus] = ["ok", "failed", "ok"]
+    kept = {}
+    for point, status in zip(sweep.points[:3], ends, strict=True):
+        config = sweep.config(point)
+        folder = uploaded(config)
+        kept[point] = save(folder, config, 10)
+        write_summary(RunSummary(point.name, status, None, 10, 10, None, str(folder.path), checkpoint=str(kept[point])))
+    (sweep.run_dir(sweep.points[2]) / "tracking.json").unlink()  # W&B does not have this one
+    drop_uploaded_checkpoints(sweep)
+    assert [path.exists() for path in kept.values()] == [False, True, True]
+    summary = sweep.summary(sweep.points[0])
+    assert summary is not None
+    assert summary.checkpoint is None
+
+
 def test_without_it_the_artifact_is_fetched_and_verified(wandb_server: WandbServer, tmp_path: Path) -> None:
     config = settings(tmp_path)
     folder = uploaded(config)
@@ -130,6 +155,19 @@ def test_a_tracked_run_without_an_artifact_starts_at_step_0(wandb_server: WandbS
     config = settings(tmp_path)
     end(start_tracker(config, claimed(config).path, 0), claimed(config).path, "failed", "killed")
     assert starting_point(claimed(config), config) == StartingPoint()
+
+
+@pytest.mark.parametrize(("mode", "hint"), [("offline", "--tracking.mode online"), ("online", "has no artifact")])
+def test_a_finished_run_without_its_checkpoint_never_begins_anew(
+    wandb_server: WandbServer, tmp_path: Path, mode: str, hint: str
+) -> None:
+    config = settings(tmp_path, run__name="mine")
+    folder = claimed(config)
+    end(start_tracker(config, folder.path, 0), folder.path)
+    write_summary(RunSummary("mine", "ok", None, 10, 10, None, str(folder.path)))
+    longer = settings(tmp_path, run__name="mine", train__max_steps=20, tracking__mode=mode)
+    with pytest.raises(CheckpointError, match=f"finished 10 steps.*{hint}.*never overwritten"):
+        starting_point(claimed(longer), longer)
 
 
 def test_a_damaged_local_checkpoint_is_an_error_that_names_it_and_the_artifact(

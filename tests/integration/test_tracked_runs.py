@@ -11,7 +11,15 @@ import pytest
 
 from prism_ssl.train.checkpoint import checkpoint_step
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED
-from tests.support.cli_runs import CliRun, command, history_of, only_run, run_to_end, summary_of
+from tests.support.cli_runs import (
+    CliRun,
+    command,
+    history_of,
+    left_in_temporary_root,
+    only_run,
+    run_to_end,
+    summary_of,
+)
 from tests.support.wandb_server import API_KEY, WandbServer
 
 pytestmark = pytest.mark.slow
@@ -42,18 +50,14 @@ def left_behind(root: Path) -> list[Path]:
     return [path for name in ("home", "here") for path in (root / name).rglob("*")]
 
 
-@pytest.mark.parametrize("to", ["driver", "worker"])
-def test_sigterm_saves_a_checkpoint_and_the_run_is_interrupted(
-    server: WandbServer, tmp_path: Path, phantom_catalog: Path, to: str
+def test_sigterm_to_the_training_worker_saves_a_checkpoint_and_the_run_is_interrupted(
+    server: WandbServer, tmp_path: Path, phantom_catalog: Path
 ) -> None:
     arguments = tracked(tmp_path, phantom_catalog, train__max_steps=5000, train__checkpoint_every=4000)
     with server:
         run = CliRun(arguments)
         run.wait_for(r"^step +15 ")
-        if to == "driver":
-            run.send(signal.SIGTERM)
-        else:
-            run.descendants("TrainWorker")[0].send_signal(signal.SIGTERM)
+        run.descendants("TrainWorker")[0].send_signal(signal.SIGTERM)
         assert run.finish() == EXIT_INTERRUPTED
         assert (server.run.state, server.run.exit_code) == ("failed", 143)
         summary = summary_of(tmp_path)
@@ -64,7 +68,7 @@ def test_sigterm_saves_a_checkpoint_and_the_run_is_interrupted(
     assert checkpoint_step(only_run(tmp_path) / "last.ckpt") == summary["steps_done"]
 
 
-def test_a_killed_run_resumes_from_the_artifact_as_the_same_tracked_run(
+def test_a_killed_run_leaves_nothing_and_resumes_from_the_artifact_as_the_same_tracked_run(
     server: WandbServer, tmp_path: Path, phantom_catalog: Path
 ) -> None:
     arguments = tracked(tmp_path, phantom_catalog, train__max_steps=400)
@@ -73,6 +77,8 @@ def test_a_killed_run_resumes_from_the_artifact_as_the_same_tracked_run(
         first.wait_for(r"^step +55 ")
         first.kill()
         first.finish()
+        assert summary_of(tmp_path)["status"] == "running"
+        assert left_in_temporary_root(tmp_path) == []
         (only_run(tmp_path) / "last.ckpt").unlink()
 
         code, output = run_to_end(arguments)
@@ -93,11 +99,11 @@ def test_a_killed_run_resumes_from_the_artifact_as_the_same_tracked_run(
         assert "wandb:" not in output
     assert [row["global_step"] for row in history_of(tmp_path)] == list(range(5, 401, 5))
     summary = summary_of(tmp_path)
-    assert summary["status"] == "ok"
+    assert (summary["status"], summary["resumed_from_step"]) == ("ok", int(resumed[1]))
     assert summary["tracking"]["run_id"] == server.run.name
 
 
-def test_a_killed_training_worker_is_failed_there_too_with_all_its_rows(
+def test_a_killed_training_worker_is_a_failed_run_there_too_with_all_its_rows(
     server: WandbServer, tmp_path: Path, phantom_catalog: Path
 ) -> None:
     with server:
@@ -108,6 +114,11 @@ def test_a_killed_training_worker_is_failed_there_too_with_all_its_rows(
         assert (server.run.state, server.run.exit_code) == ("failed", 1)
         assert server.run.global_steps == [row["global_step"] for row in history_of(tmp_path)]
         assert server.run.summary["cause"] == "TrainWorkerDied"
+    summary = summary_of(tmp_path)
+    assert summary["status"] == "failed"
+    assert "TrainWorkerDied" in summary["cause"]
+    assert summary["checkpoint"] is not None
+    assert (only_run(tmp_path) / "last.ckpt").exists()
 
 
 def test_a_server_that_goes_away_costs_neither_the_run_nor_its_end(

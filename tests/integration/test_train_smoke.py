@@ -172,6 +172,7 @@ def test_an_interruption_changes_nothing_in_deterministic_mode(
     for name in ("wall_s", "open_time_ms_total"):
         assert again.totals[name] > interrupted.totals[name] / 2, name
     assert again.totals["resume_s"] > totals["resume_s"] == 0
+    assert totals["checkpoint_s"] > 0
 
     assert losses(parts.run_dir)[:8] == losses(whole.run_dir)[:8]
     assert losses(parts.run_dir)[8:] == losses(whole.run_dir)[6:]

@@ -16,9 +16,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from prism_ssl.utils.fs import OWNED_BY_PROCESSES
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED
-from tests.support.cli_runs import REPOSITORY, CliRun
+from tests.support.cli_runs import REPOSITORY, CliRun, left_in_temporary_root
 from tests.support.wandb_server import WandbServer
 
 pytestmark = pytest.mark.slow
@@ -94,7 +93,7 @@ def _scans_lost_then_driver_killed(run: CliRun, nights: Nights, archive: Path) -
     nights.pool_actors.append(len(run.descendants("PoolActor")))
     run.kill()
     nights.ended(run)
-    nights.left_behind += _folders_of_processes(nights)
+    nights.left_behind += left_in_temporary_root(nights.folder.parents[1])
 
 
 def _trial_process_dies_then_time_limit(run: CliRun, nights: Nights) -> None:
@@ -107,13 +106,28 @@ def _trial_process_dies_then_time_limit(run: CliRun, nights: Nights) -> None:
     nights.pool_actors.append(len(run.descendants("PoolActor")))
     run.terminate()
     nights.ended(run)
-    nights.left_behind += _folders_of_processes(nights)
+    nights.left_behind += left_in_temporary_root(nights.folder.parents[1])
     nights.look("time limit", THIRD)
 
 
-def _folders_of_processes(nights: Nights) -> list[Path]:
-    transient = nights.folder.parents[1] / "tmp" / "prism_ssl"
-    return [path for name in OWNED_BY_PROCESSES for path in transient.glob(f"{name}/*")]
+def test_an_outage_costs_two_trials_and_not_the_whole_sweep(
+    tmp_path: Path, phantom_catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [
+        sys.executable, str(REPOSITORY / "tune" / "tune_core24.py"), "--scale", "smoke", "--only", *CELLS,
+        "--data.catalog-path", str(phantom_catalog), "--run.name", "night", "--run.root", str(tmp_path / "runs"),
+        "--run.tmp-root", str(tmp_path / "tmp"), "--tracking.mode", "online", "--tracking.init-timeout-s", "2",
+    ]  # fmt: skip
+    with WandbServer() as server:
+        for name, value in server.environment(tmp_path / "wandb").items():
+            monkeypatch.setenv(name, value)
+        run = CliRun(arguments)
+        run.wait_for(f"^trial 1 of 3: {FIRST} starts")
+        server.begin_failing("drop")
+        assert run.finish() == EXIT_INTERRUPTED, run.output
+    assert "2 trials in a row failed by no fault of their own (TrackingError: W&B cannot be used" in run.output
+    assert "3 of 3 trials have not ended ok" in run.output
+    assert not (tmp_path / "runs" / "night" / THIRD).exists()
 
 
 def test_a_trial_that_fails_leaves_its_cause_and_the_next_one_starts(nights: Nights) -> None:

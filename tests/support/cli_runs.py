@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from prism_ssl.records.run_files import is_probe, read_history
+from prism_ssl.utils.fs import OWNED_BY_PROCESSES
 
 REPOSITORY = Path(__file__).parents[2]
 _RAY_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
@@ -123,6 +124,12 @@ def only_run(root: Path) -> Path:
     """The one run folder below ``root``."""
     (folder,) = (path for path in (root / "runs").iterdir() if not path.name.startswith("."))
     return folder
+
+
+def left_in_temporary_root(root: Path) -> list[Path]:
+    """What processes have left in the temporary root of ``command``."""
+    transient = root / "tmp" / "prism_ssl"
+    return [path for name in OWNED_BY_PROCESSES for path in transient.glob(f"{name}/*")]
 
 
 def summary_of(root: Path) -> dict[str, Any]:

@@ -142,7 +142,8 @@ def slices_of(plan: SeriesPlan) -> list[FileDataset]:
 def enhanced(plan: SeriesPlan, order: Sequence[int] | None = None, times: int = 1) -> FileDataset:
     """All slices, ``times`` times over, as frames of one file, in ``order``."""
     dataset = empty(EnhancedCTImageStorage if plan.modality == "CT" else EnhancedMRImageStorage, plan.syntax)
-    _fill(dataset, plan, str(plan.uid or generate_uid()), str(generate_uid()))
+    uid = str(plan.uid or generate_uid())
+    _fill(dataset, plan, uid, f"{uid[:60]}.9")
     places = [(number, time) for time in range(times) for number in (order or range(len(plan.voxels)))]
     shared, dataset.NumberOfFrames = Dataset(), len(places)
     shared.PlaneOrientationSequence = [item(ImageOrientationPatient=[*plan.along_row, *plan.along_column])]

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from scipy.special import expit
 
+from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64
 from prism_ssl.eval.quality.bootstrap import POSE_AXES
 from prism_ssl.eval.quality.evidence import PatientEvidence
@@ -39,6 +40,12 @@ def answers(rng: np.random.Generator, patients: int, series: int, pairs: int, sk
     )
 
 
+def true_skill() -> float:
+    """Sign skill of every axis over infinitely many patients."""
+    easy, own = np.random.default_rng(2).normal(size=(2, 10**6))
+    return float(2 * expit(0.6 + 0.5 * easy + 0.3 * own).mean() - 1)
+
+
 def true_quality() -> float:
     """What infinitely many patients would say."""
     rng = np.random.default_rng(1)
@@ -47,7 +54,8 @@ def true_quality() -> float:
     right = float(expit(0.6 + 0.5 * easy + 0.3 * own).mean())
     place = float(expit(-1.0 + 0.8 * easy).mean())
     parts = (recall - RECALL_CHANCE) / (1 - RECALL_CHANCE), 2 * right - 1, (place - PLACE_CHANCE) / (1 - PLACE_CHANCE)
-    return sum(parts) / 3
+    config = EvalConfig()
+    return float(np.average(parts, weights=(config.w_retrieval, config.w_skill, config.w_place)))
 
 
 FACTORS = [*LEVELS, DERIVED]

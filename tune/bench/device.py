@@ -22,7 +22,7 @@ def bench_device(kind: str) -> torch.device:
     torch.set_float32_matmul_precision("high")
     if kind == "cpu":
         return torch.device("cpu")
-    problem = gpu_problem()
+    problem = gpu_problem(compiles=False)
     if problem is not None:
         raise GpuUnusable(
             f"prism bench gpu needs a CUDA GPU and torch cannot use one ({problem}); run it on a GPU node, or try the "

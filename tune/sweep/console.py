@@ -18,6 +18,7 @@ from prism_ssl.records.run_files import CHECKPOINT_FILE, CONFIG_FILE, truncate_h
 from prism_ssl.train.checkpoint import checkpoint_step
 from prism_ssl.train.record.console import LiveView
 from prism_ssl.train.record.driver_summary import record_unfinished
+from prism_ssl.train.run.failure_cause import is_of_surroundings
 from prism_ssl.utils.fs import private_folder
 from prism_ssl.utils.json_lines import LineWriter
 from prism_ssl.utils.time import format_duration
@@ -26,6 +27,9 @@ from tune.sweep.folder import Sweep
 
 ATTEMPTS_FILE = "attempts.jsonl"
 """One line per trial that ended: status, cause, wall_s, training_s, overhead_s."""
+
+OUTAGE_TRIALS = 2
+"""So many trials in a row that fail by no fault of their own end a sweep for now."""
 
 
 class TrialView(LoggerCallback):
@@ -38,6 +42,7 @@ class TrialView(LoggerCallback):
         self._running: DesignPoint | None = None
         self._live: LiveView | None = None
         self.overheads_s: list[float] = []
+        self._causes: list[str | None] = []
 
     def __getstate__(self) -> dict[str, object]:
         return {}  # Tune pickles its callbacks for its own restore; a console cannot be pickled
@@ -77,6 +82,14 @@ class TrialView(LoggerCallback):
                 self._end(point, f"RunInterrupted: {cause}", "interrupted")
         return point
 
+    def outage(self) -> str | None:
+        """The cause of the last trial, if neither it nor the trial before is to blame for its own: a sweep then waits.
+
+        One such trial is no proof, and a third would be lost as well.
+        """
+        last = self._causes[-OUTAGE_TRIALS:]
+        return last[-1] if len(last) == OUTAGE_TRIALS and all(map(is_of_surroundings, last)) else None
+
     def close(self) -> None:
         """Stop showing steps."""
         if self._live is not None:
@@ -99,6 +112,7 @@ class TrialView(LoggerCallback):
             run_dir, config = self._sweep.run_dir(point), self._sweep.config(point)
             summary = record_unfinished(run_dir, config, status, unsaid, resumed_from)
         self._running = None
+        self._causes.append(summary.cause)
         now = time.monotonic()
         wall_s, self._since = now - self._since, now
         self._note(point, summary, wall_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import psutil
 import ray.tune
 
-from prism_ssl.train.guards.stop_request import act_as_on_ctrl_c
+from prism_ssl.train.guards.stop_request import SAME_REQUEST_S, act_as_on_ctrl_c
 
 _TRAINING_WORKER = "ray::RayTrainWorker"
 
@@ -18,19 +19,26 @@ _TRAINING_WORKER = "ray::RayTrainWorker"
 class SweepStop(ray.tune.Callback):
     """On SIGTERM and SIGUSR1, asks the training workers below this process to stop, then acts as on Ctrl-C.
 
+    The workers are asked once. A later request acts as a second Ctrl-C, which ends the sweep at once.
+
     It is a callback of Tune, because Tune sets its own handler for SIGUSR1, which writes no checkpoint.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self._asked_s: float | None = None
 
     def __getstate__(self) -> dict[str, object]:
         return {}  # Tune pickles its callbacks for its own restore
 
     def answer(self, *_: Any) -> None:
         """The signal handler."""
-        self.requested = True
-        ask_workers_to_stop()
+        now = time.monotonic()
+        if self._asked_s is None:
+            self.requested, self._asked_s = True, now
+            ask_workers_to_stop()
+        elif now - self._asked_s <= SAME_REQUEST_S:
+            return
         act_as_on_ctrl_c()
 
     def on_trial_start(self, *_: Any, **__: Any) -> None:

@@ -21,9 +21,11 @@ from prism_ssl.eval.ranking import (
     with_differences,
 )
 from prism_ssl.records.runs_table import damaged_histories, read_run_histories, read_run_records
-from prism_ssl.report.ranking_report import TEXT_FILE, write_ranking
+from prism_ssl.report.ranking_report import TEXT_FILE, recommendation_in_words, write_ranking
 from tune.core24 import SCALED_LEVELS
 from tune.sweep.folder import Sweep
+
+_BEST_FIRST = "best first: proxy quality on held-out scans (95 % over patients, not seeds), then patches/s"
 
 
 def conclude(sweep: Sweep, console: Console) -> None:
@@ -32,9 +34,11 @@ def conclude(sweep: Sweep, console: Console) -> None:
     scored = compute_proxy_score(runs, read_run_histories(runs, PROBE_KEYS))
     scored = with_differences(scored, evidence_of_runs(runs), sweep.base.eval)
     ranked = write_ranking(sweep.folder, scored, [*_notes(sweep), *damaged_histories(runs)])
-    console.print(_table(ranked))
+    if not ranked.is_empty():
+        console.print(_BEST_FIRST, style="italic", highlight=False)
+        console.print(_table(ranked))
     for run in scored.filter(pl.col("status") != "ok").iter_rows(named=True):
-        say(console, f"{run['run']} {run['status']}: {run['cause']}", style="red")
+        say(console, f"{run['run']} {run['status']}: {run['cause'] or 'no cause was recorded'}", style="red")
     pending = sweep.pending()
     if pending:
         say(console, f"{len(pending)} of {len(sweep.points)} trials have not ended ok", style="red")
@@ -42,6 +46,7 @@ def conclude(sweep: Sweep, console: Console) -> None:
     command = recommended_command(scored)
     if command is not None:
         say(console, f"recommended: {command}")
+        console.print(" ".join(recommendation_in_words(scored)), markup=False, highlight=False)
     say(console, f"ranking: {sweep.folder / TEXT_FILE}")
 
 
@@ -74,10 +79,7 @@ def _notes(sweep: Sweep) -> list[str]:
 
 
 def _table(ranked: pl.DataFrame) -> Table:
-    table = Table(
-        title="best first: proxy quality on held-out scans (95 % interval over patients, not seeds), then throughput",
-        title_justify="left",
-    )
+    table = Table()
     for column in ("rank", "trial", "status", "proxy quality", "patches/s"):
         table.add_column(column, justify="left" if column in ("trial", "status") else "right", no_wrap=True)
     for run in ranked.iter_rows(named=True):

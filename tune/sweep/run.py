@@ -25,19 +25,19 @@ from prism_ssl.utils.ray_cluster.session import dashboard_words, ray_session
 from prism_ssl.utils.stop_signals import stop_file_interrupts
 from prism_ssl.utils.time import format_duration
 from tune.core24 import DesignPoint
-from tune.sweep.console import TrialView
+from tune.sweep.console import OUTAGE_TRIALS, TrialView
 from tune.sweep.folder import Sweep, largest
 from tune.sweep.interruption import stop_signals_end_sweep
 from tune.sweep.report import say
-from tune.sweep.trial import TRIAL_CPUS, run_trials
+from tune.sweep.trial import TRIAL_CPUS, PendingCells, run_trials
 from tune.sweep.wandb_callback import WandbTrials
 
 
 def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) -> bool:
-    """Run the ``pending`` cells of a sweep, one at a time; returns whether the sweep was asked to stop.
+    """Run the ``pending`` cells of a sweep, one at a time; returns whether it stopped before the others were tried.
 
     Failed trials are recorded in their run folders. A request to stop (Ctrl-C, SIGTERM, SIGUSR1, the file of
-    ``stop_file_of``) ends the running trial and the sweep.
+    ``stop_file_of``) ends the running trial and the sweep. An outage (``TrialView.outage``) ends the sweep.
 
     Raises:
         PrismError: no trial could begin: the catalogue or the W&B account is bad, or a memory plan does not fit.
@@ -59,7 +59,8 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
         setup_s = time.monotonic() - started
         with stop_signals_end_sweep() as stop:
             try:
-                run_trials(sweep, pending, archive, tmp_root, [view, tracking, stop])
+                cells = PendingCells(sweep, pending, lambda: stop_file.exists() or view.outage() is not None)
+                run_trials(sweep, archive, cells, tmp_root, [view, tracking, stop])
             finally:
                 view.close()
     for name in OWNED_BY_PROCESSES:  # Tune kills the processes of an interrupted trial before they clean up
@@ -74,13 +75,21 @@ def run_sweep(sweep: Sweep, pending: Sequence[DesignPoint], console: Console) ->
             f"the first one, then {median(view.overheads_s):.1f} s (median; at most {max(view.overheads_s):.1f} s) a "
             "trial in addition to its training",
         )
-    return stop.requested or interrupted is not None or stop_file.exists()
+    outage = view.outage()
+    if outage is not None:
+        say(
+            console,
+            f"{OUTAGE_TRIALS} trials in a row failed by no fault of their own ({outage}); the sweep stops here, so "
+            "that the others are not lost as well: when that is mended, run the same command again",
+            "red",
+        )
+    return stop.requested or interrupted is not None or stop_file.exists() or outage is not None
 
 
 def _prepare(sweep: Sweep, pending: Sequence[DesignPoint], selected: SelectedScans, console: Console) -> Archive:
     """Run all checks before the first trial, once for all trials."""
     require_resources(sweep.base, ray.cluster_resources())
-    require_usable_gpus(sweep.base.train.num_workers)
+    require_usable_gpus(sweep.base.train.num_workers, sweep.base.model.compile)
     cache_root = Path(sweep.base.run.root).absolute() / ".preflight"
     archive = prepare_archive(selected, sweep.base, cache_root, sweep.split())
     archive = _with_its_patients(sweep, archive, console)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,11 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.data.archive import Archive
 from prism_ssl.errors import TrackingError, TrialFailed
-from prism_ssl.records.run_files import write_summary
-from prism_ssl.train.guards.stop_file import stop_file_of
+from prism_ssl.records.run_files import CHECKPOINT_FILE, write_summary
 from prism_ssl.train.resume.tracked_checkpoint import uploaded_step
 from prism_ssl.train.trainer import train_on
-from prism_ssl.utils.fs import owned_folder, temporary_root
-from tune.core24 import DERIVED, LEVELS, OBJECTIVES, DesignPoint, objective_rule
+from prism_ssl.utils.fs import owned_folder
+from tune.core24 import DERIVED, LEVELS, OBJECTIVES, DesignPoint, design_points, objective_rule
 from tune.sweep.folder import Sweep
 
 TRIAL_CPUS = 1
@@ -42,6 +41,7 @@ def run_trial(levels: dict[str, Any], sweep: Sweep, archive: Archive) -> dict[st
         TrialFailed: the run did not end ok; its summary has the cause.
     """
     point = sweep.point(levels)
+    drop_uploaded_checkpoints(sweep)
     config = sweep.config(point)
     summary = train_on(archive, config, Console(quiet=True))
     if summary.status != "ok":
@@ -64,16 +64,25 @@ def drop_uploaded_checkpoint(summary: RunSummary, config: PrismConfig) -> None:
         write_summary(dataclasses.replace(summary, checkpoint=None))
 
 
-class PendingCells(BasicVariantGenerator):
-    """The grid variants that are pending; no more variants once ``stop_file`` exists."""
+def drop_uploaded_checkpoints(sweep: Sweep) -> None:
+    """Delete the checkpoints of the sweep's finished trials that W&B did not have yet when they ended."""
+    for point in design_points(sweep.design):
+        if (sweep.run_dir(point) / CHECKPOINT_FILE).exists():
+            summary = sweep.summary(point)
+            if summary is not None and summary.status == "ok":
+                drop_uploaded_checkpoint(summary, sweep.config(point))
 
-    def __init__(self, sweep: Sweep, pending: Sequence[DesignPoint], stop_file: Path) -> None:
+
+class PendingCells(BasicVariantGenerator):
+    """The grid variants that are pending; no more variants once the sweep ``is_over``."""
+
+    def __init__(self, sweep: Sweep, pending: Sequence[DesignPoint], is_over: Callable[[], bool]) -> None:
         super().__init__(max_concurrent=1)  # as TuneConfig(max_concurrent_trials=1) does
-        self._sweep, self._pending, self._stop_file = sweep, frozenset(pending), stop_file
+        self._sweep, self._pending, self._is_over = sweep, frozenset(pending), is_over
 
     def next_trial(self) -> Trial | None:
         """The next variant to run; None when none is left, or while another is running."""
-        if self._stop_file.exists():
+        if self._is_over():
             BasicVariantGenerator.set_finished(self)
             return None
         while True:
@@ -84,9 +93,9 @@ class PendingCells(BasicVariantGenerator):
 
 
 def run_trials(
-    sweep: Sweep, pending: Sequence[DesignPoint], archive: Archive, tmp_root: Path, callbacks: list[ray.tune.Callback]
+    sweep: Sweep, archive: Archive, cells: PendingCells, tmp_root: Path, callbacks: list[ray.tune.Callback]
 ) -> None:
-    """Run the ``pending`` cells of a sweep, one at a time; a failed trial does not stop the others.
+    """Run ``cells`` of a sweep, one at a time; a failed trial does not stop the others.
 
     Needs a Ray session. Results are in the run folders, and ``callbacks`` are notified.
     """
@@ -97,17 +106,18 @@ def run_trials(
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # run folders and callbacks report failures
     with owned_folder(tmp_root / "ray_tune") as storage:
-        _tuner(sweep, pending, trainable, storage, callbacks).fit()
+        _tuner(sweep, cells, trainable, storage, callbacks).fit()
 
 
 def _tuner(
-    sweep: Sweep, pending: Sequence[DesignPoint], trainable: Any, storage: Path, callbacks: list[ray.tune.Callback]
+    sweep: Sweep, cells: PendingCells, trainable: Any, storage: Path, callbacks: list[ray.tune.Callback]
 ) -> ray.tune.Tuner:
     return ray.tune.Tuner(
         trainable,
         param_space=_param_space(sweep),
         tune_config=ray.tune.TuneConfig(
-            search_alg=PendingCells(sweep, pending, stop_file_of(temporary_root(sweep.base.run.tmp_root))),
+            search_alg=cells,
+            reuse_actors=True,  # the trial's own process, which only waits; training begins in fresh ones
             trial_name_creator=lambda trial: sweep.point(trial.config).name,
             trial_dirname_creator=lambda trial: sweep.point(trial.config).name,
         ),

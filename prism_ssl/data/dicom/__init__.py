@@ -4,10 +4,12 @@ Needs pydicom and dcm2niix, which are an extra: import this package inside funct
 """
 
 from prism_ssl.data.dicom.catalog_rows import CATALOG_FILE, LEFT_OUT_FILE
-from prism_ssl.data.dicom.converter import converted, dcm2niix, place_volume
+from prism_ssl.data.dicom.converter import dcm2niix
 from prism_ssl.data.dicom.files import files_below, read_file
 from prism_ssl.data.dicom.job import Spread, import_dicom
+from prism_ssl.data.dicom.one_volume import bring, job_of
 from prism_ssl.data.dicom.request import ImportReport, ImportRequest
+from prism_ssl.data.dicom.volumes import volumes_of
 
 __all__ = [
     "CATALOG_FILE",
@@ -15,10 +17,11 @@ __all__ = [
     "ImportReport",
     "ImportRequest",
     "Spread",
-    "converted",
+    "bring",
     "dcm2niix",
     "files_below",
     "import_dicom",
-    "place_volume",
+    "job_of",
     "read_file",
+    "volumes_of",
 ]

@@ -14,6 +14,7 @@ from prism_ssl.data.dicom.pseudonyms import Pseudonyms
 from prism_ssl.data.dicom.series_rules import SYNTAXES
 from prism_ssl.data.dicom.texts import body_part, contrast_agent, identifying_words, machine_text, maker, protocol_words
 from prism_ssl.data.dicom.volumes import Part
+from prism_ssl.errors import ConfigError
 from prism_ssl.utils.fs import atomic_file, write_atomic
 
 CATALOG_FILE, LEFT_OUT_FILE = "catalog.parquet", "left_out.csv"
@@ -29,6 +30,8 @@ COLUMNS: dict[str, Any] = {
     "encoding": pl.String,
 }
 """Columns of catalog.parquet; ``plane`` is axial, coronal, sagittal or oblique."""
+_OF_PLANES = ("plane", "columns", "rows", "spacing_x_mm", "spacing_y_mm")
+"""Columns that tell orientations of one series apart."""
 LEFT_OUT_COLUMNS = ("pmbb_id", "series_id", "modality", "reason", "detail", "files")
 
 _NUMBERS = {
@@ -47,6 +50,11 @@ _MACHINE_TEXTS = {
     "sequence_variant": "SequenceVariant",
     "sequence_name": "SequenceName",
 }
+
+
+def same_planes(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the rows of two volumes tell planes of one orientation, size and spacing."""
+    return all(row[name] == other[name] for name in _OF_PLANES)
 
 
 def volume_row(part: Part, ids: Mapping[str, str], keep_descriptions: bool) -> dict[str, Any]:
@@ -84,6 +92,11 @@ def volume_row(part: Part, ids: Mapping[str, str], keep_descriptions: bool) -> d
     return {name: told[name] if name in told else ids[name] for name in COLUMNS}
 
 
+def reduced(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with its descriptions reduced to words of protocols."""
+    return {**row, **{name: protocol_words(row[name] or "") for name in ("series_description", "exam_type")}}
+
+
 def ids_of(instance: Instance, series_key: str, part: str, pseudonyms: Pseudonyms) -> dict[str, str]:
     """pmbb_id, series_id (of this part of the series), study_id and series_path.
 
@@ -98,6 +111,24 @@ def ids_of(instance: Instance, series_key: str, part: str, pseudonyms: Pseudonym
         "study_id": pseudonyms.of("E", study),
         "series_path": f"{patient}/{series}",
     }
+
+
+def rows_in(out: Path) -> list[dict[str, Any]]:
+    """Rows of the table in ``out``; none where there is no table.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    file = out / CATALOG_FILE
+    if not file.exists():
+        return []
+    try:
+        return pl.read_parquet(file).select(*COLUMNS).to_dicts()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ConfigError(
+            f"{file} cannot be read, or lacks columns ({type(error).__name__}); needed: the table that the last import "
+            "wrote; bring it back, or move it away: then only volumes whose DICOM files are still there are in the next"
+        ) from error
 
 
 def write_tables(out: Path, kept: Sequence[Mapping[str, Any]], left: Iterable[Mapping[str, Any]]) -> None:

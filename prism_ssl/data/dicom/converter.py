@@ -71,12 +71,13 @@ def converted(files: Iterable[Path], scratch: Path) -> list[Path]:
 
     Raises:
         ScanRejected: ``conversion_timed_out``, ``conversion_crashed`` (by a signal), or ``conversion_failed``.
+        OSError: a file is gone.
     """
     slices, made = scratch / "slices", scratch / "made"
     slices.mkdir()
     made.mkdir()
-    for number, file in enumerate(files):
-        (slices / f"{number:06d}.dcm").symlink_to(file.resolve())
+    for number, file in enumerate(files):  # strict: dcm2niix makes up a slice that is missing
+        (slices / f"{number:06d}.dcm").symlink_to(file.resolve(strict=True))
     command = [str(dcm2niix()), *_OPTIONS, "-o", str(made), str(slices)]
     code = _run(command, TIME_LIMIT_S)
     volumes = sorted(made.glob("*.nii"), key=lambda path: (-_is_corrected(path), -path.stat().st_size))

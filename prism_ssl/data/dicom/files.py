@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from prism_ssl.data.dicom.header import SNIFF_BYTES, looks_like_dicom, read_instance
-from prism_ssl.data.dicom.instance import Instance
+from prism_ssl.data.dicom.instance import Instance, series_key
 from prism_ssl.data.dicom.reasons import LeftOut
 from prism_ssl.utils.fs import folders_below
 
@@ -54,6 +54,22 @@ class Reading(NamedTuple):
     mtime_ns: int
     instances: list[Instance]
     left_out: dict[str, int]
+
+
+class Headers(NamedTuple):
+    """A ``Reading`` as the ledger keeps it; of each instance: series key, image id and JSON."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    instances: list[tuple[str, str, str]]
+    left_out: dict[str, int]
+
+
+def headers_of(reading: Reading) -> Headers:
+    """The reading with its instances told: the work of the one who read."""
+    told = [(series_key(each), each.sop, each.to_json()) for each in reading.instances]
+    return Headers(*reading[:3], told, reading.left_out)
 
 
 def files_below(folders: Sequence[Path], without: Sequence[Path]) -> Iterator[Found]:

@@ -5,23 +5,32 @@ The ledger keeps each step, so that the same command goes on after a kill, and t
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prism_ssl.data.dicom.catalog_rows import CATALOG_FILE, ids_of, volume_row, write_tables
+from prism_ssl.data.dicom.catalog_rows import CATALOG_FILE, ids_of, reduced, rows_in, volume_row, write_tables
 from prism_ssl.data.dicom.converter import converter_version
-from prism_ssl.data.dicom.files import Found, Place, Reading, files_below, read_file
+from prism_ssl.data.dicom.files import Found, Headers, Place, files_below, headers_of, read_file
 from prism_ssl.data.dicom.instance import Instance
-from prism_ssl.data.dicom.ledger import Entry, Ledger, ledger_failures_named
-from prism_ssl.data.dicom.one_volume import Job, bring
+from prism_ssl.data.dicom.ledger import (
+    Entry,
+    Ledger,
+    has_begun,
+    ledger_failures_named,
+    ledger_of_renamed,
+)
+from prism_ssl.data.dicom.one_volume import Job, bring, job_of
 from prism_ssl.data.dicom.pseudonyms import SALT_FILE, Pseudonyms, pseudonyms_in
-from prism_ssl.data.dicom.reasons import LeftOut
+from prism_ssl.data.dicom.reasons import OF_GEOMETRY, TRANSIENT, LeftOut, Refusal
 from prism_ssl.data.dicom.request import ImportReport, ImportRequest
 from prism_ssl.data.dicom.texts import modality
 from prism_ssl.data.dicom.volumes import Part, volumes_of
@@ -30,7 +39,7 @@ from prism_ssl.utils.fs import FolderLock, private_folder, write_atomic
 from prism_ssl.utils.hashing import content_hash
 from prism_ssl.utils.progress import with_progress
 
-RULES_VERSION = 3
+RULES_VERSION = 6
 """Increased whenever some series is judged differently, so that an archive's series are judged again."""
 OWNER_FILE = ".import"
 """In the archive: tells with which salt its ids were made."""
@@ -53,8 +62,8 @@ def import_dicom(request: ImportRequest, spread: Spread, scratch: Path) -> Impor
 
     Raises:
         CatalogError: a folder does not exist.
-        ConfigError: dcm2niix is missing, another import is using the private folder, or archive and private folder do
-            not belong together.
+        ConfigError: dcm2niix is missing, another import is using the private folder, archive and private folder do not
+            belong together, or the key is no CSV file and holds lines that nothing else tells.
         MachineTrouble: no space is left.
     """
     for folder in request.folders:
@@ -67,6 +76,8 @@ def import_dicom(request: ImportRequest, spread: Spread, scratch: Path) -> Impor
     if not lock.acquire():
         raise ConfigError(f"another import is using {request.private}; wait for it, or choose another --private")
     try:
+        earlier = [] if has_begun(_ledger_file(request)) else _earlier_rows(request)
+        _rename_ledger(request, {row["series_id"] for row in earlier})
         ledger = Ledger(_ledger_file(request), _settings(request), request.out)
     except ConfigError:
         lock.release()
@@ -75,6 +86,8 @@ def import_dicom(request: ImportRequest, spread: Spread, scratch: Path) -> Impor
         with ledger_failures_named(request.private):
             pseudonyms = pseudonyms_in(request.private, ledger.begun or (request.out / OWNER_FILE).exists())
             _own(request, pseudonyms, ledger.begun)
+            if not ledger.begun:
+                ledger.adopt(earlier)
             return _import(request, spread, scratch, ledger, pseudonyms)
     finally:
         ledger.close()
@@ -85,10 +98,12 @@ def _import(
     request: ImportRequest, spread: Spread, scratch: Path, ledger: Ledger, pseudonyms: Pseudonyms
 ) -> ImportReport:
     read = _read_headers(request, spread, ledger)
-    ledger.reopen(lambda row: _file_of(row, request.out).is_file())
+    ledger.reopen(partial(_is_there, out=request.out))
     without_patient = _judge_series(request, ledger, pseudonyms)
     converted = _convert(request, spread, scratch, ledger)
-    kept, left = ledger.kept(), ledger.left_out()
+    kept, left = [row for row in ledger.kept() if _is_there(row, request.out)], ledger.left_out()
+    if not request.keep_descriptions:
+        kept = [reduced(row) for row in kept]  # some may be of an import that kept them, and their headers are gone
     write_tables(request.out, kept, left)
     _write_key(request, ledger)
     return ImportReport(
@@ -127,6 +142,23 @@ def _own(request: ImportRequest, pseudonyms: Pseudonyms, begun: bool) -> None:
         write_atomic(file, f"{told}\n".encode())
 
 
+def _earlier_rows(request: ImportRequest) -> list[dict[str, Any]]:
+    """Rows of an import's table, of volumes that are in the archive."""
+    rows = rows_in(request.out) if (request.out / OWNER_FILE).exists() else []
+    return [row for row in rows if _is_there(row, request.out)]
+
+
+def _rename_ledger(request: ImportRequest, volumes: Collection[str]) -> None:
+    """Give the ledger and the key of an archive that was renamed its new name."""
+    file = _ledger_file(request)
+    earlier = ledger_of_renamed(file, volumes)
+    if earlier is not None:
+        key = earlier.with_name(f"{earlier.stem}.key.csv")
+        if key.exists() and not key_file(request).exists():
+            key.replace(key_file(request))
+        earlier.replace(file)
+
+
 def _ledger_file(request: ImportRequest) -> Path:
     return request.private / f"{request.out.name}.sqlite"
 
@@ -144,6 +176,10 @@ def _file_of(row: dict[str, Any], out: Path) -> Path:
     return out.joinpath(row["series_path"], f"{row['series_id']}.nii.gz")
 
 
+def _is_there(row: dict[str, Any], out: Path) -> bool:
+    return _file_of(row, out).is_file()
+
+
 # ---------------------------------------------------------------------- headers
 def _read_headers(request: ImportRequest, spread: Spread, ledger: Ledger) -> int:
     """Read the headers of all files that are new or changed; returns how many files."""
@@ -152,19 +188,18 @@ def _read_headers(request: ImportRequest, spread: Spread, ledger: Ledger) -> int
     new = [found for found in below if not ledger.knows(found)]
 
     def read(item: Item) -> Item:
-        reading = read_file(Found(*json.loads(item["found"])))
-        told = reading._asdict() | {"instances": [each.to_json() for each in reading.instances]}
-        return {"key": item["key"], "told": json.dumps(told)}
+        headers = headers_of(read_file(Found(*json.loads(item["found"]))))
+        return {"key": item["key"], "told": json.dumps(headers)}
 
-    def readings() -> Iterator[Reading]:
+    def readings() -> Iterator[Headers]:
         for start in range(0, len(new), _FILES_AT_ONCE):
             bundle = {str(number): found for number, found in enumerate(new[start : start + _FILES_AT_ONCE])}
             items = [{"key": key, "found": json.dumps(found)} for key, found in bundle.items()]
             for row in spread(items, read, _FILES_PER_TASK):
                 del bundle[row["key"]]
-                yield _reading(row["told"])
+                yield Headers(*json.loads(row["told"]))
             for found in bundle.values():  # each killed its task twice
-                yield Reading(*found, [], {LeftOut.DAMAGED_HEADER: 1})
+                yield Headers(*found, [], {LeftOut.DAMAGED_HEADER: 1})
 
     found = with_progress(readings(), len(new), "headers", lambda each: bool(each.instances), ("DICOM", "other"))
     for batch in _batched(found, _FILES_PER_TASK):
@@ -172,12 +207,7 @@ def _read_headers(request: ImportRequest, spread: Spread, ledger: Ledger) -> int
     return len(new)
 
 
-def _reading(text: str) -> Reading:
-    told = json.loads(text)
-    return Reading(**told | {"instances": [Instance.from_json(each) for each in told["instances"]]})
-
-
-def _batched(readings: Iterator[Reading], size: int) -> Iterator[list[Reading]]:
+def _batched(readings: Iterator[Headers], size: int) -> Iterator[list[Headers]]:
     while batch := list(itertools.islice(readings, size)):
         yield batch
 
@@ -192,17 +222,63 @@ def _judge_series(request: ImportRequest, ledger: Ledger, pseudonyms: Pseudonyms
             for series in unjudged[start : start + _SERIES_AT_ONCE]:
                 known = ledger.instances(series)
                 there = [each for each in known if os.path.exists(each.path)]  # noqa: PTH110  never raises
-                if known and not there:  # all its files are gone: what was made of them stays
-                    parts = volumes_of(known, (known[0].modality,), min_slices=2)
-                    ledger.tell_anew(series, [_entry(part, series, request, pseudonyms) for part in parts])
-                    continue
-                parts = volumes_of(there, request.modalities, request.min_slices)
-                entries = [_entry(part, series, request, pseudonyms) for part in parts]
-                gone += ledger.judge(series, entries, lambda row: _file_of(row, request.out).is_file())
+                parts, some_gone = _parts(known, there, request)
+                entry_of = partial(_entry, series=series, request=request, pseudonyms=pseudonyms)
+                sound: dict[str, int] | None = None
+                if some_gone:  # what was made of them stays
+                    whole = volumes_of(known, (known[0].modality,), min_slices=2)
+                    ledger.tell_anew(series, map(entry_of, whole))
+                    if not there:
+                        continue
+                    entries = map(entry_of, _sound(known, request) if _any_bad(parts) else [])
+                    sound = {each.volume: each.files for each in entries}
+                is_there = partial(_is_there, out=request.out)
+                gone += ledger.judge(series, list(map(entry_of, parts)), is_there, sound)
                 nameless += any(part.stack is not None and not part.instances[0].patient for part in parts)
         for path in gone:
             _remove(request.out / path)
     return nameless
+
+
+def _parts(known: Sequence[Instance], there: Sequence[Instance], request: ImportRequest) -> tuple[list[Part], bool]:
+    """The parts of a series, divided as if no file were gone (of one with a file that is gone: what is left of it), and
+    whether any is gone."""
+    paths = {each.path for each in there}
+    parts, some_gone = list[Part](), False
+    for part in volumes_of([*there, *known], request.modalities, request.min_slices):
+        left = [each for each in part.instances if each.path in paths]
+        if len(left) == len(part.instances):
+            parts.append(part)
+        else:
+            some_gone = True
+            parts += _left_of(part, left, request)
+    return parts, some_gone
+
+
+def _sound(known: Sequence[Instance], request: ImportRequest) -> list[Part]:
+    """The parts that the files of a series make without those that are bad by themselves."""
+    good = [each for each in known if not _any_bad(volumes_of([each], request.modalities, min_slices=2))]
+    return volumes_of(good, request.modalities, min_slices=2)
+
+
+def _any_bad(parts: Iterable[Part]) -> bool:
+    return any(part.refusal is not None and part.refusal.reason not in OF_GEOMETRY for part in parts)
+
+
+def _left_of(part: Part, left: Sequence[Instance], request: ImportRequest) -> list[Part]:
+    """What the files that are there make of a part; under its name, so that it takes the place of no other volume.
+
+    Example: what is left of "K grid 1 acquisition 2" would be "K grid 0" by itself, which is another orientation's
+    name; it is "K grid 1 acquisition 2" too.
+    """
+    found = volumes_of(left, request.modalities, request.min_slices)
+    if part.instances[0].multi_frame or _any_bad([part, *found]):
+        return found  # named by its files, or by what all slices share
+    ends = [each.name.partition(" grid ")[2].partition(" ")[2] for each in found]
+    if len(found) > 1 and (part.stack is not None or len(set(ends)) < len(ends)):
+        told = f"{len(part.instances) - len(left)} of {len(part.instances)} files are gone"
+        return [Part(part.name, tuple(left), refusal=part.refusal or Refusal(LeftOut.MISSING_SLICES, told))]
+    return [replace(each, name=f"{part.name} {end}".strip()) for each, end in zip(found, ends, strict=True)]
 
 
 def _entry(part: Part, series: str, request: ImportRequest, pseudonyms: Pseudonyms) -> Entry:
@@ -211,23 +287,12 @@ def _entry(part: Part, series: str, request: ImportRequest, pseudonyms: Pseudony
     if part.stack is None:
         assert part.refusal is not None
         reason, detail = part.refusal.reason, part.refusal.detail
-        return Entry(ids["series_id"], "", reason, detail, len(part.instances), row, None)
+        return Entry(ids["series_id"], part.name, "", reason, detail, len(part.instances), row, None)
     files = [(*each.told()[:3], each.size, each.mtime_ns) for each in part.instances]
     signature = content_hash([converter_version(), files])
     row = volume_row(part, ids, request.keep_descriptions)
-    shape = (row["columns"], row["rows"], row["slices"])
-    affine = tuple(tuple(line) for line in part.stack.affine().tolist())
-    places = tuple(Place(each.path, each.member) for each in part.instances)
-    target, tilted = str(_file_of(row, Path())), part.stack.tilt_deg > 0
-    job = Job(ids["series_id"], places, target, shape, affine, tilted, numbered=not _counted(part.instances))
-    return Entry(ids["series_id"], signature, None, "", len(files), row, json.dumps(asdict(job)))
-
-
-def _counted(instances: Sequence[Instance]) -> bool:
-    """Whether instance numbers go up, or down, from plane to plane: dcm2niix orders by them."""
-    numbers = [each.number for each in instances if each.number is not None]
-    steps = {(after > before) - (after < before) for before, after in itertools.pairwise(numbers)}
-    return len(numbers) == len(instances) and steps in (set(), {1}, {-1})
+    job = job_of(part, ids["series_id"], str(_file_of(row, Path())))
+    return Entry(ids["series_id"], part.name, signature, None, "", len(files), row, json.dumps(asdict(job)))
 
 
 def _remove(folder: Path) -> None:
@@ -271,12 +336,18 @@ def _convert(request: ImportRequest, spread: Spread, scratch: Path, ledger: Ledg
     ):
         if row["trouble"]:
             raise MachineTrouble(f"the import of {request.out} stopped: {row['trouble']}; the same command goes on")
-        if row["reason"]:
-            _remove(
-                Path(_job(ledger.job(row["key"]), request.out).target).parent
-            )  # what an earlier import made of other files
-        ledger.settle(row["key"], row["reason"] or None, row["detail"])
-        made += not row["reason"]
+        job = _job(ledger.job(row["key"]), request.out)
+        target, reason = Path(job.target), row["reason"] or None
+        if reason and target.is_file():  # an earlier import made it
+            there = all(os.path.exists(place.path) for place in job.places)  # noqa: PTH110  never raises
+            if (reason in TRANSIENT or not there) and ledger.go_back(row["key"]):
+                continue
+            if there:
+                _remove(target.parent)
+            else:
+                reason = None  # it was killed before it could tell
+        ledger.settle(row["key"], reason, row["detail"] if reason else "")
+        made += reason is None
     return made
 
 
@@ -289,11 +360,25 @@ def _job(text: str, out: Path) -> Job:
 
 
 def _write_key(request: ImportRequest, ledger: Ledger) -> None:
-    """The key that leads from the archive's ids back to patients and folders; it stays in the private folder."""
-    lines = ["pmbb_id,series_id,PatientID,SeriesInstanceUID,folder"]
-    for patient, series, patient_id, uid, path in ledger.sources():
-        told = [patient, series, patient_id, uid, str(Path(path).parent)]
-        lines.append(",".join('"' + each.replace('"', '""') + '"' for each in told))
-    file = key_file(request)
-    write_atomic(file, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
+    """The key that leads from the archive's ids back to patients and folders; it stays in the private folder.
+
+    Lines of volumes of which no header is known stay as they are; those of a renamed archive may be in another key.
+    """
+    file, columns = key_file(request), ("pmbb_id", "series_id", "PatientID", "SeriesInstanceUID", "folder")
+    rows = {row[1]: [*row[:4], str(Path(row[4]).parent)] for row in ledger.sources()}
+    unknown = {row["series_id"] for row in ledger.kept()} - rows.keys()
+    keys = sorted(request.private.glob("*.key.csv"), key=lambda each: each == file) if unknown else []  # its own last
+    for key in keys:
+        try:
+            with key.open(encoding="utf-8", errors="backslashreplace", newline="") as lines:
+                rows |= {row[1]: row for row in csv.reader(lines) if len(row) == len(columns) and row[1] in unknown}
+        except csv.Error as error:
+            if key == file:  # it would be written over
+                raise ConfigError(
+                    f"the key {key} cannot be read ({error}); needed: a whole CSV file, for volumes whose DICOM is "
+                    "not known; mend it, or move it away; the archive itself is complete"
+                ) from error
+    text = io.StringIO()
+    csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([columns, *rows.values()])
+    write_atomic(file, text.getvalue().encode("utf-8", "backslashreplace"))
     file.chmod(0o600)

@@ -9,15 +9,16 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prism_ssl.data.dicom.files import Found, Reading
-from prism_ssl.data.dicom.instance import Instance
-from prism_ssl.data.dicom.reasons import TRANSIENT, LeftOut
+from prism_ssl.data.dicom.catalog_rows import same_planes
+from prism_ssl.data.dicom.files import Found, Headers
+from prism_ssl.data.dicom.instance import Instance, safe
+from prism_ssl.data.dicom.reasons import OF_GEOMETRY, TRANSIENT, LeftOut
 from prism_ssl.errors import ConfigError, MachineTrouble
 
 _TABLES = """
@@ -28,17 +29,21 @@ create index if not exists by_series on instances (series);
 create index if not exists by_path on instances (path);
 create table if not exists series (series text primary key, judged integer);
 create table if not exists volumes (
-    volume text primary key, series text, signature text, reason text, detail text, files integer, row text, job text
+    volume text primary key, series text, signature text, reason text, detail text, files integer, row text, job text,
+    part text, former text
 );
 create index if not exists volumes_by_series on volumes (series);
 """
-
+"""``former``: signature, files and row of a volume in the archive that waits (with a ``job``) for its next conversion.
+A volume whose ``series`` is its own id was adopted: its DICOM has not been read."""
 
 _GONE = ""
 """Path of an instance whose file holds others now."""
 
 IsThere = Callable[[dict[str, Any]], bool]
 """Whether the archive has the file of a row."""
+Sound = Mapping[str, int]
+"""Volumes that the files of a series (gone ones too) make without the bad ones, and the number of files of each."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,14 @@ class Entry:
 
     Attributes:
         volume: its pseudonymous id.
+        part: name of the part, see ``Part``.
         signature: changes when the volume must be converted again; "" where nothing is to be converted.
         row: of the table; of one left out, only its ids and modality.
         job: what a task needs to convert it, as JSON.
     """
 
     volume: str
+    part: str
     signature: str
     reason: str | None
     detail: str
@@ -78,7 +85,7 @@ class Ledger:
         self._db = sqlite3.connect(file)
         try:
             with self._db:
-                self._db.executescript(_TABLES)
+                _make_tables(self._db)
                 self._refuse_other(archive, file)
                 self._judge_anew_under(settings)
         except sqlite3.DatabaseError as error:
@@ -100,12 +107,12 @@ class Ledger:
 
     def _refuse_other(self, archive: Path, file: Path) -> None:
         known = self._db.execute("select value from told where name = 'archive'").fetchone()
-        if known is not None and known[0] != _safe(str(archive)) and Path(known[0]).is_dir():
+        if known is not None and known[0] != safe(str(archive)) and Path(known[0]).is_dir():
             raise ConfigError(
                 f"{file} is the ledger of another archive, {known[0]}; needed for {archive}: another name, or another "
                 "--private"
             )
-        self._db.execute("insert or replace into told values ('archive', ?)", (_safe(str(archive)),))
+        self._db.execute("insert or replace into told values ('archive', ?)", (safe(str(archive)),))
 
     def close(self) -> None:
         """Close the file."""
@@ -119,7 +126,7 @@ class Ledger:
     # ------------------------------------------------------------------ files
     def knows(self, found: Found) -> bool:
         """Whether a file was read before and has not changed since."""
-        row = self._db.execute("select size, mtime_ns from files where path = ?", (_safe(found.path),)).fetchone()
+        row = self._db.execute("select size, mtime_ns from files where path = ?", (safe(found.path),)).fetchone()
         return bool(row == (found.size, found.mtime_ns))
 
     def forget_unreadable(self) -> None:
@@ -127,7 +134,7 @@ class Ledger:
         with self._db:
             self._db.execute("delete from files where left_out like ?", (f'%"{LeftOut.NOT_READABLE}"%',))
 
-    def add(self, readings: Iterable[Reading]) -> None:
+    def add(self, readings: Iterable[Headers]) -> None:
         """Keep what files held; their series are to be judged.
 
         An image that the file tells anew is known by its new header only. Others that the file held are gone, as if
@@ -135,13 +142,13 @@ class Ledger:
         """
         with self._db:
             for reading in readings:
-                path = _safe(reading.path)
-                told = (path, reading.size, reading.mtime_ns, json.dumps(reading.left_out))
-                self._db.execute("insert or replace into files values (?, ?, ?, ?)", told)
+                path = safe(reading.path)
+                file = (path, reading.size, reading.mtime_ns, json.dumps(reading.left_out))
+                self._db.execute("insert or replace into files values (?, ?, ?, ?)", file)
                 if LeftOut.NOT_READABLE in reading.left_out:
                     continue
-                self._forget(path, {each.sop for each in reading.instances})
-                rows = [(path, series_key(each), each.to_json()) for each in reading.instances]
+                self._forget(path, {sop for _, sop, _ in reading.instances})
+                rows = [(path, series, told) for series, _, told in reading.instances]
                 self._db.executemany("insert into instances values (?, ?, ?)", rows)
                 self._unjudge({row[1] for row in rows})
 
@@ -180,50 +187,100 @@ class Ledger:
         known = [(path, Instance.from_json(told)) for path, told in rows]
         return [each if path != _GONE else replace(each, path="") for path, each in known]
 
-    def judge(self, series: str, entries: Sequence[Entry], is_there: IsThere) -> list[str]:
+    def judge(self, series: str, entries: Sequence[Entry], is_there: IsThere, sound: Sound | None) -> list[str]:
         """Keep the verdicts on a series; returns the ``series_path`` of volumes that it no longer has.
 
         A volume with an equal signature stays as it is, if ``is_there(row)`` finds its file. Belongs in a ``batch``.
+
+        Args:
+            sound: None: no DICOM file of the series is gone. Else a volume in the archive stays, unless one of as many
+                planes of its kind replaces it, or a file that is still there speaks against it; none does against
+                one that is sound. So does one that was adopted.
         """
-        before = {
-            row[0]: row[1:]
-            for row in self._db.execute(
-                "select volume, signature, reason, detail, row, job from volumes where series = ?", (series,)
-            )
-        }
-        for entry in entries:
+        query = "select volume, signature, reason, detail, row, job, files from volumes where series = ?"
+        before = {row[0]: row[1:] for row in self._db.execute(query, (series,))}
+        staying = self._staying(series, entries, is_there, sound)
+        for volume in staying:
+            before.pop(volume, None)
+        for entry in (each for each in entries if each.volume not in staying):
             reason, detail, job = entry.reason, entry.detail, entry.job
-            known = before.pop(entry.volume, None)
+            known = before.pop(entry.volume, None) or self._adopted(entry.volume)
             if job is not None and known is not None and known[0] == entry.signature and known[4] is None:
                 converted = known[1] is None and is_there(entry.row)
                 if converted or (known[1] is not None and known[1] not in TRANSIENT):
                     reason, detail, job = known[1], known[2], None
-            outcome = (entry.signature, reason, detail, entry.files, json.dumps(entry.row), job)
-            self._db.execute(
-                "insert or replace into volumes values (?, ?, ?, ?, ?, ?, ?, ?)", (entry.volume, series, *outcome)
-            )
-            if reason is not None and known is not None and known[1] is None:
-                before[entry.volume] = known  # it was a volume, and is none any more
+            former = None
+            if known is not None and known[1] is None:
+                if reason is not None:
+                    before[entry.volume] = known  # it was a volume, and is none any more
+                elif known[4] is None:
+                    former = json.dumps([known[0], known[5], known[3]])
+            self._put(replace(entry, reason=reason, detail=detail, job=job), series, former if job else None)
         gone = [json.loads(row[3])["series_path"] for row in before.values() if row[1] is None]
         kept = {entry.volume for entry in entries}
         self._db.executemany("delete from volumes where volume = ?", [(each,) for each in before if each not in kept])
         self._db.execute("update series set judged = 1 where series = ?", (series,))
         return gone
 
+    def _put(self, entry: Entry, series: str, former: str | None = None) -> None:
+        outcome = (entry.signature, entry.reason, entry.detail, entry.files, json.dumps(entry.row), entry.job)
+        self._db.execute(
+            "insert or replace into volumes (volume, series, signature, reason, detail, files, row, job, part, former) "
+            "values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (entry.volume, series, *outcome, entry.part, former),
+        )
+
+    def _staying(self, series: str, entries: Sequence[Entry], is_there: IsThere, sound: Sound | None) -> set[str]:
+        """Ids of the volumes that stay as they are, because files of them are gone, or may be (see ``adopt``)."""
+        query = "select volume, row, part, files from volumes where reason is null and "
+        known = self._db.execute(f"{query} series = ?", (series,)).fetchall() if sound is not None else []
+        for entry in entries:
+            known += self._db.execute(f"{query} volume = ? and series = volume", (entry.volume,))
+        verdicts = {entry.volume: entry for entry in entries}
+        bad = [entry.part for entry in entries if entry.reason is not None and entry.reason not in OF_GEOMETRY]
+        against = tuple(f"{part} {kind} " for part in bad for kind in ("grid", "file"))
+        return {
+            volume
+            for volume, told, part, files in known
+            if ((sound or {}).get(volume) == files or not f"{part} ".startswith(against))
+            and not (volume in verdicts and _replaces(verdicts[volume], json.loads(told)))
+            and is_there(json.loads(told))
+        }
+
+    def _adopted(self, volume: str) -> Any:
+        query = "select signature, reason, detail, row, job, files from volumes where volume = ? and series = volume"
+        return self._db.execute(query, (volume,)).fetchone()
+
     def tell_anew(self, series: str, entries: Iterable[Entry]) -> None:
-        """Keep the rows of a series of which all files are gone; its volumes stay. Belongs in a ``batch``."""
+        """Keep what the headers of a series of which files are gone say of its volumes. Belongs in a ``batch``.
+
+        A volume of as many files whose planes are others keeps its row: ids follow from numbers, which may have moved.
+        """
         for entry in (each for each in entries if each.job is not None):
-            told = (json.dumps(entry.row), entry.volume)
-            self._db.execute("update volumes set row = ? where volume = ? and reason is null and job is null", told)
+            query = "select row from volumes where volume = ? and files = ? and reason is null and job is null"
+            known = self._db.execute(query, (entry.volume, entry.files)).fetchone()
+            if known is not None and same_planes(entry.row, json.loads(known[0])):
+                told = (json.dumps(entry.row), entry.part, entry.volume)
+                self._db.execute("update volumes set row = ?, part = ? where volume = ?", told)
         self._db.execute("update series set judged = 1 where series = ?", (series,))
 
     # ------------------------------------------------------------------ volumes
+    def adopt(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Keep the rows of an archive whose ledger is lost; each volume is its own series until its DICOM is read."""
+        with self._db:
+            for row in rows:
+                self._put(Entry(row["series_id"], "", "", None, "", row["slices"], row, None), row["series_id"])
+
     def reopen(self, is_there: IsThere) -> None:
-        """Judge again the series of which a file of the archive is gone, or a volume failed for a passing reason."""
+        """Judge again the series of which a file of the archive is gone, or a volume failed for a passing reason. One
+        that is in the archive and waits for a new conversion goes back to what it was, since its files may be gone."""
         again = set[str]()
         for series, reason, row in self._db.execute("select series, reason, row from volumes where job is null"):
             if reason in TRANSIENT or (reason is None and not is_there(json.loads(row))):
                 again.add(series)
+        for volume, row in self._db.execute("select volume, row from volumes where former is not null").fetchall():
+            if is_there(json.loads(row)):
+                self.go_back(volume)
         with self._db:
             self._unjudge(again)
 
@@ -238,9 +295,21 @@ class Ledger:
     def settle(self, volume: str, reason: str | None, detail: str) -> None:
         """Keep the outcome of a conversion; ``reason`` None: it is in the archive."""
         with self._db:
-            self._db.execute(
-                "update volumes set reason = ?, detail = ?, job = null where volume = ?", (reason, detail, volume)
-            )
+            query = "update volumes set reason = ?, detail = ?, job = null, former = null where volume = ?"
+            self._db.execute(query, (reason, detail, volume))
+
+    def go_back(self, volume: str) -> bool:
+        """Let a volume that waits be as it is in the archive, and judge its series again with the next import; False of
+        one that the archive did not have."""
+        query = "select series, former from volumes where volume = ? and former is not null"
+        found = self._db.execute(query, (volume,)).fetchone()
+        if found is None:
+            return False
+        with self._db:
+            query = "update volumes set signature = ?, files = ?, row = ?, job = null, former = null where volume = ?"
+            self._db.execute(query, (*json.loads(found[1]), volume))
+            self._unjudge([found[0]])
+        return True
 
     def kept(self) -> list[dict[str, Any]]:
         """Rows of the volumes in the archive."""
@@ -249,12 +318,10 @@ class Ledger:
 
     def left_out(self) -> list[dict[str, Any]]:
         """Rows of what was left out, with reason, detail and number of files."""
-        rows = self._db.execute(
-            "select row, reason, detail, files from volumes where reason is not null order by volume"
-        )
+        query = "select row, reason, detail, files from volumes where reason is not null order by volume"
         return [
             json.loads(row) | {"reason": reason, "detail": detail, "files": files}
-            for row, reason, detail, files in rows
+            for row, reason, detail, files in self._db.execute(query)
         ]
 
     def sources(self) -> Iterator[tuple[str, str, str, str, str]]:
@@ -264,6 +331,54 @@ class Ledger:
         for row, instance in self._db.execute(query):
             told, first = json.loads(row), json.loads(instance)
             yield told["pmbb_id"], told["series_id"], first["patient"], first["series"], first["path"]
+
+
+def _make_tables(db: sqlite3.Connection) -> None:
+    db.executescript(_TABLES)
+    known = {row[1] for row in db.execute("pragma table_info(volumes)")}
+    for column in {"part", "former"} - known:  # a ledger of an earlier version
+        db.execute(f"alter table volumes add column {column} text")
+
+
+def has_begun(file: Path) -> bool:
+    """Whether the ledger in ``file`` has judged any series; true of a damaged one too."""
+    return file.exists() and ((peeked := _peeked(file, ())) is None or bool(peeked[0]))
+
+
+def ledger_of_renamed(file: Path, volumes: Collection[str]) -> Path | None:
+    """The ledger that an archive had under its earlier name: it has all ``volumes``, and its archive is gone.
+
+    Args:
+        file: where its ledger is to be; none has begun there.
+        volumes: ids in its table.
+
+    Raises:
+        ConfigError: several ledgers in the folder may be it.
+    """
+    if not volumes:
+        return None
+    told = {each: _peeked(each, volumes) for each in sorted(file.parent.glob("*.sqlite")) if each != file}
+    renamed = [each for each, peeked in told.items() if peeked and peeked[1] and not Path(peeked[0]).is_dir()]
+    unclear = renamed if len(renamed) > 1 else [each for each, peeked in told.items() if peeked is None and not renamed]
+    if unclear:
+        raise ConfigError(
+            f"it cannot be told whose ledger {' or '.join(each.name for each in unclear)} is; needed: that of the "
+            f"archive {file.stem}, which has none by its name; move the others, and damaged ones, out of {file.parent}"
+        )
+    return renamed[0] if renamed else None
+
+
+def _peeked(file: Path, volumes: Collection[str]) -> tuple[str, bool] | None:
+    """The archive of a ledger ("" before it has judged any series), and whether it has all ``volumes``; None if it is
+    damaged."""
+    try:
+        with closing(sqlite3.connect(file)) as db:
+            _make_tables(db)
+            known = dict(db.execute("select volume, reason is null from volumes"))
+            archive = db.execute("select value from told where name = 'archive'").fetchone()
+    except sqlite3.DatabaseError:
+        return None
+    return (archive[0] if archive and known else "", all(map(known.get, volumes)))
 
 
 @contextmanager
@@ -278,12 +393,8 @@ def ledger_failures_named(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def series_key(instance: Instance) -> str:
-    """What the files of one series share; without a series id, files of one folder are one series."""
-    series = instance.series or f"folder {os.path.dirname(instance.path)} {os.path.dirname(instance.member)}"  # noqa: PTH120
-    return _safe("\x1f".join((instance.patient, instance.study, series, instance.modality)))
-
-
-def _safe(text: str) -> str:
-    """The text with what SQLite cannot hold, bytes that are no UTF-8, written out."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def _replaces(entry: Entry, row: Mapping[str, Any]) -> bool:
+    """Whether a verdict takes a volume of which files are gone: a bad file, or as many planes of its kind."""
+    if entry.reason is not None:
+        return entry.reason not in OF_GEOMETRY
+    return same_planes(entry.row, row) and bool(entry.row["slices"] >= row["slices"])

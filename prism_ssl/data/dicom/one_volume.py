@@ -5,6 +5,7 @@ Whole or not at all; the work of one task.
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import tempfile
@@ -18,8 +19,10 @@ from prism_ssl.contracts import Float64
 from prism_ssl.data.dicom.converter import converted, place_volume
 from prism_ssl.data.dicom.files import Place, fetched
 from prism_ssl.data.dicom.header import write_numbered
+from prism_ssl.data.dicom.instance import Instance
 from prism_ssl.data.dicom.reasons import LeftOut
 from prism_ssl.data.dicom.straighten import straightened
+from prism_ssl.data.dicom.volumes import Part
 from prism_ssl.data.scan import read_header, times
 from prism_ssl.errors import MachineTrouble, ScanRejected
 
@@ -50,6 +53,28 @@ class Job:
     affine: tuple[tuple[float, ...], ...]
     tilted: bool
     numbered: bool
+
+
+def job_of(part: Part, volume: str, target: str) -> Job:
+    """The conversion of a part with a stack into ``target``."""
+    assert part.stack is not None
+    first, stack = part.instances[0], part.stack
+    return Job(
+        volume=volume,
+        places=tuple(Place(each.path, each.member) for each in part.instances),
+        target=target,
+        shape=(first.columns, first.rows, len(stack.order)),
+        affine=tuple(tuple(line) for line in stack.affine().tolist()),
+        tilted=stack.tilt_deg > 0,
+        numbered=not _counted(part.instances),
+    )
+
+
+def _counted(instances: Sequence[Instance]) -> bool:
+    """Whether instance numbers go up, or down, from plane to plane: dcm2niix orders by them."""
+    numbers = [each.number for each in instances if each.number is not None]
+    steps = {(after > before) - (after < before) for before, after in itertools.pairwise(numbers)}
+    return len(numbers) == len(instances) and steps in (set(), {1}, {-1})
 
 
 def bring(job: Job, scratch_root: str) -> None:

@@ -27,6 +27,7 @@ class LeftOut(StrEnum):
     LOCALIZER = "localizer"
     PROJECTION = "projection"
     MOSAIC = "mosaic"
+    NOT_MAGNITUDE = "not_magnitude"
     NO_GEOMETRY = "no_geometry"
     CT_NOT_IN_HU = "ct_not_in_hu"
     SINGLE_SLICE = "single_slice"
@@ -45,6 +46,14 @@ class LeftOut(StrEnum):
     CONVERSION_DISAGREES = "conversion_disagrees"
 
 
+OF_GEOMETRY = frozenset(
+    {
+        *(LeftOut.SINGLE_SLICE, LeftOut.TOO_FEW_SLICES, LeftOut.VARYING_ORIENTATION, LeftOut.TIME_SERIES),
+        *(LeftOut.DOUBLED_SLICES, LeftOut.MISSING_SLICES, LeftOut.UNEVEN_SPACING, LeftOut.SHEARED_STACK),
+        LeftOut.SEVERAL_VOLUMES,
+    }
+)
+"""Reasons that may follow from files that are gone; the others before a conversion follow from a file that is there."""
 TRANSIENT = frozenset({LeftOut.NOT_READABLE, LeftOut.CONVERSION_TIMED_OUT, LeftOut.CONVERSION_CRASHED})
 """Tried again by the next run, though nothing has changed."""
 

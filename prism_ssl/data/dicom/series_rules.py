@@ -28,6 +28,7 @@ SYNTAXES = {
 GREY = ("MONOCHROME1", "MONOCHROME2", "")
 _SCREENS = {"SCREEN SAVE", "SCREENSAVE", "SCREENSHOT", "SCREEN CAPTURE", "DOSE REPORT", "DOSE_INFO", "PROT"}
 _PROJECTIONS = {"MIP", "MINIP", "MIN IP", "MAXIP", "PROJECTION IMAGE", "VOLREN", "VRT", "VOLUME RENDERING", "CPR"}
+_NO_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"}
 _LOCALIZERS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
 
 Rule = Callable[[Sequence[Instance], Sequence[str]], Refusal | None]
@@ -89,14 +90,6 @@ def _integers(instances: Sequence[Instance], _: Sequence[str]) -> Refusal | None
     return Refusal(LeftOut.UNSUPPORTED_PIXELS, f"{bits} bits a pixel{sign}; needed: 16, or 8 without a sign")
 
 
-def _scaled_alike(instances: Sequence[Instance], _: Sequence[str]) -> Refusal | None:
-    """Within each file: dcm2niix keeps the slope of every file, but of several frames in one the last one's only."""
-    for instance in instances:
-        if len(scales := {(frame.slope, frame.intercept) for frame in instance.frames}) > 1:
-            return Refusal(LeftOut.UNSUPPORTED_PIXELS, f"{len(scales)} scalings in one file; dcm2niix keeps one")
-    return None
-
-
 def _decodable(instances: Sequence[Instance], _: Sequence[str]) -> Refusal | None:
     unknown = sum(each.syntax not in SYNTAXES for each in instances)
     return (
@@ -131,11 +124,19 @@ def _no_mosaic(instances: Sequence[Instance], _: Sequence[str]) -> Refusal | Non
     return None
 
 
+def _magnitude(instances: Sequence[Instance], _: Sequence[str]) -> Refusal | None:
+    frames = [frame for each in instances for frame in each.frames]
+    if instances[0].modality == "MR" and all(_NO_MAGNITUDE.intersection(frame.image_type) for frame in frames):
+        return Refusal(LeftOut.NOT_MAGNITUDE, f"{len(instances)} images of phase, real or imaginary part")
+    return None
+
+
 def _in_hu(instances: Sequence[Instance], _: Sequence[str]) -> Refusal | None:
     if instances[0].modality != "CT":
         return None
     frames = [frame for each in instances for frame in each.frames]
-    other = sum(frame.rescale_type not in ("", "HU") for frame in frames)
+    # US: unspecified
+    other = sum(frame.rescale_type not in ("", "US", "HU") for frame in frames)
     lost = sum(frame.slope is None or frame.slope == 0 or frame.intercept is None for frame in frames)
     if other or lost:
         return Refusal(
@@ -152,10 +153,10 @@ RULES: tuple[Rule, ...] = (
     _grey,
     _complete,
     _integers,
-    _scaled_alike,
     _decodable,
     _no_localizer,
     _no_projection,
     _no_mosaic,
+    _magnitude,
     _in_hu,
 )

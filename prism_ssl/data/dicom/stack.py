@@ -14,6 +14,9 @@ from prism_ssl.data.dicom.reasons import LeftOut, Refusal
 
 SAME_PLACE_MM = 0.01
 """Planes that are closer than this, along their normal, lie at one place."""
+STATION_MM = 50.0
+"""Planes at one distance whose places are further apart than this are of stations beside each other; less may be a
+drift of the patient, or the tilt of a gantry."""
 STEP_TOLERANCE, STEP_TOLERANCE_MM = 0.1, 0.05
 """A plane may be away from its place by this share of the step and this length: scanners round positions."""
 GAP_FACTOR = 1.5
@@ -78,6 +81,29 @@ def distances_mm(frames: Sequence[Frame]) -> Float64:
 def doubled(frames: Sequence[Frame]) -> int:
     """How many planes lie where another one does."""
     return int(np.count_nonzero(np.diff(np.sort(distances_mm(frames))) < SAME_PLACE_MM))
+
+
+def stations(frames: Sequence[Frame]) -> dict[str, list[int]]:
+    """Indices of the planes of each station, by its place in mm along a row and a column; "" for a single one.
+
+    Stations are told apart only where planes at one distance lie beside each other.
+    """
+    whole = {"": list(range(len(frames)))}
+    positions, distances = np.array([frame.position for frame in frames], float), distances_mm(frames)
+    order = np.argsort(distances)
+    apart = np.linalg.norm(np.diff(positions[order], axis=0), axis=1)
+    if not np.any((np.diff(distances[order]) < SAME_PLACE_MM) & (apart > STATION_MM)):
+        return whole
+    places = positions @ np.array(frames[0].orientation, float).reshape(2, 3).T
+    found = list[list[int]]()
+    for i, place in enumerate(places):
+        near = next((each for each in found if np.linalg.norm(places[each[0]] - place) <= STATION_MM), None)
+        if near is None:
+            found.append(near := [])
+        near.append(i)
+    if min(map(len, found)) == 1:
+        return whole
+    return {" ".join(str(round(value)) for value in places[each[0]].tolist()): each for each in found}
 
 
 def stacked(frames: Sequence[Frame], tilt_allowed: bool) -> Stack | Refusal:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import polars as pl
+
 from prism_ssl.data.dicom.header import IDENTITY
 from prism_ssl.data.dicom.instance import Instance
-from prism_ssl.data.filters import DERIVED, LOCALIZERS, TIME_SERIES
+from prism_ssl.data.filters import DERIVED, LOCALIZERS, TIME_SERIES, has_contrast_agent
 
 _BODY_PARTS = """
     ABDOMEN ABDOMENPELVIS ADRENAL ANKLE AORTA ARM AXILLA BACK BLADDER BRAIN BREAST BRONCHUS BUTTOCK CALCANEUS CALF
@@ -66,10 +68,12 @@ _VOCABULARY = (
     | {part for words in (TIME_SERIES, LOCALIZERS, DERIVED) for word in words for part in word.split()}
 )
 _MEASURE = re.compile(r"\d{1,2}([.,]\d{1,3})?(MM|CM|T)")
-_KERNEL = re.compile(r"[A-Z][A-Z]?\d{2}[A-Z]?|B\d{1,4}")
+_KERNEL = re.compile(r"(B[FLMRV]|H[CFRV]|Q[FR]|S[AD]|U[BR])\d{2}[DFHMSU]?|[BDIJQTU]\d{2}[DFHMSU]|H\d{2}[DHSU]|FC\d{2}")
+"""Kernels of Siemens (B60f, Br40d) and Canon (FC08). One letter and a number may be sex and age: F82Y, H45, H82F."""
+_B_VALUE = re.compile(r"B(0|50|[1-9]\d?[05]0)")
+_YEAR = re.compile(r"[A-Z](19\d\d|20[0-2]\d|2030)")
 _MACHINE_TEXT = re.compile(r"[A-Za-z0-9 _\-+*/.#()=:,\\]{1,48}")
 _LONG_NUMBER = re.compile(r"\d{6,}|\d{2,4}[.\-/]\d{1,2}[.\-/]\d{2,4}")
-_NO_AGENT = {"NO", "NONE", "N", "0", "WITHOUT", "UNENHANCED", "NATIVE", "NO CONTRAST", "NON CONTRAST", "N/A", "NA", "-"}
 
 
 def modality(text: str) -> str:
@@ -105,15 +109,19 @@ def machine_text(text: str, identifying: Iterable[str]) -> str:
 
 def protocol_words(text: str, names: Iterable[str] = ()) -> str:
     """The words of a description that are in the vocabulary and in no name, in capitals and in their order."""
-    told = (word for word in _words(text) if word not in names)
-    return " ".join(word for word in told if word in _VOCABULARY or _MEASURE.fullmatch(word) or _KERNEL.fullmatch(word))
+    return " ".join(word for word in _words(text) if word not in names and _is_of_protocols(word))
+
+
+def _is_of_protocols(word: str) -> bool:
+    if _YEAR.fullmatch(word):
+        return False
+    return word in _VOCABULARY or any(kind.fullmatch(word) for kind in (_MEASURE, _KERNEL, _B_VALUE))
 
 
 def contrast_agent(text: str | None) -> bool | None:
     """Whether a contrast agent was given; None if the header does not say."""
-    if text is None or not text.strip():
-        return None
-    return text.strip().upper() not in _NO_AGENT
+    told: bool | None = pl.select(has_contrast_agent(pl.lit(text, pl.String))).item()
+    return told
 
 
 def identifying_words(instance: Instance, fields: Iterable[str] = IDENTITY) -> frozenset[str]:

@@ -29,7 +29,7 @@ def chunk_bytes(config: PrismConfig) -> int:
 def probe_set_bytes(config: PrismConfig) -> int:
     """Size of the probe set in the training worker: int16 patches and float32 positions of every view."""
     n_views = config.eval.probe_scans * config.eval.views_per_scan + config.eval.place_pairs * 2 * PLACE_POINTS
-    return n_views * (config.eval.n_patches or config.data.n_patches) * (PATCH_PX * PATCH_PX * 2 + 3 * 4)
+    return n_views * config.held_out_patches * (PATCH_PX * PATCH_PX * 2 + 3 * 4)
 
 
 def object_store_bytes(config: PrismConfig) -> int:
@@ -124,14 +124,18 @@ def mirror_bytes(config: PrismConfig, shards: Sequence[Sequence[PreparedScan]]) 
     return slots + max((_largest_bytes(shard, pairs_per_chunk) for shard in shards), default=0)
 
 
-def check_mirror_fits(config: PrismConfig, shards: Sequence[Sequence[PreparedScan]], device_bytes: int) -> None:
-    """Raises ``MemoryPlanTooBig`` when the volumes fill a GPU with ``device_bytes``."""
-    needed = mirror_bytes(config, shards)
-    if needed >= device_bytes:
+def check_mirror_fits(
+    config: PrismConfig, shards: Sequence[Sequence[PreparedScan]], device_bytes: int, model_bytes: int
+) -> None:
+    """Raises ``MemoryPlanTooBig`` when volumes and model do not fit a GPU with ``device_bytes``."""
+    volumes = mirror_bytes(config, shards)
+    if volumes + model_bytes > device_bytes:
         raise MemoryPlanTooBig(
-            f"data.extract_on is 'cuda': the volumes of all slots need {needed / GIB:.1f} GiB of GPU memory, the GPU "
-            f"has {device_bytes / GIB:.1f} GiB for them and the model; lower data.warm_pool_size "
-            f"({config.data.warm_pool_size}) or data.workers ({config.data.workers}), or set data.extract_on to 'cpu'"
+            f"data.extract_on is 'cuda': the volumes of all slots need {volumes / GIB:.1f} GiB of GPU memory and the "
+            f"model {model_bytes / GIB:.1f} GiB (estimated), the GPU has {device_bytes / GIB:.1f} GiB; lower "
+            f"data.warm_pool_size ({config.data.warm_pool_size}), data.workers ({config.data.workers}) or "
+            f"train.batch_size ({config.train.batch_size}), set model.activation_checkpointing, or data.extract_on to "
+            "'cpu'"
         )
 
 

@@ -10,6 +10,7 @@ from prism_ssl.config.schema import ViewConfig
 from prism_ssl.contracts import Float64, VisitKey
 from prism_ssl.data.scan import OpenScan, apply_affine
 from prism_ssl.data.views.places import body_places, shared_places
+from prism_ssl.data.views.random_affine import changed, random_affine
 from prism_ssl.data.views.random_curve import Int16, random_curve
 from prism_ssl.data.views.view_pairs import View, draw_pair, draw_view, draw_view_at
 from prism_ssl.utils.seeds import generator_for
@@ -69,8 +70,11 @@ def draw_training_pair(scene: Scene, config: ViewConfig, n_patches: int, seed: i
     """The pair of one visit; the scene, ``seed`` and ``key`` fix the draws.
 
     A pair of one series is the same whether or not there is another one. Without the settings ``centers``,
-    ``same_place_share`` and ``random_contrast`` it is ``draw_pair``.
+    ``same_place_share``, ``random_contrast`` and those of ``random_affine`` it is ``draw_pair``.
     """
+    change = random_affine(config, seed, key.scan_id, key.epoch)
+    if change is not None:
+        scene = _changed(scene, change)
     scan = scene.scan
     if not asks_for_body(config) and not config.random_contrast:
         views = draw_pair(scan.affine, scan.shape, scan.stats, config, n_patches, seed, key)
@@ -90,6 +94,13 @@ def draw_training_pair(scene: Scene, config: ViewConfig, n_patches: int, seed: i
     shares = (curved_a, curved_b)
     first, second = (random_curve(kind) if share < config.random_contrast else None for share in shares)
     return TrainingPair((a, b), scans, (first, second))
+
+
+def _changed(scene: Scene, change: Float64) -> Scene:
+    """The scene of the patient that ``random_affine`` makes of the scene's own."""
+    other = None if scene.other is None else changed(scene.other, change)
+    body_mm, shared_mm = apply_affine(change, scene.body_mm), apply_affine(change, scene.shared_mm)
+    return Scene(changed(scene.scan, change), body_mm, other, shared_mm)
 
 
 def _centers(scene: Scene, config: ViewConfig, a: float, b: float) -> tuple[Float64 | None, Float64 | None]:

@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError, RayTaskError
 
 from prism_ssl.contracts import Float32, ScanRecord
 from prism_ssl.data.catalog import load_records
 from prism_ssl.data.scan import RejectReason, write_volume
-from prism_ssl.embed.field.actor import FieldSettings, PointWorker
+from prism_ssl.embed.field.actor import FieldSettings
 from prism_ssl.embed.field.encode import CHUNK_POINTS
 from prism_ssl.embed.field.places import FieldRequest, Places, Request
 from prism_ssl.embed.field.progress import PointProgress
 from prism_ssl.embed.field.scan_field import field_file
 from prism_ssl.embed.field.store import PointStore
+from prism_ssl.embed.field.workers import Worker, Workers
 from prism_ssl.embed.scan import EMBEDDING_FAILED, known_fields, without_embedding
 from prism_ssl.embed.table import EmbeddingTable
 from prism_ssl.embed.weights import EncoderFiles
@@ -103,7 +104,7 @@ class _Turn:
     """A scan and the actor that works on it."""
 
     record: ScanRecord
-    actor: Any
+    worker: Worker
     crashes: int
     places: Places | None = None
     store: PointStore | None = None
@@ -124,20 +125,20 @@ class _Job:
     ) -> None:
         self.scans = self.points = 0
         self._width, self._request, self._table, self._told = width, request, table, told
-        self._arguments = [ray.put(each) for each in (files, request, settings)]
+        self._workers = Workers([ray.put(each) for each in (files, request, settings)])
         self._stores = table.parts_folder
 
     def run(self, records: Sequence[ScanRecord]) -> None:
         """Settle all scans, several at a time."""
         waiting = deque((record, 0) for record in records)
-        idle = deque(self._actors(len(records)))
+        idle = deque(self._workers.start(len(records)))
         busy: dict[Any, _Turn] = {}
         with PointProgress(len(records)) as self._progress:
             while waiting or busy:
                 while waiting and idle:
                     record, crashes = waiting.popleft()
                     turn = _Turn(record, idle.popleft(), crashes)
-                    busy[turn.actor.places.remote(record)] = turn
+                    busy[turn.worker.actor.places.remote(record)] = turn
                 answered, _ = ray.wait(list(busy), num_returns=1, timeout=_SILENCE_S)
                 if not answered:
                     raise MachineTrouble(
@@ -148,21 +149,35 @@ class _Job:
                 turn = busy.pop(ready)
                 try:
                     following = self._advance(turn, ready)
-                except RayActorError:
-                    idle.append(self._actor())
-                    if turn.crashes + 1 < CRASHES_MAX:
-                        waiting.append((turn.record, turn.crashes + 1))
-                    else:
-                        detail = f"the process that read it was killed {CRASHES_MAX} times; out of memory, or a file "
-                        self._reject(turn, RejectReason.CHECK_CRASHED, detail + "that crashes the reader")
-                    continue
-                except RayError as error:
+                except RayTaskError as error:
                     self._reject(turn, EMBEDDING_FAILED, str(error).strip().splitlines()[-1])
                     following = None
+                except RayError:  # the actor, or what it had computed, is gone
+                    waiting.extend(self._after_loss(turn, idle, len(busy)))
+                    continue
                 if following is None:
-                    idle.append(turn.actor)
+                    idle.append(turn.worker)
                 else:
                     busy[following] = turn
+
+    def _after_loss(self, turn: _Turn, idle: deque[Worker], busy: int) -> list[tuple[ScanRecord, int]]:
+        """Replace a lost actor unless its node is lost too; returns its scan where it is to be tried again.
+
+        A scan is charged with the death of its process, not with that of a node.
+        """
+        worker = self._workers.again(turn.worker)
+        if worker is not None:
+            idle.append(worker)
+        elif not idle and not busy:
+            raise MachineTrouble(
+                "the last node of the Ray cluster that could embed is lost; the same command goes on with what is kept"
+            )
+        crashes = turn.crashes + (worker is not None)
+        if crashes < CRASHES_MAX:
+            return [(turn.record, crashes)]
+        detail = f"the process that read it was killed {CRASHES_MAX} times; out of memory, or a file "
+        self._reject(turn, RejectReason.CHECK_CRASHED, detail + "that crashes the reader")
+        return []
 
     def _advance(self, turn: _Turn, ready: Any) -> Any:
         """Take what an actor has ready; returns what to wait for next, None when the scan is settled."""
@@ -198,7 +213,7 @@ class _Job:
             return self._finish(turn)
         turn.chunks = iter(missing)
         ahead = {"num_returns": "streaming", "_generator_backpressure_num_objects": _AHEAD}
-        return turn.actor.vectors.options(**ahead).remote(record, places.points_mm, missing)
+        return turn.worker.actor.vectors.options(**ahead).remote(record, places.points_mm, missing)
 
     def _finish(self, turn: _Turn) -> None:
         assert turn.places is not None
@@ -215,20 +230,6 @@ class _Job:
     def _reject(self, turn: _Turn, reason: str, detail: str) -> None:
         self._table.add(without_embedding(turn.record, reason, detail, self._request.stamp(turn.record)))
         self._progress.settled()
-
-    def _actors(self, scans: int) -> Iterator[Any]:
-        resources = ray.cluster_resources()
-        cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
-        count = max(1, min(scans, gpus or cpus))
-        self._gpus_each, self._cpus_each = min(gpus, 1), max(1, cpus // (gpus or count))
-        return (self._actor() for _ in range(count))
-
-    def _actor(self) -> Any:
-        threads = self._cpus_each
-        actor: Any = ray.remote(PointWorker)
-        one_thread = {"env_vars": {"OMP_NUM_THREADS": "1"}}  # the threads are ours: see encode
-        options = {"num_cpus": self._cpus_each, "num_gpus": self._gpus_each, "runtime_env": one_thread}
-        return actor.options(**options).remote(*self._arguments, threads)
 
 
 def write_field(path: Path, places: Places, vectors: Float32) -> None:

@@ -93,8 +93,7 @@ def _segmented_part(found: Segmented) -> str:
     for row in found.rows:
         gains = words(row.better_auroc, signed=True), words(row.better_dice, signed=True)
         lines.append(f"| {row.encoder} | {words(row.auroc)} | {gains[0]} | {words(row.dice)} | {gains[1]} |")
-    chance = 2 * found.within / max(1, found.within + found.points)
-    return "\n".join([*lines, f"| chance | 0.50 | | {chance:.2f} (all points) | |"])
+    return "\n".join([*lines, f"| chance | 0.50 | | {found.dice_chance:.2f} (all points called) | |"])
 
 
 def _picture(found: Sequence[Found], segmented: Segmented | None) -> alt.VConcatChart:

@@ -40,12 +40,13 @@ class SegmentationRow:
 
 @dataclass(frozen=True)
 class Segmented:
-    """What was told, on which scans, and a row for each encoder."""
+    """What was told, on which scans, and a row for each encoder. ``dice_chance``: the Dice of calling every point."""
 
     scans: int
     patients: int
     points: int
     within: int
+    dice_chance: float
     rows: list[SegmentationRow]
 
 
@@ -97,7 +98,11 @@ def segment(
     """Probe the fields of each encoder (name -> folder) for ``label`` (None: any label but 0); folds go by patient.
 
     Scans without a point in the label are fitted on, and not scored.
+
+    Raises:
+        ConfigError: fields of one scan have other points, or too few patients have points in the label and outside.
     """
+    _refuse_other_points(encoders, scans)
     by_encoder, points, within = dict[str, dict[str, Float64]](), 0, 0
     for name, folder in encoders.items():
         by_encoder[name], points, within = _scored(folder, scans, label)
@@ -110,14 +115,29 @@ def segment(
             None if scores is first else mean_over_patients(gain[:, column].tolist(), config) for column in range(2)
         ]
         rows.append(SegmentationRow(name, auroc, dice, *better))
-    return Segmented(len(scans), len(first), points, within, rows)
+    dice_chance = float(np.mean([scores[2] for scores in first.values()]))
+    return Segmented(len(scans), len(first), points, within, dice_chance, rows)
+
+
+def _refuse_other_points(encoders: Mapping[str, Path], scans: Sequence[MaskedScan]) -> None:
+    """Paired differences are of the same points."""
+    (first, folder), *others = encoders.items()
+    for scan in scans:
+        points_mm = read_field(field_file(folder, scan.record.scan_id)).points_mm
+        for name, other in others:
+            beside_mm = read_field(field_file(other, scan.record.scan_id)).points_mm
+            if points_mm.shape != beside_mm.shape or not np.allclose(points_mm, beside_mm, atol=1e-3):
+                raise ConfigError(
+                    f"the fields {first} have {len(points_mm)} points in scan {scan.record.scan_id}, the fields {name} "
+                    f"have {len(beside_mm)}, at other places; needed: fields of one --spacing"
+                )
 
 
 def _scored(folder: Path, scans: Sequence[MaskedScan], label: int | None) -> tuple[dict[str, Float64], int, int]:
-    """Patient -> (AUROC, Dice), means over its scans; and the points of all scans, and those within the label."""
+    """Patient -> (AUROC, Dice, Dice of calling every point), means over its scans; all points, and those within."""
     samples = [_sample(*_points_of(folder, scan, label), number) for number, scan in enumerate(scans)]
     patients = np.array([scan.record.subject_id for scan in scans])
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[tuple[float, ...]]] = {}
     points = within = 0
     for train, test in GroupKFold(min(FOLDS_MAX, len(set(patients)))).split(patients, groups=patients):
         probe, threshold = _fitted([samples[number] for number in train])
@@ -127,7 +147,9 @@ def _scored(folder: Path, scans: Sequence[MaskedScan], label: int | None) -> tup
             if 0 < y.sum() < len(y):
                 told = probe.predict_proba(x)[:, 1]
                 dice = 2 * (y & (told >= threshold)).sum() / max(1, y.sum() + (told >= threshold).sum())
-                found.setdefault(patients[number], []).append((float(roc_auc_score(y, told)), float(dice)))
+                of_all = 2 * y.sum() / (y.sum() + len(y))
+                scores = float(roc_auc_score(y, told)), float(dice), float(of_all)
+                found.setdefault(patients[number], []).append(scores)
     if len(found) < 2:
         raise ConfigError(f"{len(found)} patients have lattice points in the label and outside; needed: two or more")
     return {patient: np.mean(scores, axis=0) for patient, scores in found.items()}, points, within

@@ -3,7 +3,8 @@
 Needs no label and no trained head. Pairs are two series of one patient in one frame of reference: CT and MR, or two
 MR. Two CT are left out: often they are one acquisition reconstructed twice, so raw pixels suffice.
 
-Legend: Q pairs, K points of a pair; here a pair has two sides, its series.
+Legend: Q pairs, each asked ``draws`` times at other points and with other views, so E = Q x draws exams; K points of an
+exam; here a pair has two sides, its series.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from scipy.stats import t as student_t
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX, PLACE_POINTS, Float32, Float64, PreparedScan
 from prism_ssl.data.extract import extract_view
-from prism_ssl.data.scan import ReadLimits, archive_root, open_scan
+from prism_ssl.data.scan import OpenScan, ReadLimits, archive_root, open_scan
 from prism_ssl.data.views import draw_view_at
 from prism_ssl.eval.place.points import shared_points
 from prism_ssl.eval.proxy_metrics import cross_similarity, hits_at
@@ -34,7 +35,9 @@ CHANCE = 1.0 / PLACE_POINTS
 PAIRS_OF_A_PATIENT = 3
 """Most pairs of one patient: the interval is over patients, so further pairs add little."""
 
-_Sampled = tuple[Float64, npt.NDArray[np.int16], Float32]  # of a pair: points, patches, positions
+_Exam = tuple[Float64, npt.NDArray[np.int16], Float32]  # points, patches, positions
+
+_SMALLEST = 1e-12
 
 _TRIES = 4
 """Most pairs opened per requested pair."""
@@ -42,13 +45,17 @@ _TRIES = 4
 
 @dataclass(frozen=True, eq=False)
 class PlaceSet:
-    """The views of the place test; ``left_out`` names each pair that was opened and not used, with the reason."""
+    """The views of the place test; ``left_out`` names each pair that was opened and not used, with the reason.
+
+    The ``draws`` exams of a pair follow each other.
+    """
 
     pairs: list[tuple[PreparedScan, PreparedScan]]  # [Q]
-    points_mm: Float64  # [Q, K, 3] RAS
-    patches: npt.NDArray[np.int16]  # [Q, 2, K, N, H, W], fixed point as in a chunk
-    positions_mm: Float32  # [Q, 2, K, N, 3]
+    points_mm: Float64  # [E, K, 3] RAS
+    patches: npt.NDArray[np.int16]  # [E, 2, K, N, H, W], fixed point as in a chunk
+    positions_mm: Float32  # [E, 2, K, N, 3]
     left_out: list[str]
+    draws: int = 1
 
     @property
     def patients(self) -> list[str]:
@@ -56,9 +63,20 @@ class PlaceSet:
         return [a.record.subject_id for a, _ in self.pairs]
 
     @property
+    def across(self) -> npt.NDArray[np.bool_]:
+        """Whether the series of each pair are of two modalities [Q]."""
+        return np.array([a.record.modality != b.record.modality for a, b in self.pairs], bool)
+
+    @property
     def chance_mm(self) -> float:
         """Mean distance of a guess from the query point, averaged by patient."""
-        return float(by_patient([_distances_mm(points).mean() for points in self.points_mm], self.patients).mean())
+        of_exam = [_distances_mm(points).mean() for points in self.points_mm]
+        return float(by_patient(self.by_pair(of_exam), self.patients).mean())
+
+    def by_pair(self, values: npt.ArrayLike) -> Float64:
+        """The mean of each pair's exams: [E] -> [Q]."""
+        means: Float64 = np.asarray(values, np.float64).reshape(-1, self.draws).mean(axis=1)
+        return means
 
 
 def no_places(left_out: Sequence[str] = ()) -> PlaceSet:
@@ -70,49 +88,50 @@ def no_places(left_out: Sequence[str] = ()) -> PlaceSet:
 
 @dataclass(frozen=True, eq=False)
 class PlaceAnswers:
-    """By pair, the mean over its points and both directions: recall@1 [Q], and how far the found point lies [Q]."""
+    """By pair, the mean over exams, points and both directions: recall@1 [Q], and how far the found point lies [Q]."""
 
     recall: Float64
     distance_mm: Float64
 
 
 def build_place_set(held_out: Sequence[PreparedScan], config: PrismConfig) -> PlaceSet:
-    """At most ``eval.place_pairs`` pairs among the held-out scans, each with ``PLACE_POINTS`` points and their views.
+    """At most ``eval.place_pairs`` pairs among the held-out scans, each with ``eval.place_draws`` exams of
+    ``PLACE_POINTS`` points and their views.
 
-    A pair's points and views follow from ``eval.seed``, its two scan ids and the settings of views alone. Patients
-    come in an order hashed with ``eval.seed``, first with one pair each. Raises ``ArchiveUnreachable``.
+    An exam's points and views follow from ``eval.seed``, its number, the two scan ids and the settings of views alone.
+    Patients come in an order hashed with ``eval.seed``, first with one pair each. Raises ``ArchiveUnreachable``.
     """
     wanted = config.eval.place_pairs
-    n_patches = config.eval.n_patches or config.data.n_patches
     root = archive_root(scan.record.nifti_path for scan in held_out) if held_out else ""
     limits = ReadLimits(root, config.data.open_timeout_s, config.data.outage_patience_s)
-    pairs, sampled, left_out = list[tuple[PreparedScan, PreparedScan]](), list[_Sampled](), list[str]()
+    pairs, exams, left_out = list[tuple[PreparedScan, PreparedScan]](), list[_Exam](), list[str]()
     for pair in itertools.islice(_candidates(held_out, config.eval.seed), _TRIES * wanted):
         if len(pairs) == wanted:
             break
         try:
-            found, why = _sampled(pair, n_patches, config, limits)
+            found, why = _exams(pair, config, limits)
         except (ValueError, ArithmeticError, MemoryError) as error:  # ScanRejected is a ValueError
-            found, why = None, f"{type(error).__name__}: {error}"
-        if found is None:
+            found, why = [], f"{type(error).__name__}: {error}"
+        if not found:
             left_out.append(f"scans {pair[0].record.scan_id} and {pair[1].record.scan_id}: {why}")
             continue
-        sampled.append(found)
+        exams += found
         pairs.append(pair)
     if not pairs:
         return no_places(left_out)
-    points, patches, positions = zip(*sampled, strict=True)
+    points, patches, positions = zip(*exams, strict=True)
     return PlaceSet(
         pairs=pairs,
         points_mm=np.stack(points),
         patches=np.stack(patches),
         positions_mm=np.stack(positions),
         left_out=left_out,
+        draws=config.eval.place_draws,
     )
 
 
 def place_answers(embeddings: Float64, place_set: PlaceSet) -> PlaceAnswers:
-    """Retrieve, for each view [Q, 2, K, D], the most similar of the K views of the other side."""
+    """Retrieve, for each view [E, 2, K, D], the most similar of the K views of the other side."""
     recall, distance_mm = [], []
     positive, candidate = np.eye(PLACE_POINTS, dtype=bool), np.ones((PLACE_POINTS, PLACE_POINTS), bool)
     for (a, b), points_mm in zip(embeddings, place_set.points_mm, strict=True):
@@ -120,7 +139,9 @@ def place_answers(embeddings: Float64, place_set: PlaceSet) -> PlaceAnswers:
         similarity = cross_similarity(a, b)
         recall.append([hits_at(each, positive, candidate, k=1).mean() for each in (similarity, similarity.T)])
         distance_mm.append([_found_mm(each, apart_mm) for each in (similarity, similarity.T)])
-    return PlaceAnswers(*(np.array(values).reshape(-1, 2).mean(axis=1) for values in (recall, distance_mm)))
+    return PlaceAnswers(
+        *(place_set.by_pair(np.array(values).reshape(-1, 2).mean(axis=1)) for values in (recall, distance_mm))
+    )
 
 
 def place_scalars(answers: PlaceAnswers, place_set: PlaceSet) -> dict[str, float]:
@@ -132,7 +153,9 @@ def place_scalars(answers: PlaceAnswers, place_set: PlaceSet) -> dict[str, float
     if not place_set.pairs:
         return counts
     recall = by_patient(answers.recall, place_set.patients)
-    low, high = _student_interval(recall)
+    low, high = student_interval(recall)
+    across = place_set.across
+    of_two = np.array(place_set.patients)[across].tolist()
     return counts | {
         "place_patients": float(len(recall)),
         "place_recall_at_1": float(recall.mean()),
@@ -141,7 +164,21 @@ def place_scalars(answers: PlaceAnswers, place_set: PlaceSet) -> dict[str, float
         "place_recall_at_1_chance": CHANCE,
         "place_distance_mm": float(by_patient(answers.distance_mm, place_set.patients).mean()),
         "place_distance_mm_chance": place_set.chance_mm,
+        **({"place_recall_at_1_ct_mr": float(by_patient(answers.recall[across], of_two).mean())} if of_two else {}),
     }
+
+
+def centred(embeddings: Float64) -> Float64:
+    """Unit vectors [E, 2, K, D] less each series' mean over the K places: without what its views share."""
+    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), _SMALLEST)
+    less_mean: Float64 = unit - unit.mean(axis=2, keepdims=True)
+    return less_mean
+
+
+def place_gain(recall: Float64, other: Float64, patients: Sequence[str]) -> tuple[float, float, float]:
+    """``recall`` [Q] less an ``other`` encoder's of the same pairs: mean over patients, and its 95 % interval."""
+    gain = by_patient(recall - other, patients)
+    return float(gain.mean()), *student_interval(gain)
 
 
 def by_patient(values: Sequence[float] | Float64, patients: Sequence[str]) -> Float64:
@@ -151,7 +188,7 @@ def by_patient(values: Sequence[float] | Float64, patients: Sequence[str]) -> Fl
     return means
 
 
-def _student_interval(values: Float64) -> tuple[float, float]:
+def student_interval(values: Float64) -> tuple[float, float]:
     """95 % interval of a mean; NaN for fewer than two values."""
     if len(values) < 2:
         return np.nan, np.nan
@@ -169,7 +206,9 @@ def _candidates(held_out: Sequence[PreparedScan], seed: int) -> Iterator[tuple[P
         pairs = [
             (a, b)
             for a, b in itertools.combinations(of_patient[patient], 2)
-            if "MR" in (a.record.modality, b.record.modality) and a.record.series_id != b.record.series_id
+            if "MR" in (a.record.modality, b.record.modality)
+            and a.record.series_id != b.record.series_id
+            and not (a.content and a.content == b.content)  # one acquisition under two ids
         ]
         pairs.sort(key=lambda pair: pair[0].record.modality == pair[1].record.modality)
         ranked.append(pairs[:PAIRS_OF_A_PATIENT])
@@ -177,22 +216,33 @@ def _candidates(held_out: Sequence[PreparedScan], seed: int) -> Iterator[tuple[P
         yield from (pairs[number] for pairs in ranked if number < len(pairs))
 
 
-def _sampled(
-    pair: tuple[PreparedScan, PreparedScan], n_patches: int, config: PrismConfig, limits: ReadLimits
-) -> tuple[_Sampled | None, str]:
-    """Points, patches [2, K, N, H, W] and positions [2, K, N, 3] of a pair; or None and the reason."""
-    limit, seed = config.preflight.max_volume_bytes, config.eval.seed
+def _exams(pair: tuple[PreparedScan, PreparedScan], config: PrismConfig, limits: ReadLimits) -> tuple[list[_Exam], str]:
+    """The exams of a pair; or none, and the reason."""
+    limit = config.preflight.max_volume_bytes
     a, b = (limits.read(partial(open_scan, Path(scan.record.nifti_path), scan.stats, limit)) for scan in pair)
-    ids = sorted(scan.record.scan_id for scan in pair)
-    view = config.view
-    shared = shared_points(a, b, view.radius_mm_min, view.radius_mm_floor, generator_for(seed, "place", *ids))
+    found = list[_Exam]()
+    for draw in range(config.eval.place_draws):
+        exam, why = _exam((a, b), tuple(scan.record.scan_id for scan in pair), draw, config)
+        if exam is None:
+            return [], why
+        found.append(exam)
+    return found, ""
+
+
+def _exam(
+    scans: tuple[OpenScan, OpenScan], names: tuple[str, ...], draw: int, config: PrismConfig
+) -> tuple[_Exam | None, str]:
+    """Points, patches [2, K, N, H, W] and positions [2, K, N, 3] of a pair; or None and the reason."""
+    view, n_patches = config.view, config.held_out_patches
+    key = ["place", *sorted(names), *([f"draw {draw}"] if draw else [])]
+    shared = shared_points(*scans, view.radius_mm_min, view.radius_mm_floor, generator_for(config.eval.seed, *key))
     if shared.points_mm is None:
         return None, shared.why
     patches = np.empty((2, PLACE_POINTS, n_patches, PATCH_PX, PATCH_PX), np.int16)
     positions = np.empty((2, PLACE_POINTS, n_patches, 3), np.float32)
-    for side, (scan, prepared) in enumerate(zip((a, b), pair, strict=True)):
+    for side, (scan, name) in enumerate(zip(scans, names, strict=True)):
         for point in range(PLACE_POINTS):
-            rng = generator_for(seed, "place", *ids, prepared.record.scan_id, point)
+            rng = generator_for(config.eval.seed, *key, name, point)
             center_mm = shared.points_mm[point]
             drawn = draw_view_at(center_mm, scan.affine, scan.shape, scan.stats, view, n_patches, rng)
             extract_view(scan, drawn, config.data.patch_mm, patches[side, point])

@@ -78,22 +78,40 @@ class QualityParts:
         return np.stack(
             [
                 _means(self._retrieval[known], series[:, known]),
-                self._skill(series),
+                _mean_skill(series, self._signs, self._right),
                 _means(self._place, pairs),
                 np.full(len(counts), self._telling_share),
             ],
             axis=1,
         )
 
-    def _skill(self, counts: Float64) -> Float64:
-        """Mean over the axes of 2 x balanced accuracy - 1; axes without both signs are left out."""
-        signs, right = (np.tensordot(counts, counted, axes=1) for counted in (self._signs, self._right))  # [B, A, 2]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            skill = (right / signs).sum(axis=2) - 1.0
-        known = (signs > 0).all(axis=2)
-        axes = known.sum(axis=1)
-        total = np.where(known, skill, 0.0).sum(axis=1)
-        return np.where(axes > 0, total / np.maximum(axes, 1), np.nan)
+
+def _mean_skill(counts: Float64, signs: Float64, right: Float64) -> Float64:
+    """Mean over the axes of 2 x balanced accuracy - 1 [B], each series taken ``counts`` [B, S] times.
+
+    Axes without both signs are left out.
+    """
+    signs, right = (np.tensordot(counts, counted, axes=1) for counted in (signs, right))  # [B, A, 2]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        skill = (right / signs).sum(axis=2) - 1.0
+    known = (signs > 0).all(axis=2)
+    axes = known.sum(axis=1)
+    total = np.where(known, skill, 0.0).sum(axis=1)
+    return np.where(axes > 0, total / np.maximum(axes, 1), np.nan)
+
+
+def skill_interval(evidence: PatientEvidence, axis: str) -> tuple[float, float]:
+    """95 % interval of the sign skill of one axis: jackknife over patients, Student's t; NaN without evidence."""
+    patients, of_series = np.unique(evidence.patient_of_series, return_inverse=True)
+    if axis not in evidence.axes or len(patients) < 2:
+        return np.nan, np.nan
+    one = [evidence.axes.index(axis)]
+    counts = np.concatenate([np.ones((1, len(patients))), 1.0 - np.eye(len(patients))])[:, of_series]
+    value, *without_one = _mean_skill(counts, evidence.signs[:, one], evidence.right[:, one]).tolist()
+    half = float(
+        stats.t.ppf((1 + CONFIDENCE) / 2, len(patients) - 1) * np.std(without_one) * np.sqrt(len(patients) - 1)
+    )
+    return value - half, value + half
 
 
 def _means(values: Float64, weights: Float64) -> Float64:

@@ -25,17 +25,23 @@ _VIEWS = (
     "view.window_width_std_max",
 )
 """Of held-out views; the other settings of views are of training pairs alone."""
-_ASKED = ("eval.seed", "eval.views_per_scan", "eval.n_patches", "data.patch_mm", *_VIEWS, *_LIMITS, *_WEIGHTS)
+_LATER = {"eval.centers": "anywhere", "eval.place_draws": 1}
+"""Settings that earlier versions did not have, and their defaults."""
+_ALWAYS = ("eval.seed", "eval.views_per_scan", "eval.n_patches", "data.patch_mm", *_VIEWS, *_LIMITS, *_WEIGHTS)
+ASKED = (*_ALWAYS, *_LATER)
+"""Settings that decide what an encoder is asked, and how its answers are weighed."""
 
 
 def evaluation_settings(config: PrismConfig) -> dict[str, Any]:
     """The settings that decide what an encoder is asked and how its answers are weighed, by their names.
 
     ``eval.n_patches`` is the number of patches that was used: ``data.n_patches`` where the setting is None.
+    Settings that earlier versions did not have are left out at their defaults.
     """
     known = known_keys(config)
-    known["eval.n_patches"] = config.eval.n_patches or config.data.n_patches
-    return {name: known[name] for name in _ASKED}
+    known["eval.n_patches"] = config.held_out_patches
+    later = [name for name, default in _LATER.items() if known[name] != default]
+    return {name: known[name] for name in (*_ALWAYS, *later)}
 
 
 def weighed_alike(config: EvalConfig, settings: Mapping[str, Any] | None) -> EvalConfig:

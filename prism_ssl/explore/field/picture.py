@@ -79,12 +79,20 @@ def draw_fields(
     return colours_picture(scans, [place if shown is first or one_frame else shown.middle_mm for shown in scans])
 
 
+def colours_of(scans: Sequence[ShownScan], place_mm: Float64, show: str) -> Float64:
+    """RGB [M, 3] of the first scan's points, as ``draw_fields`` shows them."""
+    if show != "similarity":
+        return common_colours([shown.field for shown in scans]).rgb[0]
+    field = scans[0].field
+    return _heat(similarity_to(field, field.closest(place_mm), field))
+
+
 def colours_picture(scans: Sequence[ShownScan], at_mm: Sequence[Float64]) -> tuple[bytes, list[str]]:
     """A PNG, and its headings: each scan on planes through its place ``at_mm`` [3], beside the colours of its field,
     all of one basis."""
     colours = common_colours([shown.field for shown in scans])
     rows = [
-        Row(shown, place, rgb, (), f"{shown.name}   {_place_in_words(place)}")
+        Row(shown, place, rgb, (), f"{shown.name}   {place_in_words(place)}")
         for shown, place, rgb in zip(scans, at_mm, colours.rgb, strict=True)
     ]
     share = ", ".join(f"{name} {part:.0%}" for name, part in zip(("red", "green", "blue"), colours.share, strict=False))
@@ -105,9 +113,9 @@ def similarity_picture(
     row = asked.field.closest(place_mm)
     point = asked.field.points_mm[row]
     similarity = similarity_to(asked.field, row, asked.field)
-    words = f"{asked.name}   asked: {_place_in_words(point)}"
+    words = f"{asked.name}   asked: {place_in_words(point)}"
     if (gap := float(np.linalg.norm(point - place_mm))) > _GAP_TOLD_MM:
-        words += f", the point of the field closest to {_place_in_words(place_mm)} ({gap:.0f} mm away)"
+        words += f", the point of the field closest to {place_in_words(place_mm)} ({gap:.0f} mm away)"
     rows = [Row(asked, point, _heat(similarity), (Mark(point, _ASKED, "+"),), words + _least_in_words(similarity))]
     legend = "bright: cosine with the point asked for (yellow +)"
     if other is not None:
@@ -129,13 +137,14 @@ def _said(rows: Sequence[Row]) -> list[str]:
 
 def _found_in_words(found: Found, best_mm: Float64) -> str:
     """Such as "most similar: at 1, 2, 3 mm, cosine 0.91; 8 mm from the true place, where it is 0.88"."""
-    told = f"most similar: {_place_in_words(best_mm)}, cosine {found.similarity:.3f}"
+    told = f"most similar: {place_in_words(best_mm)}, cosine {found.similarity:.3f}"
     if found.off_mm is None:
         return f"{told}; the true place is not known (no common frame of reference, or no point there)"
     return f"{told}; {found.off_mm:.0f} mm from the true place, where the cosine is {found.similarity_there:.3f}"
 
 
-def _place_in_words(place_mm: Float64) -> str:
+def place_in_words(place_mm: Float64) -> str:
+    """Such as "R 12, A -3, S 40 mm"."""
     return f"R {place_mm[0]:.0f}, A {place_mm[1]:.0f}, S {place_mm[2]:.0f} mm"
 
 

@@ -10,7 +10,7 @@ import torch
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX
 from prism_ssl.model.backbone import PRESETS
-from prism_ssl.model.network import build_network
+from prism_ssl.model.network import block_matrices, build_network
 
 KEPT_BYTES: Final = {"fp32": 68, "bf16": 40}
 """Bytes that a block keeps for its backward pass, for every token and channel; a test counts them. bf16: autocast, with
@@ -19,6 +19,8 @@ INPUT_BYTES: Final = {"fp32": 4, "bf16": 2}
 """The same with activation checkpointing: the block's input alone."""
 _OF_A_PARAMETER: Final = 16
 """Value, gradient and AdamW's two moments, float32."""
+_MUON_SAVES: Final = 4
+"""Muon keeps one moment."""
 _CONTEXT_BYTES: Final = 10**9
 """CUDA's context, cuBLAS' workspaces and kernels: an assumption, not measured."""
 
@@ -46,12 +48,13 @@ def gpu_memory(config: PrismConfig, volume_bytes: int = 0) -> GpuMemory:
         network = build_network(model)
     count = sum(weight.numel() for weight in network.parameters())
     heads = sum(weight.numel() for weight in network.heads.parameters())
+    of_muon = 0 if train.muon_lr is None else sum(weight.numel() for weight in block_matrices(network))
     pairs = train.batch_size // train.num_workers
     cast = 2 * count if train.precision == "bf16" else 0  # autocast's bfloat16 weights, kept for the backward pass
     # The record keeps a copy of the heads. A batch lies there as int16 and float32, the one before until it is done.
     pixels = pairs * 2 * config.data.n_patches * PATCH_PX**2
     return GpuMemory(
-        weights=_OF_A_PARAMETER * count + cast + 4 * heads,
+        weights=_OF_A_PARAMETER * count - _MUON_SAVES * of_muon + cast + 4 * heads,
         activations=_activations(config, pairs // train.grad_accumulation),
         batch=2 * pixels * (2 + 4),
         volumes=volume_bytes,

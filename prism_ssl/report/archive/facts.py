@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cached_property, partial
 
 import polars as pl
 
@@ -35,12 +36,12 @@ class ArchiveFacts:
     rows: pl.DataFrame
     scans: pl.DataFrame
 
-    @property
+    @cached_property
     def usable(self) -> pl.DataFrame:
         """The scans that can be trained on."""
         return self.scans.filter(pl.col("reason").is_null())
 
-    @property
+    @cached_property
     def refused(self) -> pl.DataFrame:
         """The others."""
         return self.scans.filter(pl.col("reason").is_not_null())
@@ -96,8 +97,9 @@ def _verdicts(selection: Selection, verdicts: Mapping[str, ManifestRow]) -> pl.D
         )
         for row in selection.unresolved
     ]  # fmt: skip
-    columns = {name: [getattr(row, name) for row in (*of_files, *lost)] for name in schema}
-    return pl.DataFrame(columns, schema=schema)
+    rows = [*of_files, *lost]
+    columns = (pl.Series(name, [getattr(row, name) for row in rows], kind) for name, kind in schema.items())
+    return pl.DataFrame(columns)  # column by column: all of them as lists would take 160 bytes a row
 
 
 def _headers(records: Sequence[ScanRecord], limit_s: float) -> pl.DataFrame:
@@ -126,4 +128,4 @@ def _header_facts(records: Sequence[ScanRecord]) -> Iterator[tuple[str, str, str
             orientation = header.orientation or UNKNOWN
         except PrismError:
             continue
-        yield record.scan_id, kind, orientation
+        yield record.scan_id, sys.intern(kind), sys.intern(orientation)  # a few words, not a copy for every scan

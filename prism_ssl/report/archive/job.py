@@ -34,7 +34,7 @@ def archive_page(
     facts = archive_facts(selected.selection, preflight.verdicts, config.data)
     scans = with_other_series(preflight.kept) if config.view.other_series_share else preflight.kept
     parts = PageParts(
-        catalog=str(selected.catalog),
+        catalog=str(selected.catalog.resolve()),
         facts=facts,
         duplicates=duplicates(facts.scans, config.data.open_timeout_s),
         sample=sample_views(scans, config, tmp_root) if scans else None,

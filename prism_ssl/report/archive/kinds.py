@@ -8,7 +8,7 @@ from __future__ import annotations
 import polars as pl
 
 from prism_ssl.data.catalog import other_column
-from prism_ssl.data.filters import speaks_of
+from prism_ssl.data.filters import has_contrast_agent, speaks_of
 
 UNKNOWN, OTHER = "unknown", "other"
 BY_COLUMN, BY_DESCRIPTION, BY_EXAM = "a column", "the description", "the exam type"
@@ -64,7 +64,6 @@ _WITHOUT = (
     *("PRE", "WITHOUT", "WO", "NATIVE", "PLAIN", "UNENHANCED", "NON", "NONCONTRAST", "NO CONTRAST"),
     *("NC", "C-"),
 )
-_NO_AGENT = ("", "FALSE", "0", "NO", "N", "NONE", "WITHOUT", "UNENHANCED", "NATIVE", "NO CONTRAST", "NON CONTRAST")
 
 
 def kinds() -> list[pl.Expr]:
@@ -76,13 +75,11 @@ def kinds() -> list[pl.Expr]:
     texts = {BY_COLUMN: told, BY_DESCRIPTION: pl.col("series_text"), BY_EXAM: pl.col("exam_type")}
     found = {by: _regions(text) for by, text in texts.items()}
     found[BY_COLUMN] = pl.when((told != "") & (found[BY_COLUMN] == "")).then(pl.lit(OTHER)).otherwise(found[BY_COLUMN])
-    agent, guess = _first(CONTRAST_COLUMNS), _guessed_contrast(pl.col("series_text"))
-    by_agent = pl.when(agent.str.to_uppercase().is_in(_NO_AGENT)).then(pl.lit("without")).otherwise(pl.lit("with"))
+    agent = pl.coalesce(has_contrast_agent(pl.col(other_column(name))) for name in CONTRAST_COLUMNS)
+    by_agent = pl.when(agent).then(pl.lit("with")).when(~agent).then(pl.lit("without")).otherwise(pl.lit(""))
     return [
         *_first_known("body_part", found),
-        *_first_known(
-            "contrast", {BY_COLUMN: pl.when(agent != "").then(by_agent).otherwise(pl.lit("")), BY_DESCRIPTION: guess}
-        ),
+        *_first_known("contrast", {BY_COLUMN: by_agent, BY_DESCRIPTION: _guessed_contrast(pl.col("series_text"))}),
     ]
 
 

@@ -25,8 +25,6 @@ from prism_ssl.utils.machine import usable_cpus
 PAGE_FILE = "archive.html"
 REFUSED_SHOWN = 60
 """Most refused scans that are listed one by one, as many of each reason as there are."""
-GROUPS_SHOWN = 20
-"""Most groups of equal voxels that are listed."""
 _REASONS_IN_A_COLUMN = 6
 
 _CHARTS = {
@@ -162,5 +160,4 @@ def _patients(usable: pl.DataFrame, duplicates: Duplicates) -> dict[str, Any]:
         "both": each["both"].sum(),
         "series_chart": histogram(series, "series", "usable series of a patient"),
         "duplicates": duplicates,
-        "groups": duplicates.groups[:GROUPS_SHOWN],
     }

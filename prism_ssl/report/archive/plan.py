@@ -19,13 +19,13 @@ def loading_plan(config: PrismConfig, sample: ViewSample, scans: int, cpus: int)
     opened = (
         f"{openings:,.0f}, one for {data.visits_per_scan} pairs: each of {scans:,} scans {openings / scans:,.1f} times"
     )
-    whole = f"{_span((open_s + cut_s) / cpus)} at least on {cpus}, {1 / batch_s:.1f} steps/s at most"
+    whole = f"at least {_span((open_s + cut_s) / cpus)} in all, at most {1 / batch_s:.1f} steps/s"
     return [
         ("pairs of views", f"{pairs:,} ({train.max_steps:,} steps of {train.batch_size})"),
         ("scans opened", opened),
         ("to open a scan", f"{sample.open_s:.2f} s, to cut out a view {sample.view_ms:.2f} ms (medians, one thread)"),
         ("to open all of them", f"{_span(open_s)} of one core, to cut out all views {_span(cut_s)}"),
-        ("on the cores of this machine", whole),
+        (f"both on {cpus} cores", whole),
     ]
 
 

@@ -4,11 +4,12 @@
 2. folders of dead processes below the temporary root: scratch, Ray sessions, tokens, Ray Train storage;
 3. temporary roots of dead SLURM jobs (their name is the job's number);
 4. offline W&B runs that ``wandb sync`` has marked as uploaded;
-5. files in W&B's caches below the temporary root that were not touched for an hour.
+5. files in W&B's caches below the temporary root that were not touched for an hour;
+6. what ``prism search`` keeps of an index below the temporary root, if no search has used it for an hour.
 
 A file is ours when it lies in one of these places, belongs to this user and carries our marker: a ``.lock`` that its
-owner holds while it lives, or the name that W&B or ``atomic_file`` gives it. Checkpoints, records, encoders, manifests
-and the targets of symbolic links are never deleted.
+owner holds while it lives, or the name that W&B, ``atomic_file`` or a search gives it. Checkpoints, records, encoders,
+manifests and the targets of symbolic links are never deleted.
 """
 
 from __future__ import annotations
@@ -61,6 +62,9 @@ def leftovers(places: Places) -> Iterator[Leftover]:
     yield from _synced_runs(wandb / "runs" / "wandb")
     for name in _WANDB_CACHES:
         yield from _rested_files(wandb / name)
+    for folder in _children(places.tmp_root / "search"):
+        if (folder / "told.json").is_file() and _untouched_s(folder / "told.json") > CACHE_REST_S:
+            yield Leftover("vectors of a search", folder)
 
 
 def remove(leftover: Leftover) -> DiskUsage:

@@ -17,14 +17,14 @@ from prism_ssl.config.operations import QuotaConfig
 from prism_ssl.config.schema import ModelConfig, PrismConfig
 from prism_ssl.config.tracking_environment import tracking_mode
 from prism_ssl.errors import QuotaExceeded
-from prism_ssl.model.network import build_network
+from prism_ssl.model.network import block_matrices, build_network
 from prism_ssl.utils.disk_usage import DiskUsage, disk_usage, free_bytes
 from prism_ssl.utils.fs import home_folder
 
 ROW_BYTES, _PICTURE_BYTES, _RECORD_FILES = 6_000, 2 * 10**6, 20
 """What a run writes besides its weights. Measured: 5.9 kB a row of history, 1.7 MB of plots and panel, 13 files."""
-BYTES_TRAINED = 12
-"""Bytes of a parameter in a checkpoint: its value and AdamW's two moments, float32."""
+_BYTES_TRAINED, _BYTES_OF_MUON = 12, 8
+"""Bytes of a parameter in a checkpoint: its value and AdamW's two moments, or Muon's one, float32."""
 BYTES_EXPORTED = 4
 """The same in an exported encoder."""
 _HOME_MEASURED_WITHIN_S = 60.0
@@ -67,21 +67,36 @@ def parameters(config: ModelConfig) -> tuple[int, int]:
     return of_encoder, of_all
 
 
+def checkpoint_bytes(config: PrismConfig) -> int:
+    """Size of a checkpoint, by the optimisers that train the weights."""
+    of_muon = 0 if config.train.muon_lr is None else _block_weights(config.model)
+    return (parameters(config.model)[1] - of_muon) * _BYTES_TRAINED + of_muon * _BYTES_OF_MUON
+
+
+@cache
+def _block_weights(config: ModelConfig) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in block_matrices(build_network(config)))
+
+
 def drops_checkpoints(config: PrismConfig) -> bool:
-    """Whether a finished trial of a sweep keeps no local checkpoint, because W&B has it."""
+    """Whether a finished trial of a sweep keeps no local checkpoint once W&B has it."""
     return tracking_mode(config.tracking) == "online" and config.tracking.artifact_every is not None
 
 
 def plan_space(configs: Sequence[PrismConfig], there: DiskUsage, in_sweep: bool) -> SpacePlan:
-    """The plan of runs that are trained one after another; ``there`` is what their folders hold already."""
+    """The plan of runs that are trained one after another; ``there`` is what their folders hold already.
+
+    A checkpoint whose upload ends after its trial is not counted: the next trial deletes it.
+    """
     encoders = checkpoints = 0
     largest = kept = 0
     for config in configs:
-        of_encoder, of_all = parameters(config.model)
-        encoders += of_encoder * BYTES_EXPORTED
-        largest = max(largest, of_all * BYTES_TRAINED)
+        checkpoint = checkpoint_bytes(config)
+        encoders += parameters(config.model)[0] * BYTES_EXPORTED
+        largest = max(largest, checkpoint)
         if not (in_sweep and drops_checkpoints(config)):
-            kept, checkpoints = kept + 1, checkpoints + of_all * BYTES_TRAINED
+            kept, checkpoints = kept + 1, checkpoints + checkpoint
     # A checkpoint is written beside the previous one, which stays until the new one is complete.
     under_way = DiskUsage(largest if kept else 2 * largest, 1 if kept else 2)
     return SpacePlan(

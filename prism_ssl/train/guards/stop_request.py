@@ -23,6 +23,9 @@ GRACE_S = 240.0
 
 The largest preset writes 3.6 GB, 180 s at 20 MB/s. SLURM may kill the processes sooner (KillWait, 30 s)."""
 
+SAME_REQUEST_S = 2.0
+"""Stop signals that follow the first one sooner belong to its request: SLURM, shell and driver may each send one."""
+
 _DISCARD_EVERY_S = 0.1
 _requested, _begun, _ended = Event(), Event(), Event()
 
@@ -66,12 +69,15 @@ class StopBetweenSteps(WorkerCallback, WorkerGroupCallback):
         self._workers = worker_group.get_workers()
 
     def after_init_train_context(self) -> None:
-        """In the worker's main thread, the only one that can set a handler; a second SIGTERM ends it at once."""
-        before = signal.getsignal(signal.SIGTERM)
+        """In the worker's main thread, the only one that can set a handler; a second request ends it at once."""
+        before, asked_s = signal.getsignal(signal.SIGTERM), list[float]()
 
         def request(_number: int, _frame: FrameType | None) -> None:
+            asked_s.append(time.monotonic())
             _requested.set()
-            signal.signal(signal.SIGTERM, before)
+            if asked_s[-1] - asked_s[0] > SAME_REQUEST_S:
+                signal.signal(signal.SIGTERM, before)
+                signal.raise_signal(signal.SIGTERM)
 
         signal.signal(signal.SIGTERM, request)
 

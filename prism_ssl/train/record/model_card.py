@@ -42,7 +42,7 @@ def _card(
         "## Trained on",
         _data(description["data"]),
         "## Held-out evaluation",
-        _evaluation(probe, description["data"]),
+        _evaluation(probe, description),
         "## Alarms of the run",
         "\n".join(f"- {line}" for line in (*alarms, *([not_judged] if not_judged else ()))) or "None.",
         "## Intended use",
@@ -74,16 +74,18 @@ _PHANTOMS = "\n- **The encoder was trained on generated phantoms only. It has ne
 
 def _what_it_is(description: Mapping[str, Any]) -> str:
     config, shape = description["config"], PRESETS[description["preset"]]
+    normalized = description.get("normalize_patches", False)
     loss, train, view = config["loss"], config["train"], config["view"]
     objective = "NT-Xent (SimCLR baseline)" if loss["simclr_baseline"] else config["model"]["objective"]
     rows = {
         "encoder": f"{description['preset']}: {shape.width} wide, {shape.depth} deep, {shape.heads} heads",
         "input": (
             f"{description['n_patches']} patches of {PATCH_PX} x {PATCH_PX} x 1 pixels over "
-            f"{description['patch_mm']:g} mm, windowed to [-1, 1], and their centres in mm "
+            f"{description['patch_mm']:g} mm, windowed to [-1, 1]{', normalized' if normalized else ''}, "
+            f"and their centres in mm "
             f"in a ball of {view['radius_mm_min']:g} to {view['radius_mm_max']:g} mm"
         ),
-        "output": f"one embedding of {shape.width} numbers a view",
+        "output": f"one embedding of {shape.width} numbers a view{_read_otherwise(config)}",
         "objective": objective,
         "training": (
             f"{description['step']} of {train['max_steps']} steps of {train['batch_size']} pairs, "
@@ -93,6 +95,13 @@ def _what_it_is(description: Mapping[str, Any]) -> str:
         "weights": f"sha256 {description['weights_sha256']}",
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())])
+
+
+def _read_otherwise(config: Mapping[str, Any]) -> str:
+    """A reader of the scores must know where they are not those of the embedding that is given."""
+    if config.get("eval", {}).get("pooling", "cls") == "cls":
+        return ""
+    return "; the scores below are of the mean of its patch tokens (return_patches=True)"
 
 
 def _lineage(lineage: Mapping[str, Any]) -> str:
@@ -112,11 +121,14 @@ def _data(data: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"- hash of the data manifest: `{data['manifest_hash']}`"])
 
 
-def _evaluation(probe: Mapping[str, float], data: Mapping[str, Any]) -> str:
+def _evaluation(probe: Mapping[str, float], description: Mapping[str, Any]) -> str:
+    data = description["data"]
     rows = measures(probe)
     if not rows:
         return "None: no held-out scan could be evaluated. The quality of this encoder is unknown."
-    said = f"Fixed views of {probe.get('scans', data['held_out']['scans']):.0f} scans of patients "
+    on_body = description["config"]["eval"].get("centers") == "foreground"
+    scans = f"{probe.get('scans', data['held_out']['scans']):.0f} scans of patients "
+    said = f"Fixed views{', centred on the body,' if on_body else ''} of {scans}"
     said += "that it was not trained on." if data.get("held_out_proven", True) else _UNPROVEN
     finding = verdict(probe)
     said += f"\n\n**{finding}.**" if finding else ""

@@ -31,7 +31,7 @@ from prism_ssl.train.guards.alarm_rules import alarm_rules
 from prism_ssl.train.guards.alarms import AlarmChange, Alarms
 from prism_ssl.train.guards.unjudged_alarms import too_short_to_judge
 from prism_ssl.train.logging import start_tracker
-from prism_ssl.train.metrics import StepTimes
+from prism_ssl.train.metrics import Aside, StepTimes
 from prism_ssl.train.record.device_memory import device_memory
 from prism_ssl.train.record.diagnostics import Diagnostics
 from prism_ssl.train.record.pictures import draw_plots
@@ -160,15 +160,15 @@ class Recorder(StepCounter):
             self._tracker.checkpoint(checkpoint, self.steps_done)
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Exclude the block from step times, stalls and rates: it is no training."""
+    def aside(self, what: Aside) -> Iterator[None]:
+        """Exclude the block from step times, stalls and rates: it is no training. It has a total of its own."""
         self._add_times(self._clock.settled_ms())  # work that is queued already belongs to its step
         self._clock.pause()
         watch = Stopwatch()
         try:
             yield
         finally:
-            self._times.set_aside(watch.ms())
+            self._times.set_aside(what, watch.ms())
             self._clock.go_on()
 
     def evaluated(self, values: Mapping[str, float]) -> None:

@@ -12,6 +12,7 @@ from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.data.sharded_dataset import WaitCauses
 from prism_ssl.model.loss import LossReport
 from prism_ssl.train.logging import checkpoint_due
+from prism_ssl.train.metrics import Aside
 from prism_ssl.train.record.dashboard import ROW_EXPORTS, STEP_EXPORTS
 from prism_ssl.train.record.device_memory import device_memory
 from prism_ssl.utils.ray_cluster.metrics_port import LiveMetrics
@@ -56,7 +57,7 @@ class StepCounter:
         """Record that a checkpoint of this step was written."""
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def aside(self, what: Aside) -> Iterator[None]:  # noqa: ARG002  for the Recorder
         """Exclude the block from the step times: it is no training."""
         yield
 

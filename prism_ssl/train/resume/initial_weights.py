@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prism_ssl.config.schema import ModelConfig
 from prism_ssl.errors import CheckpointError, ConfigError
-from prism_ssl.model.backbone import PRESETS
+from prism_ssl.model.backbone import PRESETS, patch_inputs
 from prism_ssl.model.encoder_source import DEMO, DESCRIPTION_FILE, WEIGHTS_FILE, encoder_folder
 from prism_ssl.model.export import read_export
 from prism_ssl.model.network import PrismNet, build_network
@@ -27,6 +27,7 @@ INITIAL_FILE = "initial.safetensors"
 """Weights in a run folder until its first checkpoint."""
 _WANDB = "wandb:"
 _ENCODER, _HEADS = "encoder.", "heads."
+_PATCHES = f"{_ENCODER}patch_embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def keep_initial_weights(run_dir: Path, config: ModelConfig) -> Lineage | None:
     Call it for a run that starts at step 0; None without ``init_from``.
 
     Raises:
-        ConfigError: they are of another preset, or of other heads.
+        ConfigError: they are of another preset, of another input, or of other heads.
         CheckpointError: there are none, or they are damaged.
         TrackingError: W&B has no such artifact, or does not answer.
     """
@@ -66,6 +67,11 @@ def keep_initial_weights(run_dir: Path, config: ModelConfig) -> Lineage | None:
         raise ConfigError(
             f"model.init_from {config.init_from} holds an encoder of preset {preset!r}, and model.preset is "
             f"{config.preset!r}; set model.preset to {preset!r}, or start from another run"
+        )
+    if weights[_PATCHES].shape[1] != patch_inputs(config.normalize_patches):
+        raise ConfigError(
+            f"model.init_from {config.init_from} holds an encoder {'without' if config.normalize_patches else 'with'} "
+            "normalized patches; set model.normalize_patches as in that run, or start from another one"
         )
     _refuse_other_heads(weights, config)
     packed = save({name: tensor.contiguous() for name, tensor in weights.items()})

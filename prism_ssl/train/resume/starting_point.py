@@ -11,7 +11,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.data.archive import Archive
 from prism_ssl.data.holdout import Split
 from prism_ssl.errors import CheckpointError, RunFolderError, TrackingError
-from prism_ssl.records.run_files import CHECKPOINT_FILE
+from prism_ssl.records.run_files import CHECKPOINT_FILE, read_summary
 from prism_ssl.train.checkpoint import ADVICE, CheckpointNote, verified_note
 from prism_ssl.train.resume.tracked_checkpoint import fetch_checkpoint, find_tracked
 from prism_ssl.train.run.folder import RunFolder, refuse_unknown_table
@@ -36,7 +36,7 @@ def starting_point(folder: RunFolder, config: PrismConfig) -> StartingPoint:
     """The first that exists of: last.ckpt; the tracked run's artifact ``latest``, which becomes last.ckpt; step 0.
 
     Raises:
-        CheckpointError: the checkpoint is damaged; the text names it and the next option.
+        CheckpointError: the checkpoint is damaged, or that of a finished run is gone; the text names the next option.
         TrackingError: online, and the server does not answer.
     """
     if folder.checkpoint is None:
@@ -53,12 +53,12 @@ def starting_point(folder: RunFolder, config: PrismConfig) -> StartingPoint:
 def _from_artifact(run_dir: Path, config: PrismConfig) -> StartingPoint:
     tracked = find_tracked(config, run_dir)
     if tracked is None:
-        return StartingPoint()
+        return _at_the_beginning(run_dir, "a run that tracks online (--tracking.mode online) also looks in W&B")
     folder = private_folder(temporary_root(config.run.tmp_root) / "wandb" / "download" / tracked.run_id)
     try:
         fetched = fetch_checkpoint(config, tracked, folder)
         if fetched is None:
-            return StartingPoint()
+            return _at_the_beginning(run_dir, f"W&B has no artifact {tracked.artifact}")
         checkpoint = _verified(fetched, tracked.artifact)
         with fetched.open("rb") as source, atomic_file(run_dir / CHECKPOINT_FILE) as target:
             shutil.copyfileobj(source, target)
@@ -67,6 +67,17 @@ def _from_artifact(run_dir: Path, config: PrismConfig) -> StartingPoint:
     keep_tracked_as(run_dir, tracked)
     told = f"W&B artifact {tracked.artifact}:latest (no local last.ckpt)"
     return StartingPoint(checkpoint.step, run_dir / CHECKPOINT_FILE, told, _split_of(checkpoint))
+
+
+def _at_the_beginning(run_dir: Path, why: str) -> StartingPoint:
+    """Step 0; refused for a run that has finished, whose record the first step would erase."""
+    summary = read_summary(run_dir)
+    if summary is not None and summary.status == "ok" and summary.steps_done:
+        raise CheckpointError(
+            f"run {run_dir.name} has finished {summary.steps_done} steps, and to train on it needs the checkpoint of "
+            f"the last one, which is not in {run_dir}; {why}; {_NEW}"
+        )
+    return StartingPoint()
 
 
 def continued(

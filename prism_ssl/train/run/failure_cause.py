@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Final
 
-from prism_ssl.errors import PeerLost, PrismError, RunInterrupted, TrainWorkerDied, TrainWorkerFailed
+from prism_ssl.errors import (
+    ArchiveUnreachable,
+    GpuUnusable,
+    MachineTrouble,
+    PeerLost,
+    PrismError,
+    RunInterrupted,
+    TrackingError,
+    TrainWorkerDied,
+    TrainWorkerFailed,
+)
 from prism_ssl.train.distributed.ranks import describe
+
+_SURROUNDINGS: Final = tuple(
+    error.__name__ for error in (ArchiveUnreachable, GpuUnusable, MachineTrouble, TrackingError)
+)
+_CUDA: Final = re.compile(r"CUDA error|CUDA driver|No CUDA GPUs")
 
 
 def root_failure(failures: Mapping[int, BaseException], workers: int) -> BaseException:
@@ -39,6 +56,15 @@ def is_death_by_machine(failure: BaseException | None) -> bool:
     The same steps may then succeed when they are tried again.
     """
     return failure is not None and (isinstance(failure, TrainWorkerDied) or _is_silent(failure))
+
+
+def is_of_surroundings(cause: str | None) -> bool:
+    """Whether a summary's cause is the machine's or a service's, so that the next run would probably meet it too.
+
+    A lack of memory is not: it depends on the run's settings.
+    """
+    told = cause or ""
+    return told.split(":", 1)[0] in _SURROUNDINGS or _CUDA.search(told) is not None
 
 
 def is_about_others(cause: str | None) -> bool:

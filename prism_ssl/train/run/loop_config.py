@@ -97,7 +97,8 @@ class LoopConfig:
         model = asdict(config.model) | {"init_from": None}  # it may be a path; the lineage tells the same
         return {
             "preset": config.model.preset,
-            "n_patches": config.data.n_patches,
+            "normalize_patches": config.model.normalize_patches,
+            "n_patches": config.held_out_patches,
             "patch_mm": config.data.patch_mm,
             "step": step,
             "run": self.run_dir.name,

@@ -1,4 +1,4 @@
-"""Report some scalars to Ray Train's and Tune's own views, at checkpoints and evaluations.
+"""Report some scalars to Ray Train's own views, at checkpoints and evaluations.
 
 A report waits until Ray's controller next polls its workers, every RAY_TRAIN_HEALTH_CHECK_INTERVAL_S: up to 0.2 s as
 ``fit`` sets it, up to 2 s by Ray's default. This follows from the interval and was not timed. So there is no report at

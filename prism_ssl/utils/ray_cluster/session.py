@@ -16,8 +16,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from prism_ssl.errors import ClusterUnreachable
+from prism_ssl.errors import ClusterUnreachable, MachineTrouble
 from prism_ssl.utils.fs import everything_below, owned_folder
 from prism_ssl.utils.machine import usable_cpus
 from prism_ssl.utils.ray_cluster.cleanup_after_kill import after_death
@@ -26,6 +27,7 @@ _SOCKET_PATH_BYTES = 107 - 63  # the kernel's limit, less what Ray appends to it
 
 _HEAD_ANSWERS_WITHIN_S = 10.0
 _SETTINGS, _FRAME_HEADER_BYTES = 4, 9  # of HTTP/2
+_TOO_SLOW = "node timed out during startup"  # in Ray's words; it waits 30 s, whatever is set
 _ADVICE = "start it, or unset RAY_ADDRESS to use a local cluster"
 
 
@@ -83,20 +85,39 @@ def ray_session(cpus: int, object_store_bytes: int, tmp_root: Path, dashboard: b
     else:
         with owned_folder(_short_parent(tmp_root)) as folder, after_death(folder, tmp_root):
             try:
-                with _own_answer_to_sigterm():
-                    context = ray.init(
-                        address="local",
-                        num_cpus=max(cpus, usable_cpus()),
-                        object_store_memory=object_store_bytes,
-                        include_dashboard=dashboard,
-                        dashboard_host="127.0.0.1",
-                        logging_level=logging.WARNING,
-                        log_to_driver=False,
-                        _temp_dir=str(folder),
-                    )
+                context = start_local(max(cpus, usable_cpus()), object_store_bytes, folder, dashboard)
                 yield (context.dashboard_url or None) if dashboard else None
             finally:
                 ray.shutdown()
+
+
+def start_local(cpus: int, object_store_bytes: int, folder: Path, dashboard: bool) -> Any:
+    """Start a local cluster with its files in ``folder``; returns Ray's context.
+
+    Raises:
+        MachineTrouble: Ray's processes were not up in time, because others use the machine.
+    """
+    import ray
+
+    try:
+        with _own_answer_to_sigterm():
+            return ray.init(
+                address="local",
+                num_cpus=cpus,
+                object_store_memory=object_store_bytes,
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                logging_level=logging.WARNING,
+                log_to_driver=False,
+                _temp_dir=str(folder),
+            )
+    except Exception as error:
+        if _TOO_SLOW not in str(error):
+            raise
+        raise MachineTrouble(
+            f"Ray's processes were not up after half a minute (load {os.getloadavg()[0]:.0f} on {usable_cpus()} CPUs); "
+            "other processes use this machine: run the same command again when they are done, or elsewhere"
+        ) from error
 
 
 def dashboard_words(address: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from prism_ssl.cli import notebook
 from prism_ssl.cli.main import VERBS, main
 from prism_ssl.errors import ConfigError
+from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, NOTHING_BEGAN
 from tests.conftest import REPOSITORY
 
 SCREEN_LINES, SCREEN_COLUMNS = 50, 100
@@ -72,6 +75,20 @@ def test_the_overview_costs_no_heavy_import() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert told.stderr.strip() == "set()"
+
+
+@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.resumes])
+def test_a_stop_signal_during_the_imports_ends_a_command_in_one_sentence(verb: str, tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("print(flush=True); input()")  # an import that waits
+    command = [sys.executable, "-m", VERBS[verb].module]
+    path = {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", "PATH": os.environ["PATH"]}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=path, cwd=tmp_path, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (EXIT_INTERRUPTED, f"{NOTHING_BEGAN}\n")
 
 
 def test_both_notebooks_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

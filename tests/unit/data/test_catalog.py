@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import random
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -381,3 +382,26 @@ def test_what_was_left_out_is_said_by_cause(tmp_path: Path) -> None:
 def test_a_row_without_a_file_says_where_it_was_looked_for(tmp_path: Path) -> None:
     (row,) = load(write(tmp_path / "a.csv", archive_rows(1, series_each=1))).unresolved
     assert row.place == str(tmp_path / "archive/PMBB000000/series_0")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([["HEAD", "NECK"], ["LEG"], None], ["HEAD\\NECK", "LEG", ""]),
+        ([[1, 2], [], None], ["1\\2", "", ""]),
+        ([[["HEAD"]], None, None], ["", "", ""]),
+        ([b"\xff", b"LEG", None], ["", "", ""]),
+        ([timedelta(1), None, None], ["", "", ""]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("column", ["body_part", "series_description", "exam_type"])
+def test_an_optional_column_that_is_no_text_is_joined_or_counts_as_absent(
+    column: str, values: list[object], told: list[str], tmp_path: Path
+) -> None:
+    rows = pl.DataFrame(archive_rows(1)).drop("series_description", "exam_type").with_columns(pl.Series(column, values))
+    rows.write_parquet(tmp_path / "a.parquet")
+    records, config = chosen(load(tmp_path / "a.parquet")), DataConfig(catalog_path=str(tmp_path / "a.parquet"))
+    (batch,) = catalog.described_rows(config, records, ["body_part"])
+    text = "series_text" if column != "body_part" else catalog.other_column(column)
+    assert batch[text].to_list() == told
+    assert batch["scan_id"].null_count() == 0

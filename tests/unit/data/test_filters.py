@@ -106,3 +106,22 @@ def test_modality_is_compared_without_case_and_blanks() -> None:
     kept = frame.select(filters.has_modality(("ct", " MR "))).to_series()
     assert kept.to_list() == [True, True, True, False, False, False, False]
     assert frame.select(filters.modality_name()).to_series().to_list() == ["CT", "CT", "MR", "MRI", "CTA", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("given", "texts"),
+    [
+        (True, ["Omnipaque 350", "GADAVIST", "true", "1", "1.0", "yes", "T", "Non-ionic", "NONIONIC IODINE", "Nomag",
+                "WITHOUT AND WITH CONTRAST", "WO/W", "w/o & w/ contrast", "100 ML"]),
+        (False, ["NO", "none", "Without", "WITHOUT CONTRAST", "NO IV CONTRAST", "no_contrast", "NON-CONTRAST",
+                 "NON_CONTRAST", "NONCONTRAST", "NO AGENT", "W/O", "w/o contrast", "WO", "0", "0.0", "f", "FALSE", "N",
+                 "unenhanced", "NATIVE", "Plain", "not given", "0 ML", "0.0ml", "0 cc", "(NONE)", "NIL", "[no]",
+                 "w/o oral, w/o iv"]),
+        (None, [None, "", "  ", "N/A", "na", "n.a.", "-", "--", "?", "nan", "null", "UNKNOWN", "not known",
+                "Not specified", "(N/A)"]),
+    ],
+)  # fmt: skip
+def test_a_contrast_agent_is_told_denied_or_not_spoken_of(given: bool | None, texts: list[str | None]) -> None:
+    frame = pl.DataFrame({"text": texts}, schema={"text": pl.String})
+    told = frame.select(filters.has_contrast_agent(pl.col("text"))).to_series().to_list()
+    assert dict(zip(texts, told, strict=True)) == dict.fromkeys(texts, given)

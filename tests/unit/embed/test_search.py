@@ -11,7 +11,8 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from prism_ssl.data.scan import write_volume
-from prism_ssl.embed import search
+from prism_ssl.embed import index as index_module
+from prism_ssl.embed import unit_vectors
 from prism_ssl.embed.search import Query, find, main, parse_query
 from prism_ssl.errors import ConfigError
 
@@ -32,20 +33,52 @@ def index(tmp_path: Path) -> Path:
     return tmp_path / "e.parquet"
 
 
+@pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("rows", [7, 10**6])
-def test_neighbours_are_those_of_scikit_learn(index: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    monkeypatch.setattr(search, "BLOCK_ROWS", rows)
+def test_neighbours_are_those_of_scikit_learn(
+    index: Path, monkeypatch: pytest.MonkeyPatch, rows: int, kept: bool, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(index_module, "BLOCK_ROWS", rows)
+    monkeypatch.setattr(unit_vectors, "BLOCK_ROWS", 50)
+    monkeypatch.setattr(unit_vectors, "KEPT_FROM_BYTES", 0 if kept else 10**9)
+    monkeypatch.setenv("PRISM_TMP_ROOT", str(tmp_path))
     distance, at = NearestNeighbors(metric="cosine").fit(X).kneighbors(X[[42]], 11)
     found, gap = find(index, Query("s42", None), 10)
     assert [match.scan_id for match in found] == [f"s{n}" for n in at[0, 1:]]
     np.testing.assert_allclose([match.cosine for match in found], 1 - distance[0, 1:], atol=1e-6)
     assert gap is None
+    assert len(list(tmp_path.glob("prism_ssl/search/*/vectors.f32"))) == kept
     others, _ = find(index, Query("s42", None), 500, other_patients=True)
     assert len(others) == ROWS - 5
     assert not {f"s{n}" for n in range(40, 45)} & {match.scan_id for match in others}
 
 
-def test_points_of_fields_are_found_where_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_vectors_are_kept_until_their_index_changes_or_goes(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit_vectors, "KEPT_FROM_BYTES", 0)
+    monkeypatch.setenv("PRISM_TMP_ROOT", str(index.parent))
+
+    def best(file: Path = index) -> list[str]:
+        return [match.scan_id for match in find(file, Query("s42", None), 3)[0]]
+
+    first, second, third = best()
+    (vectors,) = index.parent.glob("prism_ssl/search/*/vectors.f32")
+    inode = vectors.stat().st_ino
+    assert best() == [first, second, third]
+    assert vectors.stat().st_ino == inode
+    pl.read_parquet(index).filter(pl.col("scan_id") != first).write_parquet(index)
+    assert best()[:2] == [second, third]
+    assert vectors.stat().st_ino != inode
+    index.rename(index.with_name("other.parquet"))
+    assert best(index.with_name("other.parquet"))[:2] == [second, third]
+    assert not vectors.exists()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_points_of_fields_are_found_where_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    monkeypatch.setattr(unit_vectors, "KEPT_FROM_BYTES", 0 if kept else 10**9)
+    monkeypatch.setenv("PRISM_TMP_ROOT", str(tmp_path / "tmp"))
     affine = np.diag([8.0, 8.0, 8.0, 1.0])
     affine[:3, 3] = (-16.0, 8.0, 0.5)
     fields = np.random.default_rng(1).normal(size=(2, WIDTH, 5, 6, 7)).astype(np.float32)

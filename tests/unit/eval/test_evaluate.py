@@ -123,6 +123,16 @@ def test_embeddings_are_in_the_order_of_the_views(probe_set: ProbeSet) -> None:
     assert ask(network, probe_set, small()).embeddings[11] == pytest.approx(b.numpy(), abs=1e-4)
 
 
+def test_the_mean_of_patch_tokens_is_evaluated_where_it_is_asked_for(probe_set: ProbeSet) -> None:
+    network: PrismNet = build_network(small().model)
+    batch = probe_set.pairs(5, 6, torch.device("cpu"))
+    with torch.no_grad():
+        tokens = network.encoder(batch.patches_b, batch.positions_b, return_patches=True)[1][0]
+    asked = ask(network, probe_set, small(eval__pooling="mean"))
+    assert asked.embeddings[11] == pytest.approx(tokens.mean(dim=0).numpy(), abs=1e-4)
+    assert asked.readings["dx"].prediction.equal(ask(network, probe_set, small()).readings["dx"].prediction)
+
+
 def test_asking_leaves_mode_gradients_and_random_numbers_alone(phantom_catalog: Path) -> None:
     network: PrismNet = build_network(small().model)
     network.train()
@@ -172,6 +182,9 @@ def test_places_and_baselines_stand_beside_the_encoder_and_the_evidence_says_the
     assert len(set(evidence.patient_of_series)) == 12
     for ending in ("_random_init", "_pixels"):
         assert evidence.untrained_place[ending].mean() == pytest.approx(values[f"place_recall_at_1{ending}"])
+        gain = values["place_recall_at_1"] - values[f"place_recall_at_1{ending}"]
+        assert values[f"place_gain{ending}"] == pytest.approx(gain)
+        assert values[f"place_gain{ending}_low"] < gain < values[f"place_gain{ending}_high"]
 
 
 def test_the_hash_of_views_tells_other_views_and_points_and_no_other_processor(probe_set: ProbeSet) -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from prism_ssl.contracts import PATCH_SCALE, PreparedScan
+from prism_ssl.data.scan import open_scan
+from prism_ssl.data.views import on_body as on_body_of
 from prism_ssl.eval.probe_set import ProbeSet, build_probe_set
 from tests.support.probe_sets import prepared_scans, small
 
@@ -46,6 +48,19 @@ def test_a_smaller_probe_set_is_a_part_of_a_larger_one(scans: list[PreparedScan]
     assert part.scans == large.scans[:2]
     assert np.array_equal(part.patches, large.patches[[0, 1, 4, 5]])
     assert part.scan_of_view.tolist() == [0, 0, 1, 1]
+
+
+def test_views_on_the_foreground_leave_the_air_out(scans: list[PreparedScan], phantom_catalog: Path) -> None:
+    def black(centers: str) -> float:
+        patches = build_probe_set(scans, small(eval__centers=centers, eval__views_per_scan=8), phantom_catalog).patches
+        return float((patches <= -0.98 * PATCH_SCALE).mean())
+
+    on_body = small(eval__centers="foreground", eval__views_per_scan=8)
+    for scan in (built := build_probe_set(scans, on_body, phantom_catalog)).scans:
+        opened = open_scan(scan.nifti_path)
+        views = [v for v, s in zip(built.views, built.scan_of_view, strict=True) if built.scans[s] == scan]
+        assert on_body_of(opened, np.stack([view.center_mm for view in views])).all()
+    assert black("foreground") < 0.7 * black("anywhere")
 
 
 def test_a_scan_that_does_not_open_is_counted_and_left_out(

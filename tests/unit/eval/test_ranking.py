@@ -19,6 +19,7 @@ from prism_ssl.eval.quality.composite import proxy_quality
 from prism_ssl.eval.quality.questions import evaluation_settings
 from prism_ssl.eval.ranking import (
     compute_proxy_score,
+    factor_effects,
     rank_runs,
     recommendation,
     recommended_command,
@@ -129,7 +130,7 @@ def test_paired_patients_tell_runs_apart_whose_intervals_overlap() -> None:
     assert worse["behind_best_low"] > 0.03
 
 
-def test_runs_that_were_asked_other_questions_than_the_best_one_are_not_compared() -> None:
+def test_runs_that_were_asked_other_questions_than_the_best_one_are_not_compared(tmp_path: Path) -> None:
     rows = [run("a", 0.5), run("b", 0.45), run("other", 0.48), run("dead", 0.6, "failed")]
     same = {"a": evidence_of(np.full(8, 0.5)), "b": evidence_of(np.linspace(0.3, 0.6, 8))}
     other = {"other": evidence_of(np.ones(5)), "dead": evidence_of(np.ones(8))}
@@ -140,6 +141,13 @@ def test_runs_that_were_asked_other_questions_than_the_best_one_are_not_compared
     assert "Not compared: other (it was asked about other series)." in words
     told = "The evaluation settings of 2 runs are not recorded (an earlier version): they count as equal."
     assert told in words, "a run that is not compared needs no settings"
+    write_ranking(tmp_path, scored)
+    lines = [line.split(" | ") for line in (tmp_path / "ranking.md").read_text().splitlines()]
+    ends = {line[1]: line[4] for line in lines if len(line) > 6 and line[1] in near}
+    behind, low, high = scored.filter(pl.col("run") == "b").select("^behind_best.*$").row(0)
+    assert low < 0 < behind < high
+    found = f"{behind:.3f} ({low:.3f} to {high:.3f})"
+    assert ends == {"a": "the best", "other": "not compared", "b": found, "dead": "-"}
 
 
 def test_a_best_run_that_was_evaluated_otherwise_is_not_said_to_be_alone_at_the_top() -> None:
@@ -157,6 +165,16 @@ def test_a_best_run_that_was_evaluated_otherwise_is_not_said_to_be_alone_at_the_
     assert scored.filter(pl.col("run") == "r5")["not_paired"].to_list() == ["it has no evidence per patient"]
     again = with_differences(scored, {}, EvalConfig())
     assert again["not_paired"].null_count() == 7
+
+
+def test_qualities_of_other_weights_are_no_repeats() -> None:
+    rows = [
+        run(name, place / 20) | {"train.batch_size": 32, "eval.w_place": place}
+        for name, place in (("old", 1.0), ("new", 8.0))
+    ]
+    configs = summarize_best_configs(compute_proxy_score(pl.from_dicts(rows), NO_HISTORY))
+    assert configs["best_run"].to_list() == ["new", "old"]
+    assert configs["runs"].to_list() == [1, 1]
 
 
 def test_without_evidence_of_the_best_run_intervals_are_compared_for_all() -> None:
@@ -198,6 +216,36 @@ def test_a_run_of_other_settings_is_neither_a_repeat_nor_fitted() -> None:
     assert found is not None
     assert (found.levels, found.runs) == ({"train.batch_size": 64}, 8)
     assert found.fitted == pytest.approx(0.3)
+    assert "Main effects are of 8 of 12 runs" in " ".join(recommendation_in_words(scored))
+
+
+@pytest.mark.parametrize(
+    "other", [{"train.max_steps": 1_000}, {"eval.seed": 3}, {"eval.place_draws": 4}, {"eval.pooling": "mean"}]
+)
+def test_runs_of_another_experiment_add_nothing_to_the_main_effects(other: dict[str, Any]) -> None:
+    small, large = {"train.batch_size": 32}, {"train.batch_size": 64}
+    same = dict.fromkeys(other, "cls" if "eval.pooling" in other else 20_000)
+    rows = [
+        run(f"{size}{n}", 0.3 + 0.001 * n) | batch | same
+        for size, batch in (("s", small), ("l", large))
+        for n in range(4)
+    ]
+    rows += [run(f"other{n}", 0.1) | large | other for n in range(6)]
+    effects = factor_effects(compute_proxy_score(pl.from_dicts(rows), NO_HISTORY), "proxy_quality")
+    assert effects["runs"].to_list() == [4, 4]
+    assert effects["effect"].to_list() == pytest.approx([0.0, 0.0], abs=1e-9)
+
+
+def test_a_setting_that_an_earlier_version_did_not_have_is_at_its_default_there() -> None:
+    small, large = {"train.batch_size": 32}, {"train.batch_size": 64}
+    later = {"model.normalize_patches": False, "eval.place_draws": 1}
+    rows = [run(f"s{n}", 0.2) | small | (later if n else dict.fromkeys(later)) for n in range(4)]
+    rows += [run(f"l{n}", 0.3) | large | (later if n else dict.fromkeys(later)) for n in range(4)]
+    scored = compute_proxy_score(pl.from_dicts(rows), NO_HISTORY)
+    assert summarize_best_configs(scored)["runs"].to_list() == [4, 4]
+    found = recommendation(scored)
+    assert found is not None
+    assert found.runs == 8
 
 
 def test_the_command_has_the_fitted_levels_where_luck_chose_others() -> None:
@@ -304,7 +352,7 @@ def test_the_ranking_is_written_as_table_text_and_plot(tmp_path: Path) -> None:
     text = (tmp_path / "ranking.md").read_text()
     failed, unmeasured = (point.name for point in design_points("half")[:2])
     for said in (
-        "24 runs: 23 ok, 1 not; 1 ok runs without a measured quality",
+        "24 runs: 23 ok, 1 not; 1 ok run without a measured quality ranks after the others",
         "A note on the design.",
         f"| 24 | {failed} | failed | 0.501 (0.451 to 0.551) | 100 | 100/100 |",
         f"## Runs that did not end ok\n\n- {failed}, failed: ReplacementFailed: scan 1 | 2\n",

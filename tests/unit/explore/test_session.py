@@ -10,6 +10,7 @@ import altair as alt
 import polars as pl
 import pytest
 
+from prism_ssl.eval.ranking import factor_effects
 from prism_ssl.explore import session
 from prism_ssl.explore.alarm_view import alarm_chart, alarm_spans, alarm_table, doubts, together
 from prism_ssl.explore.chart_style import column_widths, run_names
@@ -25,7 +26,6 @@ from prism_ssl.explore.curves import (
 from prism_ssl.explore.ranking_view import (
     configurations_table,
     effects_picture,
-    effects_table,
     pareto_chart,
     pareto_front,
     quality_picture,
@@ -232,7 +232,7 @@ def test_the_front_is_what_nobody_beats(scored: pl.DataFrame) -> None:
 
 
 def test_effects_are_those_that_the_records_were_made_with(scored: pl.DataFrame) -> None:
-    effects = effects_table(scored, "proxy_quality")
+    effects = factor_effects(scored, "proxy_quality")
     told = {(row["factor"], row["level"]): row["effect"] for row in effects.iter_rows(named=True)}
     assert told["train.batch_size", "64"] == pytest.approx(0.05)
     assert told["loss.w_supcon_target", "0.4"] == pytest.approx(0.5 * (0.4 - 0.7 / 3))

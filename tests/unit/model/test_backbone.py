@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from prism_ssl.model.backbone import (
     Rotary3d,
     RotaryAttention,
     build_encoder,
+    normalized,
     rotate,
 )
 
@@ -35,6 +37,34 @@ def _scores(positions_mm: torch.Tensor, head_dim: int = 26) -> torch.Tensor:
     q, k = torch.randn(1, 2, n, head_dim, generator=g), torch.randn(1, 2, n, head_dim, generator=g)
     cos, sin = Rotary3d(head_dim)(positions_mm)
     return rotate(q, cos, sin).double() @ rotate(k, cos, sin).double().transpose(-1, -2)
+
+
+def test_normalized_patches_do_not_see_another_brightness_and_contrast_and_two_numbers_do() -> None:
+    pixels = torch.rand(2, 5, 256, generator=torch.Generator().manual_seed(4)) - 0.5
+    told, other = normalized(pixels), normalized(0.5 * pixels + 0.3)
+    mean, std = pixels.numpy().mean(axis=2), pixels.numpy().std(axis=2)
+    assert told[:, :, 256].numpy() == pytest.approx(4 * mean, abs=1e-5)
+    assert told[:, :, 257].numpy() == pytest.approx(4 * np.log(std + 0.02) + 8, abs=1e-4)
+    assert told[:, :, :256].numpy() == pytest.approx(
+        (pixels.numpy() - mean[..., None]) / (std + 0.02)[..., None], abs=1e-4
+    )
+    torch.testing.assert_close(other[:, :, :256], told[:, :, :256], rtol=0.1, atol=0.1)  # up to the flat patch's spread
+    torch.testing.assert_close(other[:, :, 256], 0.5 * told[:, :, 256] + 1.2, rtol=0, atol=1e-5)
+    air = torch.zeros(1, 1, 256, requires_grad=True)
+    normalized(air).sum().backward()
+    assert air.grad is not None
+    assert torch.isfinite(air.grad).all()
+
+
+def test_an_encoder_of_normalized_patches_hardly_sees_the_contrast_of_a_window() -> None:
+    patches, positions_mm = _views()
+    torch.manual_seed(1)
+    encoder = PrismEncoder(EncoderShape(width=48, depth=3, heads=3), normalize_patches=True).eval()
+    with torch.no_grad():
+        encoder.patch_embedding.weight[:, 256:] = 0.0  # blind to the two numbers
+        seen, darker = (encoder(each, positions_mm) for each in (patches, 0.9 * patches - 0.05))
+        plain = [_small_encoder().eval()(each, positions_mm) for each in (patches, 0.9 * patches - 0.05)]
+    assert (seen - darker).abs().max() < 0.1 * (plain[0] - plain[1]).abs().max()
 
 
 def test_position_zero_rotates_nothing() -> None:

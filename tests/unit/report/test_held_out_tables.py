@@ -72,7 +72,13 @@ def test_an_encoder_that_does_not_beat_random_weights_is_said_to_have_learned_no
     sentence = "Held-out recall@1 does not beat random weights"
     assert sentence not in " ".join(_shown(PROBE).split())
     lost = PROBE | {"recall_at_1": 0.21}
-    assert f"{sentence} (0.21 against 0.21): this encoder" in " ".join(_shown(lost).split())
+    fact = f"{sentence} (0.21 against 0.21)"
+    assert f"{fact}; in the place test, which weighs more, it does" in " ".join(_shown(lost).split())
+    assert "it does." in str(verdict(lost | {"place_recall_at_1_pixels": 0.9})), "whatever pixel statistics reach"
+    without_place = {name: value for name, value in lost.items() if not name.startswith("place_")}
+    assert f"{fact}: this encoder has learned nothing" in " ".join(_shown(without_place).split())
+    for doubt in ({"place_recall_at_1_low": 0.05}, {"place_gain_random_init_low": -0.01}):
+        assert f"{fact}: this encoder has learned nothing" in " ".join(_shown(lost | doubt).split())
     assert verdict({"recall_at_1": 0.1}) is None
 
 
@@ -102,8 +108,16 @@ def test_place_recall_is_judged_by_its_interval_against_chance_random_weights_an
     assert "place recall@1 is 0.22" in " ".join(_shown(PROBE | wide).split())
 
 
+def test_differences_patient_by_patient_decide_where_they_are_known() -> None:
+    place = {name: value for name, value in PROBE.items() if name.startswith("place_")}
+    near = place | {"place_recall_at_1_pixels": 0.18, "place_recall_at_1_random_init": 0.1}
+    assert "does not exclude pixel statistics (0.18)" in str(verdict(near)), "0.15 to 0.29 holds 0.18"
+    paired = near | {"place_gain_pixels_low": 0.01, "place_gain_random_init_low": -0.01}
+    assert str(verdict(paired)).endswith("0.15 to 0.29): the interval does not exclude random weights (0.10)")
+
+
 def test_directions_are_named_among_the_parts_of_quality_only_where_they_count() -> None:
-    parts = "weighted mean of same series, shift and rotation, same place"
+    parts = "weighted mean of same series, shift and rotation, same place (most)"
     assert f"{parts}; 0 is chance" in " ".join(_shown(PROBE).split())
     counted = " ".join(_shown(PROBE | {"proxy_quality_directions": 0.47}).split())
     assert f"{parts}, telling directions (0.47 of the largest number); 0 is chance" in counted

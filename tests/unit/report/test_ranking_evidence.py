@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from prism_ssl.report.ranking_evidence import evidence_rows
+from prism_ssl.report.ranking_evidence import beside_untrained, evidence_rows
 
 
 def test_runs_stand_above_what_is_reached_without_training() -> None:
@@ -34,3 +34,25 @@ def test_runs_stand_above_what_is_reached_without_training() -> None:
 
 def test_without_an_evaluation_there_is_no_section() -> None:
     assert evidence_rows(pl.DataFrame({"run": ["a"], "probe/recall_at_1": [None]})) == ([], [])
+
+
+def test_runs_that_do_not_beat_what_needs_no_learning_are_not_recommended_in_silence() -> None:
+    ranked = pl.DataFrame(
+        {
+            "run": ["best", "worse", "failed"],
+            "status": ["ok", "ok", "failed"],
+            "proxy_quality": [0.2, 0.1, 0.9],
+            "probe/proxy_quality_random_init": [0.12, 0.12, None],
+            "probe/proxy_quality_pixels": [0.02, 0.02, None],
+        }
+    )
+    both = "the better of random weights (0.120) and pixel statistics (0.020)"
+    assert beside_untrained(ranked) == f"Of 2 measured runs, 1 beats {both}."
+    told = beside_untrained(ranked.filter(pl.col("run") != "best"))
+    assert told is not None
+    assert told.startswith(f"No run beats {both}: none has learned anything useful yet")
+    otherwise_asked = ranked.with_columns(pl.Series("probe/proxy_quality_pixels", [0.3, 0.02, None]))
+    told = beside_untrained(otherwise_asked)
+    assert told is not None
+    assert told.startswith("No run beats the better of random weights (0.120) and pixel statistics (0.020 to 0.300)")
+    assert beside_untrained(ranked.drop("probe/proxy_quality_random_init", "probe/proxy_quality_pixels")) is None

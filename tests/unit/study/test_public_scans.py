@@ -13,7 +13,8 @@ from prism_ssl.data.scan import apply_affine, open_scan
 from prism_ssl.data.scan.nifti_writer import nifti_bytes
 from prism_ssl.study import public_scans
 from prism_ssl.study.sources import REPOSITORIES, PublicSeries, Repository
-from tests.support.dicom_files import ct, save, slices_of
+from tests.support.dicom_files import ct, ramp_hu, save, slices_of, tilted
+from tests.support.dicom_imports import values_and_places
 
 CT = PublicSeries("P1", "CT", "CT_LEG", "CT", "leg", "dicom/P1")
 MR = PublicSeries("P1", "MR", "T1W", "MRI", "leg", "nifti/p1.nii.gz")
@@ -64,10 +65,31 @@ def test_an_archive_is_laid_out_and_what_is_missing_is_told(
     assert not list(out.glob(".converting-*"))
 
 
+@pytest.mark.parametrize("degrees", [12, -12])
+def test_a_tilted_gantry_is_straightened_as_by_an_import(degrees: float, clones: Path, tmp_path: Path) -> None:
+    folder = clones / "a+b" / CT.path
+    for path in folder.iterdir():
+        path.unlink()
+    save(slices_of(tilted(degrees, tags={"GantryDetectorTilt": degrees})), folder)
+    public_scans.main([str(clones), "--out", str(tmp_path / "out")])
+    values, places = values_and_places(open_scan(tmp_path / "out" / "P1" / "ct_leg" / "ct_leg.nii.gz"))
+    inside = values > values.min()
+    assert np.mean(np.abs(values - ramp_hu(places))[inside] < 1.0) > 0.9
+
+
+def test_a_series_that_is_no_volume_is_left_out_for_its_reason(
+    clones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (clones / "a+b" / CT.path / "5.dcm").unlink()
+    assert public_scans.main([str(clones), "--out", str(tmp_path / "out")]) == 0
+    assert "1 series left out, a/b: too_few_slices" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "P1" / "ct_leg").exists()
+
+
 def test_a_second_call_converts_nothing_again(clones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     public_scans.main([str(clones), "--out", str(out)])
-    monkeypatch.setattr(public_scans, "_converted", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr(public_scans, "_convert", lambda *_: pytest.fail("converted again"))
     assert public_scans.main([str(clones), "--out", str(out)]) == 0
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from scipy import stats
 
-from prism_ssl.config.defaults import RECIPES, apply_overrides
+from prism_ssl.config.defaults import RECIPES, apply_overrides, phantom_cpu
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.eval.quality.evidence import PatientEvidence
 from prism_ssl.records.run_files import write_json
@@ -63,15 +62,24 @@ def test_the_settings_of_every_row_exist_and_keep_the_budget(name: str) -> None:
     overrides = {key.replace("-", "_"): value for key, value in ROWS[name].settings.items()}
     typed = {key: _typed(value) for key, value in overrides.items()}
     row = apply_overrides(recipe, typed)
+    assert row.data.n_patches * row.train.batch_size == recipe.data.n_patches * recipe.train.batch_size
     model = dataclasses.replace(row.model, masked_share=recipe.model.masked_share)
-    assert dataclasses.replace(row, view=recipe.view, loss=recipe.loss, model=model) == recipe
+    data = dataclasses.replace(row.data, n_patches=recipe.data.n_patches)
+    own = {name: getattr(recipe.train, name) for name in ("batch_size", "lr", "muon_lr")}
+    train = dataclasses.replace(row.train, **own)
+    assert (row.eval.pooling == "mean") == (row.loss.w_supcon_target == 0.0 and row.loss.w_distance == 0.0)
+    evaluation = dataclasses.replace(row.eval, pooling="cls")
+    same = dataclasses.replace(row, view=recipe.view, loss=recipe.loss, model=model, data=data, train=train)
+    assert dataclasses.replace(same, eval=evaluation) == recipe
 
 
 def _typed(value: str) -> Any:
-    try:
-        return float(value)
-    except ValueError:
-        return {"True": True, "False": False}.get(value, value)
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return {"True": True, "False": False}.get(value, value)
 
 
 # ---------------------------------------------------------------------- table
@@ -95,13 +103,13 @@ def test_the_table_shows_rows_baselines_and_chance() -> None:
         {"simclr": {"place_recall_at_1": 0.23, "skill/dx": None}, "prism": first}, {"prism": PRISM, "simclr": OTHER}
     )
     assert [line["row"] for line in lines] == [
-        ROWS["prism"].title, ROWS["simclr"].title, "random weights", "pixel statistics", "chance",
+        ROWS["prism"].title, ROWS["simclr"].title, "random weights", "pixel statistics", "spacing alone", "chance",
     ]  # fmt: skip
     assert all(set(line) == {"row", *COLUMNS} for line in lines)
-    assert [line["place recall@1"] for line in lines] == ["0.57", "0.23", "0.05", "0.14", "0.06"]
+    assert [line["place recall@1"] for line in lines] == ["0.57", "0.23", "0.05", "0.14", "-", "0.06"]
     assert lines[1]["PRISM better by"].startswith("+0.33 (")
-    assert [line["PRISM better by"] for line in lines[2:]] == ["-"] * 3  # this evidence holds no baseline
-    assert (lines[0]["dx"], lines[1]["dx"], lines[4]["dx"]) == ("0.50", "-", "0")
+    assert [line["PRISM better by"] for line in lines[2:]] == ["-"] * 4  # this evidence holds no baseline
+    assert (lines[0]["dx"], lines[1]["dx"], lines[5]["dx"]) == ("0.50", "-", "0")
     assert markdown(lines).count("\n") == 2 + len(lines)
 
 
@@ -144,35 +152,37 @@ def test_a_table_that_is_not_the_studys_is_refused_in_a_sentence(
         )
 
 
-class Training:
-    """A training that ends at once; ``codes`` are the exit codes of the first, second, ... one."""
+class Trainings:
+    """Trainings that end at once; ``codes`` are the exit codes of the first, second, ... one."""
 
-    commands: ClassVar[list[list[str]]] = []
-    codes: ClassVar[list[int]] = []
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+        self.codes: list[int] = []
 
-    def __init__(self, words: list[str]) -> None:
+    def run(self, module: str, words: list[str]) -> tuple[int, bool]:
         self.commands.append(words)
         name = next(word for word in words if word.startswith("--run.name=")).partition("=")[2]
         root = Path(next(word for word in words if word.startswith("--run.root=")).partition("=")[2])
         (root / name).mkdir(parents=True, exist_ok=True)
-        self.code = self.codes[len(self.commands) - 1]
-        status: RunStatus = "ok" if self.code == 0 else "interrupted" if self.code == 75 else "failed"
+        code = self.codes[len(self.commands) - 1]
+        status: RunStatus = "ok" if code == 0 else "interrupted" if code == 75 else "failed"
         probe = {"place_recall_at_1": 0.5}
         summary = RunSummary(name, status, None, 1, 1, None, str(root / name), probe=probe)
         write_json(root / name / "summary.json", dataclasses.asdict(summary))
+        return code, False
 
-    def poll(self) -> int:
-        return self.code
+
+TRAININGS = Trainings()
 
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Calls ``prism study`` with trainings that end with these codes."""
-    monkeypatch.setattr(subprocess, "Popen", Training)
+    monkeypatch.setattr(command, "run_child", TRAININGS.run)
     _table(tmp_path)
 
     def call(codes: list[int], *words: str) -> int:
-        Training.commands, Training.codes = [], codes
+        TRAININGS.commands, TRAININGS.codes = [], codes
         return command.main([str(tmp_path / "catalog.csv"), "--out", str(tmp_path / "out"), *words])
 
     return call
@@ -183,23 +193,25 @@ def test_rows_keep_their_settings_and_an_interrupted_one_ends_the_command(
 ) -> None:
     given = ["--train.max-steps", "5", "--view.other-series-share", "0.5", "--run.name", "mine"]
     assert study([0, 75], "--rows", "prism", "simclr", "guide", "--", *given) == 75
-    first, second = Training.commands
+    first, second = TRAININGS.commands
     assert "--loss.simclr-baseline" in second
     assert "--loss.simclr-baseline" not in first
-    assert second[5 : 5 + len(given)] == given
+    assert second[2 : 2 + len(given)] == given
     assert second.index("--view.other-series-share=0") > second.index("0.5")  # the last one counts
     assert second[-1] == "--run.name=simclr"
     assert f"--data.holdout-file={tmp_path / 'out' / 'report' / 'held_out.txt'}" in first
 
 
 def test_a_finished_row_is_not_trained_again_and_not_taken_for_another(
-    study: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    study: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert study([0], "--", "--train.max-steps", "5") == 0
     assert study([], "--", "--train.max-steps", "5") == 0
-    assert Training.commands == []
+    assert TRAININGS.commands == []
     assert study([], "--", "--train.max-steps", "6") == 2
     assert "has finished in" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setitem(RECIPES, "study", lambda: apply_overrides(phantom_cpu(), {"eval.place_draws": 4}))
+    assert study([], "--", "--train.max-steps", "5") == 2, "the recipe of another version"
 
 
 def test_a_row_that_failed_is_told_and_is_not_in_the_table(

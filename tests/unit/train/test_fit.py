@@ -13,6 +13,7 @@ from ray.exceptions import ActorDiedError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from prism_ssl.config.defaults import phantom_cpu
+from prism_ssl.train.distributed.devices import GrowingSegments
 from prism_ssl.train.fit import fit
 
 
@@ -29,8 +30,10 @@ def test_a_ray_whose_processes_are_gone_is_an_end_like_another(
         raise gone
 
     monkeypatch.setattr(ray, "cluster_resources", dict)
-    monkeypatch.setattr(TorchTrainer, "__init__", lambda *_, **__: None)
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(TorchTrainer, "__init__", lambda *_, **arguments: given.update(arguments))
     monkeypatch.setattr(TorchTrainer, "fit", dies)
     order: Any = SimpleNamespace(config=phantom_cpu())
     ended = fit(order, tmp_path)
     assert isinstance(ended, KeyboardInterrupt) if asked else ended is gone
+    assert GrowingSegments in map(type, given["run_config"].callbacks)

@@ -47,35 +47,43 @@ def _infinite_target() -> PrismBatch:
 
 
 BAD = pytest.mark.parametrize("bad", [_nan_pixel(), _infinite_target()], ids=["nan pixel", "infinite target"])
+OPTIMIZERS = pytest.mark.parametrize("optimizer", [{}, {"train__muon_lr": 3e-3}], ids=["AdamW", "AdamW and Muon"])
 
 
 @BAD
-def test_a_batch_that_is_not_finite_changes_no_weight_no_moment_and_no_count(bad: PrismBatch) -> None:
-    learner = _learner()
+@OPTIMIZERS
+def test_a_batch_that_is_not_finite_changes_no_weight_no_moment_and_no_count(
+    bad: PrismBatch, optimizer: dict[str, Any]
+) -> None:
+    learner = _learner(**optimizer)
     learner.step(random_batch(seed=1), 0)
     before = copy.deepcopy(learner.state())
     report = learner.step(bad, 1)
     assert not report.total.isfinite()
     assert learner.last_update_finite == 0.0
-    assert_same(learner.state()["network"], before["network"])
-    assert_same(learner.state()["optimizer"]["state"], before["optimizer"]["state"])
+    assert_same(_weights_and_moments(learner.state()), _weights_and_moments(before))
+
+
+def _weights_and_moments(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: part.get("state", part) for name, part in state.items()}  # without the learning rates
 
 
 @BAD
-def test_training_goes_on_after_a_bad_batch_as_if_it_had_not_been(bad: PrismBatch) -> None:
-    disturbed, calm = _learner(), _learner()
+@OPTIMIZERS
+def test_training_goes_on_after_a_bad_batch_as_if_it_had_not_been(bad: PrismBatch, optimizer: dict[str, Any]) -> None:
+    disturbed, calm = _learner(**optimizer), _learner(**optimizer)
     disturbed.step(bad, 0)  # also the very first batch, before there are any moments
     for step in range(2):
         for learner in (disturbed, calm):
             learner.step(random_batch(seed=step), step)
             assert learner.last_update_finite == 1.0
         disturbed.step(bad, step)
-    assert_same(disturbed.state()["network"], calm.state()["network"])
-    assert_same(disturbed.state()["optimizer"]["state"], calm.state()["optimizer"]["state"])
+    assert_same(_weights_and_moments(disturbed.state()), _weights_and_moments(calm.state()))
 
 
-def test_a_good_batch_changes_every_weight_that_has_a_loss() -> None:
-    learner = _learner(loss__supcon_warmup_steps=0, loss__supcon_ramp_steps=0)
+@OPTIMIZERS
+def test_a_good_batch_changes_every_weight_that_has_a_loss(optimizer: dict[str, Any]) -> None:
+    learner = _learner(loss__supcon_warmup_steps=0, loss__supcon_ramp_steps=0, **optimizer)
     before = copy.deepcopy(learner.state()["network"])
     learner.step(random_batch(), 0)
     after = learner.state()["network"]
@@ -132,7 +140,7 @@ WITHOUT_DISTANCE = {"loss__w_distance": 0.0, "train__weight_decay": 0.5, "train_
 
 def _states_of(learner: Learner, prefix: str) -> list[dict[str, Any]]:
     named = learner.network.named_parameters()
-    return [learner._optimizer.state[weight] for name, weight in named if name.startswith(prefix)]
+    return [learner._optimizers.adamw.state[weight] for name, weight in named if name.startswith(prefix)]
 
 
 @pytest.mark.usefixtures("shapes_unchecked")

@@ -41,7 +41,8 @@ def test_the_check_ends_with_a_page_whose_verdicts_a_run_uses_again(
     ray_local: None, phantom_catalog: Path, tmp_path: Path
 ) -> None:
     few = {"data.n_scans": 6, "data.workers": 1, "data.holdout_min_series": 1}
-    overrides = {"data.catalog_path": str(phantom_catalog), "run.root": str(tmp_path), **few}
+    by_a_detour = phantom_catalog.parent / ".." / phantom_catalog.parent.name / phantom_catalog.name
+    overrides = {"data.catalog_path": str(by_a_detour), "run.root": str(tmp_path), **few}
     config, said = apply_overrides(phantom_cpu(), overrides), list[tuple[bool, str]]()
     selection = load_records(config.data, config.data.selection_seed)
     page = check_archive(selection, config, said, lambda well, words: said.append((well, words)))
@@ -53,6 +54,7 @@ def test_the_check_ends_with_a_page_whose_verdicts_a_run_uses_again(
     assert "0 rejected by preflight" in said[0][1]
     assert said[1][1].startswith("memory plan")
     assert said[1][1].split(" (")[0] in page.read_text()
+    assert f"<p>{phantom_catalog.resolve()}, " in page.read_text()
 
 
 def test_an_archive_without_a_usable_scan_fails_the_check_and_still_has_its_page(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine's GPU works")
 def test_torch_says_why_it_has_no_gpu() -> None:
-    problem = gpu_problem()
+    problem = gpu_problem(compiles=False)
     assert problem is not None
     assert problem.startswith(f"torch {torch.__version__}: ")
     assert "\n" not in problem
@@ -58,6 +59,36 @@ def test_gpus_are_those_that_torch_sees_not_those_that_have_a_file(
     monkeypatch.setattr(sys, "executable", _answering(tmp_path, "torch 2.13: No CUDA GPUs are available"))
     with pytest.raises(GpuUnusable, match=r"GPU of this machine .*No CUDA GPUs are available"):
         require_usable_local_gpus(tmp_path)
+
+
+def _compile_told(tmp_path: Path, **environment: str) -> str:
+    """What torch.compile says on a CPU in a process of its own, whose kernels nobody has compiled before."""
+    code = "from prism_ssl.utils.gpu_check import compile_problem; print(compile_problem('cpu'))"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels")} | environment,
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+
+
+def test_without_a_c_compiler_torch_compile_says_so_and_the_remedy_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = _compile_told(tmp_path, CC="/nowhere/gcc", CXX="/nowhere/g++")
+    assert problem.startswith("torch.compile: ")
+    assert "compiler" in problem
+    assert "\n" not in problem
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(sys, "executable", _answering(tmp_path, problem.replace("'", "")))
+    with pytest.raises(GpuUnusable, match=r"\(torch.compile: .*\); install gcc and the Python headers .*no-compile"):
+        require_usable_local_gpus(tmp_path, compiles=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_with_a_compiler_torch_compile_works(tmp_path: Path) -> None:
+    assert _compile_told(tmp_path) == "None"
 
 
 @pytest.mark.parametrize("visible", ["", "-1", "NoDevFiles"])

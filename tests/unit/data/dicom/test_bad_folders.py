@@ -85,6 +85,40 @@ def _times(tag: str, volumes: int, values: Callable[[int], Any] = lambda number:
     return arrange
 
 
+def _told_by(volumes: int, tags: Callable[[int], dict[str, Any]]) -> Arrange:
+    """Volumes of one place, told apart by several tags, or by none."""
+
+    def arrange(folder: Path) -> None:
+        uid = generate_uid()
+        for time in range(volumes):
+            save(slices_of(mr(uid=uid, tags=tags(time), voxels=phantom(seed=time))), folder, f"{time}-{{}}")
+
+    return arrange
+
+
+def _files_of_frames(volumes: int, tags: Callable[[int], dict[str, Any]] = lambda _: {}) -> Arrange:
+    """Volumes of one place, each in a file of frames, as scanners write dynamic series today."""
+
+    def arrange(folder: Path) -> None:
+        uid = generate_uid()
+        plans = [mr(uid=uid, tags=tags(time), voxels=phantom(seed=time)) for time in range(volumes)]
+        save([enhanced(plan) for plan in plans], folder)
+
+    return arrange
+
+
+def _between_each_other(tag: str) -> Arrange:
+    """Two volumes, the slices of one in the middle between those of the other: together they look like one stack."""
+
+    def arrange(folder: Path) -> None:
+        uid = generate_uid()
+        for time in range(2):
+            plan = mr(uid=uid, tags={tag: time}, voxels=phantom(seed=time), origin_mm=(0, 0, 1.5 * time))
+            save(slices_of(plan), folder, f"{time}-{{}}")
+
+    return arrange
+
+
 def _zip(folder: Path) -> Path:
     source = folder / "source"
     paths = save(slices_of(ct()), source)
@@ -252,6 +286,25 @@ def _one_place(dataset: FileDataset, number: int) -> None:
     dataset.ImagePositionPatient, dataset.AcquisitionNumber = [0, 0, 0], number
 
 
+def _two_echoes_in_one_file(folder: Path) -> None:
+    dataset = enhanced(mr(), times=2)
+    for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        frame.FrameContentSequence[0].TemporalPositionIndex = 1
+        frame.MREchoSequence = [item(EffectiveEchoTime=10.0 * (1 + number // 6))]
+    save([dataset], folder)
+
+
+def _dixon_in_one_file(folder: Path) -> None:
+    dataset = enhanced(mr(), times=2)
+    del dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        fat = number // 6
+        frame.FrameContentSequence[0].TemporalPositionIndex = 1
+        frame.MRImageFrameTypeSequence = [item(FrameType=["ORIGINAL", "PRIMARY", "DIXON", ("WATER", "FAT")[fat]])]
+        frame.PixelValueTransformationSequence = [item(RescaleSlope=1 + fat, RescaleIntercept=0)]
+    save([dataset], folder)
+
+
 def _doubled(folder: Path) -> None:
     plan = ct(uid=generate_uid())
     save(slices_of(plan), folder)
@@ -316,6 +369,10 @@ BAD: dict[str, tuple[Arrange, str]] = {
     "planning images by name": (_series(mr, SeriesDescription="3-plane loc Quenneville"), "localizer"),
     "a projection": (_series(ImageType=["DERIVED", "SECONDARY", "MIP"]), "projection"),
     "a mosaic": (_series(mr, ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "mosaic"),
+    **{
+        f"an MR of type {word}": (_series(mr, ImageType=["ORIGINAL", "PRIMARY", word, "FFE"]), "not_magnitude")
+        for word in ("P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY")
+    },
     "no positions": (_series(ImagePositionPatient=None), "no_geometry"),
     "no orientation": (_series(ImageOrientationPatient=None), "no_geometry"),
     "directions that are not at right angles": (_series(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "no_geometry"),
@@ -330,9 +387,33 @@ BAD: dict[str, tuple[Arrange, str]] = {
     "bolus tracking": (_changed(_one_place), "time_series"),
     "a dynamic series": (_times("TemporalPositionIdentifier", 4), "time_series"),
     "diffusion": (_times("DiffusionBValue", 3, lambda number: 500.0 * number), "time_series"),
+    "diffusion, an acquisition a b-value": (
+        _told_by(3, lambda n: {"DiffusionBValue": 500.0 * n, "AcquisitionNumber": n}), "time_series",
+    ),
+    "diffusion, an acquisition a direction": (
+        _told_by(4, lambda n: {"DiffusionBValue": 1000.0 * (n > 0), "AcquisitionNumber": n}), "time_series",
+    ),
+    "directions of one b-value": (
+        _told_by(3, lambda n: {"DiffusionBValue": 1000.0, "AcquisitionNumber": n}), "time_series",
+    ),
     "a beating heart": (_times("TriggerTime", 5, lambda number: 40.0 * number), "time_series"),
     "eight acquisitions": (_times("AcquisitionNumber", 8), "time_series"),
     "frames of three times": (lambda folder: save([enhanced(mr(), times=3)], folder), "time_series"),
+    "a file of frames a time": (_files_of_frames(7), "time_series"),
+    "a file of frames a b-value": (_files_of_frames(3, lambda n: {"DiffusionBValue": 500.0 * n}), "time_series"),
+    "a file of frames and an acquisition a b-value": (
+        _files_of_frames(3, lambda n: {"DiffusionBValue": 500.0 * n, "AcquisitionNumber": n}), "time_series",
+    ),
+    "functional images without a time": (_told_by(3, lambda _: {}), "time_series"),
+    "two volumes that nothing tells apart": (_told_by(2, lambda _: {}), "doubled_slices"),
+    "interleaved slices of two times": (_between_each_other("TemporalPositionIdentifier"), "time_series"),
+    "interleaved slices of two b-values": (_between_each_other("DiffusionBValue"), "time_series"),
+    "a mosaic whose image type was taken away": (
+        _changed(_moved(lambda _: [0, 0, 0]), lambda change: mr(voxels=phantom(6, 40, 40), change=change)),
+        "time_series",
+    ),
+    "two echoes in one file": (_two_echoes_in_one_file, "several_volumes"),
+    "water and fat in one file, scaled differently": (_dixon_in_one_file, "several_volumes"),
     "slices that are there twice": (_doubled, "doubled_slices"),
     "one slice missing": (_without(4), "missing_slices"),
     "two gaps": (_without(2, 3, 6), "missing_slices"),

@@ -7,13 +7,14 @@ import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pydicom.dataset import FileDataset
-from pydicom.uid import generate_uid
+from pydicom.uid import UID, generate_uid
 
 from tests.support.dicom_files import (
     SYNTAXES,
@@ -94,6 +95,29 @@ def _with_another_header(plan: SeriesPlan, folder: Path) -> None:
     save([dataset], folder)
 
 
+def _with_a_link_back(plan: SeriesPlan, folder: Path) -> None:
+    save(slices_of(plan), folder)
+    (folder / "again").symlink_to(folder)
+
+
+def _leading_out(plan: SeriesPlan, folder: Path) -> None:
+    """Members that would lie elsewhere if somebody unpacked them by their names, and links to what is not there."""
+    paths = save(slices_of(plan), folder)
+    with tarfile.open(folder / "scans.tar", "w") as rolled:
+        for number, path in enumerate(paths):
+            member = rolled.gettarinfo(str(path))
+            member.name = (
+                f"../../../leads-out/{number}" if number % 2 else str(folder.parents[1] / f"leads-out-{number}")
+            )
+            with path.open("rb") as file:
+                rolled.addfile(member, file)
+            path.unlink()
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE):
+            link = tarfile.TarInfo("link")
+            link.type, link.linkname = kind, "/etc/passwd"
+            rolled.addfile(link)
+
+
 def _rolled(plan: SeriesPlan, folder: Path) -> None:
     paths = save(slices_of(plan), folder)
     with tarfile.open(folder / "scans.tgz", "w:gz") as rolled:
@@ -107,6 +131,7 @@ GOOD: dict[str, tuple[SeriesPlan, Arrange]] = {
     "unsigned, with an intercept": (ct(voxels=phantom().astype(np.uint16), intercept=-1024.0), _files),
     "8 bits": (mr(voxels=(phantom() % 256).astype(np.uint8)), _files),
     "a slope": (ct(slope=0.5, intercept=-900.0), _files),
+    "a rescale type that is unspecified": (ct(tags={"RescaleType": "US"}), _files),
     "a wrong slice thickness, no spacing between slices": (ct(tags={"SliceThickness": "7.5"}), _files),
     "a wrong spacing between slices": (mr(tags={"SpacingBetweenSlices": "9"}), _files),
     "instance numbers that count down": (ct(change=_reversed_numbers), _files),
@@ -127,6 +152,11 @@ GOOD: dict[str, tuple[SeriesPlan, Arrange]] = {
     "in a zip": (ct(), _zipped),
     "in a zip, under one name": (ct(), _one_name),
     "half in a tar": (ct(), _rolled),
+    "in a tar whose names lead out of it": (ct(), _leading_out),
+    "a link that leads back": (ct(), _with_a_link_back),
+    "names with quotes, line ends and other scripts": (
+        ct(), lambda plan, folder: save(slices_of(plan), folder / "a 'b'\n\"c\" 患者 $(d) [e]*", "-f {}\t.dcm")
+    ),
     "no series id": (ct(tags={"SeriesInstanceUID": ""}), _files),
     "an enhanced CT": (ct(), lambda plan, folder: save([enhanced(plan)], folder)),
     "an enhanced CT with a header of its maker's own": (ct(), _with_another_header),
@@ -165,6 +195,11 @@ def test_every_voxel_has_the_value_that_dicom_gives_its_place(name: str, archive
 def test_the_values_of_an_enhanced_file_are_found_where_it_keeps_them(archive: Path) -> None:
     number = list(GOOD).index("an enhanced CT")
     assert catalog(archive).filter(kvp=number)["slice_thickness_mm"].item() == GOOD["an enhanced CT"][0].spacing_mm[2]
+
+
+def test_nothing_is_written_beside_the_archive(archive: Path) -> None:
+    assert {path.name for path in archive.iterdir()} == {"in", "out", "private", "scratch", ".dcm2nii.ini"}
+    assert [path for path in (archive / "scratch").rglob("*") if path.is_file()] == []
 
 
 def test_the_good_archive_names_nobody(archive: Path) -> None:
@@ -228,3 +263,109 @@ def test_two_echoes_are_two_volumes(tmp_path: Path) -> None:
     imported(tmp_path)
     found = dict(zip(catalog(tmp_path)["echo_time_ms"].to_list(), scans(tmp_path), strict=True))
     assert [difference(found[plan.tags["EchoTime"]], plan) for plan in echoes] == [0, 0]
+
+
+def test_the_magnitude_of_a_series_stays_when_its_phase_is_left_out(tmp_path: Path) -> None:
+    uid = generate_uid()
+    for seed, word in enumerate("MP"):
+        plan = mr(uid=uid, voxels=phantom(seed=seed), tags={"ImageType": ["ORIGINAL", "PRIMARY", word]})
+        save(slices_of(plan), tmp_path / "in", f"{word}-{{}}")
+    report = imported(tmp_path)
+    assert (report.volumes, dict(report.left_out)) == ({"MR": 1}, {"not_magnitude": 1})
+    assert difference(scans(tmp_path)[0], mr()) == 0
+
+
+def test_phases_in_a_file_of_frames_each_are_volumes_of_their_own(tmp_path: Path) -> None:
+    uid = generate_uid()
+    phases = [ct(uid=uid, voxels=phantom(seed=phase), tags={"AcquisitionNumber": phase}) for phase in range(3)]
+    save([enhanced(plan) for plan in phases], tmp_path / "in")
+    assert imported(tmp_path).volumes == {"CT": 3}
+    for plan in phases:
+        assert min(difference(scan, plan) for scan in scans(tmp_path)) == 0
+
+
+def test_stations_that_follow_each_other_are_one_volume(tmp_path: Path) -> None:
+    body = mr(voxels=phantom(12))
+    slices = slices_of(body)
+    for number, dataset in enumerate(slices):
+        dataset.TemporalPositionIdentifier = 1 + number // 6
+    save(slices, tmp_path / "in")
+    assert imported(tmp_path).volumes == {"MR": 1}
+    assert difference(scans(tmp_path)[0], body) == 0
+
+
+def _stations(folder: Path, *plans: SeriesPlan) -> None:
+    for number, plan in enumerate(plans):
+        save(slices_of(plan), folder, f"{number}-{{}}")
+
+
+CORONAL = {"along_row": (1, 0, 0), "along_column": (0, 0, -1)}
+
+
+@pytest.mark.parametrize("tags", [{"AcquisitionNumber": 1}, {}])
+def test_stations_beside_each_other_are_volumes_of_their_own(tags: dict[str, Any], tmp_path: Path) -> None:
+    uid = generate_uid()
+    plans = [
+        mr(uid=uid, **CORONAL, origin_mm=(-20, -31, -300.0 * k), voxels=phantom(seed=k), tags=tags) for k in range(3)
+    ]
+    _stations(tmp_path / "in", *plans[:2])
+    assert imported(tmp_path).volumes == {"MR": 2}
+    save(slices_of(plans[2]), tmp_path / "in", "2-{}")
+    assert imported(tmp_path).converted == 1
+    assert sorted(difference(scan, plan) for scan, plan in zip(_from_the_top(tmp_path), plans, strict=True)) == [0] * 3
+
+
+def _in_order(folder: Path, *plans: SeriesPlan) -> None:
+    """As ``_stations``, with image ids that go up from plane to plane."""
+    for number, dataset in enumerate(each for plan in plans for each in slices_of(plan)):
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.3.{1000 + number}")
+        save([dataset], folder, f"{number}.dcm")
+
+
+def test_phases_of_a_tilted_ct_whose_centres_are_a_little_apart_are_no_stations(tmp_path: Path) -> None:
+    plans = [
+        tilted(20, uid=generate_uid(), tags={"AcquisitionNumber": phase}, origin_mm=(-20.0 + 5 * phase, -31.0, -40.0))
+        for phase in (1, 2)
+    ]
+    _in_order(tmp_path / "in", *(replace(plan, uid=plans[0].uid) for plan in plans))
+    assert imported(tmp_path).volumes == {"CT": 2}
+
+
+def test_a_time_series_that_drifts_in_its_plane_is_one(tmp_path: Path) -> None:
+    uid = generate_uid()
+    times = [
+        mr(uid=uid, voxels=phantom(8, seed=k), origin_mm=(-20 + 0.8 * k, -31, -40), tags={"AcquisitionNumber": k + 1})
+        for k in range(8)
+    ]
+    _in_order(tmp_path / "in", *times)
+    assert dict(imported(tmp_path).left_out) == {"time_series": 1}
+
+
+def _from_the_top(base: Path) -> list[Any]:
+    return sorted(scans(base), key=lambda scan: -float(scan.affine[2, 3]))
+
+
+@pytest.mark.parametrize(
+    "second", [(-20.0, -31.0, 500.0), (-12.0, -31.0, -40.0 + 18.0)], ids=["a gap between them", "another centre"]
+)
+def test_ranges_of_one_series_are_volumes_of_their_own(second: tuple[float, float, float], tmp_path: Path) -> None:
+    uid = generate_uid()
+    plans = [
+        ct(uid=uid, voxels=phantom(seed=1), tags={"AcquisitionNumber": 1}),
+        ct(uid=uid, voxels=phantom(seed=2), tags={"AcquisitionNumber": 2}, origin_mm=second),
+    ]
+    _stations(tmp_path / "in", *plans)
+    assert imported(tmp_path).volumes == {"CT": 2}
+    found = reversed(_from_the_top(tmp_path))
+    assert [difference(scan, plan) for scan, plan in zip(found, plans, strict=True)] == [0, 0]
+
+
+def test_a_range_that_is_none_leaves_the_refusal_of_the_whole(tmp_path: Path) -> None:
+    uid = generate_uid()
+    second = {"AcquisitionNumber": 2}
+    _stations(
+        tmp_path / "in",
+        ct(uid=uid, tags={"AcquisitionNumber": 1}),
+        ct(uid=uid, voxels=phantom(4), tags=second, origin_mm=(-20, -31, 500)),
+    )
+    assert dict(imported(tmp_path).left_out) == {"missing_slices": 1}

@@ -15,6 +15,15 @@ from prism_ssl.data.dicom.texts import body_part, contrast_agent, machine_text, 
         ("AX T2 FLAIR 5MM Dr. House", "AX T2 FLAIR 5MM"),
         ("CT CHEST W CONTRAST 12/03/1961 #77441122", "CT CHEST W CONTRAST"),
         ("77441122", ""),
+        ("CHEST F82Y", "CHEST"),
+        ("M93 BRAIN", "BRAIN"),
+        ("SMITH B1950 HEAD born B0703 H2001", "HEAD"),
+        ("BED AB12 MULLER DR12 H82Y J45W A42", ""),
+        ("H82 H45 B74 U31 D07 J30 Q33 H82F H82M B2000", ""),
+        (
+            "Br40d Bl57 Hr38 Qr36h I31s J30s U90u D30f H31s FC08 B0 B50 B1000",
+            "BR40D BL57 HR38 QR36H I31S J30S U90U D30F H31S FC08 B0 B50 B1000",
+        ),
         ("Müller^Hans", ""),
     ],
 )
@@ -54,4 +63,9 @@ def test_codes_pass_only_from_lists() -> None:
 
 
 def test_a_contrast_agent_is_yes_no_or_unknown() -> None:
-    assert [contrast_agent(text) for text in ("Omnipaque 350 for Smith", "NONE", "", None)] == [True, False, None, None]
+    assert [contrast_agent(text) for text in ("Omnipaque 350 for Smith", "NO IV CONTRAST", "N/A", None)] == [
+        True,
+        False,
+        None,
+        None,
+    ]

@@ -84,11 +84,12 @@ def test_the_gpu_holds_the_largest_scans_of_all_slots_and_those_that_one_chunk_r
     needed = (900 + 800 + 700 + 1 + 2 + 3 + 900 + 800) * MB
     assert plan(config, shards).mirror_bytes == mirror_bytes(config, shards) == needed
     assert f"on the GPU: volumes {needed / GIB:.1f} GiB" in str(plan(config, shards))
-    check_mirror_fits(config, shards, needed + 1)
+    check_mirror_fits(config, shards, needed + 2 * GIB, model_bytes=2 * GIB)
     with pytest.raises(
-        MemoryPlanTooBig, match=r"need 3.8 GiB .* the GPU has 3.8 GiB .* lower data.warm_pool_size \(3\)"
+        MemoryPlanTooBig,
+        match=r"need 3.8 GiB .* model 2.0 GiB .* GPU has 5.8 GiB; lower data.warm_pool_size \(3\), .*batch_size \(4\)",
     ):
-        check_mirror_fits(config, shards, needed)
+        check_mirror_fits(config, shards, needed + 2 * GIB - 1, model_bytes=2 * GIB)
     assert mirror_bytes(a_config(), shards) == 0
     assert "GPU" not in str(plan(a_config(), shards))
 

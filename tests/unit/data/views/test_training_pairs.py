@@ -9,6 +9,7 @@ import pytest
 
 from prism_ssl.config.schema import ViewConfig
 from prism_ssl.contracts import PATCH_SCALE, Float64, VisitKey
+from prism_ssl.data.extract import extract_view
 from prism_ssl.data.scan import OpenScan, robust_stats
 from prism_ssl.data.views import (
     Scene,
@@ -120,6 +121,49 @@ def test_curves_are_drawn_for_the_asked_share_and_hide_the_window() -> None:
     assert all(pair.window_known == (pair.curves[0] is None is pair.curves[1]) for pair in pairs)
     plain = draw_pair(CT.affine, CT.shape, CT.stats, some, 4, 7, KEYS[0])
     assert np.array_equal(pairs[0].views[0].center_mm, plain[0].center_mm)
+
+
+STRETCHED = dataclasses.replace(OTHER, centers="foreground", random_scale=0.2, mirrored_share=0.5)
+
+
+def test_a_changed_patient_is_a_scan_under_another_affine_for_a_whole_epoch() -> None:
+    scene, seen = scene_of(CT, MR, STRETCHED, 7, "scan"), []
+    for epoch in range(40):
+        pairs = [draw_training_pair(scene, STRETCHED, 4, 7, VisitKey("scan", epoch, visit)) for visit in range(3)]
+        changes = [scan.affine @ np.linalg.inv(_of(scan).affine) for pair in pairs for scan in pair.scans]
+        assert np.allclose(changes, changes[0], atol=1e-9), "both series, and all pairs of an epoch, change alike"
+        assert np.allclose(changes[0], np.diag(np.diag(changes[0])), atol=1e-9)
+        seen.append(np.diag(changes[0])[:3])
+        for pair in pairs:  # the patient's ball of radius 40 mm: no centre lies outside what the change makes of it
+            for view in pair.views:
+                assert np.linalg.norm(view.center_mm / seen[-1]) < 40 + 2 * STRETCHED.same_place_mm * 3**0.5
+    factors = np.array(seen)
+    assert 8 < (factors[:, 0] < 0).sum() < 32, "about half are mirrored"
+    assert (factors[:, 1:] > 0).all()
+    sizes = np.log(np.abs(factors))
+    assert np.abs(sizes).max() <= 0.2 * 1.5 + 1e-9
+    assert np.abs(sizes.mean(axis=1)).max() > 0.1
+    assert np.ptp(sizes, axis=1).max() > 0.1
+
+
+def _of(scan: OpenScan) -> OpenScan:
+    """The scan whose voxels these are."""
+    return CT if scan.voxels is CT.voxels else MR
+
+
+def test_a_view_of_a_changed_patient_shows_the_voxel_that_lies_there() -> None:
+    gradient = np.arange(60, dtype=np.int16)[None, None, :] * np.ones((60, 60, 1), np.int16) * 10
+    scan = dataclasses.replace(CT, voxels=gradient, stats=robust_stats(gradient, 1.0, 0.0))
+    config = dataclasses.replace(PLAIN, random_scale=0.3, mirrored_share=1.0)
+    for key in (VisitKey("scan", epoch, 0) for epoch in range(4)):
+        pair = draw_training_pair(scene_of(scan, None, config, 7, "scan"), config, 1, 7, key)
+        view = dataclasses.replace(pair.views[0], positions_mm=np.zeros((1, 3), np.float32))
+        view = dataclasses.replace(view, window_center=295.0, window_width=590.0)
+        patches = np.empty((1, 16, 16), np.int16)
+        extract_view(pair.scans[0], view, 16.0, patches)
+        factor = abs(pair.scans[0].affine[0, 0]) / 2.0
+        expected = (-view.center_mm[0] / factor + 59) / 2 * 10  # mirrored: voxel i lies at -(2 i - 59) * factor
+        assert patches.mean() / PATCH_SCALE * 295 + 295 == pytest.approx(expected, abs=1.0)
 
 
 def test_a_curve_never_turns_and_keeps_the_ends_of_the_window() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import polars as pl
 import pytest
@@ -55,6 +56,22 @@ def test_fields_that_know_the_label_find_it(folder: Path, capsys: pytest.Capture
     assert 0.4 < random["auroc"]["value"] < 0.6
     assert random["better_auroc"]["low"] > 0
     assert "## Label of the masks" in (folder / "p" / "probe.md").read_text()
+    of_all = []
+    for number in range(PATIENTS - 1):
+        mask = nib.Nifti1Image.from_filename(folder / "masks" / f"scan{number}" / f"scan{number}.nii")
+        labels = mask.get_fdata()[::2, ::2, ::2][3:]
+        of_all.append(2 * (labels == 2).sum() / ((labels == 2).sum() + labels.size))
+    assert told["dice_chance"] == pytest.approx(np.mean(of_all))
+
+
+def test_fields_of_other_points_are_not_compared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coarse = np.diag([16.0, 16.0, 16.0, 1.0])
+    vectors = np.ones((4, 5, 5, 6), np.float32)
+    write_volume(folder / "random" / "scan3.nii.gz", coarse, (6, 5, 5), 4, [vectors])
+    line = ["--fields", f"{folder}/fields", "--masks", f"{folder}/masks", "--beside-fields", f"random={folder}/random"]
+    assert main(line) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "990 points in scan scan3, the fields random have 150, at other places; needed: fields of one" in told
 
 
 def test_folders_that_do_not_fit_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

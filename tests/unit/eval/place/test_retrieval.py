@@ -15,7 +15,7 @@ from prism_ssl.data.phantoms.truth import phantom_truth
 from prism_ssl.data.scan.nifti import OpenScan, open_scan
 from prism_ssl.data.views.view_pairs import room_mm
 from prism_ssl.eval.place.points import APART_MM, shared_points
-from prism_ssl.eval.place.retrieval import PlaceSet, build_place_set, place_answers, place_scalars
+from prism_ssl.eval.place.retrieval import PlaceSet, build_place_set, centred, place_answers, place_gain, place_scalars
 from tests.support.probe_sets import prepared_scans, small
 
 
@@ -114,6 +114,55 @@ def test_the_views_follow_from_seed_and_scans_alone(scans: list[PreparedScan], p
     fewer = build_place_set(scans, small(eval__place_pairs=1))
     assert np.array_equal(fewer.patches, place_set.patches[:1])
     assert not np.array_equal(build_place_set(scans, small(eval__seed=1)).patches, place_set.patches)
+
+
+def test_a_pair_is_asked_several_times_and_counts_once(scans: list[PreparedScan], place_set: PlaceSet) -> None:
+    thrice = build_place_set(scans, small(eval__place_draws=3))
+    assert thrice.pairs == place_set.pairs
+    assert np.array_equal(thrice.patches[::3], place_set.patches), "the first exam is that of a single draw"
+    exams = thrice.points_mm[:3]
+    assert not any(np.array_equal(a, b) for a, b in itertools.combinations(exams, 2))
+    knows = _same_on_both_sides(_points_of_the_unit_sphere(thrice))
+    knows[1] = 1.0  # in one of three exams of the first pair it guesses
+    answers = place_answers(knows, thrice)
+    assert answers.recall == pytest.approx([(2 + 1 / PLACE_POINTS) / 3, *[1.0] * (len(thrice.pairs) - 1)])
+    values = place_scalars(answers, thrice)
+    assert values["place_pairs"] == len(place_set.pairs)
+    guess_mm = [np.linalg.norm(p[:, None] - p[None], axis=2).mean() for p in thrice.points_mm]
+    assert values["place_distance_mm_chance"] == pytest.approx(np.mean(guess_mm))
+
+
+def test_two_series_with_the_same_voxels_are_no_pair(scans: list[PreparedScan], place_set: PlaceSet) -> None:
+    doubled = {scan.record.scan_id for scan in place_set.pairs[0]}
+    same = [
+        dataclasses.replace(scan, content="c" if scan.record.scan_id in doubled else scan.content) for scan in scans
+    ]
+    assert build_place_set(same, small()).patients == place_set.patients[1:]
+
+
+def test_pairs_of_two_modalities_are_also_told_apart(place_set: PlaceSet) -> None:
+    (a, b), rest = place_set.pairs[0], place_set.pairs[1:]
+    both_mr = tuple(dataclasses.replace(s, record=dataclasses.replace(s.record, modality="MR")) for s in (a, b))
+    mixed = dataclasses.replace(place_set, pairs=[(both_mr[0], both_mr[1]), *rest])
+    answers = place_answers(np.ones((len(mixed.pairs), 2, PLACE_POINTS, 4)), mixed)
+    answers = dataclasses.replace(answers, recall=np.array([1.0, *[0.25] * len(rest)]))
+    values = place_scalars(answers, mixed)
+    assert values["place_recall_at_1_ct_mr"] == 0.25 < values["place_recall_at_1"]
+
+
+def test_centred_views_are_found_whatever_all_views_of_a_series_share(place_set: PlaceSet) -> None:
+    rng = np.random.default_rng(0)
+    knows = rng.normal(size=(len(place_set.pairs), 1, PLACE_POINTS, 12))
+    both = knows + 8.0 * rng.normal(size=(1, 2, 1, 12))  # all views of a series lie to one side
+    assert place_answers(both, place_set).recall.mean() < 0.6
+    assert place_answers(centred(both), place_set).recall.mean() > 0.95
+
+
+def test_a_gain_is_counted_patient_by_patient() -> None:
+    recall, other = np.array([0.5, 0.7, 0.9]), np.array([0.1, 0.1, 0.4])
+    gain, low, high = place_gain(recall, other, ["p", "p", "q"])
+    assert gain == pytest.approx(0.5)  # p: mean of 0.4 and 0.6; q: 0.5
+    assert (low, high) == pytest.approx((0.5, 0.5))
 
 
 def _heads(place_set: PlaceSet) -> tuple[OpenScan, OpenScan]:

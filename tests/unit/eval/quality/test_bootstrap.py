@@ -8,11 +8,11 @@ from scipy import stats
 
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64
-from prism_ssl.eval.quality.bootstrap import QualityParts, interval, patients_behind, patients_of
+from prism_ssl.eval.quality.bootstrap import QualityParts, interval, patients_behind, patients_of, skill_interval
 from prism_ssl.eval.quality.comparison import resample_together
 from prism_ssl.eval.quality.composite import proxy_quality
 from prism_ssl.eval.quality.evidence import PatientEvidence
-from tests.support.simulated import answers, true_quality
+from tests.support.simulated import answers, true_quality, true_skill
 
 
 @pytest.mark.parametrize(("patients", "series", "pairs"), [(8, 1, 6), (8, 8, 6), (12, 4, 6), (30, 4, 15)])
@@ -24,6 +24,17 @@ def test_nineteen_of_twenty_intervals_hold_the_truth(patients: int, series: int,
         )
         held.append(found.low <= truth <= found.high)
     assert np.mean(held) >= 0.93
+
+
+@pytest.mark.parametrize(("patients", "series"), [(8, 1), (12, 4), (30, 2)])
+def test_so_do_those_of_one_axis(patients: int, series: int) -> None:
+    truth, held = true_skill(), []
+    for seed in range(500):
+        evidence = answers(np.random.default_rng(seed), patients, series, 1)
+        low, high = skill_interval(evidence, "dz")
+        held.append(low <= truth <= high)
+    assert 0.93 <= np.mean(held) <= 0.98
+    assert np.isnan(skill_interval(evidence, "ww")).all()
 
 
 def test_each_part_takes_every_patient_as_often_as_it_is_drawn() -> None:

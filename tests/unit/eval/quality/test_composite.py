@@ -64,7 +64,7 @@ def test_chance_in_every_part_is_a_quality_of_nothing() -> None:
 def test_what_is_worse_than_chance_counts_below_nothing() -> None:
     quality = proxy_quality(_evidence(recall=0.0, right_share=0.2, place=0.0), EvalConfig(bootstrap=10))
     assert (quality.retrieval, quality.skill, quality.place) == pytest.approx((-1 / 9, -0.6, -1 / 15))
-    assert quality.low == pytest.approx(quality.value) == pytest.approx((-1 / 9 - 0.6 - 1 / 15) / 3)
+    assert quality.low == pytest.approx(quality.value) == pytest.approx((-1 / 9 - 0.6 - 8 / 15) / 10)
 
 
 def test_a_window_that_is_read_perfectly_counts_nothing() -> None:
@@ -83,7 +83,7 @@ def test_a_part_that_the_scans_cannot_offer_does_not_count() -> None:
     with_directions = proxy_quality(
         dataclasses.replace(_evidence(), telling_share=0.5), EvalConfig(bootstrap=5, w_lidar=1)
     )
-    assert with_directions.value == pytest.approx((0.6 / 0.9 + 0.6 + 0.2 + 0.5) / 4)
+    assert with_directions.value == pytest.approx((0.6 / 0.9 + 0.6 + 8 * 0.2 + 0.5) / 11)
 
 
 def test_quality_is_unknown_when_a_part_with_weight_is() -> None:

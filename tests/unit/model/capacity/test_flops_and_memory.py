@@ -71,10 +71,12 @@ def test_a_block_keeps_for_its_backward_pass_what_the_plan_says(precision: Preci
     assert kept / (4 * 128 * 192) == pytest.approx(planned, rel=0.03)
 
 
-def test_parts_and_checkpointing_lower_the_plan_and_leave_the_weights() -> None:
+def test_parts_and_checkpointing_lower_the_plan_and_leave_the_weights_and_muon_lowers_these() -> None:
     whole = gpu_memory(step_config(betty_baseline(), "large", 64, 1024))
     assert whole.weights == pytest.approx(18 * 307e6, rel=0.1)
     parts = gpu_memory(step_config(betty_baseline(), "large", 64, 1024, train__grad_accumulation=4))
     assert (parts.weights, parts.activations) == (whole.weights, whole.activations // 4)
+    muon = gpu_memory(step_config(betty_baseline(), "large", 64, 1024, train__muon_lr=0.01))
+    assert muon.weights == whole.weights - 4 * 24 * 12 * 1024**2  # one moment less for the matrices of 24 blocks
     again = gpu_memory(step_config(betty_baseline(), "large", 64, 1024, model__activation_checkpointing=True))
     assert again.activations < 0.1 * whole.activations

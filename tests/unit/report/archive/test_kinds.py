@@ -53,6 +53,13 @@ def test_a_column_on_the_agent_outvotes_the_description() -> None:
     assert told("AX T1 PRE", contrast_agent="true")[2:] == ("with", "a column")
     assert told("AX T1 POST", contrast_agent="false")[2:] == ("without", "a column")
     assert told("AX T1 POST", ContrastBolusAgent="Omnipaque")[2:] == ("with", "a column")
+    assert told("AX T1 POST", ContrastBolusAgent="WITHOUT CONTRAST")[2:] == ("without", "a column")
+
+
+def test_a_column_that_does_not_tell_the_agent_leaves_it_to_the_next_source() -> None:
+    assert told("AX T1", contrast_agent="N/A")[2:] == ("unknown", "")
+    assert told("AX T1 POST", contrast_agent="nan")[2:] == ("with", "the description")
+    assert told("AX T1", contrast_agent="-", ContrastBolusAgent="0.0")[2:] == ("without", "a column")
 
 
 def test_no_text_of_the_table_leaves() -> None:

@@ -21,7 +21,7 @@ from prism_ssl.data.extract import extract_view
 from prism_ssl.data.scan import nifti_bytes
 from prism_ssl.data.views import draw_training_pair, scene_of
 from prism_ssl.report.archive import tables, view_sample
-from prism_ssl.report.archive.duplicates import duplicates
+from prism_ssl.report.archive.duplicates import GROUPS_SHOWN, Duplicates, duplicates
 from prism_ssl.report.archive.facts import ArchiveFacts, archive_facts
 from prism_ssl.report.archive.page import PageParts, write_page
 from prism_ssl.report.archive.view_sample import ViewSample, sample_views
@@ -117,11 +117,35 @@ def test_the_geometry_is_that_of_the_coarsest_axis(counted: Counted) -> None:
 
 def test_equal_voxels_are_found_and_equal_files_told_from_files_packed_anew(counted: Counted) -> None:
     found = duplicates(counted.facts.scans, 60.0)
-    assert [(len(group.scans), group.patients, group.same_file) for group in found.groups] == [
+    assert [(group.size, group.patients, group.same_file) for group in found.groups] == [
         (2, 2, False), (2, 1, True),
     ]  # fmt: skip
-    assert (found.surplus, found.across_patients) == (2, 1)
+    assert (found.found, found.surplus, found.across_patients) == (2, 2, 1)
     assert "1 group has scans of several patients" in re.sub(r"\s+", " ", counted.page)
+
+
+def _of_many(counted: Counted, times: int, folder: Path) -> tuple[Duplicates, str]:
+    """Duplicates and page of an archive so many times as large, in which each usable scan is there twice, and one
+    content as often as it is large."""
+    scans = counted.facts.scans.sort(pl.col("reason").is_not_null(), maintain_order=True)  # 8 usable ones, 4 refused
+    many = pl.concat([scans] * times).with_row_index("n").with_columns(scan_id=pl.format("scan-{}", "n"))
+    of_pair = pl.format("{}", pl.col("n") // 24 * 12 + pl.col("n") % 12)
+    content = pl.when(pl.col("n") % 12 == 0).then(pl.lit("one")).otherwise(of_pair)
+    many = many.with_columns(content=pl.when(pl.col("reason").is_null()).then(content)).drop("n")
+    facts, found = ArchiveFacts(counted.facts.report, counted.facts.rows, many), duplicates(many, 60.0)
+    write_page(folder / "page.html", PageParts("catalog.csv", facts, found, None, 4, []), counted.config)
+    return found, (folder / "page.html").read_text()
+
+
+def test_the_page_of_a_large_archive_is_no_larger_and_says_where_the_rest_is(counted: Counted, tmp_path: Path) -> None:
+    (few, small), (many, large) = (_of_many(counted, times, tmp_path) for times in (20, 400))
+    assert (many.found, many.surplus) == (1 + 7 * 200, 399 + 7 * 200)
+    assert len(many.groups) == len(few.groups) == GROUPS_SHOWN
+    assert max(group.size for group in many.groups) == 400
+    assert "and 396 more" in large
+    assert "And 1,540 more, in manifest.parquet" in large
+    assert "And 1,381 more groups: scans of one content in manifest.parquet" in large
+    assert len(large) == pytest.approx(len(small), rel=0.02)
 
 
 def test_the_sampled_views_are_those_that_training_draws_first(counted: Counted) -> None:

@@ -20,6 +20,7 @@ IN_ORDER = [
     "tmp/12",
     "tmp/77/wandb/runs/wandb/offline-run-1",
     "tmp/77/wandb/cache/obj/aa/old", "tmp/77/wandb/artifacts/old", "tmp/77/wandb/staging/inner/old",
+    "tmp/77/search/rested",
 ]  # fmt: skip
 """Ours and unused: what pruning takes, first to last."""
 
@@ -32,6 +33,7 @@ KEPT = [
     "tmp/13/r/50/session", "tmp/notes/file", "tmp/77/thesis.tex",
     "tmp/77/wandb/runs/wandb/offline-run-3/run-3.wandb", "tmp/77/wandb/runs/wandb/run-4/run-4.wandb.synced",
     "tmp/77/wandb/cache/obj/aa/fresh", "elsewhere/wandb/runs/wandb/offline-run-5/run-5.wandb.synced",
+    "tmp/77/search/used/told.json", "tmp/77/search/used/vectors.f32", "tmp/77/search/notes/file",
 ]  # fmt: skip
 """In use, needed, or not ours."""
 
@@ -57,7 +59,7 @@ def places(tmp_path: Path) -> Iterator[Places]:
         _file(tmp_path / name / ".lock")
         _file(tmp_path / name / "inner" / "file")
     _file(tmp_path / "tmp/77/wandb/runs/wandb/offline-run-1/run-1.wandb.synced")
-    for name in IN_ORDER[9:]:
+    for name in (*IN_ORDER[9:12], "tmp/77/search/rested/told.json", "tmp/77/search/rested/vectors.f32"):
         _file(tmp_path / name, age_s=CACHE_REST_S + 60)
     living = [FolderLock(tmp_path / name) for name in ("runs/live", "tmp/77/scratch/pool-1-49", "tmp/13", "tmp/77")]
     assert all(lock.acquire() for lock in living)

@@ -17,6 +17,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import QuotaExceeded
 from prism_ssl.model.network import build_network
 from prism_ssl.train.guards.space_plan import SpacePlan, check_space, plan_space, space_words
+from prism_ssl.train.optimizer import Optimizers
 from prism_ssl.utils.disk_usage import DiskUsage
 
 GB = 10**9
@@ -38,16 +39,17 @@ def fits(plan: SpacePlan, home: Path, now: DiskUsage, quota: QuotaConfig = HOME_
     return check_space(plan, quota, root, home, now)
 
 
-def test_a_checkpoint_and_an_encoder_are_as_large_as_planned() -> None:
-    config = phantom_cpu()
+@pytest.mark.parametrize("muon_lr", [None, 0.01])
+def test_a_checkpoint_and_an_encoder_are_as_large_as_planned(muon_lr: float | None) -> None:
+    config = apply_overrides(phantom_cpu(), {"train.muon_lr": muon_lr})
     network = build_network(config.model)
-    optimizer = torch.optim.AdamW(network.parameters())
+    optimizers = Optimizers(network, config.train)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    optimizers.step(torch.zeros(()))
     plan = plan_space([config], NOTHING, in_sweep=False)
     for state, planned in (
-        ({"network": network.state_dict(), "optimizer": optimizer.state_dict()}, plan.checkpoints.bytes),
+        ({"network": network.state_dict(), **optimizers.state()}, plan.checkpoints.bytes),
         (network.encoder.state_dict(), plan.encoders.bytes),
     ):
         file = io.BytesIO()

@@ -1,8 +1,9 @@
-"""A request to stop is heeded between two steps; a second SIGTERM ends at once."""
+"""A request to stop is heeded between two steps; another SIGTERM, 2 s later or more, ends at once."""
 
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from queue import Queue
 from threading import Event, Thread
@@ -28,7 +29,12 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue[Any]]:
     signal.signal(signal.SIGTERM, before)
 
 
-def test_nothing_happens_until_sigterm_which_is_heeded_at_the_next_step() -> None:
+def test_nothing_happens_until_sigterm_which_is_heeded_at_the_next_step_and_only_a_later_one_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
     def ends_at_once(*_: object) -> None:
         raise SystemExit(1)
 
@@ -38,6 +44,9 @@ def test_nothing_happens_until_sigterm_which_is_heeded_at_the_next_step() -> Non
     signal.raise_signal(signal.SIGTERM)
     with pytest.raises(RunInterrupted, match="the run was asked to stop; run the same command again"):
         raise_if_stop_is_requested(None)
+    now[0] += 1.9
+    signal.raise_signal(signal.SIGTERM)  # the driver passes on what the whole process group was sent
+    now[0] += 0.2
     with pytest.raises(SystemExit):
         signal.raise_signal(signal.SIGTERM)
 

@@ -16,6 +16,7 @@ from prism_ssl.model.heads import PairHeads
 from prism_ssl.model.loss import LossBundle
 from prism_ssl.records.run_files import read_history, read_summary
 from prism_ssl.train.logging import Tracker, start_tracker
+from prism_ssl.train.metrics import Aside
 from prism_ssl.train.record import recorder
 from prism_ssl.train.record.recorder import Recorder
 from prism_ssl.train.record.step_clock import HostClock
@@ -41,18 +42,23 @@ def let_pass(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return passed
 
 
-def test_an_evaluation_counts_in_no_step_stall_or_rate(let_pass: Callable[[float], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["evaluation", "checkpoint"])
+def test_an_evaluation_or_a_checkpoint_counts_in_no_step_stall_or_rate(
+    let_pass: Callable[[float], None], tmp_path: Path, what: Aside
+) -> None:
     recorder = Recorder(CONFIG, tmp_path, 0, None, HEADS)
     for after_step_s in (30.0, 0.0, 0.0, 20.0):
         let_pass(0.5)
         recorder.step(REPORT, NO_WAIT)
-        with recorder.aside():
+        with recorder.aside(what):
             let_pass(after_step_s)
     recorder.finish("ok", None, {}, None)
     totals = recorder.summary.totals
     assert totals["total_step_time_ms_max"] == pytest.approx(500)
     assert totals["stall_steps_ge_2000ms"] == 0
-    assert totals["evaluation_s"] == pytest.approx(50)
+    assert (totals["evaluation_s"], totals["checkpoint_s"]) == pytest.approx(
+        (50, 0) if what == "evaluation" else (0, 50)
+    )
     assert totals["wall_s"] == pytest.approx(52)
     patches = 4 * 2 * CONFIG.train.batch_size * CONFIG.data.n_patches
     assert totals["throughput_effective_patches_per_sec"] == pytest.approx(patches / 2.0)

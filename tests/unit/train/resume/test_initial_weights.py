@@ -93,6 +93,12 @@ def test_another_preset_is_refused_by_name(earlier: Path, tmp_path: Path, parts:
     assert not (tmp_path / INITIAL_FILE).exists()
 
 
+def test_another_input_is_refused(earlier: Path, tmp_path: Path) -> None:
+    normalized = dataclasses.replace(TINY, init_from=str(earlier), normalize_patches=True)
+    with pytest.raises(ConfigError, match=r"without normalized patches; set model\.normalize_patches as in that run"):
+        keep_initial_weights(tmp_path, normalized)
+
+
 def test_other_heads_and_missing_files_are_refused(earlier: Path, tmp_path: Path) -> None:
     other = dataclasses.replace(TINY, init_from=str(earlier), init_parts="everything", projection_dim=32)
     with pytest.raises(ConfigError, match="holds other heads"):

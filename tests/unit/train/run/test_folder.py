@@ -18,6 +18,7 @@ from prism_ssl.records.run_files import CHECKPOINT_FILE, CONFIG_FILE, write_json
 from prism_ssl.train.run.folder import (
     LATER,
     MAY_CHANGE,
+    _is_fixed,
     claim_run_folder,
     folder_for,
     identities,
@@ -223,6 +224,24 @@ def test_a_named_run_does_not_ask_how_its_table_or_its_columns_are_called(tmp_pa
     folder.release()
     with pytest.raises(RunFolderError, match="generated phantoms: False -> True"):
         claim_run_folder(_config(tmp_path, run__name="mine"))
+
+
+FROM_THE_BEGINNING = {
+    "data": "phantom_subjects n_scans modality_filter drop_time_series drop_localizers drop_derived selection_seed "
+    "holdout_fraction holdout_min_series n_patches patch_mm workers warm_pool_size visits_per_scan pairs_per_turn "
+    "deterministic",
+    "view": "radius_mm_min radius_mm_max radius_mm_floor rotation_max_deg window_width_std_min window_width_std_max",
+    "model": "preset objective projection_dim",
+    "loss": "w_distance w_rotation w_window w_supcon_target supcon_temperature supcon_warmup_steps supcon_ramp_steps "
+    "simclr_baseline normalize_targets dead_zone_mm dead_zone_deg dead_zone_std",
+    "train": "batch_size lr lr_warmup_steps weight_decay grad_clip precision seed",
+}
+
+
+def test_a_new_setting_at_its_default_keeps_earlier_runs_resumable() -> None:
+    known = {f"{section}.{name}" for section, names in FROM_THE_BEGINNING.items() for name in names.split()}
+    counted = {key for key in known_keys(phantom_cpu()) if _is_fixed(key)} - LATER - {"recipe"}
+    assert counted == known, "name a new setting in LATER"
 
 
 def _of_an_earlier_version(config: PrismConfig) -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,12 +14,20 @@ import pytest
 from tune.sweep.interruption import ask_workers_to_stop, stop_signals_end_sweep
 
 WAITS = "import signal, sys; print(flush=True); sys.stdin.read()"
+COUNTS = """
+import signal, sys
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+print(flush=True)
+sys.stdin.read()
+sys.exit(len(asked))
+"""
 
 
-def child(title: str) -> subprocess.Popen[bytes]:
+def child(title: str, does: str = WAITS) -> subprocess.Popen[bytes]:
     """A process that waits, under a title as Ray gives them."""
     process = subprocess.Popen(
-        [title, "-c", WAITS], executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [title, "-c", does], executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     process.stdout.readline()
@@ -53,3 +62,19 @@ def test_a_stop_signal_asks_the_worker_and_then_is_ctrl_c(usual_ctrl_c: None, nu
     assert stop.requested
     assert not went_on
     assert signal.getsignal(number) is before
+
+
+def test_signals_of_one_request_are_one_and_the_worker_is_asked_once(
+    usual_ctrl_c: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, ends = [100.0], 0
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with child("ray::RayTrainWorker", COUNTS) as worker, stop_signals_end_sweep():
+        for later_s in (0.0, 1.9, 0.2):
+            now[0] += later_s
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt:
+                ends += 1
+        worker.communicate()
+    assert (ends, worker.returncode) == (2, 1)

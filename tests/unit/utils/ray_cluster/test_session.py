@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 import subprocess
@@ -11,9 +12,9 @@ from threading import Thread
 
 import pytest
 
-from prism_ssl.errors import ClusterUnreachable
+from prism_ssl.errors import ClusterUnreachable, MachineTrouble
 from prism_ssl.utils.ray_cluster import session as ray_session
-from prism_ssl.utils.ray_cluster.session import refuse_dead_head
+from prism_ssl.utils.ray_cluster.session import refuse_dead_head, start_local
 
 SETTINGS_FRAME = bytes((0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100))
 
@@ -72,3 +73,27 @@ def test_the_address_auto_without_a_head_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", ["ray://127.0.0.1", "ray://127.0.0.1:1"])
 def test_addresses_that_ray_looks_up_itself_are_left_to_it(address: str) -> None:
     refuse_dead_head(address)
+
+
+@pytest.mark.parametrize(
+    ("of_ray", "named"),
+    [
+        ("The current node timed out during startup. This could happen because", r"not up .*\(load \d+ on \d+ CPUs\)"),
+        ("something else", "something else"),
+    ],
+)
+def test_a_machine_too_busy_for_ray_is_named_and_other_errors_stay(
+    of_ray: str, named: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import ray
+    import ray._private.node as node
+
+    assert ray_session._TOO_SLOW in inspect.getsource(node)  # so Ray says it
+
+    def init(**_: object) -> None:
+        raise RuntimeError(of_ray)
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(Exception, match=named) as raised:
+        start_local(1, 2**27, tmp_path, dashboard=False)
+    assert isinstance(raised.value, MachineTrouble) == ("load" in named)
