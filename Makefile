@@ -30,10 +30,10 @@ train: $(READY)
 	$(BIN)/python tune/train_single.py phantom-place
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m 'slow and not soak'
+	$(BIN)/python -m pytest -m 'slow and not soak' --numprocesses 2 --dist loadgroup
 
 test-soak: $(READY)
 	$(BIN)/python -m pytest -m soak

@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 
 from tests.support.cli_runs import SMALL
+from tests.support.shared_memory import abandoned_memory
 from tests.support.slurm_jobs import Job, Slurm
 from tests.support.wandb_server import WandbServer
 from tune.core24 import design_points
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 
 Submit = Callable[..., Job]
 
@@ -81,7 +82,7 @@ def assert_nothing_left(job: Job) -> None:
 def test_strangers_get_nowhere_a_pre_empted_job_starts_again_at_its_checkpoint_and_scancel_leaves_nothing(
     slurm: Slurm, submit: Submit, durable: Path, phantom_catalog: Path, tmp_path: Path
 ) -> None:
-    shared_memory = set(Path("/dev/shm").iterdir())
+    shared_memory = abandoned_memory()
     job = submit("slurm/train_single.sbatch", *small_run(phantom_catalog, train__max_steps=10**6))
     job.wait_for(r"\nstep +20 ")  # a checkpoint is written every 10 steps
     token = job.root / "token"
@@ -116,7 +117,7 @@ def assert_gone_after_scancel(job: Job, shared_memory: set[Path]) -> None:
     job.cancel()
     assert job.finish() == "CANCELLED", job.log
     assert_nothing_left(job)
-    assert set(Path("/dev/shm").iterdir()) <= shared_memory
+    assert abandoned_memory() <= shared_memory
 
 
 def join_as_a_stranger(address: str, home: Path) -> tuple[bool, str]:
@@ -231,7 +232,7 @@ def test_a_sweep_goes_on_where_it_was_asked_to_stop_and_runs_to_its_end(
 
 
 def test_scancel_of_a_sweep_leaves_nothing(submit: Submit, phantom_catalog: Path) -> None:
-    shared_memory = set(Path("/dev/shm").iterdir())
+    shared_memory = abandoned_memory()
     sweep = small_sweep(phantom_catalog, max_steps=10**6)
     job = submit("slurm/tune_core24.sbatch", *sweep, "--tracking.mode", "offline")
     job.wait_for(r"\nstep +20 ")

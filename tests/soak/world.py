@@ -19,6 +19,7 @@ import psutil
 from prism_ssl.data.phantoms.writer import write_phantoms
 from prism_ssl.utils.fs import OWNED_BY_PROCESSES
 from tests.support.cli_runs import command
+from tests.support.shared_memory import abandoned_memory
 from tests.support.wandb_server import WandbServer
 
 LOG_EVERY, CHECKPOINT_EVERY = 20, 50
@@ -48,7 +49,7 @@ class World:
     def __post_init__(self) -> None:
         self.archive, self.elsewhere = self.root / "volume" / "archive", self.root / "elsewhere"
         self.catalog = write_phantoms(self.archive, n_subjects=self.subjects, seed=0)
-        self.shared_memory = set(Path("/dev/shm").iterdir())
+        self.shared_memory = abandoned_memory()
 
     @property
     def scans(self) -> list[Path]:
@@ -75,7 +76,7 @@ class World:
         while (processes := _marked(str(self.root))) and time.monotonic() < end:
             time.sleep(_POLL_S)
         told = [f"process {process.pid} {' '.join(process.cmdline())[:80]}" for process in processes]
-        told += [f"shared memory {path}" for path in set(Path("/dev/shm").iterdir()) - self.shared_memory]
+        told += [f"shared memory {path}" for path in abandoned_memory() - self.shared_memory]
         transient = self.root / "tmp" / "prism_ssl"
         told += [f"folder {path}" for name in OWNED_BY_PROCESSES for path in transient.glob(f"{name}/*")]
         return told
