@@ -15,7 +15,8 @@ from fnmatch import fnmatch
 from typing import Any, Literal
 
 from prism_ssl.config.defaults import RECIPES, apply_overrides, known_keys
-from prism_ssl.config.schema import Objective, PrismConfig
+from prism_ssl.config.network import Objective
+from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import ConfigError
 
 Design = Literal["half", "full", "regression", "classification"]

@@ -9,8 +9,9 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from prism_ssl.config.network import ModelConfig
 from prism_ssl.config.operations import EvalConfig, QuotaConfig, TrackingConfig
-from prism_ssl.config.schema import DataConfig, LossConfig, ModelConfig, PrismConfig, TrainConfig, ViewConfig
+from prism_ssl.config.schema import DataConfig, LossConfig, PrismConfig, TrainConfig, ViewConfig
 from prism_ssl.errors import ConfigError
 
 
@@ -63,7 +64,7 @@ def study() -> PrismConfig:
             random_scale=0.15,
             mirrored_share=0.5,
         ),
-        model=ModelConfig(preset="tiny", projection_dim=64, normalize_patches=True),
+        model=ModelConfig(preset="tiny", projection_dim=64, normalize_patches=True, position_features=True),
         # Pair heads of weight 1 have most of the gradient: the place was then learned half as far in 600 steps.
         loss=LossConfig(
             w_distance=0.3,
@@ -127,7 +128,7 @@ def betty_place(catalog_path: str = "catalog.parquet") -> PrismConfig:
         # 512 pairs of 128 patches are as many patches as 64 pairs of 1,024; an actor's 64 pairs are 4 scans' 16 places.
         data=dataclasses.replace(baseline.data, n_patches=128, visits_per_scan=128, pairs_per_turn=16),
         view=by_place.view,
-        model=dataclasses.replace(baseline.model, normalize_patches=True),
+        model=dataclasses.replace(baseline.model, normalize_patches=True, position_features=True),
         loss=by_place.loss,
         # A guess between AdamW's 3e-4 and the 1e-2 of the tiny encoder; no GPU has measured it.
         train=dataclasses.replace(baseline.train, batch_size=512, muon_lr=1e-3),

@@ -58,13 +58,13 @@ class PixelFiles:
 
 def with_weights(exported: ExportedEncoder, weights: Weights, seed: int) -> tuple[EncoderFiles, int]:
     """What embeds in place of ``exported``, for the same views, and the width D of its embedding."""
-    preset, normalize = exported.description["preset"], exported.description.get("normalize_patches", False)
+    preset = exported.description["preset"]
     if weights == "pixels":
         return PixelFiles(exported.description), QUANTILES + LAYOUT
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            drawn = build_encoder(preset, normalize).state_dict()
+            drawn = build_encoder(preset, exported.description).state_dict()
             fresh = save({name: tensor.contiguous() for name, tensor in drawn.items()})
         exported = ExportedEncoder(fresh, exported.description | {"weights_sha256": None})
     return exported, PRESETS[preset].width

@@ -7,15 +7,16 @@ A attention heads, C channels of a head, F rotated channel pairs.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from prism_ssl.config.schema import Preset
+from prism_ssl.config.network import ENCODER_INPUTS, Preset
 from prism_ssl.contracts import PATCH_PX
 
 WAVELENGTH_MM_MIN: Final = 4.0
@@ -24,23 +25,40 @@ WAVELENGTH_MM_MAX: Final = 512.0
 """Longest rotary wavelength: all positions within a body part stay distinct."""
 
 
+PATCH_STATISTICS: Final = 2
+"""What ``normalized`` adds to the pixels of a patch."""
+_TINY: Final = 1e-12
+_FLAT: Final = 0.02  # a patch with less spread than this, of pixels in [-1, 1], counts as flat
+
+POSITION_WAVELENGTHS_MM: Final = (16.0, 32.0, 64.0, 128.0, 256.0)
+"""Of ``PositionFeatures``: from one patch to five balls of the default views."""
+POSITION_FEATURES: Final = 3 * (1 + 2 * len(POSITION_WAVELENGTHS_MM))
+"""Numbers that ``PositionFeatures`` takes from a position."""
+_POSITION_MM: Final = 20.0  # coordinates in this unit are about as large as their sines
+
+
 @dataclass(frozen=True)
 class EncoderShape:
-    """Size of an encoder: D = ``width``, ``depth`` blocks, A = ``heads``."""
+    """Size of an encoder (D = ``width``, ``depth`` blocks, A = ``heads``), and what of a patch it is given.
+
+    ``normalize_patches``: see ``normalized``. ``position_features``: see ``PositionFeatures``.
+    """
 
     width: int
     depth: int
     heads: int
+    normalize_patches: bool = False
+    position_features: bool = False
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
 
+    @property
+    def patch_inputs(self) -> int:
+        """Numbers that the patch embedding takes from a patch."""
+        return PATCH_PX * PATCH_PX + (PATCH_STATISTICS if self.normalize_patches else 0)
 
-PATCH_STATISTICS: Final = 2
-"""What ``normalized`` adds to the pixels of a patch."""
-_TINY: Final = 1e-12
-_FLAT: Final = 0.02  # a patch with less spread than this, of pixels in [-1, 1], counts as flat
 
 PRESETS: Final[dict[Preset, EncoderShape]] = {
     "tiny": EncoderShape(width=128, depth=4, heads=4),
@@ -107,6 +125,26 @@ def rotate(
     pairs = 3 * (x.shape[-1] // 6)
     other = torch.cat([x[..., pairs : 2 * pairs], x[..., :pairs], x[..., 2 * pairs :]], dim=-1)
     return (x * cos + other * sin).to(x.dtype)
+
+
+class PositionFeatures(nn.Linear):
+    """Positions -> what is added to the tokens: a linear map of coordinates, and of their sines and cosines.
+
+    Rotary positions change only who attends to whom: a token, and the sum that attention makes of tokens, do not say
+    where a patch lies. With these features they do (Vaswani et al. 2017, section 3.5; here five wavelengths an axis).
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__(POSITION_FEATURES, width)
+        self.register_buffer("frequencies", 2.0 * math.pi / torch.tensor(POSITION_WAVELENGTHS_MM), persistent=False)
+
+    def forward(self, positions_mm: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N D"]:
+        """For patch centres in the prism frame."""
+        angles = (positions_mm.unsqueeze(-1) * self.frequencies).flatten(-2)
+        mapped: Tensor = super().forward(torch.cat([angles.sin(), angles.cos(), positions_mm / _POSITION_MM], dim=-1))
+        return mapped
 
 
 class RotaryAttention(nn.Module):
@@ -183,16 +221,16 @@ class PrismEncoder(nn.Module):
     """A set of patches and their positions -> one embedding of the prism.
 
     The CLS token sits at the prism centre (position 0), so the embedding depends on where patches lie about the
-    centre and not on their order. ``normalize_patches``: see ``normalized``. ``checkpointing``: the backward pass
-    computes each block's activations again.
+    centre and not on their order. ``checkpointing``: the backward pass computes each block's activations again.
     """
 
     checkpointing = False
 
-    def __init__(self, shape: EncoderShape, normalize_patches: bool = False) -> None:
+    def __init__(self, shape: EncoderShape) -> None:
         super().__init__()
-        self.shape, self.normalize_patches = shape, normalize_patches
-        self.patch_embedding = nn.Linear(patch_inputs(normalize_patches), shape.width)
+        self.shape = shape
+        self.patch_embedding = nn.Linear(shape.patch_inputs, shape.width)
+        self.position_embedding = PositionFeatures(shape.width) if shape.position_features else None
         self.cls = nn.Parameter(torch.empty(shape.width))
         self.rotary = Rotary3d(shape.width // shape.heads)
         self.blocks = nn.ModuleList([Block(shape.width, shape.heads) for _ in range(shape.depth)])
@@ -220,7 +258,9 @@ class PrismEncoder(nn.Module):
                 tokens of the last block; the embedding may differ in its last bits.
         """
         pixels = patches.flatten(2)
-        embedded = self.patch_embedding(normalized(pixels) if self.normalize_patches else pixels)
+        embedded = self.patch_embedding(normalized(pixels) if self.shape.normalize_patches else pixels)
+        if self.position_embedding is not None:
+            embedded = embedded + self.position_embedding(positions_mm)
         cls = self.cls.to(embedded.dtype).expand(embedded.shape[0], 1, -1)
         tokens = torch.cat([cls, embedded], dim=1)
         cos, sin = self.rotary(nn.functional.pad(positions_mm, (0, 0, 1, 0)))
@@ -240,11 +280,11 @@ class PrismEncoder(nn.Module):
         return embedding
 
 
-def patch_inputs(normalize_patches: bool) -> int:
-    """Numbers that the patch embedding takes from a patch."""
-    return PATCH_PX * PATCH_PX + (PATCH_STATISTICS if normalize_patches else 0)
+def shape_of(preset: Preset, told: Mapping[str, Any]) -> EncoderShape:
+    """The shape of a preset with the ``ENCODER_INPUTS`` that ``told`` names; those it does not name are off."""
+    return replace(PRESETS[preset], **{name: told.get(name, False) for name in ENCODER_INPUTS})
 
 
-def build_encoder(preset: Preset, normalize_patches: bool = False) -> PrismEncoder:
-    """A freshly initialised encoder of the named size, from torch's global generator."""
-    return PrismEncoder(PRESETS[preset], normalize_patches)
+def build_encoder(preset: Preset, told: Mapping[str, Any] | None = None) -> PrismEncoder:
+    """A freshly initialised encoder of ``shape_of``, from torch's global generator."""
+    return PrismEncoder(shape_of(preset, told or {}))

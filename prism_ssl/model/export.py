@@ -44,7 +44,7 @@ class ExportedEncoder:
         if told is not None and told != self.sha256:
             raise ValueError(f"sha256 of the weights is {self.sha256[:16]}..., {DESCRIPTION_FILE} says {told[:16]}...")
         with torch.random.fork_rng(devices=[]):
-            encoder = build_encoder(self.description["preset"], self.description.get("normalize_patches", False))
+            encoder = build_encoder(self.description["preset"], self.description)
         encoder.load_state_dict(load(self.weights))
         return encoder.eval()
 

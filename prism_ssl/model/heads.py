@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prism_ssl.config.schema import Objective
+from prism_ssl.config.network import Objective
 from prism_ssl.contracts import PrismOutput
 
 DISTANCE_OUTPUTS: Final[dict[Objective, int]] = {"regression": 4, "classification": 3}

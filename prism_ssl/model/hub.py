@@ -27,7 +27,7 @@ class HubEncoder(nn.Module, PyTorchModelHubMixin, library_name="prism-ssl", tags
         super().__init__()
         self.description = description or {}
         with torch.random.fork_rng(devices=[]):
-            self.encoder = build_encoder(preset, self.description.get("normalize_patches", False))
+            self.encoder = build_encoder(preset, self.description)
 
     def forward(self, patches: Tensor, positions_mm: Tensor) -> Tensor:
         """Patches [B, N, 16, 16, 1] in [-1, 1] and positions [B, N, 3] in mm -> embeddings [B, D]."""

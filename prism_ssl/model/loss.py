@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prism_ssl.config.schema import LossConfig, Objective, ViewConfig
+from prism_ssl.config.network import Objective
+from prism_ssl.config.schema import LossConfig, ViewConfig
 from prism_ssl.contracts import PairFacts, PrismOutput
 from prism_ssl.model.pair_targets import (
     AxisReading,

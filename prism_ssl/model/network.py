@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prism_ssl.config.schema import ModelConfig
+from prism_ssl.config.network import ModelConfig
 from prism_ssl.contracts import PrismOutput
 from prism_ssl.model.backbone import PrismEncoder, build_encoder
 from prism_ssl.model.heads import PairHeads
@@ -54,7 +54,7 @@ class PrismNet(nn.Module):
 
 def build_network(config: ModelConfig) -> PrismNet:
     """A freshly initialised network, from torch's global generator; never compiled here."""
-    encoder = build_encoder(config.preset, config.normalize_patches)
+    encoder = build_encoder(config.preset, vars(config))
     encoder.checkpointing = config.activation_checkpointing
     heads = PairHeads(config.objective, encoder.width, config.projection_dim)
     return PrismNet(encoder, heads, config.masked_share)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from prism_ssl.config.network import ENCODER_INPUTS
 from prism_ssl.model.backbone import build_encoder
 from prism_ssl.model.doors import INPUTS, save_onnx
 from tests.unit.model.test_doors import SIZES, views
@@ -15,11 +16,11 @@ pytestmark = pytest.mark.slow  # the exporter of torch takes half a minute
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("normalize", [False, True])
-def test_onnx_answers_as_the_encoder(tmp_path: Path, normalize: bool) -> None:
+@pytest.mark.parametrize("inputs", [{}, dict.fromkeys(ENCODER_INPUTS, True)])
+def test_onnx_answers_as_the_encoder(tmp_path: Path, inputs: dict[str, bool]) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    encoder = build_encoder("tiny", normalize).eval()
+    encoder = build_encoder("tiny", inputs).eval()
     save_onnx(encoder, tmp_path / "encoder.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "encoder.onnx"), providers=["CPUExecutionProvider"])
     for size in SIZES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prism_ssl.config.schema import Objective
+from prism_ssl.config.network import Objective
 from prism_ssl.contracts import PrismBatch, PrismOutput
 
 

@@ -22,7 +22,8 @@ from rich.table import Table
 
 from prism_ssl.cli.catalog_options import EXIT_OK, EXIT_REFUSED, refused
 from prism_ssl.config.defaults import apply_overrides, core24_base
-from prism_ssl.config.schema import Preset, PrismConfig
+from prism_ssl.config.network import Preset
+from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import PrismError
 from prism_ssl.model.capacity.cards import find_card
 from prism_ssl.model.capacity.measured import BenchFile, FeedRow, StepRow, step_config

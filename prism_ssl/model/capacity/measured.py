@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from prism_ssl.config.defaults import apply_overrides
-from prism_ssl.config.schema import Preset, PrismConfig
+from prism_ssl.config.network import Preset
+from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import ConfigError
 
 FORMAT: Final = 1

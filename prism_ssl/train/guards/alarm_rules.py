@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from prism_ssl.config.schema import LossConfig, Objective, PrismConfig
+from prism_ssl.config.network import Objective
+from prism_ssl.config.schema import LossConfig, PrismConfig
 from prism_ssl.model.pair_targets import AXES, Head
 from prism_ssl.train.guards.alarms import Rule, Span
 

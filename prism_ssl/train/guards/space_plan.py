@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from rich.filesize import decimal
 
+from prism_ssl.config.network import ModelConfig
 from prism_ssl.config.operations import QuotaConfig
-from prism_ssl.config.schema import ModelConfig, PrismConfig
+from prism_ssl.config.schema import PrismConfig
 from prism_ssl.config.tracking_environment import tracking_mode
 from prism_ssl.errors import QuotaExceeded
 from prism_ssl.model.network import block_matrices, build_network

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from prism_ssl.config.schema import Objective
+from prism_ssl.config.network import Objective
 from prism_ssl.model.loss import LossReport
 from prism_ssl.model.pair_targets import AXES, constant_loss, sign_skill
 from prism_ssl.train.record.embedding_health import RecentEmbeddings

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prism_ssl.config.network import ENCODER_INPUTS
 from prism_ssl.contracts import PATCH_PX
 from prism_ssl.model.backbone import PRESETS
 from prism_ssl.model.encoder_source import CARD_FILE, DESCRIPTION_FILE
@@ -74,7 +75,7 @@ _PHANTOMS = "\n- **The encoder was trained on generated phantoms only. It has ne
 
 def _what_it_is(description: Mapping[str, Any]) -> str:
     config, shape = description["config"], PRESETS[description["preset"]]
-    normalized = description.get("normalize_patches", False)
+    normalized, placed = (description.get(name, False) for name in ENCODER_INPUTS)
     loss, train, view = config["loss"], config["train"], config["view"]
     objective = "NT-Xent (SimCLR baseline)" if loss["simclr_baseline"] else config["model"]["objective"]
     rows = {
@@ -82,7 +83,7 @@ def _what_it_is(description: Mapping[str, Any]) -> str:
         "input": (
             f"{description['n_patches']} patches of {PATCH_PX} x {PATCH_PX} x 1 pixels over "
             f"{description['patch_mm']:g} mm, windowed to [-1, 1]{', normalized' if normalized else ''}, "
-            f"and their centres in mm "
+            f"and their centres in mm{', also as features of the tokens,' if placed else ''} "
             f"in a ball of {view['radius_mm_min']:g} to {view['radius_mm_max']:g} mm"
         ),
         "output": f"one embedding of {shape.width} numbers a view{_read_otherwise(config)}",

@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from prism_ssl.config.schema import ModelConfig
+from prism_ssl.config.network import ModelConfig
 from prism_ssl.errors import CheckpointError, ConfigError
-from prism_ssl.model.backbone import PRESETS, patch_inputs
+from prism_ssl.model.backbone import PRESETS, EncoderShape
 from prism_ssl.model.encoder_source import DEMO, DESCRIPTION_FILE, WEIGHTS_FILE, encoder_folder
 from prism_ssl.model.export import read_export
 from prism_ssl.model.network import PrismNet, build_network
@@ -27,7 +27,7 @@ INITIAL_FILE = "initial.safetensors"
 """Weights in a run folder until its first checkpoint."""
 _WANDB = "wandb:"
 _ENCODER, _HEADS = "encoder.", "heads."
-_PATCHES = f"{_ENCODER}patch_embedding.weight"
+_PATCHES, _POSITIONS = f"{_ENCODER}patch_embedding.weight", f"{_ENCODER}position_embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,7 @@ def keep_initial_weights(run_dir: Path, config: ModelConfig) -> Lineage | None:
             f"model.init_from {config.init_from} holds an encoder of preset {preset!r}, and model.preset is "
             f"{config.preset!r}; set model.preset to {preset!r}, or start from another run"
         )
-    if weights[_PATCHES].shape[1] != patch_inputs(config.normalize_patches):
-        raise ConfigError(
-            f"model.init_from {config.init_from} holds an encoder {'without' if config.normalize_patches else 'with'} "
-            "normalized patches; set model.normalize_patches as in that run, or start from another one"
-        )
+    _refuse_other_inputs(weights, config)
     _refuse_other_heads(weights, config)
     packed = save({name: tensor.contiguous() for name, tensor in weights.items()})
     local = Path(source).exists() or source == DEMO
@@ -151,6 +147,20 @@ def _preset_of(network: dict[str, Tensor]) -> str:
     depth = len({name.split(".")[2] for name in network if name.startswith(f"{_ENCODER}blocks.")})
     names = {(shape.width, shape.depth): name for name, shape in PRESETS.items()}
     return names.get((width, depth), f"{width} wide and {depth} deep")
+
+
+def _refuse_other_inputs(weights: dict[str, Tensor], config: ModelConfig) -> None:
+    with_statistics = EncoderShape(6, 1, 1, normalize_patches=True).patch_inputs
+    found = {
+        "normalize_patches": weights[_PATCHES].shape[1] == with_statistics,
+        "position_features": _POSITIONS in weights,
+    }
+    for name, has in found.items():
+        if has != getattr(config, name):
+            raise ConfigError(
+                f"model.init_from {config.init_from} holds an encoder {'with' if has else 'without'} model.{name}; "
+                "set it as in that run, or start from another one"
+            )
 
 
 def _refuse_other_heads(weights: dict[str, Tensor], config: ModelConfig) -> None:

@@ -30,7 +30,8 @@ LATER = {
     "view.centers", "view.same_place_share", "view.same_place_mm", "view.other_series_share", "view.random_contrast",
     "view.random_scale", "view.mirrored_share", "model.masked_share", "loss.w_masked",
     "loss.supcon_positives", "loss.heads_across_pairs", "loss.place_near_mm", "loss.place_apart_mm",
-    "model.init_from", "model.init_parts", "model.normalize_patches", "train.muon_lr",
+    "model.init_from", "model.init_parts", "model.normalize_patches", "model.position_features",
+    "train.muon_lr",
 }  # fmt: skip
 """Settings that earlier versions did not have. At their default they do not count, so that earlier runs resume."""
 _FREE_SECTIONS = ("run.", "preflight.", "eval.", "tracking.", "quota.")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from prism_ssl.config.network import ENCODER_INPUTS
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.archive import manifest_hash
@@ -97,7 +98,7 @@ class LoopConfig:
         model = asdict(config.model) | {"init_from": None}  # it may be a path; the lineage tells the same
         return {
             "preset": config.model.preset,
-            "normalize_patches": config.model.normalize_patches,
+            **{name: getattr(config.model, name) for name in ENCODER_INPUTS},
             "n_patches": config.held_out_patches,
             "patch_mm": config.data.patch_mm,
             "step": step,

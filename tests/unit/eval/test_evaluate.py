@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from prism_ssl.config.schema import Objective
+from prism_ssl.config.network import Objective
 from prism_ssl.contracts import Float64, PrismBatch, PrismOutput
 from prism_ssl.eval.evaluate import Evaluator, ask, evaluate
 from prism_ssl.eval.held_out_scalars import views_hash

@@ -11,6 +11,7 @@ import torch
 from prism_ssl.model.backbone import (
     PRESETS,
     EncoderShape,
+    PositionFeatures,
     PrismEncoder,
     Rotary3d,
     RotaryAttention,
@@ -59,12 +60,36 @@ def test_normalized_patches_do_not_see_another_brightness_and_contrast_and_two_n
 def test_an_encoder_of_normalized_patches_hardly_sees_the_contrast_of_a_window() -> None:
     patches, positions_mm = _views()
     torch.manual_seed(1)
-    encoder = PrismEncoder(EncoderShape(width=48, depth=3, heads=3), normalize_patches=True).eval()
+    encoder = PrismEncoder(EncoderShape(width=48, depth=3, heads=3, normalize_patches=True)).eval()
     with torch.no_grad():
         encoder.patch_embedding.weight[:, 256:] = 0.0  # blind to the two numbers
         seen, darker = (encoder(each, positions_mm) for each in (patches, 0.9 * patches - 0.05))
         plain = [_small_encoder().eval()(each, positions_mm) for each in (patches, 0.9 * patches - 0.05)]
     assert (seen - darker).abs().max() < 0.1 * (plain[0] - plain[1]).abs().max()
+
+
+def test_only_with_position_features_does_a_mean_of_tokens_say_where_the_patches_lie() -> None:
+    patches, positions_mm = _views()
+    moved = positions_mm + torch.tensor([5.0, 0.0, -3.0])
+    for placed in (False, True):
+        torch.manual_seed(1)
+        shape = EncoderShape(width=48, depth=3, heads=3, position_features=placed)
+        encoder = PrismEncoder(shape).eval()
+        with torch.no_grad():
+            for name, weight in encoder.named_parameters():
+                if "attention.query" in name:
+                    weight.zero_()  # attention then is the mean of all tokens, wherever they lie
+            told, elsewhere = encoder(patches, positions_mm), encoder(patches, moved)
+        assert torch.allclose(told, elsewhere, atol=1e-6) is not placed
+
+
+def test_position_features_are_a_linear_map_of_coordinates_sines_and_cosines() -> None:
+    features, at_mm = PositionFeatures(5), np.array([3.0, -7.5, 21.0])
+    angles = np.array([2 * np.pi * x / wavelength for x in at_mm for wavelength in (16, 32, 64, 128, 256)])
+    inputs = np.concatenate([np.sin(angles), np.cos(angles), at_mm / 20.0])
+    wanted = features.weight.detach().numpy() @ inputs + features.bias.detach().numpy()
+    found = features(torch.tensor(at_mm[None, None]).float())[0, 0].detach().numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_position_zero_rotates_nothing() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from prism_ssl.config.network import ENCODER_INPUTS
 from prism_ssl.model.backbone import EncoderShape, PrismEncoder, build_encoder
 from prism_ssl.model.doors import export_program
 from prism_ssl.model.encoder_source import CARD_FILE
@@ -15,10 +16,10 @@ from prism_ssl.model.export import save_encoder
 SIZES = ((1, 1), (2, 33), (5, 64))
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["pixels", "normalized"])
+@pytest.fixture(scope="module", params=[{}, dict.fromkeys(ENCODER_INPUTS, True)], ids=["pixels", "all"])
 def encoder(request: pytest.FixtureRequest) -> PrismEncoder:
     torch.manual_seed(0)
-    return PrismEncoder(EncoderShape(width=12, depth=2, heads=2), normalize_patches=request.param).eval()
+    return PrismEncoder(EncoderShape(width=12, depth=2, heads=2, **request.param)).eval()
 
 
 def views(n_views: int, n_patches: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,9 +35,9 @@ def test_a_program_answers_as_the_encoder(encoder: PrismEncoder, tmp_path: Path)
         torch.testing.assert_close(program(*views(*size)), encoder(*views(*size)), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("inputs", [{}, dict.fromkeys(ENCODER_INPUTS, True)])
 def test_a_hub_folder_is_loaded_without_a_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, normalize: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: dict[str, bool]
 ) -> None:
     pytest.importorskip("huggingface_hub")
     from prism_ssl.model.hub import HubEncoder, save_hub_folder
@@ -45,10 +46,8 @@ def test_a_hub_folder_is_loaded_without_a_network(
         raise AssertionError("a socket was opened")
 
     torch.manual_seed(1)
-    encoder = build_encoder("tiny", normalize).eval()
-    save_encoder(
-        encoder, tmp_path, {"preset": "tiny", "normalize_patches": normalize, "n_patches": 64, "patch_mm": 16.0}
-    )
+    encoder = build_encoder("tiny", inputs).eval()
+    save_encoder(encoder, tmp_path, {"preset": "tiny", "n_patches": 64, "patch_mm": 16.0} | inputs)
     (tmp_path / CARD_FILE).write_text("# Encoder of run x\n")
     monkeypatch.setattr("socket.socket.connect", no_network)
     folder = save_hub_folder(tmp_path, tmp_path / "hub")

@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 import torch
 
-from prism_ssl.config.schema import LossConfig, ModelConfig, Objective, ViewConfig
+from prism_ssl.config.network import ModelConfig, Objective
+from prism_ssl.config.schema import LossConfig, ViewConfig
 from prism_ssl.contracts import PrismBatch, PrismOutput
 from prism_ssl.model.backbone import EncoderShape, PrismEncoder
 from prism_ssl.model.heads import PairHeads

@@ -9,7 +9,8 @@ from typing import get_args
 import pytest
 import torch
 
-from prism_ssl.config.schema import LossConfig, Objective, ViewConfig
+from prism_ssl.config.network import Objective
+from prism_ssl.config.schema import LossConfig, ViewConfig
 from prism_ssl.contracts import PrismBatch, PrismOutput
 from prism_ssl.model.loss import LossBundle, LossReport
 from prism_ssl.model.pair_targets import sign_skill

@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 
-from prism_ssl.config.schema import LossConfig, Objective, ViewConfig
+from prism_ssl.config.network import Objective
+from prism_ssl.config.schema import LossConfig, ViewConfig
 from prism_ssl.contracts import PrismBatch
 from prism_ssl.model.loss import LossBundle
 from prism_ssl.model.positives import by_place

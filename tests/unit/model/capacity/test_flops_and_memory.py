@@ -8,7 +8,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from prism_ssl.config.defaults import betty_baseline, phantom_cpu
-from prism_ssl.config.schema import Objective, Precision
+from prism_ssl.config.network import Objective
+from prism_ssl.config.schema import Precision
 from prism_ssl.model.backbone import EncoderShape, PrismEncoder
 from prism_ssl.model.capacity.flops import pair_flops, step_flops
 from prism_ssl.model.capacity.measured import step_config

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prism_ssl.config.schema import LossConfig, Objective, ViewConfig
+from prism_ssl.config.network import Objective
+from prism_ssl.config.schema import LossConfig, ViewConfig
 from prism_ssl.contracts import PrismBatch, PrismOutput
 from prism_ssl.model.loss import LossBundle, LossReport
 from prism_ssl.train.record.diagnostics import Diagnostics

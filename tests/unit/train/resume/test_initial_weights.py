@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prism_ssl.config.schema import ModelConfig
+from prism_ssl.config.network import ModelConfig
 from prism_ssl.errors import CheckpointError, ConfigError
 from prism_ssl.model.export import save_encoder
 from prism_ssl.model.network import PrismNet, build_network
@@ -95,7 +95,7 @@ def test_another_preset_is_refused_by_name(earlier: Path, tmp_path: Path, parts:
 
 def test_another_input_is_refused(earlier: Path, tmp_path: Path) -> None:
     normalized = dataclasses.replace(TINY, init_from=str(earlier), normalize_patches=True)
-    with pytest.raises(ConfigError, match=r"without normalized patches; set model\.normalize_patches as in that run"):
+    with pytest.raises(ConfigError, match=r"without model\.normalize_patches; set it as in that run"):
         keep_initial_weights(tmp_path, normalized)
 
 
