@@ -81,11 +81,9 @@ def _import(request: ImportRequest, tmp_root: Path, concurrency: int | None) -> 
 
 def over_the_cluster(concurrency: int | None) -> Spread:
     """Work on items over Ray's cluster, with at most ``concurrency`` tasks at once, or one for each CPU."""
-    import ray
+    from prism_ssl.utils.isolated_map import items_per_task, map_rows, survey, tasks_at_once
 
-    from prism_ssl.utils.isolated_map import items_per_task, map_rows, survey
-
-    at_once = concurrency or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    at_once = concurrency or tasks_at_once()
 
     def spread(
         items: Sequence[dict[str, Any]], work: Callable[[dict[str, Any]], dict[str, Any]], most: int

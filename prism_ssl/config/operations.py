@@ -42,7 +42,7 @@ class PreflightConfig:
     reject_signed_mr: bool = True
     """Refuse an MR with a large share of negative voxels (statistical and parametric maps)."""
     concurrency: int | None = None
-    """Files checked at the same time; None: one per CPU of the Ray cluster."""
+    """Files checked at the same time; None: one for each CPU of the cluster, on one machine for each core."""
 
     def __post_init__(self) -> None:
         positive("preflight", self, "max_volume_bytes", "min_slices", "spacing_mm_min", "label_map_values")

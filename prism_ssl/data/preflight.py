@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord
 from prism_ssl.data.catalog import CatalogReport, UnresolvedRow
@@ -32,7 +30,7 @@ from prism_ssl.data.checks import (
 from prism_ssl.data.scan import TRANSIENT_REASONS, RejectReason, archive_root, is_not_empty, within
 from prism_ssl.errors import ArchiveUnreachable, HostOutOfMemory, MachineTrouble, PrismError
 from prism_ssl.utils.fs import write_atomic
-from prism_ssl.utils.isolated_map import items_per_task, map_rows, survey
+from prism_ssl.utils.isolated_map import items_per_task, map_rows, survey, tasks_at_once
 from prism_ssl.utils.progress import with_progress
 
 FILES_PER_TASK = 8
@@ -183,7 +181,7 @@ def _signature(record: ScanRecord) -> tuple[int, int] | None:
 
 def _check_all(pending: Sequence[ScanRecord], config: PrismConfig, check: ScanCheck) -> Iterator[ManifestRow]:
     """Verdicts in the order in which they are found; a file that kills its process twice is rejected."""
-    workers = config.preflight.concurrency or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    workers = config.preflight.concurrency or tasks_at_once()
     left = {record.scan_id: record for record in pending}
 
     def check_row(item: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from prism_ssl.embed.weights import EncoderFiles
 from prism_ssl.errors import PrismError
 from prism_ssl.model.backbone import PRESETS
 from prism_ssl.utils.hashing import content_hash
-from prism_ssl.utils.isolated_map import items_per_task, map_in_actors, map_rows, survey
+from prism_ssl.utils.isolated_map import items_per_task, map_in_actors, map_rows, survey, tasks_at_once
 from prism_ssl.utils.progress import with_progress
 
 SCANS_PER_TASK = 4
@@ -110,8 +110,7 @@ def _embed_all(
 ) -> Iterator[Row]:
     """Rows in the order of completion; a scan that kills its process twice gets a reason instead of an embedding."""
     left = {record.scan_id: record for record in pending}
-    resources = ray.cluster_resources()
-    cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
+    cpus, gpus = tasks_at_once(), int(ray.cluster_resources().get("GPU", 0))
     weights = ray.put(exported)
 
     def cut_row(item: dict[str, Any]) -> Row:

@@ -17,6 +17,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.util.annotations import RayDeprecationWarning
 
 from prism_ssl.errors import MachineTrouble
+from prism_ssl.utils.machine import usable_cpus
 
 Item = dict[str, Any]
 Pipeline = Callable[[ray.data.Dataset, int], ray.data.Dataset]
@@ -76,6 +77,15 @@ def _mapped(dataset: ray.data.Dataset, function: Any, **options: Any) -> ray.dat
         warnings.simplefilter("ignore", RayDeprecationWarning)
         mapped: ray.data.Dataset = dataset.map(function, **options)
     return mapped
+
+
+def tasks_at_once() -> int:
+    """One for each CPU of the cluster; on this machine alone at most one for each core that there is.
+
+    A local cluster may have more CPUs than cores: a run declares one for each of its processes.
+    """
+    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return cpus if len(_living_nodes()) > 1 else min(cpus, usable_cpus())
 
 
 def items_per_task(n_items: int, at_once: int, most: int) -> int:

@@ -27,6 +27,7 @@ from prism_ssl.data.scan.read_errors import read_failure
 from prism_ssl.data.scan.reject_reasons import RejectReason
 from prism_ssl.data.table.series_file import resolve_nifti
 from prism_ssl.errors import ArchiveUnreachable, HostOutOfMemory, ScanRejected
+from prism_ssl.utils.isolated_map import tasks_at_once
 from tests.support.broken_files import EXPECTED, BrokenKind, sound_bytes, sound_volume, write_broken
 
 CONFIG = PrismConfig()
@@ -364,3 +365,11 @@ def test_the_quarantine_keeps_the_latest_entry_and_drops_a_torn_line(tmp_path: P
     assert set(entries) == {"a", "b"}
     assert (entries["a"].stage, entries["a"].cause, entries["a"].mtime_ns) == ("extract", "second", 6)
     assert stat.S_IMODE((tmp_path / "quarantine.jsonl").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(("cores", "tasks"), [(2, 2), (64, 4)])
+def test_a_cluster_with_more_cpus_than_cores_gets_a_task_for_each_core(
+    ray_local: None, monkeypatch: pytest.MonkeyPatch, cores: int, tasks: int
+) -> None:
+    monkeypatch.setattr("prism_ssl.utils.isolated_map.usable_cpus", lambda: cores)
+    assert tasks_at_once() == tasks
