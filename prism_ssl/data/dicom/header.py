@@ -13,18 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
+import numpy as np
 import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, MRImageStorage
 
-from prism_ssl.data.dicom.instance import Frame, Instance, Vector
+from prism_ssl.data.dicom.instance import NATIVE, Frame, Instance, Vector
 
 SNIFF_BYTES = 132
 _MAGIC, _MAGIC_AT = b"DICM", 128
 _WITHOUT_PREAMBLE = (b"\x08\x00", b"\x02\x00", b"\x00\x08")
 """A file without preamble begins with a tag of group 8 or 2, in either byte order."""
-_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 _CAPTURES = "1.2.840.10008.5.1.4.1.1.7"
 _FLOAT_PIXELS = ("0008", "0009")
 
@@ -32,7 +32,10 @@ TEXTS = (
     *("Manufacturer", "ManufacturerModelName", "ConvolutionKernel", "ContrastBolusAgent", "ScanningSequence"),
     *("SequenceVariant", "SequenceName", "BodyPartExamined", "SeriesDescription", "StudyDescription"),
 )
-NUMBERS = ("SliceThickness", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "MagneticFieldStrength", "KVP")
+NUMBERS = (
+    *("SliceThickness", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "MagneticFieldStrength", "KVP"),
+    "BitsStored",
+)
 _ENHANCED = {"EchoTime": "EffectiveEchoTime"}
 """What enhanced objects call it, where the name differs."""
 NAMES = (
@@ -59,7 +62,7 @@ _OTHERS = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"),
     "InstanceNumber",
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "PixelRepresentation"),
-    *("BitsStored", "HighBit"),
+    "HighBit",
     *("NumberOfFrames", "BurnedInAnnotation", "RescaleSlope", "RescaleIntercept", "RescaleType"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SpecificCharacterSet"),
 )
@@ -100,7 +103,9 @@ def read_instance(file: IO[bytes], path: str, member: str, size: int, mtime_ns: 
 
 
 def write_numbered(source: Path, target: Path, number: int) -> None:
-    """A copy of a file with another InstanceNumber.
+    """A copy of a file with another InstanceNumber, and with its values in all bits that a pixel has.
+
+    dcm2niix cuts the values of all slices to as many bits as the first one stores.
 
     Raises:
         OSError: the file cannot be read or written.
@@ -110,10 +115,32 @@ def write_numbered(source: Path, target: Path, number: int) -> None:
             whole = pydicom.dcmread(source, force=True)
             whole.InstanceNumber = number
             if not hasattr(whole.file_meta, "TransferSyntaxUID"):
-                whole.file_meta.TransferSyntaxUID = UID(_NATIVE[0])
+                whole.file_meta.TransferSyntaxUID = UID(NATIVE[0])
+            _use_all_bits(whole)
+            _fill_ids(whole, number)
             pydicom.dcmwrite(target, whole, enforce_file_format=True)
         except (AttributeError, ValueError, TypeError) as error:
             raise OSError(f"a file cannot be numbered ({type(error).__name__})") from error
+
+
+def _fill_ids(whole: Dataset, number: int) -> None:
+    """Give a file that names neither its kind nor itself what every file must have."""
+    kind = _sop_class(whole) or MRImageStorage
+    whole.file_meta.MediaStorageSOPClassUID = UID(kind)
+    if not (_text(whole, "SOPInstanceUID") or _text(whole.file_meta, "MediaStorageSOPInstanceUID")):
+        whole.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.{number}")
+
+
+def _use_all_bits(whole: Dataset) -> None:
+    stored, syntax = _number(whole, "BitsStored"), whole.file_meta.TransferSyntaxUID
+    if whole.get("BitsAllocated") != 16 or stored is None or not 0 < stored < 16 or syntax not in NATIVE:
+        return
+    kind = np.dtype(np.int16 if whole.get("PixelRepresentation") else np.uint16)
+    kind = kind.newbyteorder(">" if syntax == ExplicitVRBigEndian else "<")
+    unused = 16 - int(stored)
+    values = np.frombuffer(whole.PixelData, kind)
+    whole.PixelData = (values << unused >> unused).astype(kind).tobytes()
+    whole.BitsStored, whole.HighBit = 16, 15
 
 
 @contextmanager
@@ -146,7 +173,7 @@ def _instance(
         series=_text(head, "SeriesInstanceUID"),
         sop=_text(head, "SOPInstanceUID"),
         sop_class=_sop_class(head),
-        syntax=syntax or _NATIVE[0],
+        syntax=syntax or NATIVE[0],
         modality=_text(head, "Modality").upper(),
         number=None if number is None else int(number),
         rows=int(_number(head, "Rows") or 0),
@@ -183,7 +210,7 @@ def _pixels(head: Dataset, file: IO[bytes], size: int, syntax: str, frames: int)
         return "float" if group == 0x7FE0 else "none"
     values = math.prod(int(_number(head, name) or 1) for name in ("Rows", "Columns", "SamplesPerPixel"))
     needed = values * frames * int(_number(head, "BitsAllocated") or 0) // 8
-    return "short" if (syntax or _NATIVE[0]) in _NATIVE and size - at < needed else "ok"
+    return "short" if (syntax or NATIVE[0]) in NATIVE and size - at < needed else "ok"
 
 
 # ---------------------------------------------------------------------- frames

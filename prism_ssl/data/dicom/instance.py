@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 Vector = tuple[float, ...]
+NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+"""Transfer syntaxes in which pixels lie as they are."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,11 @@ def _frame(told: dict[str, Any]) -> Frame:
         told[name] = None if told[name] is None else tuple(told[name])
     keys = tuple((name, value) for name, value in told.pop("volume_keys"))
     return Frame(image_type=tuple(told.pop("image_type")), volume_keys=keys, **told)
+
+
+def bits_stored(instances: Iterable[Instance]) -> frozenset[float]:
+    """In how many bits the files say that their values are."""
+    return frozenset(bits for each in instances if (bits := each.numbers.get("BitsStored")) is not None)
 
 
 def series_key(instance: Instance) -> str:

@@ -39,7 +39,7 @@ from prism_ssl.utils.fs import FolderLock, private_folder, write_atomic
 from prism_ssl.utils.hashing import content_hash
 from prism_ssl.utils.progress import with_progress
 
-RULES_VERSION = 6
+RULES_VERSION = 7
 """Increased whenever some series is judged differently, so that an archive's series are judged again."""
 OWNER_FILE = ".import"
 """In the archive: tells with which salt its ids were made."""

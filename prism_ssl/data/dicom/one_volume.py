@@ -19,7 +19,7 @@ from prism_ssl.contracts import Float64
 from prism_ssl.data.dicom.converter import converted, place_volume
 from prism_ssl.data.dicom.files import Place, fetched
 from prism_ssl.data.dicom.header import write_numbered
-from prism_ssl.data.dicom.instance import Instance
+from prism_ssl.data.dicom.instance import Instance, bits_stored
 from prism_ssl.data.dicom.reasons import LeftOut
 from prism_ssl.data.dicom.straighten import straightened
 from prism_ssl.data.dicom.volumes import Part
@@ -43,7 +43,7 @@ class Job:
         affine: (column, row, plane) -> RAS mm of DICOM, [4][4].
         tilted: the planes are shifted against each other, and are to be straightened.
         numbered: copies of the files are to be numbered, because dcm2niix orders them by an instance number, and theirs
-            do not count the planes.
+            do not count the planes; or all bits are to be used, see ``write_numbered``.
     """
 
     volume: str
@@ -66,7 +66,7 @@ def job_of(part: Part, volume: str, target: str) -> Job:
         shape=(first.columns, first.rows, len(stack.order)),
         affine=tuple(tuple(line) for line in stack.affine().tolist()),
         tilted=stack.tilt_deg > 0,
-        numbered=not _counted(part.instances),
+        numbered=not _counted(part.instances) or len(bits_stored(part.instances)) > 1,
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prism_ssl.data.dicom.instance import Frame, Instance
+from prism_ssl.data.dicom.instance import NATIVE, Frame, Instance, bits_stored
 from prism_ssl.data.dicom.reasons import LeftOut, Refusal
 from prism_ssl.data.dicom.series_rules import refusal_of
 from prism_ssl.data.dicom.stack import (
@@ -142,6 +142,10 @@ def _ranges(name: str, part: list[Instance], min_slices: int) -> list[Part]:
 
 
 def _stack(slices: Sequence[Instance]) -> Stack | Refusal:
+    # dcm2niix cuts all values to the bits of the first slice; only what is not packed can be written with all bits.
+    if len(bits := bits_stored(slices)) > 1 and any(each.syntax not in NATIVE for each in slices):
+        told = f"{min(bits):g} to {max(bits):g} bits stored in packed pixels; needed: one number of bits"
+        return Refusal(LeftOut.UNSUPPORTED_PIXELS, told)
     return stacked([each.frames[0] for each in slices], tilt_allowed=slices[0].modality == "CT")
 
 

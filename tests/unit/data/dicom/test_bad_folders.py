@@ -254,6 +254,11 @@ def _high(dataset: FileDataset, _: int) -> None:
     dataset.BitsStored, dataset.HighBit = 12, 15
 
 
+def _bits_a_slice(dataset: FileDataset, number: int) -> None:
+    dataset.BitsStored = 12 + number % 2
+    dataset.HighBit = dataset.BitsStored - 1
+
+
 def _slope_a_frame(folder: Path) -> None:
     dataset = enhanced(mr())
     del dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
@@ -361,6 +366,9 @@ BAD: dict[str, tuple[Arrange, str]] = {
     "8 bits with a sign": (_changed(_signed_bytes, mr), "unsupported_pixels"),
     "values in the highest bits": (_changed(_high), "unsupported_pixels"),
     "frames that are scaled differently": (_slope_a_frame, "unsupported_pixels"),
+    "packed slices that store different numbers of bits": (
+        lambda folder: save(slices_of(ct(change=_bits_a_slice, syntax=JPEGLosslessSV1)), folder), "unsupported_pixels",
+    ),
     "1 bit": (_changed(_wide(1)), "unsupported_pixels"),
     "JPEG 2000 with high throughput": (_syntax("1.2.840.10008.1.2.4.201"), "unsupported_transfer_syntax"),
     "a video": (_syntax("1.2.840.10008.1.2.4.102"), "unsupported_transfer_syntax"),

@@ -57,6 +57,18 @@ def _interleaved_numbers(dataset: FileDataset, number: int) -> None:
     dataset.InstanceNumber = 1 + number // 2 + 3 * (number % 2)
 
 
+def _wider_bits(dataset: FileDataset, number: int) -> None:
+    dataset.BitsStored = 12 if number < 3 else 13
+    dataset.HighBit = dataset.BitsStored - 1
+
+
+def _nameless(plan: SeriesPlan, folder: Path) -> None:
+    datasets = slices_of(plan)
+    for dataset in datasets:
+        del dataset.SOPInstanceUID, dataset.SOPClassUID
+    save(datasets, folder, preamble=False)
+
+
 def _rounded(dataset: FileDataset, _: int) -> None:
     dataset.ImagePositionPatient = [round(float(value), 1) for value in dataset.ImagePositionPatient]
 
@@ -126,6 +138,9 @@ def _rolled(plan: SeriesPlan, folder: Path) -> None:
             path.unlink()
 
 
+BRIGHTER = (phantom() + 4096 * (np.arange(6) > 2)[:, None, None]).astype(np.uint16)
+"""Three slices of 12 bits, then three of 13."""
+
 GOOD: dict[str, tuple[SeriesPlan, Arrange]] = {
     **{f"encoded as {name}": (ct(syntax=syntax), _files) for name, syntax in SYNTAXES.items()},
     "unsigned, with an intercept": (ct(voxels=phantom().astype(np.uint16), intercept=-1024.0), _files),
@@ -139,6 +154,11 @@ GOOD: dict[str, tuple[SeriesPlan, Arrange]] = {
     "no instance numbers": (ct(tags={"InstanceNumber": None}), _files),
     "one instance number for all": (ct(syntax=SYNTAXES["RLE"], tags={"InstanceNumber": 1}), _files),
     "one SOPInstanceUID for all": (ct(tags={"SOPInstanceUID": generate_uid()}), _files),
+    "no instance numbers and no ids": (ct(syntax=SYNTAXES["implicit"], tags={"InstanceNumber": None}), _nameless),
+    "slices that store more bits than the first": (ct(voxels=BRIGHTER, change=_wider_bits), _files),
+    "slices that store more bits, in big endian": (
+        ct(voxels=BRIGHTER, change=_wider_bits, syntax=SYNTAXES["big endian"]), _files
+    ),
     "an acquisition number a slice": (ct(change=_acquisition_a_slice), _files),
     "positions rounded to 0.1 mm": (ct(spacing_mm=(1.0, 1.0, 0.7), change=_rounded), _files),
     "sagittal": (mr(**SAGITTAL), _files),
