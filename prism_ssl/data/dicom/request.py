@@ -31,6 +31,11 @@ class ImportRequest:
             raise ConfigError(f"--modality {' '.join(unknown)} is no modality of DICOM; needed: such as CT MR")
         if self.min_slices < 2:
             raise ConfigError(f"--min-slices is {self.min_slices}; needed: 2 or more")
+        if self.out in self.folders:
+            raise ConfigError(
+                f"{self.out} is to be searched for DICOM, and is the archive, which is not searched; needed: another "
+                "--out, which may be a folder in it"
+            )
         if self.private == self.out or self.private.is_relative_to(self.out):
             raise ConfigError(
                 f"--private {self.private} is in the archive; needed: a folder that is not given away with it"

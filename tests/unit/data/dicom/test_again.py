@@ -595,6 +595,13 @@ def test_a_folder_of_other_files_does_not_become_the_private_one(tmp_path: Path)
     assert stat.S_IMODE((tmp_path / "in").stat().st_mode) == 0o755
 
 
+def test_a_folder_of_dicom_does_not_become_the_archive(tmp_path: Path) -> None:
+    save(slices_of(ct())[:1], tmp_path / "in")
+    with pytest.raises(ConfigError, match="is the archive, which is not searched"):
+        imported(tmp_path, out=tmp_path / "in")
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["0.dcm"]
+
+
 @contextmanager
 def _files_of_at_most(size: int) -> Iterator[None]:
     """As on a full disk."""
