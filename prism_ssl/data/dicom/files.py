@@ -22,6 +22,8 @@ from prism_ssl.utils.fs import folders_below
 _TAR_MAGIC, _TAR_MAGIC_AT = b"ustar", 257
 _HEAD_BYTES = 512
 _TAR_NAMES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_PACKED = (b"\x1f\x8b", b"\x1f\x9d", b"BZh", b"\xfd7zXZ\0", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd")
+"""gzip, compress, bzip2, xz, 7z, rar, zstd: each may hold DICOM, but is no zip or tar by its name."""
 _HEADER_BYTES = 2**26
 """So much of a member is read for its header: a small zip can hold a member that fills the memory."""
 _UNREADABLE = -1
@@ -115,8 +117,14 @@ def read_file(found: Found) -> Reading:
         return Reading(path, size, mtime_ns, [], {LeftOut.NOT_READABLE: 1})
     if instance is not None:
         return Reading(path, size, mtime_ns, [instance], {})
-    reason = LeftOut.DAMAGED_HEADER if head[128:132] == b"DICM" else LeftOut.NOT_DICOM
-    return Reading(path, size, mtime_ns, [], {reason: 1})
+    return Reading(path, size, mtime_ns, [], {_reason(head, path): 1})
+
+
+def _reason(head: bytes, name: str) -> LeftOut:
+    """Why a file that is no zip or tar, and has no header that can be read, is left out."""
+    if head[128:132] == b"DICM":
+        return LeftOut.DAMAGED_HEADER
+    return LeftOut.PACKED if head.startswith(_PACKED) and not name.lower().endswith(".nii.gz") else LeftOut.NOT_DICOM
 
 
 def _is_zip(head: bytes) -> bool:
@@ -140,12 +148,12 @@ def _members_read(found: Found) -> tuple[list[Instance], dict[str, int]]:
                 if _is_zip(head) or _is_tar(head, name):
                     note(LeftOut.NESTED_CONTAINER)
                 elif not looks_like_dicom(head[:SNIFF_BYTES]):
-                    note(LeftOut.NOT_DICOM)
+                    note(_reason(head, name))
                 else:
                     begin = io.BytesIO(head + file.read(_HEADER_BYTES))
                     instance = read_instance(begin, found.path, name, size, found.mtime_ns)
                     if instance is None:
-                        note(LeftOut.DAMAGED_HEADER if head[128:132] == b"DICM" else LeftOut.NOT_DICOM)
+                        note(_reason(head, name))
                     else:
                         instances.append(instance)
     except Exception as error:

@@ -14,6 +14,7 @@ class LeftOut(StrEnum):
     NOT_READABLE = "not_readable"
     DAMAGED_CONTAINER = "damaged_container"
     NESTED_CONTAINER = "nested_container"
+    PACKED = "packed"
 
     NOT_AN_IMAGE = "not_an_image"
     OTHER_MODALITY = "other_modality"

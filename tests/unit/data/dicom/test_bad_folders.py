@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
 import os
 import sqlite3
@@ -254,6 +257,21 @@ def _high(dataset: FileDataset, _: int) -> None:
     dataset.BitsStored, dataset.HighBit = 12, 15
 
 
+def _packed(pack: Callable[[bytes], bytes]) -> Arrange:
+    def arrange(folder: Path) -> None:
+        (path,) = save(slices_of(ct())[:1], folder)
+        path.write_bytes(pack(path.read_bytes()))
+
+    return arrange
+
+
+def _zip_of_packed(data: bytes) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as packed:
+        packed.writestr("a.dcm.bz2", bz2.compress(data))
+    return made.getvalue()
+
+
 def _bits_a_slice(dataset: FileDataset, number: int) -> None:
     dataset.BitsStored = 12 + number % 2
     dataset.HighBit = dataset.BitsStored - 1
@@ -336,6 +354,9 @@ BAD: dict[str, tuple[Arrange, str]] = {
     "a text": (_bytes(b"Quenneville was here\n" * 99), "not_dicom"),
     "a web page of an error": (_bytes(b"<html><body>403</body></html>" * 20, "IM0001"), "not_dicom"),
     "a NIfTI": (_bytes((348).to_bytes(4, "little") + bytes(1000), "scan.nii"), "not_dicom"),
+    "a packed slice": (_packed(gzip.compress), "packed"),
+    "a packed slice in a zip": (_packed(_zip_of_packed), "packed"),
+    "a packed NIfTI": (_bytes(gzip.compress(bytes(400)), "scan.nii.gz"), "not_dicom"),
     "garbage behind the magic word": (_bytes(bytes(128) + b"DICM" + bytes(range(256)) * 4), "damaged_header"),
     "only the magic word": (_bytes(bytes(128) + b"DICM"), "damaged_header"),
     "a damaged zip": (_damaged_zip, "damaged_container"),
