@@ -1,7 +1,8 @@
 """Build the table of a folder of NIfTI files, or of a BIDS data set, and say what was assumed.
 
 The patient is the BIDS entity ``sub-``, else the first folder that is no modality. The modality is told by the BIDS
-suffix, the sidecar (``.json``), a folder or a word of the file's name, else by the values: HU or not.
+suffix, the sidecar (``.json``), a folder or a word of the file's name, else by the values: HU or not. Folders of a
+split (``imagesTr``, ``test``) are no patients; what lies in one of labels (``labelsTr``) is no scan.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ COLUMNS = ("pmbb_id", "modality", "series_path", "series_description")
 _DATA_SET = "dataset_description.json"
 _NOT_SCANS = ("derivatives", "sourcedata", "code")
 _LABELS = ("mask", "dseg", "probseg", "label", "labels", "seg")
+_LABEL_FOLDERS = (
+    *("label", "labels", "labelstr", "labelsts", "labelsval", "mask", "masks", "seg", "segs", "segmentation"),
+    "segmentations",
+)
+_SPLIT_FOLDERS = (
+    *("image", "images", "imagestr", "imagests", "imagesval", "train", "training", "test", "testing", "val", "valid"),
+    "validation",
+)
 _MR_SUFFIXES = (
     *("t1w", "t2w", "flair", "t2star", "t2starw", "pdw", "pdt2", "pd", "inplanet1", "inplanet2", "angio", "unit1"),
     *("mp2rage", "mprage", "t1map", "t2map", "t1rho", "bold", "sbref", "dwi", "asl", "m0scan", "epi", "swi", "megre"),
@@ -47,7 +56,8 @@ def folder_table(folder: Path) -> tuple[pl.DataFrame, str]:
     """
     bids = (folder / _DATA_SET).is_file()
     closed = list[OSError]()
-    found = [file for file in _nifti_below(folder, bids, closed) if not _is_label(file)]
+    all_below = list(_nifti_below(folder, bids, closed))
+    found = [file for file in all_below if not _is_label(file)]
     files = [file for file in found if not any("\udc80" <= letter <= "\udcff" for letter in str(file))]
     if not files:
         raise CatalogError(
@@ -69,6 +79,7 @@ def folder_table(folder: Path) -> tuple[pl.DataFrame, str]:
     left_out = {
         "of unknown modality": how["nothing"] + how["no values"],
         "of an unknown patient": patients.count(""),
+        "label maps by name": len(all_below) - len(found),
         "with a name that is not UTF-8": len(found) - len(files),
         "folders that cannot be listed": len(closed),
     }
@@ -89,14 +100,15 @@ def _words(name: str) -> list[str]:
 
 
 def _is_label(file: Path) -> bool:
-    return _words(file.name)[-1] in _LABELS
+    return _words(file.name)[-1] in _LABELS or any(part.lower() in _LABEL_FOLDERS for part in file.parts[:-1])
 
 
 def _patients(files: Sequence[Path]) -> list[str]:
     subjects = [next((part for part in file.parts if re.fullmatch(r"sub-[A-Za-z0-9]+", part)), "") for file in files]
     if any(subjects):
         return subjects
-    folders = [[part for part in file.parts[:-1] if part.lower() not in _MODALITIES] for file in files]
+    no_patients = {*_MODALITIES, *_SPLIT_FOLDERS}
+    folders = [[part for part in file.parts[:-1] if part.lower() not in no_patients] for file in files]
     for depth in range(max(map(len, folders))):  # folders that all files share tell no patients apart
         level = [parts[depth] if len(parts) > depth else "" for parts in folders]
         if len(set(level)) > 1:
@@ -147,7 +159,7 @@ def _by_values(path: str, _size: int, _mtime_ns: int) -> str:
 
 def _cannot_know(folder: Path, column: str, files: int) -> str:
     what = {
-        "pmbb_id": "all lie in one folder, so nothing tells which patient each is of",
+        "pmbb_id": "all lie in one folder, or in those of a split, so nothing tells which patient each is of",
         "modality": "neither names, sidecars nor values tell CT from MR",
     }[column]
     return (

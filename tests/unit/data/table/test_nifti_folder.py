@@ -66,6 +66,19 @@ def test_folders_of_modalities_are_no_patients(tmp_path: Path) -> None:
     assert [row[1:] for row in _rows(tmp_path)] == [("anna", "CT"), ("bert", "CT"), ("anna", "MR"), ("carl", "MR")]
 
 
+def test_labels_are_no_scans_and_splits_no_patients(tmp_path: Path) -> None:
+    for name in ("train/anna/images/ct.nii", "train/anna/segmentations/liver.nii", "test/bert/ct.nii"):
+        _scan(tmp_path / "a" / name)
+    assert [row[:2] for row in _rows(tmp_path / "a")] == [
+        ("test/bert/ct.nii", "bert"), ("train/anna/images/ct.nii", "anna"),
+    ]  # fmt: skip
+    assert "1 label maps by name are left out" in folder_table(tmp_path / "a")[1]
+    for name in ("imagesTr/1.nii", "imagesTr/2.nii", "labelsTr/1.nii", "labelsTr/2.nii", "imagesTs/3.nii"):
+        _scan(tmp_path / "b" / name, MR_VALUES)
+    with pytest.raises(CatalogError, match=r"holds 3 NIfTI files.*those of a split.*with the column pmbb_id"):
+        folder_table(tmp_path / "b")
+
+
 def test_a_link_that_leads_back_shows_no_scan_twice(tmp_path: Path) -> None:
     for name in ("anna/1_mr.nii", "bert/1_mr.nii"):
         _scan(tmp_path / name)
