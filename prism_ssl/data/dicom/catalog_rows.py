@@ -14,7 +14,7 @@ from prism_ssl.data.dicom.pseudonyms import Pseudonyms
 from prism_ssl.data.dicom.series_rules import SYNTAXES
 from prism_ssl.data.dicom.texts import body_part, contrast_agent, identifying_words, machine_text, maker, protocol_words
 from prism_ssl.data.dicom.volumes import Part
-from prism_ssl.errors import ConfigError
+from prism_ssl.errors import ConfigError, MachineTrouble
 from prism_ssl.utils.fs import atomic_file, write_atomic
 
 CATALOG_FILE, LEFT_OUT_FILE = "catalog.parquet", "left_out.csv"
@@ -132,10 +132,20 @@ def rows_in(out: Path) -> list[dict[str, Any]]:
 
 
 def write_tables(out: Path, kept: Sequence[Mapping[str, Any]], left: Iterable[Mapping[str, Any]]) -> None:
-    """Write both tables into ``out``, each whole or not at all."""
+    """Write both tables into ``out``, each whole or not at all.
+
+    Raises:
+        MachineTrouble: one cannot be written; the earlier one stays.
+    """
     table = pl.DataFrame(list(kept), schema=COLUMNS, orient="row").sort("series_path")
-    with atomic_file(out / CATALOG_FILE) as file:
-        table.write_parquet(file)
     schema = dict.fromkeys(LEFT_OUT_COLUMNS, pl.String) | {"files": pl.Int64}
     rows = pl.DataFrame(list(left), schema=schema, orient="row").sort("reason", "pmbb_id", "series_id", "detail")
-    write_atomic(out / LEFT_OUT_FILE, rows.write_csv().encode())
+    try:
+        with atomic_file(out / CATALOG_FILE) as file:
+            table.write_parquet(file)
+        write_atomic(out / LEFT_OUT_FILE, rows.write_csv().encode())
+    except (pl.exceptions.PolarsError, OSError) as error:  # Polars names no system call that failed
+        raise MachineTrouble(
+            f"the tables in {out} cannot be written ({type(error).__name__}: {error}); needed: space on its disk, and "
+            "permission to write there; then the same command goes on"
+        ) from error

@@ -18,7 +18,7 @@ import pytest
 from pydicom.dataset import FileDataset
 from pydicom.uid import UID, generate_uid
 
-from prism_ssl.data.dicom import converter
+from prism_ssl.data.dicom import catalog_rows, converter
 from prism_ssl.data.dicom.files import Found, read_file
 from prism_ssl.data.dicom.instance import Instance
 from prism_ssl.data.dicom.pseudonyms import SALT_FILE, pseudonyms_in
@@ -630,6 +630,17 @@ def test_a_ledger_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     ):
         imported(tmp_path)
     assert imported(tmp_path).volumes == {"CT": 1}
+
+
+def test_tables_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    save(slices_of(ct()), tmp_path / "in")
+    imported(tmp_path)
+    table = catalog(tmp_path)
+    save(slices_of(mr())[:1], tmp_path / "in", "other{}")
+    with _files_of_at_most(1000), pytest.raises(MachineTrouble, match=r"the tables in .* cannot be written"):
+        catalog_rows.write_tables(tmp_path / "out", table.to_dicts(), [])
+    assert catalog(tmp_path).equals(table)
+    assert imported(tmp_path).left_out == {"single_slice": 1}
 
 
 def test_a_folder_for_temporary_files_that_is_not_there_is_told(tmp_path: Path) -> None:
