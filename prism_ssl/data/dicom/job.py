@@ -198,8 +198,8 @@ def _read_headers(request: ImportRequest, spread: Spread, ledger: Ledger) -> int
             for row in spread(items, read, _FILES_PER_TASK):
                 del bundle[row["key"]]
                 yield Headers(*json.loads(row["told"]))
-            for found in bundle.values():  # each killed its task twice
-                yield Headers(*found, [], {LeftOut.DAMAGED_HEADER: 1})
+            for found in bundle.values():  # each killed its task twice, maybe for lack of memory
+                yield Headers(*found, [], {LeftOut.NOT_READABLE: 1})
 
     found = with_progress(readings(), len(new), "headers", lambda each: bool(each.instances), ("DICOM", "other"))
     for batch in _batched(found, _FILES_PER_TASK):

@@ -352,6 +352,12 @@ def test_an_import_that_is_killed_goes_on(after: int, tmp_path: Path) -> None:
     assert catalog(tmp_path).height == 2
 
 
+def test_files_whose_readers_are_killed_are_read_by_the_next_import(tmp_path: Path) -> None:
+    save(slices_of(ct()), tmp_path / "in")
+    assert imported(tmp_path, lambda *_: iter(())).files == {"not_readable": 6}
+    assert imported(tmp_path).volumes == {"CT": 1}
+
+
 def _killed_converting(done: bool) -> Callable[[Sequence[Item], Callable[[Item], Item], int], Iterator[Item]]:
     """A ``Spread`` that ends at the first conversion, before it or, if ``done``, right after it."""
 
