@@ -80,7 +80,7 @@ def converted(files: Iterable[Path], scratch: Path) -> list[Path]:
         (slices / f"{number:06d}.dcm").symlink_to(file.resolve(strict=True))
     command = [str(dcm2niix()), *_OPTIONS, "-o", str(made), str(slices)]
     code = _run(command, TIME_LIMIT_S)
-    volumes = sorted(made.glob("*.nii"), key=lambda path: (-_is_corrected(path), -path.stat().st_size))
+    volumes = sorted(made.glob("*.nii"), key=lambda path: (-is_corrected(path), -path.stat().st_size))
     if code < 0:
         raise ScanRejected("conversion_crashed", f"dcm2niix was ended by signal {-code}")
     if not volumes:
@@ -99,7 +99,8 @@ def place_volume(volume: Path, target: Path) -> None:
             gzip_file(file, packed)
 
 
-def _is_corrected(path: Path) -> bool:
+def is_corrected(path: Path) -> bool:
+    """Whether dcm2niix resampled the planes of a volume that it made."""
     return any(word in path.name for word in _CORRECTED)
 
 

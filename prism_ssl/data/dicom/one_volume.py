@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from prism_ssl.contracts import Float64
-from prism_ssl.data.dicom.converter import converted, place_volume
+from prism_ssl.data.dicom.converter import converted, is_corrected, place_volume
 from prism_ssl.data.dicom.files import Place, fetched
 from prism_ssl.data.dicom.header import write_numbered
 from prism_ssl.data.dicom.instance import Instance, bits_stored
 from prism_ssl.data.dicom.reasons import LeftOut
-from prism_ssl.data.dicom.straighten import straightened
+from prism_ssl.data.dicom.straighten import respaced, straightened
 from prism_ssl.data.dicom.volumes import Part
 from prism_ssl.data.scan import read_header, times
 from prism_ssl.errors import MachineTrouble, ScanRejected
@@ -135,7 +135,7 @@ def _numbered(files: Sequence[Path], scratch: Path) -> list[Path]:
 
 
 def _agreeing(volumes: Sequence[Path], job: Job) -> Path:
-    """The first volume that has DICOM's geometry; one of a tilted gantry is straightened."""
+    """The first volume that has DICOM's geometry, or can be given it (see ``respaced``, ``straightened``)."""
     told = list[str]()
     for volume in volumes:
         header = read_header(volume)
@@ -149,6 +149,11 @@ def _agreeing(volumes: Sequence[Path], job: Job) -> Path:
         difference = float("inf") if job.tilted else _corner_mm(shape, header.affine, job)
         if difference <= SAME_MM:
             return volume
+        if not job.tilted and shape == job.shape and not is_corrected(volume):
+            placed = respaced(volume, np.array(job.affine), SAME_MM)
+            if placed is not None:
+                volume.write_bytes(placed)
+                return volume
         told.append(f"{times(shape)} voxels, {difference:.3g} mm away")
     raise ScanRejected(
         LeftOut.CONVERSION_DISAGREES,

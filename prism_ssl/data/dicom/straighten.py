@@ -1,7 +1,8 @@
-"""Straighten a CT that was taken with a tilted gantry: move each plane along itself, onto a rectangular grid.
+"""Put planes that dcm2niix converted where DICOM has them: right the step between them, straighten a tilted gantry.
 
-dcm2niix does that too, but puts half of such volumes to a wrong place: in v1.0.20260724, tilts of one sign are 5 mm off
-at 10 degrees (``tests/unit/data/dicom/test_geometry.py``). So its uncorrected volume is taken, and DICOM's geometry.
+A CT of a tilted gantry is straightened by moving each plane along itself, onto a rectangular grid. dcm2niix does that
+too, but puts half of such volumes to a wrong place: in v1.0.20260724, tilts of one sign are 5 mm off at 10 degrees
+(``tests/unit/data/dicom/test_geometry.py``). So its uncorrected volume is taken, and DICOM's geometry.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prism_ssl.contracts import Float64
+from prism_ssl.data.dicom.stack import STEP_TOLERANCE, STEP_TOLERANCE_MM
 from prism_ssl.data.scan import load_voxels, nifti_bytes, read_header
 from prism_ssl.errors import ScanRejected
 
@@ -44,6 +46,33 @@ def straightened(volume: Path, needed: Float64) -> bytes:
     affine[:3, 2] = normal * (normal @ sheared[:3, 2])
     affine[:3, 3] = sheared[:3, :3] @ origin + sheared[:3, 3]
     return nifti_bytes(voxels, affine, header.slope, header.intercept)
+
+
+def respaced(volume: Path, needed: Float64, same_mm: float) -> bytes | None:
+    """A NIfTI file of the same planes where DICOM puts them, if nothing but their step is another; else None.
+
+    dcm2niix takes the step between the first two planes for all: where positions are rounded, or a plane is a little
+    out of place, the last one is millimetres off. It also leaves out a shear that is too small for a tilted gantry.
+
+    Args:
+        volume: ``.nii`` with the planes of DICOM as they are; its axes may be turned round.
+        needed: (column, row, plane) -> RAS mm of DICOM, [4, 4].
+        same_mm: the corners of the first or the last plane must lie where DICOM puts them, to this.
+
+    Raises:
+        ScanRejected: ``conversion_disagrees``, its axes are others than DICOM's.
+    """
+    header = read_header(volume)
+    columns, rows, planes = header.volume_shape
+    told = needed @ _to_dicom(header.affine, needed, header.volume_shape)
+    away = header.affine - told
+    if np.linalg.norm(away[:3, 2]) > 2 * (STEP_TOLERANCE * np.linalg.norm(told[:3, 2]) + STEP_TOLERANCE_MM):
+        return None
+    for plane in (0, planes - 1):
+        corners = np.array([(i, j, plane, 1) for i in (0, columns - 1) for j in (0, rows - 1)]).T
+        if np.linalg.norm((away @ corners)[:3], axis=0).max() <= same_mm:
+            return nifti_bytes(load_voxels(volume, header), told, header.slope, header.intercept)
+    return None
 
 
 def _to_dicom(affine: Float64, needed: Float64, shape: tuple[int, int, int]) -> Float64:

@@ -16,8 +16,10 @@ import pytest
 from pydicom.dataset import FileDataset
 from pydicom.uid import UID, generate_uid
 
+from prism_ssl.data.scan import apply_affine
 from tests.support.dicom_files import (
     SYNTAXES,
+    Change,
     SeriesPlan,
     ct,
     enhanced,
@@ -33,6 +35,8 @@ from tests.support.dicom_imports import catalog, difference, imported, left_out,
 
 OBLIQUE = {"along_row": (0.8, 0.6, 0.0), "along_column": (0.0, 0.0, -1.0)}
 SAGITTAL = {"along_row": (0.0, 1.0, 0.0), "along_column": (0.0, 0.0, -1.0)}
+
+UNEVEN = {"along_row": (0.954761, 0.0, -0.297375), "along_column": (-0.044980, -0.988494, -0.144412)}
 
 Arrange = Callable[[SeriesPlan, Path], Any]
 
@@ -242,6 +246,34 @@ def test_a_tilted_gantry_is_straightened(degrees: float, told: bool, tmp_path: P
     assert covered * 0.94 < np.count_nonzero(~wrong) <= covered
     assert np.count_nonzero(~outside) <= covered * 1.06
     assert catalog(tmp_path)["gantry_tilt_deg"].item() == pytest.approx(abs(degrees), abs=0.01)
+
+
+@pytest.mark.parametrize("change", [None, _reversed_numbers, _interleaved_numbers])
+@pytest.mark.parametrize(
+    ("plan", "tag", "digits"),
+    [
+        (ct(voxels=phantom(40), spacing_mm=(1.5, 2.0, 0.625)), "ImagePositionPatient", 1),
+        (ct(voxels=phantom(40), spacing_mm=(1.5, 2.0, 0.625), **SAGITTAL), "ImagePositionPatient", 1),
+        (mr(voxels=phantom(40), spacing_mm=(1.5, 2.0, 5.0), **UNEVEN), "ImageOrientationPatient", 3),
+    ],
+)
+def test_a_volume_whose_geometry_was_rounded_lies_where_dicom_puts_it(
+    plan: SeriesPlan, tag: str, digits: int, change: Change | None, tmp_path: Path
+) -> None:
+    def rounded(dataset: FileDataset, number: int) -> None:
+        setattr(dataset, tag, [round(float(value), digits) for value in getattr(dataset, tag)])
+        if change is not None:
+            change(dataset, number)
+
+    save(slices_of(replace(plan, change=rounded)), tmp_path / "in")
+    assert imported(tmp_path).volumes.total() == 1, left_out(tmp_path).to_dicts()
+    (scan,) = scans(tmp_path)
+    grid = np.stack(np.meshgrid(*map(np.arange, plan.voxels.shape[::-1]), indexing="ij")).reshape(3, -1).T
+    voxels = apply_affine(scan.to_voxel, apply_affine(plan.to_ras(), grid.astype(float)))
+    whole = np.rint(voxels).astype(int)
+    assert np.linalg.norm((voxels - whole) * scan.spacing_mm, axis=1).max() < 0.15
+    found = scan.voxels[whole[:, 2], whole[:, 1], whole[:, 0]] * scan.slope + scan.intercept
+    np.testing.assert_array_equal(found, plan.values.transpose(2, 1, 0).ravel())
 
 
 def test_a_slope_a_slice_is_kept(tmp_path: Path) -> None:
