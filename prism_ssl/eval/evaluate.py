@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import torch
@@ -48,12 +50,14 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates the encoders of one run on one probe set and place test, which are drawn at the first call."""
+    """Evaluates the encoders of one run on one probe set and place test, which are drawn once: by ``draw_ahead`` in the
+    background, or at the first call. The views are the same."""
 
     def __init__(self, held_out: Sequence[PreparedScan], config: PrismConfig, catalog: Path) -> None:
         self._held_out, self._config, self._catalog = held_out, config, catalog
         self._probe_set: ProbeSet | None = None
         self._place_set: PlaceSet | None = None
+        self._ahead: Thread | None = None
         self._baselines: dict[str, float] = {}
         self._untrained_place: dict[str, Float64] = {}
         self.evidence: PatientEvidence | None = None
@@ -64,11 +68,33 @@ class Evaluator:
         """Held-out scans that did not open; known after the first call."""
         return self._probe_set.left_out if self._probe_set else []
 
+    def draw_ahead(self) -> None:
+        """Start to draw the views in the background, once; the first call waits for them.
+
+        A scan of 157 MB takes about a second to open, and 64 of them are a minute in which a GPU would wait.
+        """
+        if self._ahead is None and self._held_out:
+            self._ahead = Thread(target=self._draw_quietly, name="held-out-views", daemon=True)
+            with suppress(RuntimeError):  # no thread can be started: the first call draws
+                self._ahead.start()
+
+    def _draw_quietly(self) -> None:
+        with suppress(Exception):  # the first call draws again, and raises what it meets
+            self._draw()
+
+    def _draw(self) -> None:
+        probe_set = build_probe_set(self._held_out, self._config, self._catalog)
+        self._place_set = build_place_set(self._held_out, self._config)
+        self._probe_set = probe_set
+
     def __call__(self, network: PrismNet) -> dict[str, float]:
         """The scalars of ``evaluate`` and those of the untrained ``baselines``; empty without scans."""
+        if self._ahead is not None and self._ahead.ident is not None:
+            self._ahead.join()
         if self._probe_set is None or self._place_set is None:
-            self._probe_set = build_probe_set(self._held_out, self._config, self._catalog)
-            self._place_set = build_place_set(self._held_out, self._config)
+            self._draw()
+        assert self._probe_set is not None
+        assert self._place_set is not None
         if not self._probe_set.scans:
             return {}
         done = evaluate(network, self._probe_set, self._config, self._place_set)

@@ -135,6 +135,8 @@ class Attempt:
             with self._ranks.alone():
                 self._recorder.row(self._learner.learning_rate(self._recorder.steps_done - 1), counters)
                 self._tell_spill(counters.get("object_store_spilled_bytes", 0.0))
+            if self._ranks.is_first:
+                self._evaluator.draw_ahead()  # not sooner: the pools' first scans come before held-out ones
         with self._ranks.alone():
             for note in self._quota.poll():
                 self._recorder.event("quota", note)

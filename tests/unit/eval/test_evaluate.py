@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ import torch
 
 from prism_ssl.config.network import Objective
 from prism_ssl.contracts import Float64, PrismBatch, PrismOutput
+from prism_ssl.errors import ArchiveUnreachable
+from prism_ssl.eval import evaluate as evaluate_module
 from prism_ssl.eval.evaluate import Evaluator, ask, evaluate
 from prism_ssl.eval.held_out_scalars import views_hash
 from prism_ssl.eval.place.retrieval import no_places
@@ -143,6 +147,54 @@ def test_asking_leaves_mode_gradients_and_random_numbers_alone(phantom_catalog: 
     assert network.training
     assert all(parameter.grad is None for parameter in network.parameters())
     assert evaluator(network) == pytest.approx(first, nan_ok=True)
+
+
+def test_views_drawn_ahead_are_those_of_the_first_call_and_are_drawn_once(
+    phantom_catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans, network = prepared_scans(phantom_catalog, 16), build_network(small().model)
+    first = Evaluator(scans, small(), phantom_catalog)(network)
+    drawn: list[ProbeSet] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def build(*arguments: Any) -> ProbeSet:
+        begun.set()
+        assert go_on.wait(60)
+        drawn.append(build_probe_set(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(evaluate_module, "build_probe_set", build)
+    evaluator = Evaluator(scans, small(), phantom_catalog)
+    evaluator.draw_ahead()
+    assert begun.wait(60)  # while the caller goes on
+    evaluator.draw_ahead()
+    go_on.set()
+    assert evaluator(network) == pytest.approx(first, nan_ok=True, rel=0, abs=0)
+    assert evaluator(network) == pytest.approx(first, nan_ok=True, rel=0, abs=0)
+    assert len(drawn) == 1
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_an_archive_that_was_away_while_views_were_drawn_ahead_is_asked_again(
+    phantom_catalog: Path, monkeypatch: pytest.MonkeyPatch, comes_back: bool
+) -> None:
+    tries: list[None] = []
+
+    def build(*arguments: Any) -> ProbeSet:
+        tries.append(None)
+        if len(tries) == 1 or not comes_back:
+            raise ArchiveUnreachable("the archive was away for 1 s")
+        return build_probe_set(*arguments)
+
+    monkeypatch.setattr(evaluate_module, "build_probe_set", build)
+    evaluator = Evaluator(prepared_scans(phantom_catalog, 4), small(), phantom_catalog)
+    evaluator.draw_ahead()
+    if comes_back:
+        assert evaluator(build_network(small().model))["scans"] == 4
+    else:
+        with pytest.raises(ArchiveUnreachable, match="was away"):
+            evaluator(build_network(small().model))
+    assert len(tries) == 2
 
 
 def test_the_untrained_encoder_is_the_same_for_every_run(phantom_catalog: Path) -> None:
