@@ -33,7 +33,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m 'slow and not soak' --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest -m 'slow and not soak' --numprocesses 2 --dist loadfile
 
 test-soak: $(READY)
 	$(BIN)/python -m pytest -m soak

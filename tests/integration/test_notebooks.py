@@ -33,7 +33,7 @@ from tests.support.sweep_records import settings_of, track_run, write_run, write
 from tests.support.wandb_server import WandbServer
 from tune.core24 import design_points
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("notebooks")]
+pytestmark = pytest.mark.slow
 
 EXPLORE, INSPECT = (REPOSITORY / "notebooks" / name for name in ("explore_runs.py", "inspect_views.py"))
 CHROMIUM_FLAGS = [

@@ -24,7 +24,7 @@ from tests.support.slurm_jobs import Job, Slurm
 from tests.support.wandb_server import WandbServer
 from tune.core24 import design_points
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slow
 
 Submit = Callable[..., Job]
 

@@ -20,7 +20,7 @@ from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED
 from tests.support.cli_runs import REPOSITORY, CliRun, left_in_temporary_root
 from tests.support.wandb_server import WandbServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tune_core24")]
+pytestmark = pytest.mark.slow
 
 STEPS = 200
 CELLS = ("b32-p16-w0.1-r2000-reg", "b32-p16-w0.1-r5000-cla", "b32-p16-w0.2-r2000-reg")
