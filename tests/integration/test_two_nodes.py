@@ -32,6 +32,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head and three more nodes, of one CPU each."""
     monkeypatch.setenv("RAY_prestart_worker_first_driver", "0")
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:
+        monkeypatch.setenv("RAY_TMPDIR", short)  # where Ray's own helper notes the cluster's address
+        (Path(short) / "ray").mkdir()
         lean = {"num_cpus": 1, "include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
         head = {"temp_dir": short, "_system_config": QUICK_DEATHS}
         nodes = Cluster(initialize_head=True, head_node_args=lean | head)
