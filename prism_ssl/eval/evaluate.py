@@ -39,6 +39,9 @@ from prism_ssl.model.pair_targets import (
 )
 from prism_ssl.model.precision import autocast_for
 
+_AHEAD_S = 1800.0
+"""So long the first evaluation waits for views that are drawn in the background; then it draws them itself."""
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -90,7 +93,7 @@ class Evaluator:
     def __call__(self, network: PrismNet) -> dict[str, float]:
         """The scalars of ``evaluate`` and those of the untrained ``baselines``; empty without scans."""
         if self._ahead is not None and self._ahead.ident is not None:
-            self._ahead.join()
+            self._ahead.join(_AHEAD_S)
         if self._probe_set is None or self._place_set is None:
             self._draw()
         assert self._probe_set is not None
