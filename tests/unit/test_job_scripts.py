@@ -113,21 +113,25 @@ def two_more_nodes(tmp_path: Path) -> Iterator[dict[str, str]]:
             continue
 
 
+def _bash(script: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+        env=environment,
+        timeout=120,
+    )
+
+
 def test_other_nodes_join_with_a_token_that_nobody_sees_and_leave_nothing(two_more_nodes: dict[str, str]) -> None:
     root, told = Path(two_more_nodes["PRISM_ROOT"]), Path(two_more_nodes["TOLD"])
     script = """set -euo pipefail; source slurm/env.sh; mkdir -m 700 "$PRISM_ROOT"; exec 9>"$PRISM_ROOT/.lock"
         PRISM_CHILD='' PRISM_NODES='' PRISM_CLEAN='' PRISM_GRACE_S=1 PRISM_START_LOCK=$PRISM_ROOT/.start
         trap prism_cleanup EXIT
         prism_ray_start "$(prism_own_address)"; prism_ray_join; cat "$RAY_AUTH_TOKEN_PATH" >"$TOLD.wanted" """
-    done = subprocess.run(
-        ["bash", "-c", script],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=REPOSITORY,
-        env=two_more_nodes,
-        timeout=120,
-    )
+    done = _bash(script, two_more_nodes)
     assert done.returncode == 0, done.stderr
     lines = told.read_text().splitlines()
     head, srun, wait, join = (
@@ -156,15 +160,7 @@ def test_a_node_that_does_not_join_ends_the_job_with_its_log(two_more_nodes: dic
     Path(two_more_nodes["TOLD"]).with_name("python").write_text("#!/usr/bin/env bash\nsleep 0.2; exit 1\n")
     script = """set -euo pipefail; source slurm/env.sh; mkdir -m 700 "$PRISM_ROOT"; export RAY_ADDRESS=10.0.0.1:1
         export RAY_AUTH_TOKEN_PATH=$PRISM_ROOT/token; : >"$RAY_AUTH_TOKEN_PATH"; prism_ray_join"""
-    done = subprocess.run(
-        ["bash", "-c", script],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=REPOSITORY,
-        env=two_more_nodes,
-        timeout=60,
-    )
+    done = _bash(script, two_more_nodes)
     assert done.returncode == 1
     assert "srun: error: no such node" in done.stderr
     assert "prism: cannot start: not all of the 3 nodes have joined; see above. Do they reach 10.0.0.1:1" in done.stderr
