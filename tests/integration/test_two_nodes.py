@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import subprocess
 import sys
@@ -47,12 +48,13 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 @pytest.fixture
 def archive(tmp_path: Path, phantom_catalog: Path) -> Path:
-    """Twelve phantoms and a damaged scan."""
-    sound = pl.read_csv(phantom_catalog).head(12)
+    """Twelve phantoms and a damaged scan; beside it ``sound.csv``, the phantoms alone."""
     absolute = pl.format(f"{phantom_catalog.parent}/{{}}", "series_path").alias("series_path")
+    sound = pl.read_csv(phantom_catalog).head(12).with_columns(absolute)
     damaged = write_broken(tmp_path / "broken", BrokenKind.TRUNCATED_GZIP).parent
     broken = pl.DataFrame({"pmbb_id": ["PX"], "modality": ["CT"], "series_path": [str(damaged)]})
-    pl.concat([sound.with_columns(absolute).select(broken.columns), broken]).write_csv(tmp_path / "catalog.csv")
+    sound.write_csv(tmp_path / "sound.csv")
+    pl.concat([sound.select(broken.columns), broken]).write_csv(tmp_path / "catalog.csv")
     return tmp_path / "catalog.csv"
 
 
@@ -89,6 +91,6 @@ def test_nodes_that_die_lose_nothing_and_the_results_are_those_of_one_node(
         found, wanted = (pl.read_parquet(out / table).sort("scan_id") for out in (many, one))
         assert found.equals(wanted), table
     assert (one / "e.rejected.csv").read_bytes() == (many / "e.rejected.csv").read_bytes()
-    fields = {file.name: file.read_bytes() for file in (one / "fields").glob("*.nii.gz")}
+    fields = {file.name: gzip.decompress(file.read_bytes()) for file in (one / "fields").glob("*.nii.gz")}
     assert len(fields) == FIELDS
-    assert fields == {file.name: file.read_bytes() for file in (many / "fields").glob("*.nii.gz")}
+    assert fields == {file.name: gzip.decompress(file.read_bytes()) for file in (many / "fields").glob("*.nii.gz")}

@@ -19,6 +19,9 @@ from prism_ssl.utils.fs import OWNED_BY_PROCESSES
 REPOSITORY = Path(__file__).parents[2]
 _RAY_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
 
+LOST_DRIVER = ("running", "interrupted")
+"""Status of a run whose driver was killed: Ray asks its workers to stop, then kills them; some have time to say so."""
+
 _DETACHED = re.compile(r"Exception in thread|Exception ignored in|exception was never retrieved", re.IGNORECASE)
 """What Python prints of an error that nobody was there to hear."""
 

@@ -41,7 +41,7 @@ from prism_ssl.utils.ray_cluster.session import ray_session
 
 STEP_MM = 12.0
 FIELDS = 3
-"""Scans of the archive that get a field."""
+"""Scans that get a field: of ``sound.csv`` beside the catalogue, which has no damaged scan to be drawn."""
 
 
 def run_jobs(catalog: Path, encoder: Path, out: Path, victims: Sequence[str] = ()) -> None:
@@ -55,7 +55,7 @@ def run_jobs(catalog: Path, encoder: Path, out: Path, victims: Sequence[str] = (
     run_preflight(records, [], config, out / "preflight", check=partial(_check, _Witness(out / "checked", first)))
     cut: Any = partial(_cut, _Witness(out / "cut", second))
     embed_catalog(exported, EmbedSettings(config, 2, 7), out / "e.parquet", cut)
-    few = replace(config, data=replace(config.data, n_scans=FIELDS))
+    few = replace(config, data=replace(config.data, n_scans=FIELDS, catalog_path=str(catalog.with_name("sound.csv"))))
     width = PRESETS[exported.description["preset"]].width
     (out / "fields").mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
