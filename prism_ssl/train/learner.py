@@ -11,7 +11,7 @@ from prism_ssl.contracts import PrismBatch, PrismOutput
 from prism_ssl.model.loss import LossBundle, LossReport
 from prism_ssl.model.network import PrismNet, build_network
 from prism_ssl.model.partners import across, next_of_series, partners
-from prism_ssl.model.precision import autocast_for
+from prism_ssl.model.precision import training_autocast
 from prism_ssl.train.distributed.batch_parts import encoded_in_parts, gradients_of_parts
 from prism_ssl.train.distributed.joint_batch import joint_batch, sum_gradients
 from prism_ssl.train.distributed.ranks import Ranks
@@ -63,7 +63,7 @@ class Learner:
     def _encode(self, *columns: torch.Tensor) -> PrismOutput:
         *views, series_label = columns
         partner = [next_of_series(series_label)] if self._config.loss.heads_across_pairs else []
-        with autocast_for(self._config.train.precision, self.device):
+        with training_autocast(self._config.train.precision, self.device):
             output: PrismOutput = self._forward(*views, *partner)
         return output
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from prism_ssl.contracts import Float64, VisitKey
 from prism_ssl.data.scan import OpenScan, apply_affine
 from prism_ssl.data.views.places import body_places, shared_places
 from prism_ssl.data.views.random_affine import changed, random_affine
-from prism_ssl.data.views.random_curve import Int16, random_curve
+from prism_ssl.data.views.random_curve import random_curve
 from prism_ssl.data.views.view_pairs import View, draw_pair, draw_view, draw_view_at
 from prism_ssl.utils.seeds import generator_for
 
@@ -28,6 +28,20 @@ class Scene:
     body_mm: Float64
     other: OpenScan | None
     shared_mm: Float64
+    _changed: dict[bytes, Scene] = field(default_factory=dict, init=False, repr=False)
+
+    def changed(self, change: Float64) -> Scene:
+        """The scene of the patient that ``random_affine`` makes of the scene's own.
+
+        The last one is kept: all pairs of an epoch have the same, and its geometry is computed once.
+        """
+        key = change.tobytes()
+        if key not in self._changed:
+            self._changed.clear()
+            other = None if self.other is None else changed(self.other, change)
+            body_mm, shared_mm = apply_affine(change, self.body_mm), apply_affine(change, self.shared_mm)
+            self._changed[key] = Scene(changed(self.scan, change), body_mm, other, shared_mm)
+        return self._changed[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +50,7 @@ class TrainingPair:
 
     views: tuple[View, View]
     scans: tuple[OpenScan, OpenScan]
-    curves: tuple[Int16 | None, Int16 | None]
+    curves: tuple[Float64 | None, Float64 | None]
 
     @property
     def window_known(self) -> bool:
@@ -74,7 +88,7 @@ def draw_training_pair(scene: Scene, config: ViewConfig, n_patches: int, seed: i
     """
     change = random_affine(config, seed, key.scan_id, key.epoch)
     if change is not None:
-        scene = _changed(scene, change)
+        scene = scene.changed(change)
     scan = scene.scan
     if not asks_for_body(config) and not config.random_contrast:
         views = draw_pair(scan.affine, scan.shape, scan.stats, config, n_patches, seed, key)
@@ -94,13 +108,6 @@ def draw_training_pair(scene: Scene, config: ViewConfig, n_patches: int, seed: i
     shares = (curved_a, curved_b)
     first, second = (random_curve(kind) if share < config.random_contrast else None for share in shares)
     return TrainingPair((a, b), scans, (first, second))
-
-
-def _changed(scene: Scene, change: Float64) -> Scene:
-    """The scene of the patient that ``random_affine`` makes of the scene's own."""
-    other = None if scene.other is None else changed(scene.other, change)
-    body_mm, shared_mm = apply_affine(change, scene.body_mm), apply_affine(change, scene.shared_mm)
-    return Scene(changed(scene.scan, change), body_mm, other, shared_mm)
 
 
 def _centers(scene: Scene, config: ViewConfig, a: float, b: float) -> tuple[Float64 | None, Float64 | None]:

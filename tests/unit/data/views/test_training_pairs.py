@@ -166,18 +166,22 @@ def test_a_view_of_a_changed_patient_shows_the_voxel_that_lies_there() -> None:
         assert patches.mean() / PATCH_SCALE * 295 + 295 == pytest.approx(expected, abs=1.0)
 
 
-def test_a_curve_never_turns_and_keeps_the_ends_of_the_window() -> None:
+def test_a_curve_never_turns_and_keeps_the_ends_of_the_window_however_many_pixels_pass_it() -> None:
     rng, inverted = np.random.default_rng(0), 0
+    values = np.arange(-PATCH_SCALE, PATCH_SCALE + 1, dtype=np.int16)
     for _ in range(40):
-        curve = random_curve(rng).astype(int)
-        steps = np.diff(curve)
+        heights = random_curve(rng)
+        knots = np.linspace(-PATCH_SCALE, PATCH_SCALE, len(heights))
+        expected = np.rint(np.interp(values, knots, heights)).astype(int)
+        steps = np.diff(expected)
         assert (steps >= 0).all() or (steps <= 0).all()
-        assert {curve[0], curve[-1]} == {-PATCH_SCALE, PATCH_SCALE}
-        inverted += curve[0] > 0
-        patches = np.array([[-PATCH_SCALE, 0, 5, PATCH_SCALE]], np.int16)
-        expected = [curve[value + PATCH_SCALE] for value in patches[0].tolist()]
-        apply_curve(curve.astype(np.int16), patches)
-        assert patches[0].tolist() == expected
+        assert {expected[0], expected[-1]} == {-PATCH_SCALE, PATCH_SCALE}
+        inverted += expected[0] > 0
+        many, few = values.copy(), values[::7].copy()
+        apply_curve(heights, many)
+        apply_curve(heights, few)
+        assert np.array_equal(many, expected)
+        assert np.array_equal(few, expected[::7])
     assert 10 < inverted < 30
 
 
@@ -194,3 +198,13 @@ def test_a_pair_of_one_series_does_not_depend_on_whether_there_is_another() -> N
             )
             assert all(np.array_equal(a.center_mm, b.center_mm) for a, b in zip(pair.views, lone.views, strict=True))
     assert 20 < compared < 60
+
+
+def test_a_changed_scene_is_kept_for_its_epoch_alone() -> None:
+    scene = scene_of(CT, MR, STRETCHED, 7, "scan")
+    first, again, other = (
+        draw_training_pair(scene, STRETCHED, 4, 7, key).scans
+        for key in (VisitKey("scan", 0, 0), VisitKey("scan", 0, 1), VisitKey("scan", 1, 0))
+    )
+    assert {id(scan) for scan in first} == {id(scan) for scan in again}, "its geometry is computed once"
+    assert not {id(scan) for scan in first} & {id(scan) for scan in other}

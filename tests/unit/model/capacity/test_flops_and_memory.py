@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from prism_ssl.config.defaults import betty_baseline, phantom_cpu
 from prism_ssl.config.network import Objective
 from prism_ssl.config.schema import Precision
+from prism_ssl.model import backbone
 from prism_ssl.model.backbone import EncoderShape, PrismEncoder
 from prism_ssl.model.capacity.flops import pair_flops, step_flops
 from prism_ssl.model.capacity.measured import step_config
@@ -55,13 +56,14 @@ def _kept_bytes(precision: Precision, depth: int, checkpointing: bool) -> int:
 
 
 @pytest.fixture
-def norms_as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Autocast computes norms in float32 on CUDA, in bfloat16 on a CPU."""
+def blocks_as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autocast computes norms in float32 and attention in bfloat16 on CUDA; on a CPU it is the other way round."""
     norm = torch.nn.functional.layer_norm
     monkeypatch.setattr(torch.nn.functional, "layer_norm", lambda x, *more: norm(x.float(), *more))
+    monkeypatch.setattr(backbone, "_attend", torch.nn.functional.scaled_dot_product_attention)
 
 
-@pytest.mark.usefixtures("norms_as_on_cuda")
+@pytest.mark.usefixtures("blocks_as_on_cuda")
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_block_keeps_for_its_backward_pass_what_the_plan_says(precision: Precision, checkpointing: bool) -> None:
