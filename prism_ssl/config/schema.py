@@ -252,7 +252,8 @@ class TrainConfig:
     grad_clip: float = 1.0
     """Largest norm of the gradient."""
     precision: Precision = "bf16"
-    """bf16: autocast on CUDA, and for training steps on a CPU with AMX; fp32 elsewhere."""
+    """bf16: autocast on CUDA, and for training steps on a CPU with matrix units for bfloat16 (Intel AMX); fp32
+    elsewhere."""
     max_nonfinite_steps: int = 3
     """Consecutive steps with a non-finite loss before the run ends; fewer are skipped and counted."""
     max_worker_restarts: int = 2

@@ -25,7 +25,7 @@ from prism_ssl.embed.field.lattice import on_grid
 from prism_ssl.embed.weights import embed_config
 from prism_ssl.errors import ConfigError, ScanRejected
 from prism_ssl.model.export import read_export
-from prism_ssl.model.precision import autocast_for
+from prism_ssl.model.precision import inference_autocast
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _BATCH_VIEWS = 32
@@ -118,7 +118,7 @@ class PrismEmbedd(MapTransform):
         found = dict(data)
         for key in self.key_iterator(found):
             views = (found[f"{key}_{name}"].split(_BATCH_VIEWS) for name in ("patches", "positions_mm"))
-            with torch.inference_mode(), autocast_for(self._precision, self._device):
+            with torch.inference_mode(), inference_autocast(self._precision, self._device):
                 parts = [
                     self._encoder(patches.to(self._device), positions.to(self._device)).float().cpu()
                     for patches, positions in zip(*views, strict=True)

@@ -17,7 +17,7 @@ from prism_ssl.data.scan import OpenScan, RejectReason
 from prism_ssl.data.views import draw_view
 from prism_ssl.embed.weights import EncoderFiles
 from prism_ssl.errors import ArchiveUnreachable, MachineTrouble, ScanRejected
-from prism_ssl.model.precision import autocast_for
+from prism_ssl.model.precision import inference_autocast
 from prism_ssl.utils.hashing import short_id
 from prism_ssl.utils.seeds import generator_for
 
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 class EmbedSettings:
     """Everything besides scan and weights that determines an embedding.
 
-    ``config`` has the views, limits and precision of the encoder's training.
+    ``config`` has the views, limits and ``train.precision`` of the encoder's training.
     """
 
     config: PrismConfig
@@ -104,7 +104,7 @@ class ViewEncoder:
         views, n_patches = self._settings.views, self._settings.config.data.n_patches
         pixels = np.frombuffer(patches, np.int16).reshape(views, n_patches, PATCH_PX, PATCH_PX, 1)
         centres_mm = np.frombuffer(positions, np.float32).reshape(views, n_patches, 3)
-        with torch.no_grad(), autocast_for(self._settings.config.train.precision, self._device):
+        with torch.no_grad(), inference_autocast(self._settings.config.train.precision, self._device):
             answer: torch.Tensor = self._encoder(
                 torch.from_numpy(pixels.copy()).to(self._device).float().mul_(1.0 / PATCH_SCALE),
                 torch.from_numpy(centres_mm.copy()).to(self._device),

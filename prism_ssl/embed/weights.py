@@ -71,7 +71,8 @@ def with_weights(exported: ExportedEncoder, weights: Weights, seed: int) -> tupl
 
 
 def embed_config(exported: EncoderFiles, data: DataConfig | None = None) -> PrismConfig:
-    """Settings for the catalogue of ``data``, if any, with the views, limits and precision of the encoder's training.
+    """Settings for the catalogue of ``data``, if any, with the views, limits and ``train.precision`` of the encoder's
+    training.
 
     Raises:
         CheckpointError, ConfigError: the description is of another version.

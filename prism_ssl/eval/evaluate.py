@@ -37,7 +37,7 @@ from prism_ssl.model.pair_targets import (
     score_classification,
     score_regression,
 )
-from prism_ssl.model.precision import autocast_for
+from prism_ssl.model.precision import inference_autocast
 
 _AHEAD_S = 1800.0
 """So long the first evaluation waits for views that are drawn in the background; then it draws them itself."""
@@ -165,7 +165,7 @@ def evaluate(
 
 
 def ask(network: PrismNet, probe_set: ProbeSet, config: PrismConfig, place_set: PlaceSet | None = None) -> Answers:
-    """Embeddings and pair predictions of a network in evaluation mode, in the precision of training."""
+    """Embeddings and pair predictions of a network in evaluation mode, under ``inference_autocast``."""
     was_training = network.training
     network.eval()
     try:
@@ -182,7 +182,7 @@ def _ask_pairs(network: PrismNet, probe_set: ProbeSet, config: PrismConfig) -> t
     embeddings, readings = list[torch.Tensor](), list[dict[str, AxisReading]]()
     for start in range(0, probe_set.n_pairs, step):
         batch = probe_set.pairs(start, min(start + step, probe_set.n_pairs), device)
-        with torch.no_grad(), autocast_for(config.train.precision, device):
+        with torch.no_grad(), inference_autocast(config.train.precision, device):
             output = network(batch.patches_a, batch.positions_a, batch.patches_b, batch.positions_b)
             readings.append(_read(output, batch, config))
             sides = output.embedding_a, output.embedding_b
@@ -205,7 +205,7 @@ def _embed_places(network: PrismNet, place_set: PlaceSet, config: PrismConfig) -
         patches.split(config.eval.batch_views), positions.split(config.eval.batch_views), strict=True
     ):
         if len(some):
-            with torch.no_grad(), autocast_for(config.train.precision, device):
+            with torch.no_grad(), inference_autocast(config.train.precision, device):
                 pixels = some.to(device).float().mul_(1.0 / PATCH_SCALE)
                 embeddings.append(_embedded(network, pixels, where.to(device), config).float().cpu())
     if not embeddings:

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from rich.filesize import decimal
 
-from prism_ssl.contracts import BrokenScan, PreparedScan, PrismBatch, RunSummary, VisitKey
+from prism_ssl.contracts import BrokenScan, PrismBatch, RunSummary, VisitKey
 from prism_ssl.data.checks import quarantine_scan
 from prism_ssl.data.collate import Collator
-from prism_ssl.data.pool import check_mirror_fits, join_counters, object_store_bytes, require_gpu, spill_note
+from prism_ssl.data.pool import join_counters, object_store_bytes, spill_note
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
 from prism_ssl.errors import CheckpointError, PoolActorDied, QuotaExceeded, ReplacementFailed, RunFolderError
 from prism_ssl.eval.evaluate import Evaluator
 from prism_ssl.eval.quality.evidence import write_evidence
-from prism_ssl.model.capacity.memory import gpu_memory
 from prism_ssl.model.export import save_encoder, verify_export
 from prism_ssl.model.loss import LossReport
+from prism_ssl.model.precision import IN_BF16_ON_CPU, trains_in_bf16_on_cpu
 from prism_ssl.records.run_files import last_probe, read_history
 from prism_ssl.train.checkpoint import Checkpoint, load_checkpoint, restore_rng, rng_state, save_checkpoint
 from prism_ssl.train.distributed.devices import prepare_torch
 from prism_ssl.train.distributed.ranks import Ranks, describe
+from prism_ssl.train.guards.gpu_mirror import require_mirror_fits
 from prism_ssl.train.guards.gpu_out_of_memory import out_of_memory_named
 from prism_ssl.train.guards.nonfinite import NonFiniteGuard
 from prism_ssl.train.guards.stop_request import (
@@ -67,7 +66,7 @@ class Attempt:
         self._ranks = Ranks.here(config.train.rank_timeout_s)
         self._shards = self._ranks.share_of(order.shards)
         device = prepare_torch(config, self._ranks)
-        _check_mirror(order, self._shards, device)
+        require_mirror_fits(order, self._shards, device)
         self._learner = Learner(config, device, self._ranks)
         first_step, self._cursors, before = self._restore()
         self._saved_step, self._visits = first_step, list[VisitKey]()
@@ -201,6 +200,8 @@ class Attempt:
                     folder = self._order.places.tmp_root / "export"
                     verify_export(self._learner.network.encoder, self._description(), folder)
                     self._quota.start()
+                    if trains_in_bf16_on_cpu(self._config.train.precision, self._learner.device):
+                        self._recorder.event("precision", IN_BF16_ON_CPU)
             with self._ranks.together():
                 self._stream = PairStream(
                     self._shards,
@@ -392,9 +393,3 @@ class Attempt:
         if self._collate.mirror is not None:
             counters["mirrored_bytes"] = float(self._collate.mirror.used_bytes)
         return counters
-
-
-def _check_mirror(order: LoopConfig, shards: Sequence[Sequence[PreparedScan]], device: torch.device) -> None:
-    if order.config.data.extract_on == "cuda" and not order.extract_without_gpu:
-        require_gpu(order.config, torch.cuda.device_count())
-        check_mirror_fits(order.config, shards, torch.cuda.mem_get_info(device)[1], gpu_memory(order.config).total)

@@ -28,11 +28,14 @@ def random_curve(rng: np.random.Generator) -> Float64:
 
 
 def apply_curve(heights: Float64, patches: Int16) -> None:
-    """Replace each fixed-point value of ``patches`` by the curve's."""
-    values = np.arange(-PATCH_SCALE, PATCH_SCALE + 1)
-    if patches.size < values.size:
+    """Replace each fixed-point value of ``patches`` by the curve's.
+
+    For many pixels a table of all values is faster, for a few it costs more than they do.
+    """
+    if patches.size < 2 * PATCH_SCALE:
         patches[...] = _on_curve(heights, patches)
         return
+    values = np.arange(-PATCH_SCALE, PATCH_SCALE + 1)
     # Extraction clips to +-PATCH_SCALE, so every index exists; with another mode, take would buffer its output.
     np.take(_on_curve(heights, values), patches.astype(np.int32) + PATCH_SCALE, out=patches, mode="clip")
 

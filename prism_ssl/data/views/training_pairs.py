@@ -28,20 +28,20 @@ class Scene:
     body_mm: Float64
     other: OpenScan | None
     shared_mm: Float64
-    _changed: dict[bytes, Scene] = field(default_factory=dict, init=False, repr=False)
+    _last: dict[bytes, Scene] = field(default_factory=dict, init=False, repr=False)
 
-    def changed(self, change: Float64) -> Scene:
+    def of_changed_patient(self, change: Float64) -> Scene:
         """The scene of the patient that ``random_affine`` makes of the scene's own.
 
         The last one is kept: all pairs of an epoch have the same, and its geometry is computed once.
         """
         key = change.tobytes()
-        if key not in self._changed:
-            self._changed.clear()
+        if key not in self._last:
+            self._last.clear()
             other = None if self.other is None else changed(self.other, change)
             body_mm, shared_mm = apply_affine(change, self.body_mm), apply_affine(change, self.shared_mm)
-            self._changed[key] = Scene(changed(self.scan, change), body_mm, other, shared_mm)
-        return self._changed[key]
+            self._last[key] = Scene(changed(self.scan, change), body_mm, other, shared_mm)
+        return self._last[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def draw_training_pair(scene: Scene, config: ViewConfig, n_patches: int, seed: i
     """
     change = random_affine(config, seed, key.scan_id, key.epoch)
     if change is not None:
-        scene = scene.changed(change)
+        scene = scene.of_changed_patient(change)
     scan = scene.scan
     if not asks_for_body(config) and not config.random_contrast:
         views = draw_pair(scan.affine, scan.shape, scan.stats, config, n_patches, seed, key)

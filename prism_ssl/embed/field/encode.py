@@ -22,7 +22,7 @@ from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, Float32, Float64
 from prism_ssl.data.extract import extract_view
 from prism_ssl.data.scan import OpenScan
 from prism_ssl.data.views import still_layout, still_views
-from prism_ssl.model.precision import autocast_for
+from prism_ssl.model.precision import inference_autocast
 
 BATCH_PATCHES = {"cpu": 2048, "cuda": 16384}
 """Patches of a batch; tiny encoder on one CPU thread: 16 to 32 views of 64 patches 570 views/s, 64 or more 510."""
@@ -109,7 +109,7 @@ class PointEncoder:
         return pixels, centers_mm
 
     def _encode(self, pixels: Pixels, centers_mm: Float32) -> Float32:
-        with torch.inference_mode(), autocast_for(self._config.train.precision, self._device):
+        with torch.inference_mode(), inference_autocast(self._config.train.precision, self._device):
             vectors: torch.Tensor = self._encoder(
                 torch.from_numpy(pixels)[..., None].to(self._device).float().mul_(1.0 / PATCH_SCALE),
                 torch.from_numpy(centers_mm).to(self._device),

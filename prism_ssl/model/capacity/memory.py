@@ -14,7 +14,8 @@ from prism_ssl.model.network import block_matrices, build_network
 
 KEPT_BYTES: Final = {"fp32": 68, "bf16": 40}
 """Bytes that a block keeps for its backward pass, for every token and channel; a test counts them. bf16: autocast, with
-norms in float32 as on CUDA. What torch.compile keeps was not measured: on a CPU its partitioner keeps as much."""
+norms in float32 and attention in bfloat16, as on CUDA. What torch.compile keeps was not measured: on a CPU its
+partitioner keeps as much."""
 INPUT_BYTES: Final = {"fp32": 4, "bf16": 2}
 """The same with activation checkpointing: the block's input alone."""
 _OF_A_PARAMETER: Final = 16

@@ -113,7 +113,7 @@ def _drawn(scan: PreparedScan, source: SceneSource, config: PrismConfig) -> tupl
     open_s, patches = watch.ms() / 1e3, np.empty((config.data.n_patches, PATCH_PX, PATCH_PX), np.int16)
     patches_uri, times_ms, rows = None, list[float](), list[Row]()
     for cut_from, view_ms, row in _views(scene, scan, config, patches):
-        if patches_uri is None and cut_from is scene.scan:
+        if patches_uri is None and cut_from.voxels is scene.scan.voxels:
             patches_uri = mosaic_picture(patches)
         times_ms.append(view_ms)
         rows.append(row)

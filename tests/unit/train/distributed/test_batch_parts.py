@@ -73,13 +73,18 @@ def test_parts_have_the_gradients_of_the_whole_in_bfloat16_too(monkeypatch: pyte
     def autocast(*_: Any) -> AbstractContextManager[Any]:
         return torch.autocast("cpu", torch.bfloat16)
 
-    monkeypatch.setattr(of_learner, "autocast_for", autocast)
+    monkeypatch.setattr(of_learner, "training_autocast", autocast)
     whole, parts = (_after_a_step("regression", train__grad_accumulation=number) for number in (1, 4))
     _assert_same_step(whole, parts, rtol=0.1, atol=0.01)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("case", ["regression", "stage a"])
-def test_activations_that_are_computed_again_give_the_same_step(case: str) -> None:
+def test_activations_that_are_computed_again_give_the_same_step(
+    monkeypatch: pytest.MonkeyPatch, case: str, precision: str
+) -> None:
+    if precision == "bfloat16":
+        monkeypatch.setattr(of_learner, "training_autocast", lambda *_: torch.autocast("cpu", torch.bfloat16))
     kept, again = _after_a_step(case), _after_a_step(case, model__activation_checkpointing=True)
     _assert_same_step(kept, again, rtol=0.0, atol=0.0)
 
