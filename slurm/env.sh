@@ -89,7 +89,7 @@ prism_arguments() {
     [[ $given == *" --run.root"* ]] || PRISM_ARGS+=(--run.root "$PRISM_RUNS")
     [[ $given == *" --run.max-restarts"* ]] || PRISM_ARGS+=(--run.max-restarts "$PRISM_SCAN_RESTARTS")
     [[ $given != *" --config"* ]] || return 0 # the file names its scans
-    case $1 in phantom-cpu | core24-smoke) return ;; esac # they generate phantoms unless told otherwise
+    case $1 in phantom-cpu | phantom-place | core24-smoke) return ;; esac # they generate phantoms unless told otherwise
     if [ -n "$PRISM_CATALOG" ] && [[ $given != *" --data.catalog-path"* ]]; then
         PRISM_ARGS+=(--data.catalog-path "$PRISM_CATALOG")
     fi

@@ -9,7 +9,7 @@
 # The Python interpreter with the project installed (`make install` creates this one).
 : "${PRISM_PYTHON:=$PRISM_REPO/.venv/bin/python}"
 
-# The table of scans, for all recipes but phantom-cpu and the smoke scale; empty: pass --data.catalog-path.
+# The table of scans, for all recipes but phantom-cpu, phantom-place and the smoke scale; empty: pass --data.catalog-path.
 : "${PRISM_CATALOG:=}"
 
 # Run folders (last.ckpt, record, encoder): durable storage with room for them, never /tmp.

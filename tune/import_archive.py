@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console, started = Console(), time.monotonic()
         try:
             if importlib.util.find_spec("pydicom") is None:
-                raise ConfigError("pydicom is not installed; needed: pip install 'prism-ssl[dicom]'")
+                raise ConfigError(
+                    "pydicom is not installed; needed: make install, or pip install -e '.[dicom]' in the clone"
+                )
             request, tmp_root = _request(given), temporary_root(given.tmp_root)
             with ray_environment(tmp_root):
                 report = _import(request, tmp_root, given.concurrency)

@@ -41,7 +41,9 @@ def save_onnx(encoder: PrismEncoder, path: Path) -> None:
         ConfigError: the packages of the extra ``onnx`` are missing.
     """
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
-        raise ConfigError(f"{' and '.join(missing)} is not installed; pip install 'prism-ssl[onnx]'")
+        raise ConfigError(
+            f"{' and '.join(missing)} is not installed; make install, or pip install -e '.[onnx]' in the clone"
+        )
     names: dict[str, Any] = {"input_names": list(INPUTS), "output_names": [OUTPUT]}
     with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of torch's own exporter, about names of axes and its own future

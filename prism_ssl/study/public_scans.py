@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not _tools_are_here():
         errors.print(
             "dcm2niix or pydicom is not installed, and half of these scans are DICOM; "
-            "needed: pip install 'prism-ssl[study]'",
+            "needed: make install, or pip install -e '.[study]' in the clone",
             style="red",
             markup=False,
         )

@@ -58,7 +58,9 @@ def converter_version() -> str:
         except (OSError, subprocess.TimeoutExpired):
             told = None
     if told is None:
-        raise ConfigError("dcm2niix is not installed, or does not start; needed: pip install 'prism-ssl[dicom]'")
+        raise ConfigError(
+            "dcm2niix is not installed, or does not start; needed: make install, or pip install -e '.[dicom]'"
+        )
     return told.group()
 
 

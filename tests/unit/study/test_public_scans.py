@@ -99,7 +99,7 @@ def test_without_its_tools_or_its_clones_it_says_what_is_needed(
     assert public_scans.main([str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 1
     monkeypatch.setattr(public_scans, "_tools_are_here", lambda: False)
     assert public_scans.main([str(clones)]) == 2
-    assert "pip install 'prism-ssl[study]'" in capsys.readouterr().err
+    assert "pip install -e '.[study]'" in capsys.readouterr().err
 
 
 def test_the_study_has_the_series_that_its_page_names() -> None:
