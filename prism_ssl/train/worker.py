@@ -66,7 +66,8 @@ class Attempt:
         self._ranks = Ranks.here(config.train.rank_timeout_s)
         self._shards = self._ranks.share_of(order.shards)
         device = prepare_torch(config, self._ranks)
-        require_mirror_fits(order, self._shards, device)
+        if not order.extract_without_gpu:
+            require_mirror_fits(config, self._shards, device)
         self._learner = Learner(config, device, self._ranks)
         first_step, self._cursors, before = self._restore()
         self._saved_step, self._visits = first_step, list[VisitKey]()

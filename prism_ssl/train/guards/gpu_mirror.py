@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 import torch
 
+from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.data.pool import check_mirror_fits, require_gpu
 from prism_ssl.model.capacity.memory import gpu_memory
-from prism_ssl.train.run.loop_config import LoopConfig
 
 
-def require_mirror_fits(order: LoopConfig, shards: Sequence[Sequence[PreparedScan]], device: torch.device) -> None:
+def require_mirror_fits(config: PrismConfig, shards: Sequence[Sequence[PreparedScan]], device: torch.device) -> None:
     """Does nothing unless ``data.extract_on`` is cuda.
 
     Raises:
         PrismError: there is no GPU, or its memory is too small.
     """
-    if order.config.data.extract_on == "cuda" and not order.extract_without_gpu:
-        require_gpu(order.config, torch.cuda.device_count())
-        check_mirror_fits(order.config, shards, torch.cuda.mem_get_info(device)[1], gpu_memory(order.config).total)
+    if config.data.extract_on == "cuda":
+        require_gpu(config, torch.cuda.device_count())
+        check_mirror_fits(config, shards, torch.cuda.mem_get_info(device)[1], gpu_memory(config).total)
