@@ -167,6 +167,7 @@ def _show(folder: Path, decide: bool, console: Console) -> bool:
     """Print and write the table of the rows that have finished; False where there is none."""
     from prism_ssl.eval.quality.evidence import read_evidence
     from prism_ssl.records.run_files import read_summary
+    from prism_ssl.study.picture import write_picture
     from prism_ssl.study.results import PLACE, POSE, REST, markdown, table
 
     finished = [name for name in ROWS if _finished(folder / "runs" / name)]
@@ -174,8 +175,9 @@ def _show(folder: Path, decide: bool, console: Console) -> bool:
     probes = {name: summary.probe for name, summary in summaries.items() if summary is not None and summary.probe}
     if not probes:
         return False
-    found = {name: read_evidence(folder / "runs" / name) for name in probes}
-    lines = table(probes, {name: evidence for name, evidence in found.items() if evidence is not None})
+    read = {name: read_evidence(folder / "runs" / name) for name in probes}
+    found = {name: evidence for name, evidence in read.items() if evidence is not None}
+    lines = table(probes, found)
     console.print(f"{'validation' if decide else 'test'} patients, none of them trained on")
     for columns in (PLACE, POSE, REST):
         shown = Table()
@@ -186,7 +188,9 @@ def _show(folder: Path, decide: bool, console: Console) -> bool:
                 shown.add_row(*(line[column] for column in ("row", *columns)))
         console.print(shown)
     (folder / "results.md").write_text(markdown(lines), encoding="utf-8")
-    console.print(f"table: {folder / 'results.md'}   runs: {folder / 'runs'}", markup=False, soft_wrap=True)
+    write_picture(folder / "results.png", found, next(iter(probes.values())).get("place_recall_at_1_chance"))
+    console.print(f"table: {folder / 'results.md'}   picture: results.png beside it", markup=False, soft_wrap=True)
+    console.print(f"runs: {folder / 'runs'}", markup=False, soft_wrap=True)
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.eval.quality.evidence import PatientEvidence
 from prism_ssl.records.run_files import write_json
 from prism_ssl.study import command
-from prism_ssl.study.results import COLUMNS, difference, markdown, over_patients, table
+from prism_ssl.study.picture import chart, write_picture
+from prism_ssl.study.results import COLUMNS, difference, markdown, over_patients, place_by_patient, table
 from prism_ssl.study.rows import ROWS
 from prism_ssl.study.split import NEVER_TESTED, patients_on, side_of
 
@@ -124,6 +126,27 @@ def test_baselines_are_compared_patient_by_patient_too() -> None:
 
 
 # ---------------------------------------------------------------------- command
+def test_the_picture_has_every_patient_and_every_interval_and_names_nobody(tmp_path: Path) -> None:
+    spec = json.dumps(chart({"PRISM": place_by_patient(PRISM), "other": place_by_patient(OTHER)}, 0.0625).to_dict())
+    values = [row for rows in json.loads(spec)["datasets"].values() for row in rows]
+    assert sorted(row["recall"] for row in values if "low" not in row and "recall" in row) == [
+        0.1,
+        0.2,
+        0.2,
+        0.4,
+        0.6,
+        0.9,
+    ]
+    (prism,) = (row for row in values if row.get("row") == "PRISM" and "low" in row)
+    expected = over_patients([0.6, 0.2, 0.9])
+    assert (prism["recall"], prism["low"], prism["high"]) == (expected.mean, expected.low, expected.high)
+    assert all(set(row) <= {"row", "recall", "low", "high", "chance"} for row in values), "no patient is named"
+    write_picture(tmp_path / "results.png", {"prism": PRISM, "simclr": OTHER}, 0.0625)
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    write_picture(tmp_path / "none.png", {"prism": _evidence({})}, 0.0625)
+    assert not (tmp_path / "none.png").exists()
+
+
 def _table(folder: Path) -> Path:
     path = folder / "catalog.csv"
     names = ["STS001", "STS002", "STS003", "STS007"]
