@@ -11,13 +11,13 @@ from prism_ssl.config.schema import DataConfig
 from prism_ssl.errors import ConfigError
 
 EXIT_OK, EXIT_NO, EXIT_REFUSED = 0, 1, 2
-"""All is well; it was asked and the answer is no (a leak, no embedding, no such scan); it could not be asked."""
+"""Exit codes: success; the tool ran, and its answer is no (a leak, no embedding, no such scan); it could not run."""
 
 
 def add_catalog_options(parser: argparse.ArgumentParser, n_scans: int) -> None:
-    """The table by its place or as an option, how its columns are called, and what to select from it.
+    """Add options for the table (positional, or as an option), the names of its columns, and the scans to select.
 
-    The names are those of ``train_single``; shorter ones stand beside them. ``n_scans`` is the default.
+    They have the names of ``train_single`` and short ones. ``n_scans`` is the default number of scans.
     """
     group = parser.add_argument_group("table of scans")
     table = "table of the archive (.csv, .csv.gz or .parquet)"
@@ -80,7 +80,11 @@ def refused(error: Exception, code: int = EXIT_REFUSED) -> int:
 
 
 def column_map(words: Sequence[str], pairs: Sequence[str] = ()) -> dict[str, str]:
-    """Our name -> the table's, from words in turn, and from OURS=THEIRS; raises ``ConfigError`` where one is alone."""
+    """Our name -> the table's, from ``words`` (OURS THEIRS ...) and ``pairs`` (OURS=THEIRS).
+
+    Raises:
+        ConfigError: a name in ``words`` or a side of a pair is missing.
+    """
     if len(words) % 2:
         raise ConfigError(
             f"--data.columns has {len(words)} names; needed: pairs, such as pmbb_id mrn modality Modality"

@@ -92,7 +92,7 @@ def study() -> PrismConfig:
 
 
 def phantom_place() -> PrismConfig:
-    """The first training of a newcomer: phantoms in two modalities, trained as `study` trains, about three minutes."""
+    """A laptop without scans: phantoms in two modalities, views and losses of `study`, about three minutes."""
     first, by_place = phantom_cpu(), study()
     return dataclasses.replace(
         first,
@@ -120,12 +120,13 @@ def betty_baseline(catalog_path: str = "catalog.parquet") -> PrismConfig:
 
 
 def betty_place(catalog_path: str = "catalog.parquet") -> PrismConfig:
-    """What the study taught, on one B200: the place as `study` learns it, at the cost of a step of `betty-baseline`."""
+    """The settings of `study` on one B200: ViT-L learns places, from 512 pairs of 128 patches a step."""
     by_place, baseline = study(), betty_baseline(catalog_path)
     return dataclasses.replace(
         baseline,
         recipe="betty-place",
-        # 512 pairs of 128 patches are as many patches as 64 pairs of 1,024; an actor's 64 pairs are 4 scans' 16 places.
+        # 512 pairs of 128 patches are as many patches as 64 pairs of 1,024, twice those of `betty-baseline`.
+        # An actor's 64 pairs are 16 pairs of each of 4 scans.
         data=dataclasses.replace(baseline.data, n_patches=128, visits_per_scan=128, pairs_per_turn=16),
         view=by_place.view,
         model=dataclasses.replace(baseline.model, normalize_patches=True, position_features=True),

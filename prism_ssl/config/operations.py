@@ -28,7 +28,7 @@ class PreflightConfig:
     reject_label_maps: bool = True
     """Refuse volumes with at most label_map_values distinct values."""
     label_map_values: int = 48
-    """See reject_label_maps."""
+    """Largest number of distinct values with which reject_label_maps refuses a volume."""
     require_hu: bool = True
     """Refuse a CT with too little air, padding excluded (not in HU, or not a CT)."""
     ct_air_hu: float = -200.0
@@ -90,7 +90,8 @@ class EvalConfig:
     place_pairs: int = 16
     """At most this many pairs of series in the place test, each with 2 x 16 views; 0: no place test."""
     place_draws: int = 1
-    """Times that each pair is asked, at other points and with other views; a few pairs give steadier figures so."""
+    """How often each pair is tested, each time at other points and with other views. More draws make the figures of a
+    few pairs steadier."""
     bootstrap: int = 1000
     """Resamples (over patients) behind the interval of proxy quality."""
     seed: int = 20_260

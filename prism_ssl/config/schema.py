@@ -76,9 +76,9 @@ class DataConfig:
     deterministic: bool = False
     """Wait for replacements, so that (seed, shard) fixes the whole sequence of pairs."""
     abort_broken_share: float = 0.10
-    """Lenient mode ends the run when more than this share of the opened scans was broken ..."""
+    """Lenient mode ends the run when more than this share of the scans that it tried to open was broken."""
     abort_after_opens: int = 200
-    """... judged once this many opens were tried."""
+    """Number of scans to try before abort_broken_share applies."""
     max_actor_restarts: int = 3
     """Lenient mode restarts a dead pool actor this often before it gives up."""
     stall_timeout_s: float = 300.0
@@ -127,10 +127,10 @@ class ViewConfig:
     same_place_share: float = 0.0
     """Share of the pairs with both views at one place of the foreground (centres within same_place_mm)."""
     same_place_mm: float = 2.5
-    """Largest distance of the two centres of such a pair, along each axis."""
+    """Largest distance, along each axis, between the two centres of a pair at one place."""
     other_series_share: float = 0.0
-    """Share of those pairs with one view from another series of the patient, where one in the same frame of reference
-    is found: CT with MR, or two MR. Such a series is kept open beside each scan."""
+    """Share of the pairs at one place with one view from another series of the patient (CT with MR, or two MR), where
+    a series in the same frame of reference is found. That series is kept open beside the scan."""
     random_contrast: float = 0.0
     """Share of the views whose intensities pass a random monotone curve, half of them inverted; a pair with such a
     view is left out of the window losses."""
@@ -196,9 +196,10 @@ class LossConfig:
     """The pair heads compare view a of a pair with view b of the next pair of the same series in the batch, not of its
     own; so they learn where both views of a pair show one place (needs data.pairs_per_turn above 1)."""
     place_near_mm: float = 5.0
-    """supcon_positives place: centres at most this far apart are one place ..."""
+    """With supcon_positives place: views with centres at most this far apart show one place."""
     place_apart_mm: float = 12.0
-    """... and those at least this far apart are two; views at a distance in between are left out."""
+    """With supcon_positives place: views with centres at least this far apart show two places. Views at a distance
+    between place_near_mm and this are left out."""
     simclr_baseline: bool = False
     """Plain instance contrast for comparison: no pair losses, positives are the two views of a pair, no ramp."""
     normalize_targets: bool = True

@@ -1,6 +1,6 @@
 """Read a hospital's table of series (the catalogue) and select the ScanRecords of a run.
 
-Ids (hashes without a salt, which confirm a guess of the source, and do not depend on the catalogue's path)
+Ids (hashes without a salt: who guesses a source can confirm it; they do not depend on the catalogue's path)
     scan_id     of pmbb_id, series_id, series_path and nifti_path as the table has them ("" where it has none)
     series_id   of pmbb_id and the first of series_id, series_path, nifti_path that is not blank
     subject_id  of pmbb_id

@@ -13,7 +13,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, ScanRecord
 from prism_ssl.data.checks import file_signature, inspect_and_open
 from prism_ssl.data.extract import extract_view
-from prism_ssl.data.scan import OpenScan, RejectReason
+from prism_ssl.data.scan import OpenScan, RejectReason, read_within
 from prism_ssl.data.views import draw_view
 from prism_ssl.embed.weights import EncoderFiles
 from prism_ssl.errors import ArchiveUnreachable, MachineTrouble, ScanRejected
@@ -23,6 +23,7 @@ from prism_ssl.utils.seeds import generator_for
 
 EMBEDDING_FAILED = "embedding_failed"
 """Reason for a readable scan whose embedding is not finite or could not be computed."""
+_STAMP_S = 120.0  # longest wait for the size and time of a file, as data.open_timeout_s for its content
 _WEIGHTS_S = 600.0  # also with the object store of a busy cluster
 
 Row = dict[str, Any]
@@ -41,8 +42,9 @@ class EmbedSettings:
 
 
 def file_stamp(record: ScanRecord) -> str:
-    """Stamp that changes with the file of a record; raises ``ScanRejected`` when there is no file."""
-    return short_id(*(str(part) for part in file_signature(record.nifti_path)))
+    """Stamp that changes with the file of a record; raises ``ScanRejected`` when there is no file, or none answers."""
+    signature = read_within(_STAMP_S, lambda: file_signature(record.nifti_path))
+    return short_id(*(str(part) for part in signature))
 
 
 def without_embedding(record: ScanRecord, reason: str, detail: str, stamp: str = "") -> Row:
@@ -67,7 +69,8 @@ def cut_views(record: ScanRecord, settings: EmbedSettings) -> Row:
     stamp = ""
     try:
         stamp = file_stamp(record)
-        _, scan = inspect_and_open(record.nifti_path, record.modality, settings.config)
+        config, path = settings.config, record.nifti_path
+        _, scan = read_within(config.data.open_timeout_s, lambda: inspect_and_open(path, record.modality, config))
         patches, positions = _views(scan, record.scan_id, settings)
     except Exception as error:  # noqa: BLE001  the edge of a task: one odd file must not lose the other rows
         return row_of_failure(record, error, stamp)

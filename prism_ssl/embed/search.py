@@ -146,7 +146,7 @@ def _in_words(match: Match) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="prism search", description="The most similar scans, or places of scans.")
-    query = "scan_id of the index, or scan_id:x,y,z with RAS mm, for which the closest vector of that scan stands"
+    query = "scan_id of the index, or scan_id:x,y,z in RAS mm: the vector of that scan closest to this place"
     parser.add_argument("--query", required=True, metavar="SCAN[:x,y,z]", help=query)
     index = "table of prism embed, volumes.parquet or points.parquet of prism field, or its folder: all points"
     parser.add_argument("--index", default="embeddings.parquet", help=index)

@@ -82,7 +82,8 @@ def embed_config(exported: EncoderFiles, data: DataConfig | None = None) -> Pris
         patches = {"n_patches": told["n_patches"], "patch_mm": told["patch_mm"]}
         limits = {name: value for name, value in trained["preflight"].items() if name != "concurrency"}
         precision = {"precision": trained["train"]["precision"]}
-        kept = {name: trained[name] for name in ("view", "loss")}  # which are checked against each other
+        # Views and losses are checked against each other. Nothing is hidden where views are embedded.
+        kept = {"view": trained["view"], "loss": trained["loss"] | {"w_masked": 0.0}}
         config = config_from_dict({**kept, "preflight": limits, "train": precision})
     except KeyError as error:
         raise CheckpointError(f"{DESCRIPTION_FILE} lacks {error}, which is needed to feed the encoder") from error

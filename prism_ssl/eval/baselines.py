@@ -46,8 +46,11 @@ RANDOM, PIXELS, SPACING, MODALITY = "_random_init", "_pixels", "_spacing", "_mod
 def pixel_evaluation(
     asked: Answers, probe_set: ProbeSet, place_set: PlaceSet, config: PrismConfig
 ) -> tuple[dict[str, float], PatientEvidence]:
-    """``held_out_scalars`` with pixel statistics as the embedding of a view, in the place test with their layout alone,
-    which finds more places so; a ridge regression fitted on other patients predicts the pair targets of ``asked``."""
+    """``held_out_scalars`` with pixel statistics as the embedding of a view.
+
+    The place test uses only the layout of the texture, because that finds more places than all statistics do. A ridge
+    regression fitted on other patients predicts the pair targets of ``asked``.
+    """
     embeddings = pixel_statistics(probe_set.patches, np.array([view.positions_mm for view in probe_set.views]))
     at_places = pixel_statistics(
         place_set.patches.reshape(-1, *place_set.patches.shape[3:]),

@@ -40,7 +40,7 @@ from prism_ssl.model.pair_targets import (
 from prism_ssl.model.precision import inference_autocast
 
 _AHEAD_S = 1800.0
-"""So long the first evaluation waits for views that are drawn in the background; then it draws them itself."""
+"""Longest wait of the first evaluation for views that are drawn in the background; after it, the call draws them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +58,8 @@ class Evaluator:
 
     def __init__(self, held_out: Sequence[PreparedScan], config: PrismConfig, catalog: Path) -> None:
         self._held_out, self._config, self._catalog = held_out, config, catalog
-        self._probe_set: ProbeSet | None = None
-        self._place_set: PlaceSet | None = None
+        self._sets: tuple[ProbeSet, PlaceSet] | None = None
+        self._drawn_ahead: tuple[ProbeSet, PlaceSet] | None = None
         self._ahead: Thread | None = None
         self._baselines: dict[str, float] = {}
         self._untrained_place: dict[str, Float64] = {}
@@ -69,7 +69,7 @@ class Evaluator:
     @property
     def left_out(self) -> list[BrokenScan]:
         """Held-out scans that did not open; known after the first call."""
-        return self._probe_set.left_out if self._probe_set else []
+        return self._sets[0].left_out if self._sets else []
 
     def draw_ahead(self) -> None:
         """Start to draw the views in the background, once; the first call waits for them.
@@ -83,28 +83,24 @@ class Evaluator:
 
     def _draw_quietly(self) -> None:
         with suppress(Exception):  # the first call draws again, and raises what it meets
-            self._draw()
+            self._drawn_ahead = self._draw()
 
-    def _draw(self) -> None:
+    def _draw(self) -> tuple[ProbeSet, PlaceSet]:
         probe_set = build_probe_set(self._held_out, self._config, self._catalog)
-        self._place_set = build_place_set(self._held_out, self._config)
-        self._probe_set = probe_set
+        return probe_set, build_place_set(self._held_out, self._config)
 
     def __call__(self, network: PrismNet) -> dict[str, float]:
         """The scalars of ``evaluate`` and those of the untrained ``baselines``; empty without scans."""
-        if self._ahead is not None and self._ahead.ident is not None:
-            self._ahead.join(_AHEAD_S)
-        if self._probe_set is None or self._place_set is None:
-            self._draw()
-        assert self._probe_set is not None
-        assert self._place_set is not None
-        if not self._probe_set.scans:
+        if self._sets is None:  # once: a thread that comes too late does not change what later calls are asked
+            if self._ahead is not None and self._ahead.ident is not None:
+                self._ahead.join(min(_AHEAD_S, self._config.train.rank_timeout_s / 2))
+            self._sets = self._drawn_ahead or self._draw()
+        probe_set, place_set = self._sets
+        if not probe_set.scans:
             return {}
-        done = evaluate(network, self._probe_set, self._config, self._place_set)
+        done = evaluate(network, probe_set, self._config, place_set)
         if not self._baselines:
-            self._baselines, self._untrained_place = self._without_training(
-                network, done.answers, self._probe_set, self._place_set
-            )
+            self._baselines, self._untrained_place = self._without_training(network, done.answers, probe_set, place_set)
         self.evidence = done.evidence and dataclasses.replace(done.evidence, untrained_place=self._untrained_place)
         return done.values | self._baselines | _place_gains(self.evidence)
 
@@ -146,8 +142,8 @@ def evaluate(
     """Evaluate ``network``; undefined scalars are NaN.
 
     ``r2/*`` is there for regression only, ``*_organ`` and ``position_*`` for phantoms only, ``place_*`` where there are
-    pairs. Where an embedding is not finite, only counts are returned: no number is better than one that leaves views
-    out. The network's mode and the global random generators are restored.
+    pairs. Where an embedding is not finite, only counts are returned, because scalars over the remaining views would
+    mislead. The network's mode and the global random generators are restored.
     """
     place_set = place_set or no_places()
     answers = ask(network, probe_set, config, place_set)

@@ -1,4 +1,4 @@
-"""What a view tells without training: quantiles of its pixels, where its texture lies; ridge predictions from them."""
+"""Pixel statistics of views, which need no training (quantiles, layout of the texture), and predictions from them."""
 
 from __future__ import annotations
 

@@ -157,11 +157,6 @@ def lidar_ceiling(n_series: int, width: int) -> int:
     return min(n_series - 1, width)
 
 
-def lidar_relative(value: float, ceiling: int) -> float:
-    """LiDAR on a scale from 0 (one direction or none) to 1 (the ceiling); NaN where the ceiling is 1 or less."""
-    return (value - 1.0) / (ceiling - 1.0) if ceiling > 1 else math.nan
-
-
 # ---------------------------------------------------------------------- spread
 def alignment(embeddings: Float64, series: Ints) -> float:
     """Mean squared distance of two views of a series on the unit sphere (Wang & Isola 2020, alpha 2).

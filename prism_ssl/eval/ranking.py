@@ -4,8 +4,8 @@ Loss forms, weights and batch sizes differ between the runs of an ablation, and 
 losses are not comparable. The held-out evaluation is: same scans, seeds and number of patches for every run.
 
 Tables hold one row a run: ``run`` (and ``run_id``, where names repeat), ``status``, settings as ``section.name``,
-held-out scalars as ``probe/...`` and the totals under their own names, as ``run_records`` reads them from folders and
-W&B stores them.
+held-out scalars as ``probe/...`` and the totals under their own names, as ``records`` reads them from run folders and
+from W&B.
 """
 
 from __future__ import annotations
@@ -155,9 +155,9 @@ def summarize_best_configs(df: pl.DataFrame) -> pl.DataFrame:
     """One row a configuration, best first: the factors, its runs, mean quality, mean throughput, and its best run.
 
     ``df`` is ``compute_proxy_score``'s table. Repeats of a configuration (other seeds, all other settings equal) are
-    averaged; runs that did not end ok or have no quality do not count. The interval joins two doubts: over patients,
-    whom all repeats share, the mean of their intervals; over seeds, Student's t on the spread of the repeats. A single
-    run has the first alone.
+    averaged; runs that did not end ok or have no quality do not count. The interval combines two uncertainties: over
+    patients, which all repeats share, the mean of their intervals; over seeds, Student's t on the spread of the
+    repeats. A single run has only the first one.
     """
     factors = [factor for factor in FACTORS if factor in df.columns] or ["run"]
     df = df.with_columns(_at_their_defaults(df))

@@ -47,7 +47,7 @@ class Move:
 
 
 def drawn_pair(scan: OpenScan, scan_id: str, config: PrismConfig, visit: int) -> tuple[View, View]:
-    """The pair that training with ``config`` gets at a visit of a scan's first epoch."""
+    """The pair that training gets at a visit of a scan's first epoch, where it draws independent views of one scan."""
     key = VisitKey(scan_id, 0, visit)
     return draw_pair(scan.affine, scan.shape, scan.stats, config.view, config.data.n_patches, config.train.seed, key)
 

@@ -1,7 +1,7 @@
 """Fetch runs and their histories, score them, find the best configurations (section 13 of the guide).
 
 ``entity`` is a W&B user or team, or ``LOCAL``; then ``project`` is a folder of run folders. Either way the tables have
-the same columns: ``run_records.records_table`` describes them.
+the same columns: ``records.runs_table.records_table`` describes them.
 """
 
 from __future__ import annotations

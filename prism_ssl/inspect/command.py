@@ -16,8 +16,8 @@ from prism_ssl.config.schema import PrismConfig, TrainConfig
 from prism_ssl.contracts import PreparedScan, ScanRecord, VisitKey
 from prism_ssl.data.catalog import series_texts
 from prism_ssl.data.checks import catalog_records, check_scan, open_prepared
-from prism_ssl.data.scan import read_header
-from prism_ssl.data.views import View, draw_pair
+from prism_ssl.data.scan import read_header, read_within
+from prism_ssl.data.views import View, draw_training_pair, scene_of
 from prism_ssl.errors import CatalogError, PrismError, ScanRejected
 from prism_ssl.inspect.view_panel import save_panel
 from prism_ssl.inspect.view_words import pair_in_words, unit_of
@@ -49,14 +49,16 @@ def prepared_scan(records: Sequence[ScanRecord], config: PrismConfig) -> Prepare
 
 
 def save_pair(path: Path, scan: PreparedScan, config: PrismConfig, visit: int = 0) -> tuple[View, View]:
-    """Draw the pair that training with ``config`` gets at a visit of a scan's first epoch, and return it."""
-    volume = open_prepared(scan, config)
-    key = VisitKey(scan.record.scan_id, 0, visit)
-    pair = draw_pair(
-        volume.affine, volume.shape, volume.stats, config.view, config.data.n_patches, config.train.seed, key
-    )
-    save_panel(path, volume, scan, pair, config.data.patch_mm)
-    return pair
+    """Draw the pair that training with ``config`` gets at a visit of a scan's first epoch, and return it.
+
+    Both views come from this scan, also where training would take one from another series; curves are left out.
+    """
+    volume = read_within(config.data.open_timeout_s, lambda: open_prepared(scan, config))
+    key, seed = VisitKey(scan.record.scan_id, 0, visit), config.train.seed
+    scene = scene_of(volume, None, config.view, seed, scan.record.scan_id)
+    pair = draw_training_pair(scene, config.view, config.data.n_patches, seed, key)
+    save_panel(path, pair.scans[0], scan, pair.views, config.data.patch_mm)
+    return pair.views
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,7 +31,6 @@ from prism_ssl.data.scan import OpenScan, apply_affine
 from prism_ssl.data.views import View
 from prism_ssl.inspect.view_words import pair_in_words, unit_of, view_window_in_words, visibility_in_words
 
-PANEL_FILE = "view_panel.png"
 CONVENTION = "radiological convention: the patient's right is on the left of the picture"
 
 _COLORS = {"a": "#ffb000", "b": "#4cc3ff"}

@@ -218,8 +218,8 @@ class Block(nn.Module):
 def normalized(pixels: Float[Tensor, "B N P"]) -> Float[Tensor, "B N P2"]:
     """Each patch with mean 0 and standard deviation 1, then its mean and the logarithm of its standard deviation.
 
-    What another contrast changes least, texture and its strength, is so given to the linear patch embedding, which
-    cannot compute it. Both statistics are scaled to a range like that of the pixels.
+    Another contrast changes texture and its strength least. The linear patch embedding cannot compute them, so it gets
+    them as input. Both statistics are scaled to a range like that of the pixels.
     """
     mean = pixels.mean(dim=2, keepdim=True)
     centred = pixels - mean

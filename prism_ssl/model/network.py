@@ -16,8 +16,8 @@ from prism_ssl.model.masked_patches import MaskedPatches, seen_patches
 class PrismNet(nn.Module):
     """One encoder that sees both views, and the heads that compare them.
 
-    With ``masked_share`` above 0 that share of each view's patches is hidden from the encoder, and ``decoder`` predicts
-    them.
+    With ``masked_share`` above 0 that share of each view's patches is hidden from the encoder in training, and
+    ``decoder`` predicts them. In evaluation nothing is hidden.
     """
 
     def __init__(self, encoder: PrismEncoder, heads: PairHeads, masked_share: float = 0.0) -> None:
@@ -41,7 +41,7 @@ class PrismNet(nn.Module):
         """
         patches, positions = torch.cat([patches_a, patches_b]), torch.cat([positions_a, positions_b])
         error: Tensor | None = None
-        if self.decoder is None:
+        if self.decoder is None or not self.training:
             embeddings = self.encoder(patches, positions)
         else:
             seen = seen_patches(patches.shape[1], self.masked_share)

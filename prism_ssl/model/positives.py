@@ -18,8 +18,8 @@ from prism_ssl.contracts import PairFacts
 class Contrast:
     """For each anchor (row), its positives and all views that it is compared with, positives included.
 
-    A view is never compared with itself. A view that is neither is left out, because whether it shows the same is not
-    known, or not asked.
+    A view is never compared with itself. A view that is neither a positive nor a negative is left out: whether it shows
+    the same is not known, or is not asked.
     """
 
     positive: Bool[Tensor, "M M"]

@@ -120,7 +120,12 @@ def notes(probe: Mapping[str, float]) -> list[str]:
             f"{probe.get('place_patients', 0):.0f} patients. All 16 share one scanner, so it gives no hint."
         )
     elif "place_pairs" in probe:
-        told.append("No place test: no held-out patient has two series (CT and MR, or two MR) in one reference frame.")
+        failed = probe.get("place_pairs_left_out", 0)
+        told.append(
+            f"No place test: none of the {failed:.0f} pairs of series that were opened can be used."
+            if failed
+            else "No place test: no held-out patient has two series (CT and MR, or two MR), or none was asked for."
+        )
     if "recall_at_1" in probe:
         alone = probe.get("recall_at_1_modality_alone")
         told.append(

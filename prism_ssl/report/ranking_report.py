@@ -37,7 +37,7 @@ _UNMEASURED = "ok run without a measured quality ranks", "ok runs without a meas
 _NEVER_BEGAN = "run ended before its first step and is left out", "runs ended before their first step and are left out"
 _PAIRED = (
     "Behind the best: the quality of the best run less the run's, patient by patient, with a 95 % interval that holds "
-    "for all pairs of runs at once. Where it contains 0, the run is as good as the best one within the doubt."
+    "for all pairs of runs at once. Where it contains 0, the run is not shown to be worse than the best one."
 )
 TABLE_FILE, TEXT_FILE, PLOT_FILE = "ranking.parquet", "ranking.md", "ranking.png"
 

@@ -1,1 +1,1 @@
-"""Study: train PRISM and its opponents on public scans, and compare them on patients never seen."""
+"""Study: train PRISM and the methods it is compared with on public scans, and evaluate all on held-out patients."""

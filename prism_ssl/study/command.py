@@ -21,9 +21,10 @@ from prism_ssl.errors import CatalogError, PrismError, RunFolderError
 from prism_ssl.study.rows import ROWS
 from prism_ssl.study.split import patients_on
 from prism_ssl.utils.child_command import run_child
-from prism_ssl.utils.fs import private_folder
+from prism_ssl.utils.fs import private_folder, write_atomic
 
 RECIPE = "study"
+_SETTINGS_FILE = "study_settings.json"
 _OK, _FAILED, _REFUSED, _INTERRUPTED = 0, 1, 2, 75
 
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if code != _OK:
                 failed.append(name)
                 errors.print(f"row {name} failed with exit code {code}; the table goes without it", style="red")
-        shown = _show(folder, given.decide, console)
+        shown = _show(folder, table, settings, given.decide, console)
     except (PrismError, OSError) as error:
         errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True)
         return _REFUSED
@@ -103,13 +104,13 @@ def _prepared(given: Path, folder: Path, decide: bool) -> Path:
             f"none of the {len(set(patients))} patients of {given} is held out; is it the study's table?"
         )
     private_folder(folder)  # the files below name patients
-    (folder / "held_out.txt").write_text("\n".join(held_out) + "\n", encoding="utf-8")
+    write_atomic(folder / "held_out.txt", ("\n".join(held_out) + "\n").encode())
     if not decide:
         return given
     known = {patient for side in ("training", "validation") for patient in patients_on(side, patients)}
     kept = rows.filter(pl.col("pmbb_id").is_in(known))
     absolute = [str(given.parent / path) for path in kept["series_path"].to_list()]  # the new table lies elsewhere
-    kept.with_columns(series_path=pl.Series(absolute)).write_csv(folder / "catalog.csv")
+    write_atomic(folder / "catalog.csv", kept.with_columns(series_path=pl.Series(absolute)).write_csv().encode())
     return folder / "catalog.csv"
 
 
@@ -118,17 +119,24 @@ def _train(name: str, table: Path, folder: Path, settings: Sequence[str]) -> int
 
     The row's own settings, its scans and its folder come last, so that none of ``settings`` changes what a row is.
     """
-    run_dir = folder / "runs" / name
-    asked = [*settings, *ROWS[name].options(), f"--data.catalog-path={table}"]
-    asked += [f"--data.holdout-file={folder / 'held_out.txt'}", f"--run.root={folder / 'runs'}", f"--run.name={name}"]
+    run_dir, asked = folder / "runs" / name, _asked(name, table, folder, settings)
     if _finished(run_dir):
         _refuse_other_settings(run_dir, _settings_told(asked))
         return _OK
-    run_dir.parent.mkdir(exist_ok=True)
+    private_folder(run_dir)
+    _note_settings(run_dir, _settings_told(asked))  # before it trains: a kill afterwards loses nothing
     code, stopped = run_child("prism_ssl.cli.main", ["train", RECIPE, *asked])
-    if code == _OK:
-        _asked_file(run_dir).write_text(json.dumps(_settings_told(asked)), encoding="utf-8")
     return _INTERRUPTED if stopped else code
+
+
+def _asked(name: str, table: Path, folder: Path, settings: Sequence[str]) -> list[str]:
+    asked = [*settings, *ROWS[name].options(), f"--data.catalog-path={table}"]
+    return [
+        *asked,
+        f"--data.holdout-file={folder / 'held_out.txt'}",
+        f"--run.root={folder / 'runs'}",
+        f"--run.name={name}",
+    ]
 
 
 def _settings_told(asked: Sequence[str]) -> list[str]:
@@ -140,15 +148,23 @@ def _settings_told(asked: Sequence[str]) -> list[str]:
     return [*asked, f"recipe {RECIPE} {recipe}"]
 
 
-def _asked_file(run_dir: Path) -> Path:
-    return run_dir / "study_settings.json"
+def _note_settings(run_dir: Path, asked: Sequence[str]) -> None:
+    from prism_ssl.records.run_files import write_json
+
+    write_json(run_dir / _SETTINGS_FILE, list(asked))
+
+
+def _noted_settings(run_dir: Path) -> list[str] | None:
+    """What ``_note_settings`` wrote; None: nothing that can be read."""
+    try:
+        noted: list[str] = json.loads((run_dir / _SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return noted
 
 
 def _refuse_other_settings(run_dir: Path, asked: Sequence[str]) -> None:
-    try:
-        before = json.loads(_asked_file(run_dir).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = None
+    before = _noted_settings(run_dir)
     if before != list(asked):
         raise RunFolderError(
             f"row {run_dir.name} has finished in {run_dir} with other settings ({before}); "
@@ -163,14 +179,25 @@ def _finished(run_dir: Path) -> bool:
     return summary is not None and summary.status == "ok"
 
 
-def _show(folder: Path, decide: bool, console: Console) -> bool:
-    """Print and write the table of the rows that have finished; False where there is none."""
+def _comparable(folder: Path, table: Path, settings: Sequence[str], console: Console) -> list[str]:
+    """The rows that have finished with these settings; says which ones have others."""
+    rows = list[str]()
+    for name in (name for name in ROWS if _finished(folder / "runs" / name)):
+        if _noted_settings(folder / "runs" / name) == _settings_told(_asked(name, table, folder, settings)):
+            rows.append(name)
+        else:
+            console.print(f"row {name} is left out: it was trained with other settings", style="yellow")
+    return rows
+
+
+def _show(folder: Path, table_file: Path, settings: Sequence[str], decide: bool, console: Console) -> bool:
+    """Print and write the table of the rows that have finished with these settings; False where there is none."""
     from prism_ssl.eval.quality.evidence import read_evidence
     from prism_ssl.records.run_files import read_summary
     from prism_ssl.study.picture import write_picture
     from prism_ssl.study.results import PLACE, POSE, REST, markdown, table
 
-    finished = [name for name in ROWS if _finished(folder / "runs" / name)]
+    finished = _comparable(folder, table_file, settings, console)
     summaries = {name: read_summary(folder / "runs" / name) for name in finished}
     probes = {name: summary.probe for name, summary in summaries.items() if summary is not None and summary.probe}
     if not probes:
@@ -187,7 +214,7 @@ def _show(folder: Path, decide: bool, console: Console) -> bool:
             if any(line[column] != "-" for column in columns):
                 shown.add_row(*(line[column] for column in ("row", *columns)))
         console.print(shown)
-    (folder / "results.md").write_text(markdown(lines), encoding="utf-8")
+    write_atomic(folder / "results.md", markdown(lines).encode())
     write_picture(folder / "results.png", found, next(iter(probes.values())).get("place_recall_at_1_chance"))
     console.print(f"table: {folder / 'results.md'}   picture: results.png beside it", markup=False, soft_wrap=True)
     console.print(f"runs: {folder / 'runs'}", markup=False, soft_wrap=True)

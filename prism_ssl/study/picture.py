@@ -42,7 +42,7 @@ def chart(recall: Mapping[str, Mapping[str, float]], chance: float | None) -> al
     patients = [{"row": row, "recall": value} for row, known in recall.items() for value in known.values()]
     means = [{"row": row, **_span(known)} for row, known in recall.items() if known]
     y = alt.Y("row:N", title=None, sort=list(recall), axis=alt.Axis(labelLimit=320))
-    x = alt.X("recall:Q", title=None, scale=alt.Scale(domain=[0, 1]))
+    x = alt.X("recall:Q", title=None, scale=alt.Scale(domain=[0, 1], clamp=True))
     dots = alt.Chart(pl.DataFrame(patients)).mark_circle(size=22, opacity=0.45, color="#888888").encode(x=x, y=y)
     base = alt.Chart(pl.DataFrame(means, infer_schema_length=None))
     spans = base.mark_rule(strokeWidth=2.5, color="#1f5fa8").encode(x="low:Q", x2="high:Q", y=y)

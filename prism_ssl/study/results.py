@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prism_ssl.eval.place.retrieval import by_patient, place_gain, student_interval
+from prism_ssl.eval.place.retrieval import by_patient, student_interval
 from prism_ssl.eval.quality.bootstrap import skill_interval
 from prism_ssl.eval.quality.evidence import PatientEvidence
 from prism_ssl.eval.quality.questions import why_apart
@@ -59,7 +59,8 @@ def difference(first: PatientEvidence, other: PatientEvidence) -> Interval:
     """Place recall of ``first`` less that of ``other``, patient by patient; NaN where their questions differ."""
     if why_apart(other, first) is not None:
         return Interval(math.nan, math.nan, math.nan)
-    return Interval(*place_gain(first.place_recall, other.place_recall, first.patient_of_pair))
+    gains = by_patient(first.place_recall - other.place_recall, first.patient_of_pair)
+    return over_patients(gains.tolist())
 
 
 def table(

@@ -9,7 +9,7 @@ from typing import Literal
 Side = Literal["training", "validation", "test"]
 
 TEST_SHARE, VALIDATION_SHARE = 0.3, 1 / 3
-"""Of all patients; and of those that are not in the test set."""
+"""Share of all patients in the test set, and share of the remaining patients in the validation set."""
 
 NEVER_TESTED = frozenset({"STS001", "STS004", "STS005", "STS010", "STS013"})
 """Patients whose scans also serve as examples while the project is developed."""

@@ -236,7 +236,9 @@ class _WandbTracker(Tracker):
         with self._noting("what was missing before"):
             tracked = open_api(self._config).run(self._tracked.path)
             rows = tracked.scan_history(min_step=self._run.starting_step - 1, use_cache=False)
-            last = max((int(row[GLOBAL_STEP]), is_probe(row)) for row in rows if GLOBAL_STEP in row)
+            known = [row for row in rows if GLOBAL_STEP in row]
+            # The pictures are sent last, at the end of a run, after the evaluation of its step.
+            last = max((int(row[GLOBAL_STEP]), is_probe(row) or _has_pictures(row)) for row in known)
         return last
 
     def _catch_up(self, first_step: int) -> None:
@@ -289,6 +291,10 @@ _UPLOAD_S = 3600
 
 def _lineage_facts(run_dir: Path) -> dict[str, Any]:
     return {f"lineage.{name}": value for name, value in (read_lineage(run_dir) or {}).items()}
+
+
+def _has_pictures(row: dict[str, Any]) -> bool:
+    return any(name.startswith("media/") for name in row)
 
 
 def _add_open_file(artifact: Any, file: Any, name: str) -> None:

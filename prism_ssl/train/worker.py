@@ -264,7 +264,10 @@ class Attempt:
             with whatever_happens(late):
                 self._quarantine(BrokenScan(error.scan_id, error.stage, error.cause))
         write_traceback(error, self._order.run_dir, self._ranks.rank)
-        counters = self._counters_of_all() if shared else self._counters()
+        counters = self._counters()
+        if shared:
+            with whatever_happens(late):
+                counters = self._counters_of_all()
         self._recorder.finish(status, "; ".join([describe(error), *unsaved, *late]), counters, None)
         if shared:
             self._ranks.wait_for_first()  # Ray ends all workers as soon as one of them has raised

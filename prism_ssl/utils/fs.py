@@ -48,7 +48,7 @@ def folders_below(
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Path, folders and files of ``folder`` and of every folder below it, in the order of names; links are followed.
 
-    What is taken out of the folders is not entered.
+    A folder that the caller removes from the yielded list of folders is not entered, as with ``os.walk``.
 
     Args:
         folder: where to begin.

@@ -141,7 +141,7 @@ class _NodeWatch(ExecutionCallback):
         elif now - self._moved_at > _STANDSTILL_S and (lost := len(self._nodes - _living_nodes())):
             raise MachineTrouble(
                 f"{lost} of {len(self._nodes)} nodes of the Ray cluster are lost, and the others have finished nothing "
-                f"for {_STANDSTILL_S:g} s; the same command, on a cluster that lives, goes on with what is left"
+                f"for {_STANDSTILL_S:g} s; run the same command again on a working cluster: it does what is left"
             )
 
 

@@ -76,7 +76,7 @@ def leave(code: int) -> NoReturn:
 
 
 def ignore_stop_signals() -> None:
-    """From now on only Ctrl-C interrupts: the result is written, and the rest takes seconds."""
+    """Ignore SIGTERM and SIGUSR1 from now on, so that only Ctrl-C interrupts what is left of the command."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGUSR1):
             if signal.getsignal(number) is _interrupt:

@@ -69,7 +69,7 @@ class Headers(NamedTuple):
 
 
 def headers_of(reading: Reading) -> Headers:
-    """The reading with its instances told: the work of the one who read."""
+    """The reading in the form that the ledger keeps. Call it in the process that read the file, to share the work."""
     told = [(series_key(each), each.sop, each.to_json()) for each in reading.instances]
     return Headers(*reading[:3], told, reading.left_out)
 

@@ -1,4 +1,4 @@
-"""What one DICOM file says of its image: the header that grouping and judging need, as plain values.
+"""Header of one DICOM file, or of one member of a zip or tar file, as plain values for grouping and judging.
 
 Lengths are in mm, positions and directions in DICOM's patient frame (LPS). "" and None stand for what is not there.
 """

@@ -56,14 +56,14 @@ def import_dicom(request: ImportRequest, spread: Spread, scratch: Path) -> Impor
     """Import what is new below the folders, and write ``catalog.parquet`` and ``left_out.csv``.
 
     Args:
-        request: see there.
+        request: folders, archive, private folder and rules; see ``ImportRequest``.
         spread: how to work on many items.
         scratch: a folder for temporary files that every task can reach.
 
     Raises:
         CatalogError: a folder does not exist.
         ConfigError: dcm2niix is missing, another import is using the private folder, archive and private folder do not
-            belong together, or the key is no CSV file and holds lines that nothing else tells.
+            belong together, or the key cannot be read and is the only source of some lines.
         MachineTrouble: no space is left.
     """
     for folder in request.folders:
@@ -125,7 +125,7 @@ def _refuse_folder_of_others(private: Path) -> None:
 
 
 def _own(request: ImportRequest, pseudonyms: Pseudonyms, begun: bool) -> None:
-    """Note in the archive whose it is; refuse that of another salt, or a table that no import wrote."""
+    """Note in the archive which salt made its ids; refuse an archive of another salt, or a table of no known import."""
     file, told = request.out / OWNER_FILE, pseudonyms.of("A", "archive")
     if file.exists():
         if file.read_text(encoding="utf-8").strip() != told:

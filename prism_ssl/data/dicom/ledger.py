@@ -1,6 +1,6 @@
-"""What an import has read and decided, so that the next one reads only what is new: an SQLite file of the user's own.
+"""Ledger of an import (SQLite): what it has read and decided, so that the next import reads only what is new.
 
-It holds headers with names and ids. Every change is a transaction: a killed import loses at most its last batch.
+Only the user can read it: it holds headers with names and ids. A killed import loses at most its last batch.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class Ledger:
 
     # ------------------------------------------------------------------ series
     def unjudged(self) -> list[str]:
-        """Keys of the series with a file that is new since they were judged."""
+        """Keys of the series to be judged: with new or changed files, or marked by other settings or ``reopen``."""
         return [row[0] for row in self._db.execute("select series from series where judged = 0 order by series")]
 
     def instances(self, series: str) -> list[Instance]:
@@ -193,9 +193,9 @@ class Ledger:
         A volume with an equal signature stays as it is, if ``is_there(row)`` finds its file. Belongs in a ``batch``.
 
         Args:
-            sound: None: no DICOM file of the series is gone. Else a volume in the archive stays, unless one of as many
-                planes of its kind replaces it, or a file that is still there speaks against it; none does against
-                one that is sound. So does one that was adopted.
+            sound: None where no DICOM file of the series is gone. Otherwise a volume in the archive stays, unless a
+                verdict replaces it (``_replaces``), or a file that is still there speaks against it and ``sound``
+                does not have it. Adopted volumes always stay so.
         """
         query = "select volume, signature, reason, detail, row, job, files from volumes where series = ?"
         before = {row[0]: row[1:] for row in self._db.execute(query, (series,))}
@@ -252,9 +252,9 @@ class Ledger:
         return self._db.execute(query, (volume,)).fetchone()
 
     def tell_anew(self, series: str, entries: Iterable[Entry]) -> None:
-        """Keep what the headers of a series of which files are gone say of its volumes. Belongs in a ``batch``.
+        """Update the rows of volumes in the archive from the headers of a series that lost files; mark it as judged.
 
-        A volume of as many files whose planes are others keeps its row: ids follow from numbers, which may have moved.
+        A volume with another number of files, or other planes, keeps its row: numbers may have moved. For a ``batch``.
         """
         for entry in (each for each in entries if each.job is not None):
             query = "select row from volumes where volume = ? and files = ? and reason is null and job is null"
@@ -272,8 +272,8 @@ class Ledger:
                 self._put(Entry(row["series_id"], "", "", None, "", row["slices"], row, None), row["series_id"])
 
     def reopen(self, is_there: IsThere) -> None:
-        """Judge again the series of which a file of the archive is gone, or a volume failed for a passing reason. One
-        that is in the archive and waits for a new conversion goes back to what it was, since its files may be gone."""
+        """Mark for a new judgement each series that lost a file of the archive, or has a volume that failed for a
+        ``TRANSIENT`` reason or waits for a new conversion (its DICOM files may be gone)."""
         again = set[str]()
         for series, reason, row in self._db.execute("select series, reason, row from volumes where job is null"):
             if reason in TRANSIENT or (reason is None and not is_there(json.loads(row))):

@@ -1,4 +1,4 @@
-"""Why a file or a series is left out: the names under which an import counts it."""
+"""Reasons to leave out a file or a series: the names under which an import counts them."""
 
 from __future__ import annotations
 

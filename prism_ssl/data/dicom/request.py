@@ -1,4 +1,4 @@
-"""What to import, and what came of it."""
+"""Request and report of an import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ImportRequest:
     """What to import. ``private`` holds salt, ledger and key, and must not be given away with the archive ``out``.
 
     Raises:
-        ConfigError: a value cannot be meant.
+        ConfigError: a modality is unknown, ``min_slices`` is below 2, or the folders contradict each other.
     """
 
     folders: tuple[Path, ...]

@@ -1,4 +1,4 @@
-"""Which texts of a DICOM header may be written to the archive's table.
+"""Filter the texts of a DICOM header that are written to the archive's table.
 
 Codes pass if they are in a list, names of machines and sequences if they look like one and hold no word of the fields
 that identify. Free text (descriptions) is reduced to words of a list: a name, a date or a number cannot pass.

@@ -1,4 +1,4 @@
-"""Copies from host memory that a device makes on its own time, and when that memory may be written again."""
+"""Asynchronous copies from host memory to a device, with marks that tell when that memory may be written again."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ def chunk_bytes(config: PrismConfig) -> int:
 
 def probe_set_bytes(config: PrismConfig) -> int:
     """Size of the probe set in the training worker: int16 patches and float32 positions of every view."""
-    n_views = config.eval.probe_scans * config.eval.views_per_scan + config.eval.place_pairs * 2 * PLACE_POINTS
+    asked = config.eval
+    n_views = asked.probe_scans * asked.views_per_scan + asked.place_pairs * asked.place_draws * 2 * PLACE_POINTS
     return n_views * config.held_out_patches * (PATCH_PX * PATCH_PX * 2 + 3 * 4)
 
 

@@ -33,9 +33,9 @@ class MiddleSlice:
 
 
 def middle_slice(path: str | Path) -> MiddleSlice:
-    """The slice in the middle of the last axis of the (first) volume; the file is read up to its end only.
+    """The slice in the middle of the last axis of the (first) volume; nothing after this slice is read from the file.
 
-    Colours are averaged, and of complex numbers it is the magnitude.
+    Colours are averaged; complex numbers are shown by their magnitude.
 
     Raises:
         ScanRejected: there is no such slice: no NIfTI, an impossible header, damaged or ended before.

@@ -1,4 +1,4 @@
-"""The still view at a point: nothing of it is drawn but the layout of its patches, which all points share (pure)."""
+"""Still views: views at given points without random draws, except one layout of patches for all of them (pure)."""
 
 from __future__ import annotations
 

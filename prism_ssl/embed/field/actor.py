@@ -11,7 +11,7 @@ import torch
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import Float32, Float64, ScanRecord
 from prism_ssl.data.checks import inspect_and_open
-from prism_ssl.data.scan import OpenScan
+from prism_ssl.data.scan import OpenScan, read_within
 from prism_ssl.embed.field.encode import CHUNK_POINTS, PointEncoder
 from prism_ssl.embed.field.places import NO_POINT, Places, Request
 from prism_ssl.embed.scan import Row, row_of_failure, without_embedding
@@ -57,8 +57,7 @@ class PointWorker:
     def _scan(self, record: ScanRecord) -> OpenScan:
         if self._open is None or self._open[0] != record.nifti_path:
             self._open = None  # before the next one is in memory
-            self._open = (
-                record.nifti_path,
-                inspect_and_open(record.nifti_path, record.modality, self._settings.config)[1],
-            )
+            config, path = self._settings.config, record.nifti_path
+            limit_s = config.data.open_timeout_s
+            self._open = path, read_within(limit_s, lambda: inspect_and_open(path, record.modality, config))[1]
         return self._open[1]

@@ -1,4 +1,4 @@
-"""Which points of a scan are embedded: a lattice over it, a covering, the rows of a table, or the labels of a mask.
+"""Points of a scan to embed: a lattice over it, a covering, the rows of a table, or the labels of a mask.
 
 Each kind of request finds the ``Places`` of an open scan, and makes the rows of a table from their vectors.
 """

@@ -1,4 +1,4 @@
-"""Actors that embed points, shared out over the nodes of a cluster: each fits on its node, and is lost with it."""
+"""Start the actors that embed points on the nodes of a cluster, and replace an actor that is lost."""
 
 from __future__ import annotations
 

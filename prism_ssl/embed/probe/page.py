@@ -24,7 +24,7 @@ def write_page(folder: Path, found: Sequence[Found], segmented: Segmented | None
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     picture: bytes = vl_convert.vegalite_to_png(_picture(found, segmented).to_json(), scale=_SCALE)
     write_atomic(folder / PICTURE, picture)
-    parts = ["# What the frozen embeddings tell", _METHOD.format(folds=FOLDS_MAX), f"![scores]({PICTURE})"]
+    parts = ["# Probes of the frozen embeddings", _METHOD.format(folds=FOLDS_MAX), f"![scores]({PICTURE})"]
     parts += [_label_part(each) for each in found]
     parts += [] if segmented is None else [_segmented_part(segmented)]
     names = {row.encoder for each in found for row in each.rows}
@@ -37,14 +37,15 @@ def write_page(folder: Path, found: Sequence[Found], segmented: Segmented | None
 
 
 _METHOD = (
-    "Each scan is told by a linear probe (logistic regression with balanced classes, or ridge regression, on "
-    "standardised embeddings) that was fitted on other patients, in at most {folds} folds. Intervals are 95 % over "
+    "The label of each scan is predicted by a linear probe (logistic regression with balanced classes, or ridge "
+    "regression, on standardised embeddings) that was fitted on other patients, in at most {folds} folds. Intervals "
+    "are 95 % over "
     "patients (bootstrap, expanded for few patients); they do not cover another draw of the folds or another training "
     "of the encoder. Differences are paired: the same patients are drawn for both encoders."
 )
 _ABSENT = (
     "**Not compared with {absent}**: embed the same scans with `--weights {option}` and name the table with "
-    "`--beside {option}=FILE`. Scanners and body parts differ in ways that need no learning."
+    "`--beside {option}=FILE`. Scanners and body parts can be told apart without any training."
 )
 
 

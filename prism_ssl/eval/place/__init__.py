@@ -1,1 +1,1 @@
-"""Place test: does the encoder find the same place of the body in another series of the patient?"""
+"""Place test: find the same place of the body in another series of the patient."""

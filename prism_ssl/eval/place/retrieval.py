@@ -22,7 +22,7 @@ from scipy.stats import t as student_t
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX, PLACE_POINTS, Float32, Float64, PreparedScan
 from prism_ssl.data.extract import extract_view
-from prism_ssl.data.scan import OpenScan, ReadLimits, archive_root, open_scan
+from prism_ssl.data.scan import OpenScan, ReadLimits, archive_root, open_scan, out_of_memory
 from prism_ssl.data.views import draw_view_at
 from prism_ssl.eval.place.points import shared_points
 from prism_ssl.eval.proxy_metrics import cross_similarity, hits_at
@@ -110,7 +110,9 @@ def build_place_set(held_out: Sequence[PreparedScan], config: PrismConfig) -> Pl
             break
         try:
             found, why = _exams(pair, config, limits)
-        except (ValueError, ArithmeticError, MemoryError) as error:  # ScanRejected is a ValueError
+        except MemoryError as error:
+            raise out_of_memory("for the place test", error) from error
+        except (ValueError, ArithmeticError) as error:  # ScanRejected is a ValueError
             found, why = [], f"{type(error).__name__}: {error}"
         if not found:
             left_out.append(f"scans {pair[0].record.scan_id} and {pair[1].record.scan_id}: {why}")

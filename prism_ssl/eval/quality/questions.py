@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _WEIGHTS = ("eval.w_retrieval", "eval.w_skill", "eval.w_place", "eval.w_lidar")
 _LIMITS = ("eval.probe_scans", "eval.place_pairs")
-"""They decide which series and pairs there are; those are compared themselves."""
+"""Settings that only limit which series and pairs are evaluated: the series and pairs themselves are compared."""
 _VIEWS = (
     "view.radius_mm_min",
     "view.radius_mm_max",
@@ -24,7 +24,7 @@ _VIEWS = (
     "view.window_width_std_min",
     "view.window_width_std_max",
 )
-"""Of held-out views; the other settings of views are of training pairs alone."""
+"""Settings of views that apply to held-out views; the others apply to training pairs only."""
 _LATER = {"eval.centers": "anywhere", "eval.place_draws": 1}
 """Settings that earlier versions did not have, and their defaults."""
 _ALWAYS = ("eval.seed", "eval.views_per_scan", "eval.n_patches", "data.patch_mm", *_VIEWS, *_LIMITS, *_WEIGHTS)

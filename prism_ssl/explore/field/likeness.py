@@ -1,4 +1,4 @@
-"""What the vectors of fields have in common: colours of one basis, and the point most similar to another (pure)."""
+"""Similarity of the vectors of fields: colours of one basis, and the point most similar to another (pure)."""
 
 from __future__ import annotations
 

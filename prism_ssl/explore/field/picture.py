@@ -136,7 +136,7 @@ def _said(rows: Sequence[Row]) -> list[str]:
 
 
 def _found_in_words(found: Found, best_mm: Float64) -> str:
-    """Such as "most similar: at 1, 2, 3 mm, cosine 0.91; 8 mm from the true place, where it is 0.88"."""
+    """Such as "most similar: R 1, A 2, S 3 mm, cosine 0.910; 8 mm from the true place, where the cosine is 0.880"."""
     told = f"most similar: {place_in_words(best_mm)}, cosine {found.similarity:.3f}"
     if found.off_mm is None:
         return f"{told}; the true place is not known (no common frame of reference, or no point there)"

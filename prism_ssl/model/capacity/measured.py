@@ -87,7 +87,7 @@ class BenchFile:
         return next((row for row in self.steps if row.problem is None and _settings(row) == _asked(config)), None)
 
     def best_mfu(self, preset: Preset) -> float | None:
-        """Of the rows of a preset, the largest batch's; None if none was measured."""
+        """MFU of the preset's row with the largest batch, compiled rows before others; None if none was measured."""
         rows = [row for row in self.steps if row.preset == preset and row.mfu is not None]
         return max(rows, key=lambda row: (row.compiled, row.batch_size)).mfu if rows else None
 

@@ -33,12 +33,12 @@ class RunPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether the memory is there."""
+        """Whether the card has enough memory for the run."""
         return self.peak_bytes <= self.card.memory_bytes
 
     @property
     def hours(self) -> float:
-        """Of all steps, and what is beside them."""
+        """Duration of the run: all steps, and ``BESIDE_TRAINING_S``."""
         return (self.step_s * self.config.train.max_steps + BESIDE_TRAINING_S) / 3600
 
 

@@ -1,4 +1,4 @@
-"""What is in an archive, counted: rows of the table by kind, and one row of facts a selected scan."""
+"""Facts on an archive: counts of the table's rows by kind, and one row for each selected scan."""
 
 from __future__ import annotations
 

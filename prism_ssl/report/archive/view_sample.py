@@ -1,4 +1,4 @@
-"""What the current view settings make of a sample of scans: the very pairs that training draws first."""
+"""Sample of views under the current settings: the first pairs that training would draw from some scans."""
 
 from __future__ import annotations
 

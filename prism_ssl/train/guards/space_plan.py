@@ -134,7 +134,7 @@ def check_space(plan: SpacePlan, quota: QuotaConfig, root: Path, home: Path, in_
     """The plan as text; ``in_home`` is what ``home`` holds now, environment and caches included (None: not measured).
 
     A plan that exceeds the free space only adds a warning: others may make room. A plan that exceeds the home's hard
-    limits is refused, because it would end the runs in the middle of the night.
+    limits is refused, because the runs would be stopped hours after their start.
 
     Raises:
         QuotaExceeded: the home would cross ``quota.home_hard_bytes`` or ``quota.home_hard_inodes``.

@@ -129,10 +129,11 @@ def step_line(row: dict[str, Any]) -> str:
 
 def evaluation_line(row: dict[str, Any]) -> str:
     """A held-out evaluation as one line: place and series beside chance and the untrained encoder, skill, quality."""
-    place, place_untrained, recall, chance, untrained, skill, quality, low, high = (
+    place, place_chance, place_untrained, recall, chance, untrained, skill, quality, low, high = (
         f"{value:.2f}" if _known(value := row.get(f"{PROBE_PREFIX}{name}")) else "-"
         for name in (
             "place_recall_at_1",
+            "place_recall_at_1_chance",
             "place_recall_at_1_random_init",
             "recall_at_1",
             "recall_at_1_chance",
@@ -143,7 +144,7 @@ def evaluation_line(row: dict[str, Any]) -> str:
             "proxy_quality_high",
         )
     )
-    places = f"same place {place} (chance 0.06, untrained {place_untrained})  " if place != "-" else ""
+    places = f"same place {place} (chance {place_chance}, untrained {place_untrained})  " if place != "-" else ""
     return (
         f"step {row['global_step']:>6}  held out: {places}recall@1 {recall} (chance {chance}, untrained {untrained})  "
         f"shift and rotation {skill}  proxy quality {quality} [{low}, {high}]"

@@ -9,7 +9,7 @@ from prism_ssl.utils.ray_cluster.metrics_port import Export, Kind
 
 _STEP_MS_BUCKETS: Final = (10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 30000.0)
 _LOSSES: Final = {
-    name: f"/{name}" for name in ("total", "distance", "rotation", "window_center", "window_width", "supcon")
+    name: f"/{name}" for name in ("total", "distance", "rotation", "window_center", "window_width", "supcon", "masked")
 }
 
 

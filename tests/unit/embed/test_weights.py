@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from prism_ssl.config.defaults import RECIPES
+from prism_ssl.config.defaults import RECIPES, apply_overrides, study
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.embed.weights import PixelFiles, embed_config
 from prism_ssl.errors import CheckpointError
 
+MASKED = {"model.masked_share": 0.75, "loss.w_masked": 1.0}
 
-@pytest.mark.parametrize("recipe", RECIPES)
+
+@pytest.mark.parametrize("recipe", [*RECIPES, "masked"])
 def test_the_views_are_those_of_the_training(recipe: str) -> None:
-    trained = RECIPES[recipe]()
+    trained = apply_overrides(study(), MASKED) if recipe == "masked" else RECIPES[recipe]()
     told = {"n_patches": 7, "patch_mm": 3.0, "config": trained.to_dict()}
     config = embed_config(PixelFiles(told), DataConfig(catalog_path="catalog.csv"))
     assert (config.view, config.train.precision) == (trained.view, trained.train.precision)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from prism_ssl.config.network import Objective
-from prism_ssl.contracts import Float64, PrismBatch, PrismOutput
+from prism_ssl.contracts import Float64, PreparedScan, PrismBatch, PrismOutput
 from prism_ssl.errors import ArchiveUnreachable
 from prism_ssl.eval import evaluate as evaluate_module
 from prism_ssl.eval.evaluate import Evaluator, ask, evaluate
@@ -172,6 +172,42 @@ def test_views_drawn_ahead_are_those_of_the_first_call_and_are_drawn_once(
     assert evaluator(network) == pytest.approx(first, nan_ok=True, rel=0, abs=0)
     assert evaluator(network) == pytest.approx(first, nan_ok=True, rel=0, abs=0)
     assert len(drawn) == 1
+
+
+def test_views_that_are_drawn_too_late_do_not_change_the_questions(
+    phantom_catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans, network, go_on = prepared_scans(phantom_catalog, 4), build_network(small().model), threading.Event()
+
+    def build(held_out: list[PreparedScan], *arguments: Any) -> ProbeSet:
+        if threading.current_thread().name == "held-out-views":
+            assert go_on.wait(60)
+            held_out = held_out[:2]  # as if the others did not open this time
+        return build_probe_set(held_out, *arguments)
+
+    monkeypatch.setattr(evaluate_module, "build_probe_set", build)
+    monkeypatch.setattr(evaluate_module, "_AHEAD_S", 0.05)
+    evaluator = Evaluator(scans, small(), phantom_catalog)
+    evaluator.draw_ahead()
+    first = evaluator(network)
+    go_on.set()
+    assert evaluator._ahead is not None
+    evaluator._ahead.join(60)
+    assert first["scans"] == 4
+    assert evaluator(network) == pytest.approx(first, nan_ok=True, rel=0, abs=0)
+
+
+def test_a_network_that_learned_from_hidden_patches_is_asked_with_all_of_them(phantom_catalog: Path) -> None:
+    config = small(model__masked_share=0.5, loss__w_masked=1.0)
+    network = build_network(config.model)
+    probe_set = build_probe_set(prepared_scans(phantom_catalog, 4), config, phantom_catalog)
+    batch = probe_set.pairs(0, 4, torch.device("cpu"))
+    network.train()
+    embeddings = ask(network, probe_set, config).embeddings
+    assert network.training
+    with torch.no_grad():
+        expected = network.encoder(batch.patches_a, batch.positions_a)
+    np.testing.assert_allclose(embeddings[0:8:2], expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("comes_back", [True, False])

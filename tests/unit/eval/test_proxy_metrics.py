@@ -24,9 +24,14 @@ def _recall(embeddings: Float64, k: int) -> float:
     return float(metrics.hits_at(metrics.cosine_similarity(embeddings), *metrics.same_series(SERIES), k).mean())
 
 
+def _relative(value: float, ceiling: int) -> float:
+    """LiDAR on a scale from 0 (one direction or none) to 1 (its ceiling)."""
+    return (value - 1.0) / (ceiling - 1.0)
+
+
 def _lidar_relative(embeddings: Float64) -> float:
     value = metrics.lidar(metrics.discriminants(embeddings, SERIES))
-    return metrics.lidar_relative(value, metrics.lidar_ceiling(6, embeddings.shape[1]))
+    return _relative(value, metrics.lidar_ceiling(6, embeddings.shape[1]))
 
 
 def test_one_direction_per_series_is_retrieved_perfectly() -> None:
@@ -133,7 +138,7 @@ def test_telling_directions_are_none_in_noise_and_all_in_series_that_differ(
     series = np.repeat(np.arange(16), 8)
     noise, means = RNG.standard_normal((128, width)), signal * np.eye(16, width)
     rows = metrics.telling_discriminants(means[series] + noise, series, seed=0)
-    relative = metrics.lidar_relative(metrics.lidar(rows), metrics.lidar_ceiling(16, width))
+    relative = _relative(metrics.lidar(rows), metrics.lidar_ceiling(16, width))
     assert relative == pytest.approx(expected, abs=0.1 if signal else 0.0)
 
 
@@ -143,10 +148,6 @@ def test_telling_directions_are_the_ones_with_signal() -> None:
     means[:, :3] = 5 * RNG.standard_normal((16, 3))
     rows = metrics.telling_discriminants(means[series] + RNG.standard_normal((128, 12)), series, seed=0)
     assert np.linalg.matrix_rank(rows, tol=1e-6) == 3
-
-
-def test_relative_lidar_is_unknown_with_two_series() -> None:
-    assert math.isnan(metrics.lidar_relative(1.0, metrics.lidar_ceiling(2, 8)))
 
 
 def test_alignment_and_uniformity_of_known_points() -> None:

@@ -237,6 +237,19 @@ def test_a_finished_row_is_not_trained_again_and_not_taken_for_another(
     assert study([], "--", "--train.max-steps", "5") == 2, "the recipe of another version"
 
 
+def test_a_row_with_other_settings_is_told_and_is_not_in_the_table(
+    study: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study([0], "--rows", "prism", "--", "--train.max-steps", "5") == 0
+    assert study([0], "--rows", "simclr", "--", "--train.max-steps", "6") == 0
+    assert "row prism is left out: it was trained with other settings" in " ".join(capsys.readouterr().out.split())
+    table_of = (tmp_path / "out" / "report" / "results.md").read_text()
+    assert f"| {ROWS['simclr'].title} |" in table_of
+    assert f"| {ROWS['prism'].title} |" not in table_of
+    assert study([0], "--rows", "guide", "--", "--train.max-steps", "5") == 0
+    assert f"| {ROWS['prism'].title} |" in (tmp_path / "out" / "report" / "results.md").read_text()
+
+
 def test_a_row_that_failed_is_told_and_is_not_in_the_table(
     study: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

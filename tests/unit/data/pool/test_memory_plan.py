@@ -108,6 +108,8 @@ def test_the_probe_set_is_planned_for() -> None:
     view = np.empty((1024, PATCH_PX, PATCH_PX), np.int16).nbytes + np.empty((1024, 3), np.float32).nbytes
     assert probe_set_bytes(few) == 8 * view
     assert probe_set_bytes(replace(few, eval=replace(few.eval, place_pairs=3))) == (8 + 3 * 2 * 16) * view
+    four_times = replace(few.eval, place_pairs=3, place_draws=4)
+    assert probe_set_bytes(replace(few, eval=four_times)) == (8 + 4 * 3 * 2 * 16) * view
     more = plan(many, [a_shard(10, 10)]).base_bytes - plan(few, [a_shard(10, 10)]).base_bytes
     assert more == 64 * 8 * view
     assert (

@@ -159,10 +159,11 @@ def test_centred_views_are_found_whatever_all_views_of_a_series_share(place_set:
 
 
 def test_a_gain_is_counted_patient_by_patient() -> None:
-    recall, other = np.array([0.5, 0.7, 0.9]), np.array([0.1, 0.1, 0.4])
+    recall, other = np.array([0.5, 0.7, 0.9]), np.array([0.1, 0.1, 0.6])
     gain, low, high = place_gain(recall, other, ["p", "p", "q"])
-    assert gain == pytest.approx(0.5)  # p: mean of 0.4 and 0.6; q: 0.5
-    assert (low, high) == pytest.approx((0.5, 0.5))
+    assert gain == pytest.approx(0.4)  # p: mean of 0.4 and 0.6; q: 0.3
+    half = stats.t.ppf(0.975, 1) * np.std([0.5, 0.3], ddof=1) / np.sqrt(2)
+    assert (low, high) == pytest.approx((0.4 - half, 0.4 + half))
 
 
 def _heads(place_set: PlaceSet) -> tuple[OpenScan, OpenScan]:
