@@ -74,6 +74,17 @@ class LossReport:
         return self.terms["supcon"].weight
 
 
+def head_weights(loss: LossConfig) -> dict[Head, float]:
+    """Weight of each pair head; 0 for all of them in the SimCLR baseline."""
+    pairs = 0.0 if loss.simclr_baseline else 1.0
+    return {
+        "distance": pairs * loss.w_distance,
+        "rotation": pairs * loss.w_rotation,
+        "window_center": pairs * loss.w_window,
+        "window_width": pairs * loss.w_window,
+    }
+
+
 class LossBundle:
     """The objective of a run: (output, batch, step) -> ``LossReport``.
 
@@ -90,15 +101,8 @@ class LossBundle:
         self._score: HeadScorer = score_classification
         if objective == "regression":
             self._score = partial(score_regression, normalized_output=loss.normalize_targets)
-        self._head_weights: dict[Head, float] = {
-            "distance": loss.w_distance,
-            "rotation": loss.w_rotation,
-            "window_center": loss.w_window,
-            "window_width": loss.w_window,
-        }
+        self._head_weights = head_weights(loss)
         self._w_masked = 0.0 if loss.simclr_baseline else loss.w_masked
-        if loss.simclr_baseline:
-            self._head_weights = dict.fromkeys(self._head_weights, 0.0)
 
     def contrast(self, batch: PairFacts) -> Contrast:
         """SupCon's positives and negatives among views a, then views b: by series or by place; for SimCLR by pair."""

@@ -16,7 +16,7 @@ from prism_ssl.study.results import BASELINES, over_patients, place_by_patient, 
 from prism_ssl.study.rows import ROWS
 from prism_ssl.utils.fs import write_atomic
 
-_TITLE = "same place, other series: recall@1 of each patient (small), their mean, 95 % interval; dashed: chance"
+_AXIS = "same place, other series: recall@1 of each patient (grey), their mean and its 95 % interval; dashed: chance"
 
 
 def write_picture(path: Path, evidence: Mapping[str, PatientEvidence], chance: float | None) -> None:
@@ -42,8 +42,12 @@ def chart(recall: Mapping[str, Mapping[str, float]], chance: float | None) -> al
     patients = [{"row": row, "recall": value} for row, known in recall.items() for value in known.values()]
     means = [{"row": row, **_span(known)} for row, known in recall.items() if known]
     y = alt.Y("row:N", title=None, sort=list(recall), axis=alt.Axis(labelLimit=320))
-    x = alt.X("recall:Q", title=None, scale=alt.Scale(domain=[0, 1], clamp=True))
-    dots = alt.Chart(pl.DataFrame(patients)).mark_circle(size=22, opacity=0.45, color="#888888").encode(x=x, y=y)
+    x = alt.X("recall:Q", title=_AXIS, scale=alt.Scale(domain=[0, 1], clamp=True))
+    dots = (
+        alt.Chart(pl.DataFrame(patients))
+        .mark_circle(size=26, opacity=0.5, color="#777777", yOffset=11)
+        .encode(x=x, y=y)
+    )
     base = alt.Chart(pl.DataFrame(means, infer_schema_length=None))
     spans = base.mark_rule(strokeWidth=2.5, color="#1f5fa8").encode(x="low:Q", x2="high:Q", y=y)
     middles = base.mark_point(filled=True, size=110, opacity=1, color="#1f5fa8").encode(x=x, y=y)
@@ -55,7 +59,7 @@ def chart(recall: Mapping[str, Mapping[str, float]], chance: float | None) -> al
         layers.insert(
             0, alt.Chart(pl.DataFrame({"chance": [chance]})).mark_rule(strokeDash=[4, 4]).encode(x="chance:Q")
         )
-    return alt.layer(*layers).properties(width=460, height=alt.Step(44), title=_TITLE)
+    return alt.layer(*layers).properties(width=460, height=alt.Step(44))
 
 
 def _span(known: Mapping[str, float]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from prism_ssl.config.schema import PrismConfig
+from prism_ssl.model.loss import head_weights
 from prism_ssl.train.guards.alarm_rules import alarm_rules
 from prism_ssl.train.guards.alarms import Span
 
@@ -50,12 +51,5 @@ def _without_weight(config: PrismConfig, name: str) -> bool:
     if kind not in ("at_chance", "frozen_head"):
         return False
     loss = config.loss
-    pairs = 0.0 if loss.simclr_baseline else 1.0
-    weights = {
-        "distance": pairs * loss.w_distance,
-        "rotation": pairs * loss.w_rotation,
-        "window_center": pairs * loss.w_window,
-        "window_width": pairs * loss.w_window,
-        "supcon": 1.0 if loss.simclr_baseline else loss.w_supcon_target,
-    }
-    return weights[head] <= 0
+    contrast = 1.0 if loss.simclr_baseline else loss.w_supcon_target
+    return {**head_weights(loss), "supcon": contrast}[head] <= 0
