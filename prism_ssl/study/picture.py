@@ -37,7 +37,9 @@ def write_picture(path: Path, evidence: Mapping[str, PatientEvidence], chance: f
         write_atomic(path, vl_convert.vegalite_to_png(chart(recall, chance).to_json(), scale=2.0))
 
 
-def chart(recall: Mapping[str, Mapping[str, float]], chance: float | None) -> alt.LayerChart:
+def chart(
+    recall: Mapping[str, Mapping[str, float]], chance: float | None
+) -> alt.Chart | alt.LayerChart | alt.FacetChart:
     """``recall``: title of a row -> patient -> recall@1."""
     patients = [{"row": row, "recall": value} for row, known in recall.items() for value in known.values()]
     means = [{"row": row, **_span(known)} for row, known in recall.items() if known]

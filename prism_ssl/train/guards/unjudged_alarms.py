@@ -51,5 +51,6 @@ def _without_weight(config: PrismConfig, name: str) -> bool:
     if kind not in ("at_chance", "frozen_head"):
         return False
     loss = config.loss
-    contrast = 1.0 if loss.simclr_baseline else loss.w_supcon_target
-    return {**head_weights(loss), "supcon": contrast}[head] <= 0
+    if head == "supcon":
+        return not loss.simclr_baseline and loss.w_supcon_target <= 0
+    return {str(name): weight for name, weight in head_weights(loss).items()}[head] <= 0
