@@ -34,13 +34,11 @@ def write_picture(path: Path, evidence: Mapping[str, PatientEvidence], chance: f
             shown[title] = own
     recall = {title: place_by_patient(found) for title, found in shown.items()}
     if any(recall.values()):
-        write_atomic(path, vl_convert.vegalite_to_png(chart(recall, chance).to_json(), scale=2.0))
+        write_atomic(path, vl_convert.vegalite_to_png(chart(recall, chance), scale=2.0))
 
 
-def chart(
-    recall: Mapping[str, Mapping[str, float]], chance: float | None
-) -> alt.Chart | alt.LayerChart | alt.FacetChart:
-    """``recall``: title of a row -> patient -> recall@1."""
+def chart(recall: Mapping[str, Mapping[str, float]], chance: float | None) -> dict[str, Any]:
+    """Vega-Lite specification of the picture; ``recall``: title of a row -> patient -> recall@1."""
     patients = [{"row": row, "recall": value} for row, known in recall.items() for value in known.values()]
     means = [{"row": row, **_span(known)} for row, known in recall.items() if known]
     y = alt.Y("row:N", title=None, sort=list(recall), axis=alt.Axis(labelLimit=320))
@@ -61,7 +59,8 @@ def chart(
         layers.insert(
             0, alt.Chart(pl.DataFrame({"chance": [chance]})).mark_rule(strokeDash=[4, 4]).encode(x="chance:Q")
         )
-    return alt.layer(*layers).properties(width=460, height=alt.Step(44))
+    spec: dict[str, Any] = alt.layer(*layers).properties(width=460, height=alt.Step(44)).to_dict()
+    return spec
 
 
 def _span(known: Mapping[str, float]) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def test_baselines_are_compared_patient_by_patient_too() -> None:
 
 # ---------------------------------------------------------------------- command
 def test_the_picture_has_every_patient_and_every_interval_and_names_nobody(tmp_path: Path) -> None:
-    spec = json.dumps(chart({"PRISM": place_by_patient(PRISM), "other": place_by_patient(OTHER)}, 0.0625).to_dict())
+    spec = json.dumps(chart({"PRISM": place_by_patient(PRISM), "other": place_by_patient(OTHER)}, 0.0625))
     values = [row for rows in json.loads(spec)["datasets"].values() for row in rows]
     assert sorted(row["recall"] for row in values if "low" not in row and "recall" in row) == [
         0.1,
