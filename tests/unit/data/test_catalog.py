@@ -269,7 +269,11 @@ def test_a_table_without_rows_is_an_error(tmp_path: Path) -> None:
         ("a.csv", b"pmbb_id,modality,series_path\nsecret-7,CT,\xe9t\xe9\n", "cannot be read .*utf-8"),
         ("a.csv", b"pmbb_id,modality,series_path\nsecret-7,CT,a,b,c\n", "cannot be read .*more fields"),
         ("a.csv", b'pmbb_id,modality,series_path\n"secret-7,CT,a\nP2,CT,b\n', "cannot be read"),
-        ("a.csv.gz", gzip.compress(b"pmbb_id,modality,series_path\nP1,CT,a\n")[:-12], "cannot be read .*end of file"),
+        (
+            "a.csv.gz",
+            gzip.compress(b"pmbb_id,modality,series_path\nP1,CT,a\n", mtime=0)[:-12],
+            "cannot be read .*end of file",
+        ),
         ("a.xlsx", b"PK", "is of an unknown kind; needed: .csv, .csv.gz, .parquet"),
     ],
 )
