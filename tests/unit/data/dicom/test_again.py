@@ -812,5 +812,5 @@ def test_what_cannot_begin_says_what_is_needed(tmp_path: Path, monkeypatch: pyte
     assert imported(tmp_path).volumes.total() == left_out(tmp_path).height == 0
     converter.converter_version.cache_clear()
     monkeypatch.setattr(converter, "dcm2niix", lambda: None)
-    with pytest.raises(ConfigError, match="pip install 'prism-ssl\\[dicom\\]'"):
+    with pytest.raises(ConfigError, match=r"make install, or pip install -e '\.\[dicom\]'"):
         imported(tmp_path)

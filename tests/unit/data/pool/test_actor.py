@@ -146,7 +146,7 @@ def test_uncut_a_volume_is_handed_over_once_for_each_stay_of_its_scan(
     pool = pool_settings(slots=2, visits_per_scan=6, deterministic=deterministic)
     actor, held = start(scans, pool, scratch_bytes=scratch_bytes, extract_on="cuda"), set[str]()
     stays: set[tuple[str, int]] = set()  # a scan may leave the pool and come back, in the next epoch, within one chunk
-    for _ in range(30):
+    for _ in range(5000):  # how soon scans are replaced depends on the machine
         chunk = actor.next_chunk(3)
         assert isinstance(chunk, UncutChunk)
         new = {(visit.scan_id, visit.epoch) for visit in chunk.visits} - stays
@@ -158,7 +158,9 @@ def test_uncut_a_volume_is_handed_over_once_for_each_stay_of_its_scan(
         assert chunk.mirrored <= held | chunk.volumes.keys()
         assert len(chunk.mirrored) <= pool.slots
         held, stays = set(chunk.mirrored), stays | new
-    assert chunk.counters["volumes_handed_over"] == len(stays) > 5
+        if len(stays) > 7:
+            break
+    assert chunk.counters["volumes_handed_over"] == len(stays) > 7
 
 
 def test_uncut_broken_scans_are_told_and_a_cursor_continues_as_if_the_actor_had_cut(
