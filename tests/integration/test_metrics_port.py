@@ -58,6 +58,7 @@ def test_the_metrics_port_shows_every_number_of_a_run_and_no_name(
             tmp_path, data__catalog_path=phantom_catalog, train__max_steps=10**6, run__name="jane-doe-1970",
             quota__home_hard_bytes=limit, train__stall_warmup_steps=0,
             data__deterministic=True, data__visits_per_scan=2,  # each turn waits for its scan: there are waits to show
+            model__masked_share=0.5, loss__w_masked=0.3,  # every loss has a weight: each is shown
         )
     )  # fmt: skip
     run.wait_for(r"^step +60 ")
