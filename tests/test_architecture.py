@@ -259,6 +259,11 @@ def test_a_pool_actor_never_pays_for_torch() -> None:
     assert told == "[]"
 
 
+def test_a_training_worker_pays_for_scikit_learn_only_when_it_evaluates() -> None:
+    told = _run("import sys, prism_ssl.train.worker; print(sorted({'sklearn', 'scipy.stats'} & set(sys.modules)))")
+    assert told == "[]"
+
+
 def test_ray_is_not_imported_before_its_environment_is_set() -> None:
     modules = "tune.train_single, tune.tune_core24, prism_ssl.utils.ray_cluster.session"
     assert _run(f"import sys, {modules}; print('ray' in sys.modules)") == "False"

@@ -40,7 +40,7 @@ def evaluate_run(run_dir: Path, catalog: Path | None = None, trained: bool = Fal
     import torch
 
     from prism_ssl.data.holdout import Split
-    from prism_ssl.eval.evaluate import Evaluator
+    from prism_ssl.eval.evaluator import Evaluator
     from prism_ssl.model.network import build_network
     from prism_ssl.records.run_files import CHECKPOINT_FILE
     from prism_ssl.train.checkpoint import load_checkpoint

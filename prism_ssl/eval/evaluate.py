@@ -1,13 +1,10 @@
-"""Held-out evaluation of a network on the probe set and the place test: scalars, and evidence per patient."""
+"""Held-out evaluation of a network, and of what needs no training, on the probe set and the place test."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import torch
@@ -17,7 +14,6 @@ from prism_ssl.contracts import (
     PATCH_PX,
     PATCH_SCALE,
     PLACE_POINTS,
-    BrokenScan,
     Float64,
     PreparedScan,
     PrismBatch,
@@ -26,8 +22,8 @@ from prism_ssl.contracts import (
 from prism_ssl.eval import proxy_metrics as metrics
 from prism_ssl.eval.baselines import PIXELS, RANDOM, compared, pixel_evaluation, scanner_scalars
 from prism_ssl.eval.held_out_scalars import Answers, held_out_scalars
-from prism_ssl.eval.place.retrieval import PlaceSet, build_place_set, no_places, place_gain
-from prism_ssl.eval.probe_set import ProbeSet, build_probe_set
+from prism_ssl.eval.place.retrieval import PlaceSet, no_places, place_gain
+from prism_ssl.eval.probe_set import ProbeSet
 from prism_ssl.eval.quality.evidence import PatientEvidence
 from prism_ssl.model.network import PrismNet, build_network
 from prism_ssl.model.pair_targets import (
@@ -39,9 +35,6 @@ from prism_ssl.model.pair_targets import (
 )
 from prism_ssl.model.precision import inference_autocast
 
-_AHEAD_S = 1800.0
-"""Longest wait of the first evaluation for views that are drawn in the background; after it, the call draws them."""
-
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -52,78 +45,36 @@ class Evaluation:
     answers: Answers
 
 
-class Evaluator:
-    """Evaluates the encoders of one run on one probe set and place test, which are drawn once: by ``draw_ahead`` in the
-    background, or at the first call. The views are the same."""
+def evaluate_untrained(
+    network: PrismNet,
+    asked: Answers,
+    probe_set: ProbeSet,
+    place_set: PlaceSet,
+    held_out: Sequence[PreparedScan],
+    config: PrismConfig,
+) -> tuple[dict[str, float], dict[str, Float64]]:
+    """The baselines: random weights, pixel statistics, the scanner. Scalars, and place recall [Q] by ending.
 
-    def __init__(self, held_out: Sequence[PreparedScan], config: PrismConfig, catalog: Path) -> None:
-        self._held_out, self._config, self._catalog = held_out, config, catalog
-        self._sets: tuple[ProbeSet, PlaceSet] | None = None
-        self._drawn_ahead: tuple[ProbeSet, PlaceSet] | None = None
-        self._ahead: Thread | None = None
-        self._baselines: dict[str, float] = {}
-        self._untrained_place: dict[str, Float64] = {}
-        self.evidence: PatientEvidence | None = None
-        """Evidence per patient of the last call."""
-
-    @property
-    def left_out(self) -> list[BrokenScan]:
-        """Held-out scans that did not open; known after the first call."""
-        return self._sets[0].left_out if self._sets else []
-
-    def draw_ahead(self) -> None:
-        """Start to draw the views in the background, once; the first call waits for them.
-
-        A scan of 157 MB takes about a second to open, and 64 of them are a minute in which a GPU would wait.
-        """
-        if self._ahead is None and self._held_out:
-            self._ahead = Thread(target=self._draw_quietly, name="held-out-views", daemon=True)
-            with suppress(RuntimeError):  # no thread can be started: the first call draws
-                self._ahead.start()
-
-    def _draw_quietly(self) -> None:
-        with suppress(Exception):  # the first call draws again, and raises what it meets
-            self._drawn_ahead = self._draw()
-
-    def _draw(self) -> tuple[ProbeSet, PlaceSet]:
-        probe_set = build_probe_set(self._held_out, self._config, self._catalog)
-        return probe_set, build_place_set(self._held_out, self._config)
-
-    def __call__(self, network: PrismNet) -> dict[str, float]:
-        """The scalars of ``evaluate`` and those of the untrained ``baselines``; empty without scans."""
-        if self._sets is None:  # once: a thread that comes too late does not change what later calls are asked
-            if self._ahead is not None and self._ahead.ident is not None:
-                self._ahead.join(min(_AHEAD_S, self._config.train.rank_timeout_s / 2))
-            self._sets = self._drawn_ahead or self._draw()
-        probe_set, place_set = self._sets
-        if not probe_set.scans:
-            return {}
-        done = evaluate(network, probe_set, self._config, place_set)
-        if not self._baselines:
-            self._baselines, self._untrained_place = self._without_training(network, done.answers, probe_set, place_set)
-        self.evidence = done.evidence and dataclasses.replace(done.evidence, untrained_place=self._untrained_place)
-        return done.values | self._baselines | _place_gains(self.evidence)
-
-    def _without_training(
-        self, network: PrismNet, asked: Answers, probe_set: ProbeSet, place_set: PlaceSet
-    ) -> tuple[dict[str, float], dict[str, Float64]]:
-        """Scalars, and place recall [Q] by ending. Random weights follow from ``eval.seed``."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._config.eval.seed)
-            fresh = build_network(self._config.model)
-        fresh = fresh.to(next(network.parameters()).device)
-        untrained = evaluate(fresh, probe_set, self._config, place_set)
-        pixels, of_pixels = pixel_evaluation(asked, probe_set, place_set, self._config)
-        evidence = {RANDOM: untrained.evidence, PIXELS: of_pixels}
-        values = (
-            compared(untrained.values, RANDOM)
-            | compared(pixels, PIXELS)
-            | scanner_scalars(self._held_out, probe_set, self._config)
-        )
-        return values, {ending: each.place_recall for ending, each in evidence.items() if each is not None}
+    Args:
+        network: whose device and architecture the random weights have; they follow from ``eval.seed``.
+        asked: its answers; they hold the questions' targets.
+        probe_set, place_set: the views.
+        held_out: their scans.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.eval.seed)
+        fresh = build_network(config.model)
+    fresh = fresh.to(next(network.parameters()).device)
+    untrained = evaluate(fresh, probe_set, config, place_set)
+    pixels, of_pixels = pixel_evaluation(asked, probe_set, place_set, config)
+    evidence = {RANDOM: untrained.evidence, PIXELS: of_pixels}
+    values = (
+        compared(untrained.values, RANDOM) | compared(pixels, PIXELS) | scanner_scalars(held_out, probe_set, config)
+    )
+    return values, {ending: each.place_recall for ending, each in evidence.items() if each is not None}
 
 
-def _place_gains(evidence: PatientEvidence | None) -> dict[str, float]:
+def place_gains(evidence: PatientEvidence | None) -> dict[str, float]:
     """``place_gain*``: place recall less that of each baseline, with its interval over patients."""
     if evidence is None or not evidence.pairs:
         return {}

@@ -21,6 +21,7 @@ from scipy import stats
 from prism_ssl.config.defaults import RECIPES, known_keys
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.config.schema import PrismConfig
+from prism_ssl.contracts import GENERATED
 from prism_ssl.eval.effects import main_effects
 from prism_ssl.eval.quality.comparison import resample_together
 from prism_ssl.eval.quality.evidence import PatientEvidence
@@ -57,8 +58,6 @@ INTERVAL_IN_WORDS = (
     "configuration can differ by more. Repeat the best configurations with another train.seed before you trust a "
     "small difference."
 )
-GENERATED = "generated_phantoms"
-"""Key under which a tracked run records that its scans were generated phantoms."""
 
 
 def compute_proxy_score(df_runs: pl.DataFrame, df_hist: pl.DataFrame) -> pl.DataFrame:

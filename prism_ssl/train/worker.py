@@ -15,7 +15,7 @@ from prism_ssl.data.collate import Collator
 from prism_ssl.data.pool import join_counters, object_store_bytes, spill_note
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
 from prism_ssl.errors import CheckpointError, PoolActorDied, QuotaExceeded, ReplacementFailed, RunFolderError
-from prism_ssl.eval.evaluate import Evaluator
+from prism_ssl.eval.evaluator import Evaluator
 from prism_ssl.eval.quality.evidence import write_evidence
 from prism_ssl.model.export import save_encoder, verify_export
 from prism_ssl.model.loss import LossReport

@@ -15,8 +15,10 @@ import torch
 from prism_ssl.config.network import Objective
 from prism_ssl.contracts import Float64, PreparedScan, PrismBatch, PrismOutput
 from prism_ssl.errors import ArchiveUnreachable
-from prism_ssl.eval import evaluate as evaluate_module
-from prism_ssl.eval.evaluate import Evaluator, ask, evaluate
+from prism_ssl.eval import evaluator as evaluator_module
+from prism_ssl.eval import probe_set as probe_set_module
+from prism_ssl.eval.evaluate import ask, evaluate
+from prism_ssl.eval.evaluator import Evaluator
 from prism_ssl.eval.held_out_scalars import views_hash
 from prism_ssl.eval.place.retrieval import no_places
 from prism_ssl.eval.probe_set import ProbeSet, build_probe_set
@@ -163,7 +165,7 @@ def test_views_drawn_ahead_are_those_of_the_first_call_and_are_drawn_once(
         drawn.append(build_probe_set(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(evaluate_module, "build_probe_set", build)
+    monkeypatch.setattr(probe_set_module, "build_probe_set", build)
     evaluator = Evaluator(scans, small(), phantom_catalog)
     evaluator.draw_ahead()
     assert begun.wait(60)  # while the caller goes on
@@ -185,8 +187,8 @@ def test_views_that_are_drawn_too_late_do_not_change_the_questions(
             held_out = held_out[:2]  # as if the others did not open this time
         return build_probe_set(held_out, *arguments)
 
-    monkeypatch.setattr(evaluate_module, "build_probe_set", build)
-    monkeypatch.setattr(evaluate_module, "_AHEAD_S", 0.05)
+    monkeypatch.setattr(probe_set_module, "build_probe_set", build)
+    monkeypatch.setattr(evaluator_module, "_AHEAD_S", 0.05)
     evaluator = Evaluator(scans, small(), phantom_catalog)
     evaluator.draw_ahead()
     first = evaluator(network)
@@ -222,7 +224,7 @@ def test_an_archive_that_was_away_while_views_were_drawn_ahead_is_asked_again(
             raise ArchiveUnreachable("the archive was away for 1 s")
         return build_probe_set(*arguments)
 
-    monkeypatch.setattr(evaluate_module, "build_probe_set", build)
+    monkeypatch.setattr(probe_set_module, "build_probe_set", build)
     evaluator = Evaluator(prepared_scans(phantom_catalog, 4), small(), phantom_catalog)
     evaluator.draw_ahead()
     if comes_back:
