@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import tyro
 from rich.console import Console
 
-from prism_ssl.config.defaults import config_from_dict
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.errors import PrismError, RunFolderError
+from prism_ssl.records.run_files import CHECKPOINT_FILE, settings_of_run
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_cluster.session import ray_environment
 
@@ -42,10 +42,9 @@ def evaluate_run(run_dir: Path, catalog: Path | None = None, trained: bool = Fal
     from prism_ssl.data.holdout import Split
     from prism_ssl.eval.evaluator import Evaluator
     from prism_ssl.model.network import build_network
-    from prism_ssl.records.run_files import CHECKPOINT_FILE
     from prism_ssl.train.checkpoint import load_checkpoint
 
-    config = _config(run_dir)
+    config = settings_of_run(run_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build_network(config.model).to(device)
     checkpoint = load_checkpoint(run_dir / CHECKPOINT_FILE, device)
@@ -58,14 +57,6 @@ def evaluate_run(run_dir: Path, catalog: Path | None = None, trained: bool = Fal
         )
     scans, table = _scans(config, run_dir, catalog, trained, split)
     return Evaluator(scans, config, table)(network)
-
-
-def _config(run_dir: Path) -> PrismConfig:
-    path = run_dir / "config.json"
-    try:
-        return config_from_dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}); needed: the folder of a run") from error
 
 
 def _scans(
@@ -106,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     run_dir, catalog, trained = tyro.cli(command, args=arguments, prog="prism evaluate")
     try:
-        with ray_environment(temporary_root(_config(run_dir).run.tmp_root)):
+        with ray_environment(temporary_root(settings_of_run(run_dir).run.tmp_root)):
             values = evaluate_run(run_dir, catalog, trained)
     except PrismError as error:
         Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True)

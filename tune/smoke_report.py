@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,10 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from prism_ssl.config.defaults import config_from_dict
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import PrismError
-from prism_ssl.records.run_files import CONFIG_FILE, read_history, read_summary
+from prism_ssl.records.run_files import read_history, read_summary, settings_of_run
 from prism_ssl.records.wandb_api import open_api, service_errors
 from prism_ssl.train.tracking.identity import read_tracked_as
 
@@ -56,7 +54,7 @@ def _tracked_checks(run_dir: Path, summary: RunSummary, logged: set[int]) -> Ite
     if mode != "online" or tracked is None:
         yield Check(run_dir.name, "W&B metrics and artifact", None, f"tracking was {mode}")
         return
-    config = config_from_dict(json.loads((run_dir / CONFIG_FILE).read_text()))
+    config = settings_of_run(run_dir)
     try:
         with service_errors():
             api = open_api(config)

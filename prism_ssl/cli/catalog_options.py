@@ -10,6 +10,9 @@ from rich.console import Console
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.errors import ConfigError
 
+EVERY_SCAN = 2**31
+"""``n_scans`` of a tool that takes all scans of a table unless told otherwise."""
+
 EXIT_OK, EXIT_NO, EXIT_REFUSED = 0, 1, 2
 """Exit codes: success; the tool ran, and its answer is no (a leak, no embedding, no such scan); it could not run."""
 

@@ -13,19 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import ClassifierMixin, clone
 from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
-from sklearn.model_selection import GroupKFold
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from prism_ssl.contracts import Float64
 from prism_ssl.data.phantoms import Place
+from prism_ssl.eval.patients import linear_classifier, patient_folds
 from prism_ssl.eval.proxy_metrics import chance_at, cosine_similarity, hits_at
-
-FOLDS_MAX = 8
-"""Most folds of patients; with fewer patients, each is a fold of its own."""
 
 PLACE_TOLERANCE_MM = 30.0
 """Centres this close, in the same region of two phantoms, show the same place: the largest radius of a prism."""
@@ -45,8 +39,8 @@ UNKNOWN = ProbeScore(math.nan, math.nan, math.nan)
 
 def probe_classes(embeddings: Float64, labels: Sequence[str | None], patients: Sequence[str], k: int) -> ProbeScore:
     """Predict ``labels`` [V] from ``embeddings`` [V, D] of other patients: majority of the k nearest by cosine, with
-    one vote each (Cover & Hart 1967; Wu et al. 2018 weight the votes by similarity, this does not), and logistic
-    regression on standardised embeddings with balanced classes (Alain & Bengio 2017).
+    one vote each (Cover & Hart 1967; Wu et al. 2018 weight the votes by similarity, this does not), and by
+    ``linear_classifier``.
 
     Views without a label, and classes that fewer than two patients have, are left out; NaN when fewer than two
     classes remain.
@@ -60,15 +54,14 @@ def probe_classes(embeddings: Float64, labels: Sequence[str | None], patients: S
     n_classes = len(set(y))
     if n_classes < 2:
         return UNKNOWN
-    linear = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
     knn = KNeighborsClassifier(k, metric="cosine")
-    return ProbeScore(_accuracy(knn, x, y, groups), _accuracy(linear, x, y, groups), 1.0 / n_classes)
+    return ProbeScore(_accuracy(knn, x, y, groups), _accuracy(linear_classifier(), x, y, groups), 1.0 / n_classes)
 
 
 def _accuracy(probe: ClassifierMixin, x: Float64, y: npt.NDArray[np.str_], patients: npt.NDArray[np.str_]) -> float:
     """Balanced accuracy over all views, each predicted by a probe fitted on other patients."""
     told = np.empty_like(y)
-    for train, test in GroupKFold(min(FOLDS_MAX, len(set(patients)))).split(x, y, patients):
+    for train, test in patient_folds(patients):
         fold = clone(probe) if len(set(y[train])) > 1 else DummyClassifier()
         if isinstance(fold, KNeighborsClassifier):
             fold.n_neighbors = min(fold.n_neighbors, len(train))

@@ -12,17 +12,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.model_selection import GroupKFold
+from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64
+from prism_ssl.eval.patients import FOLDS_MAX, linear_classifier, patient_folds
 from prism_ssl.eval.quality.bootstrap import draw_counts, interval
-
-FOLDS_MAX = 8
-"""Most folds of patients; with fewer patients, each is a fold of its own."""
 
 Kind = Literal["classes", "regression"]
 
@@ -64,7 +61,7 @@ def told_by_others(x: Float64, task: Task, most: int | None = None, seed: int = 
     """
     told = np.empty_like(task.y)
     rng = np.random.default_rng(seed)
-    for train, test in GroupKFold(min(FOLDS_MAX, len(set(task.patients)))).split(x, task.y, task.patients):
+    for train, test in patient_folds(task.patients):
         if most is not None:
             some = rng.permutation(np.unique(task.patients[train]))[:most]
             train = train[np.isin(task.patients[train], some)]
@@ -76,7 +73,7 @@ def _fitted(x: Float64, y: npt.NDArray[Any], kind: Kind) -> Any:
     if len(set(y)) < 2:
         return DummyClassifier().fit(x, y) if kind == "classes" else _Constant(float(y[0]))
     if kind == "classes":
-        return make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000)).fit(x, y)
+        return linear_classifier().fit(x, y)
     return make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 7))).fit(x, y)
 
 

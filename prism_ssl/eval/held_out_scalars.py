@@ -17,11 +17,11 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import Float64
 from prism_ssl.eval import proxy_metrics as metrics
 from prism_ssl.eval.embedding_probe import place_recall, probe_classes
+from prism_ssl.eval.patients import by_patient
 from prism_ssl.eval.place.retrieval import (
     CHANCE,
     PlaceAnswers,
     PlaceSet,
-    by_patient,
     centred,
     place_answers,
     place_scalars,

@@ -9,19 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from prism_ssl.contracts import PATCH_SCALE, Float64
+from prism_ssl.eval.patients import patient_folds
 
 QUANTILES, LAYOUT = 17, 10
 """Numbers of each kind: quantiles 0.02 to 0.98 of all pixels, and coefficients of the texture's layout."""
 LAYOUT_COLUMNS: Final = slice(QUANTILES, QUANTILES + LAYOUT)
 
 _UNIT_MM, _FLAT = 20.0, 0.02  # of a position; a patch with less spread than this counts as flat
-_FOLDS_MAX = 8
 
 
 class PixelStatistics(nn.Module):
@@ -76,13 +75,12 @@ def read_pairs(per_view: Float64, targets: Float64, patients: Sequence[str]) -> 
 
     The ridge regression is fitted on other patients only (folds of ``patients`` [Q]); None with one patient.
     """
-    n_patients = len(set(patients))
-    if n_patients < 2:
+    if len(set(patients)) < 2:
         return None
     a, b = per_view[::2], per_view[1::2]
     features = np.concatenate([a, b, b - a], axis=1)
     predicted = np.empty_like(targets)
-    for train, test in GroupKFold(min(_FOLDS_MAX, n_patients)).split(features, groups=patients):
+    for train, test in patient_folds(patients):
         reader = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 4, 7)))
         predicted[test] = reader.fit(features[train], targets[train]).predict(features[test])
     return predicted

@@ -13,13 +13,13 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
+from prism_ssl.cli.catalog_options import EVERY_SCAN
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import Float64, ScanRecord
 from prism_ssl.data.catalog import load_records
 from prism_ssl.data.checks import open_prepared
 from prism_ssl.data.scan import OpenScan, open_scan
 from prism_ssl.data.views import View
-from prism_ssl.embed.command import EVERY_SCAN
 from prism_ssl.embed.index import has_places
 from prism_ssl.embed.search import Match, Query, find
 from prism_ssl.explore.scan_map import EmbeddedViews

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,14 @@ from typing import Any
 
 import torch
 
-from prism_ssl.config.defaults import apply_overrides, config_from_dict, known_keys
+from prism_ssl.config.defaults import apply_overrides, known_keys
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.errors import CheckpointError, ConfigError, RunFolderError
 from prism_ssl.model.backbone import PrismEncoder
 from prism_ssl.model.encoder_source import WEIGHTS_FILE
 from prism_ssl.model.export import load_encoder
 from prism_ssl.model.network import build_network
-from prism_ssl.records.run_files import CHECKPOINT_FILE, CONFIG_FILE
+from prism_ssl.records.run_files import CHECKPOINT_FILE, settings_of_run
 from prism_ssl.records.tracked import OTHERWISE, open_reader
 from prism_ssl.records.wandb_api import service_errors
 from prism_ssl.train.checkpoint import load_checkpoint
@@ -48,11 +47,7 @@ def run_settings(run_id: str) -> PrismConfig:
     if not run_id.startswith("/"):
         with service_errors(OTHERWISE):
             return _settings_of_tracked(dict(open_reader().run(run_id).config))
-    path = Path(run_id) / CONFIG_FILE
-    try:
-        return config_from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}); needed: the folder of a run") from error
+    return settings_of_run(Path(run_id))
 
 
 def load_trained(run_id: str) -> TrainedEncoder:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prism_ssl.config.defaults import config_from_dict
+from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import RunFolderError
 from prism_ssl.utils.fs import write_atomic
@@ -42,6 +44,19 @@ class LocalRecord:
     def close(self) -> None:
         """Close the file; may be called twice."""
         self._history.close()
+
+
+def settings_of_run(run_dir: Path, advice: str = "needed: the folder of a run") -> PrismConfig:
+    """The settings of a run.
+
+    Raises:
+        RunFolderError: there are none, or none of this version; its text ends with ``advice``.
+    """
+    path = run_dir / CONFIG_FILE
+    try:
+        return config_from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:  # ConfigError is a ValueError
+        raise RunFolderError(f"{path} cannot be read ({error}); {advice}") from error
 
 
 def read_history(run_dir: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prism_ssl.eval.place.retrieval import by_patient, student_interval
+from prism_ssl.eval.patients import by_patient, student_interval
 from prism_ssl.eval.quality.bootstrap import skill_interval
 from prism_ssl.eval.quality.evidence import PatientEvidence
 from prism_ssl.eval.quality.questions import why_apart

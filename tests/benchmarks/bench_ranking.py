@@ -128,8 +128,9 @@ def stability(folder: Path, seeds: int) -> list[float]:
     """Quality of the last checkpoint under other evaluation seeds."""
     code = (
         "import dataclasses, json, sys; from pathlib import Path; from tune import evaluate_run as e\n"
-        "read, seed = e._config, int(sys.argv[2])\n"
-        "e._config = lambda d: (c := read(d)) and dataclasses.replace(c, eval=dataclasses.replace(c.eval, seed=seed))\n"
+        "read, seed = e.settings_of_run, int(sys.argv[2])\n"
+        "seeded = lambda c: dataclasses.replace(c, eval=dataclasses.replace(c.eval, seed=seed))\n"
+        "e.settings_of_run = lambda folder: seeded(read(folder))\n"
         "print(json.dumps(e.evaluate_run(Path(sys.argv[1]))['proxy_quality']))"
     )
     found = []

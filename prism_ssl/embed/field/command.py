@@ -8,26 +8,16 @@ if __name__ == "__main__":  # before all other imports, which take seconds
     leave_on_stop_signals()
 
 import argparse
-import contextlib
-import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
+from prism_ssl.cli.catalog_options import EVERY_SCAN, add_catalog_options
 from prism_ssl.config.schema import DataConfig
-from prism_ssl.embed.command import ALL_GPUS, EVERY_SCAN, OBJECT_STORE_BYTES, add_weights_option
+from prism_ssl.embed.command_frame import add_encoder_options, embedding_session, rejected_in_words, run_command
 from prism_ssl.embed.field.scan_field import FIELDS_TABLE, MASKS_TABLE, POINTS_TABLE
-from prism_ssl.errors import ConfigError, PrismError
-from prism_ssl.utils.fs import temporary_root
-from prism_ssl.utils.gpu_check import require_usable_gpus
-from prism_ssl.utils.ray_cluster.session import ray_environment, ray_session
-from prism_ssl.utils.ray_cluster.stderr_filter import stderr_without
-from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, leave, stop_signals_interrupt
-from prism_ssl.utils.terminal import output_that_ends_nothing
+from prism_ssl.errors import ConfigError
+from prism_ssl.utils.stop_signals import leave
 from prism_ssl.utils.time import format_duration
 
 if TYPE_CHECKING:
@@ -35,23 +25,13 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Embed what is not embedded yet and print a summary; 0 when the table has a row, 75 when interrupted (the same
-    command resumes), else as ``catalog_options`` says."""
+    """Embed what is not embedded yet and print a summary; returns the exit code of ``run_command``."""
     given = _parser().parse_args(arguments)
-    with output_that_ends_nothing(), stop_signals_interrupt():
-        console, started = Console(), time.monotonic()
-        try:
-            data, tmp_root = catalog_settings(given), temporary_root(given.tmp_root)
-            with ray_environment(tmp_root):
-                report = _embed(given, data, tmp_root)
-        except (PrismError, OSError) as error:
-            return refused(error)
-        except KeyboardInterrupt:
-            Console(stderr=True).print("interrupted; run the same command again to resume", style="yellow")
-            return EXIT_INTERRUPTED
-        for line in _in_words(report, _table(given), time.monotonic() - started):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        return EXIT_OK if report.rows else EXIT_NO
+    return run_command(
+        given,
+        lambda data, tmp_root: _embed(given, data, tmp_root),
+        lambda report, seconds: _in_words(report, _table(given), seconds),
+    )
 
 
 def _table(given: argparse.Namespace) -> Path:
@@ -60,8 +40,7 @@ def _table(given: argparse.Namespace) -> Path:
 
 
 def _embed(given: argparse.Namespace, data: DataConfig, tmp_root: Path) -> FieldReport:
-    # Ray reads its environment at its first import. Its core logs the restart of an actor as an error.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray reads its environment at its first import.
     from prism_ssl.embed.field.actor import FieldSettings
     from prism_ssl.embed.field.job import embed_points
     from prism_ssl.embed.field.requests import request_for
@@ -76,10 +55,7 @@ def _embed(given: argparse.Namespace, data: DataConfig, tmp_root: Path) -> Field
     settings = FieldSettings(embed_config(exported, data), given.seed)
     request, words = request_for(given, data)
     Path(given.out).mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.ExitStack() as session:
-        with stderr_without("Set ray log level from environment"):  # set above
-            session.enter_context(ray_session(1, OBJECT_STORE_BYTES, tmp_root))
-        require_usable_gpus(ALL_GPUS)
+    with embedding_session(1, tmp_root):
         return embed_points(files, width, request, settings, _table(given), words)
 
 
@@ -89,11 +65,7 @@ def _in_words(report: FieldReport, table: Path, seconds: float) -> list[str]:
         f"{table}: {report.rows} rows; {report.points} points of {report.scans} scans embedded now in "
         f"{format_duration(seconds)}{pace}, {report.reused} scans done before"
     ]
-    if report.rejected:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in report.rejected.most_common())
-        listed = table.with_suffix(".rejected.csv")
-        lines.append(f"{report.rejected.total()} scans have no row ({reasons}); listed in {listed}")
-    return lines
+    return lines + rejected_in_words(report.rejected, "row", table)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,12 +76,6 @@ def _parser() -> argparse.ArgumentParser:
         "command again to resume.",
     )
     add_catalog_options(parser, n_scans=EVERY_SCAN)
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        help="a finished run's folder, a W&B artifact entity/project/name:alias, or demo: the encoder that ships with "
-        "the package, trained on public scans",
-    )
     parser.add_argument("--out", default="fields", help="folder to write to")
     parser.add_argument("--spacing", type=float, default=8.0, metavar="MM", help="distance of the lattice's points")
     parser.add_argument("--everywhere", action="store_true", help="embed the air around the body too")
@@ -122,8 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--masks", metavar="FOLDER", help="a label volume for each scan; one vector a label")
     what.add_argument("--volume", action="store_true", help="only one vector a scan, the mean over a covering")
     parser.add_argument("--seed", type=int, default=0, help="seed of the layout of the patches, the same at all points")
-    add_weights_option(parser)
-    parser.add_argument("--tmp-root", help="folder for temporary files; default: /tmp/$USER")
+    add_encoder_options(parser)
     return parser
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
+from prism_ssl.cli.catalog_options import EVERY_SCAN, EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.data.catalog import load_records
@@ -21,8 +21,6 @@ from prism_ssl.embed.probe.labels import read_encoders, read_tasks
 from prism_ssl.embed.probe.page import words, write_page
 from prism_ssl.embed.probe.segmentation import Segmented, masked_scans, segment
 from prism_ssl.errors import ConfigError, PrismError
-
-_EVERY_SCAN = 2**31
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Read labels from frozen embeddings: a column of the catalogue, a table of labels (--labels), or "
         "the masks of fields (--fields and --masks). With a table or masks it writes a page and a picture.",
     )
-    add_catalog_options(parser, n_scans=_EVERY_SCAN)
+    add_catalog_options(parser, n_scans=EVERY_SCAN)
     parser.add_argument("--embeddings", default="embeddings.parquet", help="table of prism embed, or volumes.parquet")
     parser.add_argument("--label", metavar="COLUMN", help="column to read (default: modality; of --labels: all)")
     parser.add_argument("--k", type=int, default=5, help="neighbours of the kNN probe")

@@ -9,11 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64, ScanRecord
@@ -21,7 +17,8 @@ from prism_ssl.embed.field.lattice import Int64
 from prism_ssl.embed.field.places import labels_at, mask_file, open_mask
 from prism_ssl.embed.field.scan_field import FIELDS_TABLE, field_file, read_field
 from prism_ssl.errors import ConfigError, ScanRejected
-from prism_ssl.eval.frozen_probe import FOLDS_MAX, Estimate, mean_over_patients
+from prism_ssl.eval.frozen_probe import Estimate, mean_over_patients
+from prism_ssl.eval.patients import linear_classifier, patient_folds
 
 POINTS_OF_EACH = 1000
 """Points of a scan that a probe is fitted on: at most so many within the label, and so many outside."""
@@ -139,7 +136,7 @@ def _scored(folder: Path, scans: Sequence[MaskedScan], label: int | None) -> tup
     patients = np.array([scan.record.subject_id for scan in scans])
     found: dict[str, list[tuple[float, ...]]] = {}
     points = within = 0
-    for train, test in GroupKFold(min(FOLDS_MAX, len(set(patients)))).split(patients, groups=patients):
+    for train, test in patient_folds(patients):
         probe, threshold = _fitted([samples[number] for number in train])
         for number in test:
             x, y = _points_of(folder, scans[number], label)
@@ -182,7 +179,7 @@ def _fitted(samples: Sequence[tuple[Float64, Any, Float64]]) -> tuple[Any, float
         raise ConfigError(
             "the patients that a probe is fitted on have no lattice point in the label; needed: more scans"
         )
-    probe = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000)).fit(x, y)
+    probe = linear_classifier().fit(x, y)
     told = probe.predict_proba(x)[:, 1]
     order = np.argsort(-told, kind="stable")
     hits, taken = np.cumsum((weight * y)[order]), np.cumsum(weight[order])

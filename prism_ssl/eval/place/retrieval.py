@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student_t
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX, PLACE_POINTS, Float32, Float64, PreparedScan
 from prism_ssl.data.extract import extract_view
 from prism_ssl.data.scan import OpenScan, ReadLimits, archive_root, open_scan, out_of_memory
 from prism_ssl.data.views import draw_view_at
+from prism_ssl.eval.patients import by_patient, student_interval
 from prism_ssl.eval.place.points import shared_points
 from prism_ssl.eval.proxy_metrics import cross_similarity, hits_at
 from prism_ssl.utils.hashing import stable_int
@@ -181,21 +181,6 @@ def place_gain(recall: Float64, other: Float64, patients: Sequence[str]) -> tupl
     """``recall`` [Q] less an ``other`` encoder's of the same pairs: mean over patients, and its 95 % interval."""
     gain = by_patient(recall - other, patients)
     return float(gain.mean()), *student_interval(gain)
-
-
-def by_patient(values: Sequence[float] | Float64, patients: Sequence[str]) -> Float64:
-    """Mean of the values of each patient, patients in sorted order."""
-    _, index = np.unique(patients, return_inverse=True)
-    means: Float64 = np.bincount(index, weights=np.asarray(values, np.float64)) / np.bincount(index)
-    return means
-
-
-def student_interval(values: Float64) -> tuple[float, float]:
-    """95 % interval of a mean; NaN for fewer than two values."""
-    if len(values) < 2:
-        return np.nan, np.nan
-    half = float(student_t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def _candidates(held_out: Sequence[PreparedScan], seed: int) -> Iterator[tuple[PreparedScan, PreparedScan]]:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
+from prism_ssl.cli.catalog_options import EVERY_SCAN, EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
 from prism_ssl.config.schema import DataConfig
 from prism_ssl.contracts import ScanRecord
 from prism_ssl.data.catalog import load_records
-from prism_ssl.embed.command import EVERY_SCAN
 from prism_ssl.errors import CatalogError, ConfigError, PrismError
 from prism_ssl.explore.field.picture import draw_fields
 from prism_ssl.explore.field.shown_scan import with_field_of

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prism_ssl.config.defaults import apply_overrides, config_from_dict, known_keys
+from prism_ssl.config.defaults import apply_overrides, known_keys
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.errors import ConfigError, RunFolderError
-from prism_ssl.records.run_files import CHECKPOINT_FILE, CONFIG_FILE, read_summary, write_json
+from prism_ssl.errors import RunFolderError
+from prism_ssl.records.run_files import CHECKPOINT_FILE, CONFIG_FILE, read_summary, settings_of_run, write_json
 from prism_ssl.utils.fs import FolderLock, private_folder
 from prism_ssl.utils.hashing import content_hash
 
@@ -139,11 +139,7 @@ def saved_settings(path: Path) -> PrismConfig | None:
     Raises:
         RunFolderError: the file cannot be read.
     """
-    saved = path / CONFIG_FILE
-    try:
-        return config_from_dict(json.loads(saved.read_text())) if saved.exists() else None
-    except (ConfigError, ValueError) as error:
-        raise RunFolderError(f"{saved} cannot be read ({error}); choose another --run.name") from error
+    return settings_of_run(path, "choose another --run.name") if (path / CONFIG_FILE).exists() else None
 
 
 def folder_of_command(

@@ -1,0 +1,48 @@
+"""Statistics over patients: folds that keep a patient together, means of each patient, intervals over them (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import t as student_t
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from prism_ssl.contracts import Float64
+
+FOLDS_MAX = 8
+"""Most folds of patients; with fewer patients, each is a fold of its own."""
+
+Rows = npt.NDArray[np.intp]
+
+
+def patient_folds(patients: Sequence[str] | npt.NDArray[Any]) -> Iterator[tuple[Rows, Rows]]:
+    """Rows to fit on and rows to predict, for each fold; ``patients`` [n] is the patient of each row, two or more."""
+    rows = np.zeros((len(patients), 1))
+    folds: Iterator[tuple[Rows, Rows]] = GroupKFold(min(FOLDS_MAX, len(set(patients)))).split(rows, groups=patients)
+    return folds
+
+
+def linear_classifier() -> Pipeline:
+    """Logistic regression on standardised features, classes balanced (Alain & Bengio 2017)."""
+    return make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
+
+
+def by_patient(values: Sequence[float] | Float64, patients: Sequence[str]) -> Float64:
+    """Mean of the values of each patient, patients in sorted order."""
+    _, index = np.unique(patients, return_inverse=True)
+    means: Float64 = np.bincount(index, weights=np.asarray(values, np.float64)) / np.bincount(index)
+    return means
+
+
+def student_interval(values: Float64) -> tuple[float, float]:
+    """95 % interval of a mean; NaN for fewer than two values."""
+    if len(values) < 2:
+        return np.nan, np.nan
+    half = float(student_t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half
