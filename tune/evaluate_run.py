@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.console import Console
 
+from prism_ssl.cli.catalog_options import EXIT_NO, refused
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.errors import PrismError, RunFolderError
@@ -100,8 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ray_environment(temporary_root(settings_of_run(run_dir).run.tmp_root)):
             values = evaluate_run(run_dir, catalog, trained)
     except PrismError as error:
-        Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True)
-        return 1
+        return refused(error, EXIT_NO)
     known = {name: value if value == value else None for name, value in values.items()}
     print(json.dumps(known, indent=2))  # noqa: T201  output for other programs
     return 0 if values else 1

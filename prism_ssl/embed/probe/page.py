@@ -32,7 +32,9 @@ def write_page(folder: Path, found: Sequence[Found], segmented: Segmented | None
     names |= {row.encoder for row in segmented.rows} if segmented else set()
     absent = [name for name in ("random", "pixels") if not any(name in known for known in names)]
     if absent:
-        parts.append(_ABSENT.format(absent=" and ".join(absent), option=absent[0]))
+        ways = [way for way, asked in ((_BY_TABLE, found), (_BY_FIELDS, segmented)) if asked]
+        how = ", and ".join(way.format(option=absent[0]) for way in ways)
+        parts.append(_ABSENT.format(absent=" and ".join(absent), how=how))
     write_atomic(folder / PAGE, ("\n\n".join(parts) + "\n").encode())
     return folder / PAGE
 
@@ -44,10 +46,9 @@ _METHOD = (
     "patients (bootstrap, expanded for few patients); they do not cover another draw of the folds or another training "
     "of the encoder. Differences are paired: the same patients are drawn for both encoders."
 )
-_ABSENT = (
-    "**Not compared with {absent}**: embed the same scans with `--weights {option}` and name the table with "
-    "`--beside {option}=FILE`. Scanners and body parts can be told apart without any training."
-)
+_ABSENT = "**Not compared with {absent}**: add {how}. Scanners and body parts can be told apart without any training."
+_BY_TABLE = "`--beside {option}=FILE`, a table from `prism embed --weights {option}`"
+_BY_FIELDS = "`--beside-fields {option}=FOLDER`, fields from `prism field --weights {option}`"
 
 
 def words(value: Estimate | None, signed: bool = False) -> str:
