@@ -32,7 +32,7 @@ from prism_ssl.utils.fs import TMP_ROOT, home_folder, private_folder, temporary_
 from prism_ssl.utils.gpu_check import require_usable_local_gpus
 from prism_ssl.utils.ray_cluster.session import ray_environment
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, leave, stop_signals_interrupt
-from prism_ssl.utils.terminal import output_that_ends_nothing
+from prism_ssl.utils.terminal import failsafe_output
 from tune.command_line import CONFIG, read_settings, wants_short_help
 
 NO_PAGE = "--no-page"
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             answers.failed(error)
     selection = check_catalog(config, answers)
     if page and selection is not None:
-        with output_that_ends_nothing(), stop_signals_interrupt():
+        with failsafe_output(), stop_signals_interrupt():
             try:
                 _write_page(selection, config, answers)
             except PrismError as error:

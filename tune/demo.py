@@ -20,7 +20,7 @@ from rich.panel import Panel
 from prism_ssl.report.ranking_report import TABLE_FILE, TEXT_FILE
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.stop_signals import leave, stop_signals_interrupt
-from prism_ssl.utils.terminal import output_that_ends_nothing
+from prism_ssl.utils.terminal import failsafe_output
 from prism_ssl.utils.time import format_duration
 from tune import tune_core24
 
@@ -66,7 +66,7 @@ docs/tour.md explains what you just saw; docs/own-data.md explains what your tab
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train and rank the four cells, and print what to look at; returns the sweep's exit code."""
-    with output_that_ends_nothing(), stop_signals_interrupt():
+    with failsafe_output(), stop_signals_interrupt():
         return _demo(arguments)
 
 

@@ -26,7 +26,7 @@ from prism_ssl.utils.fs import owned_folder, temporary_root
 from prism_ssl.utils.ray_cluster.session import ray_environment, ray_session
 from prism_ssl.utils.ray_cluster.stderr_filter import stderr_without
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, leave, stop_signals_interrupt
-from prism_ssl.utils.terminal import output_that_ends_nothing
+from prism_ssl.utils.terminal import failsafe_output
 from prism_ssl.utils.time import format_duration
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Import what is new and print a summary; 0 when the archive has any series, 1 without, 2 when it could not begin,
     75 when interrupted (the same command goes on)."""
     given = _parser().parse_args(arguments)
-    with output_that_ends_nothing(), stop_signals_interrupt():
+    with failsafe_output(), stop_signals_interrupt():
         console, started = Console(), time.monotonic()
         try:
             if importlib.util.find_spec("pydicom") is None:

@@ -17,7 +17,7 @@ from prism_ssl.train.record.console import show_summary
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_cluster.session import ray_environment
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, leave, stop_signals_interrupt, stop_was_asked
-from prism_ssl.utils.terminal import output_that_ends_nothing
+from prism_ssl.utils.terminal import failsafe_output
 from tune.command_line import read_settings
 from tune.restarts import train_with_restarts
 
@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str] | None = None) -> PrismConfig:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train; 0 when the run ended ok, 75 when it was interrupted and can be resumed, 1 when it failed."""
-    with output_that_ends_nothing(), stop_signals_interrupt():
+    with failsafe_output(), stop_signals_interrupt():
         console, errors = Console(), Console(stderr=True)
         try:
             config = parse(arguments)

@@ -23,7 +23,7 @@ from prism_ssl.train.guards.space_plan import space_words
 from prism_ssl.utils.fs import temporary_root
 from prism_ssl.utils.ray_cluster.session import ray_environment
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, leave, stop_signals_interrupt
-from prism_ssl.utils.terminal import output_that_ends_nothing
+from prism_ssl.utils.terminal import failsafe_output
 from tune.command_line import load_settings, take_config_file, wants_short_help
 from tune.core24 import BASE_RECIPES, Design, Scale
 from tune.restarts import sweep_with_restarts
@@ -92,7 +92,7 @@ def parse(arguments: Sequence[str] | None = None) -> Sweep:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the unfinished cells, then rank; 0 when every requested cell has ended ok, 75 when it stopped early."""
-    with output_that_ends_nothing(), stop_signals_interrupt():
+    with failsafe_output(), stop_signals_interrupt():
         console, errors = Console(), Console(stderr=True)
         try:
             return _run(parse(arguments), console)

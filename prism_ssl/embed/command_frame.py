@@ -21,7 +21,7 @@ from prism_ssl.utils.gpu_check import require_usable_gpus
 from prism_ssl.utils.ray_cluster.session import ray_environment, ray_session
 from prism_ssl.utils.ray_cluster.stderr_filter import stderr_without
 from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, stop_signals_interrupt
-from prism_ssl.utils.terminal import output_that_ends_nothing
+from prism_ssl.utils.terminal import failsafe_output
 
 _ALL_GPUS = 2**31
 _OBJECT_STORE_BYTES = 2**30
@@ -63,7 +63,7 @@ def run_command(
     Returns 0 when the table has a row, 75 when interrupted, else as ``catalog_options`` says. ``work`` gets the
     settings of the catalogue and the folder for temporary files.
     """
-    with output_that_ends_nothing(), stop_signals_interrupt():
+    with failsafe_output(), stop_signals_interrupt():
         console, started = Console(), time.monotonic()
         try:
             data, tmp_root = catalog_settings(given), temporary_root(given.tmp_root)

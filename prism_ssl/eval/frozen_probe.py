@@ -53,7 +53,7 @@ class Estimate:
     high: float
 
 
-def told_by_others(x: Float64, task: Task, most: int | None = None, seed: int = 0) -> npt.NDArray[Any]:
+def predicted_across_patients(x: Float64, task: Task, most: int | None = None, seed: int = 0) -> npt.NDArray[Any]:
     """The label [S] of each scan, told from its embedding [S, D] by a probe fitted on other patients.
 
     Logistic regression with balanced classes, or ridge regression, on standardised embeddings. ``most``: fit on that

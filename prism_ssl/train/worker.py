@@ -42,7 +42,7 @@ from prism_ssl.train.record.step_clock import step_clock
 from prism_ssl.train.record.step_counter import StepCounter
 from prism_ssl.train.record.view_tally import ViewTally, views_file
 from prism_ssl.train.resume.initial_weights import load_initial_weights
-from prism_ssl.train.run.endings import leaves_good_weights, status_after, whatever_happens, write_traceback
+from prism_ssl.train.run.endings import errors_into, leaves_good_weights, status_after, write_traceback
 from prism_ssl.train.run.folder import identities, identity
 from prism_ssl.train.run.loop_config import LoopConfig
 from prism_ssl.train.run.ray_report import report_to_ray
@@ -255,18 +255,18 @@ class Attempt:
         status, unsaved, late = status_after(error), list[str](), list[str]()
         # Save first: whoever asked the run to stop may kill it before the actors have ended.
         if shared and self._is_worth_saving(error):
-            with whatever_happens(unsaved):
+            with errors_into(unsaved):
                 self._save()
         status = "failed" if unsaved else status
-        with whatever_happens(late):
+        with errors_into(late):
             self._stop_stream(quietly=True)
         if isinstance(error, ReplacementFailed) and self._ranks.is_first:
-            with whatever_happens(late):
+            with errors_into(late):
                 self._quarantine(BrokenScan(error.scan_id, error.stage, error.cause))
         write_traceback(error, self._order.run_dir, self._ranks.rank)
         counters = self._counters()
         if shared:
-            with whatever_happens(late):
+            with errors_into(late):
                 counters = self._counters_of_all()
         self._recorder.finish(status, "; ".join([describe(error), *unsaved, *late]), counters, None)
         if shared:

@@ -13,7 +13,7 @@ _LOST = (OSError, ValueError)
 
 
 @contextmanager
-def output_that_ends_nothing() -> Iterator[None]:
+def failsafe_output() -> Iterator[None]:
     """Inside the block, a failed write to stdout or stderr is dropped; so is a failed flush when Python exits.
 
     Streams that were closed when the command began are opened on /dev/null, so that no other file gets their numbers.

@@ -9,8 +9,8 @@ import torch
 
 from prism_ssl.config.network import ENCODER_INPUTS
 from prism_ssl.model.backbone import build_encoder
-from prism_ssl.model.doors import INPUTS, save_onnx
-from tests.unit.model.test_doors import SIZES, views
+from prism_ssl.model.runtimes import INPUTS, save_onnx
+from tests.unit.model.test_runtimes import SIZES, views
 
 pytestmark = pytest.mark.slow  # the exporter of torch takes half a minute
 

@@ -14,8 +14,8 @@ from prism_ssl.eval.frozen_probe import (
     PatientScore,
     difference,
     estimate,
+    predicted_across_patients,
     sizes_of_curve,
-    told_by_others,
 )
 
 CURVE_DRAWS = 3
@@ -52,7 +52,7 @@ def compare(task: LabelTask, encoders: Encoders, config: EvalConfig) -> Found:
     sizes = sizes_of_curve(len(set(task.patients)))
     rows, first = list[Row](), None
     for name, x in encoders.x.items():
-        score = PatientScore(task, told_by_others(x[at], task))
+        score = PatientScore(task, predicted_across_patients(x[at], task))
         curve = {size: _at_size(x[at], task, size) for size in sizes[:-1]} | {sizes[-1]: score.value}
         rows.append(Row(name, estimate(score, config), difference(first, score, config) if first else None, curve))
         first = first or score
@@ -62,5 +62,5 @@ def compare(task: LabelTask, encoders: Encoders, config: EvalConfig) -> Found:
 
 
 def _at_size(x: np.ndarray, task: LabelTask, size: int) -> float:
-    told = [told_by_others(x, task, size, seed) for seed in range(CURVE_DRAWS)]
+    told = [predicted_across_patients(x, task, size, seed) for seed in range(CURVE_DRAWS)]
     return float(np.mean([PatientScore(task, each).value for each in told]))

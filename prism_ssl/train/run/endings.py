@@ -29,7 +29,7 @@ def leaves_good_weights(error: BaseException, update_is_whole: bool) -> bool:
 
 
 @contextmanager
-def whatever_happens(notes: list[str]) -> Iterator[None]:
+def errors_into(notes: list[str]) -> Iterator[None]:
     """Run one part of the cleanup; its error is added to ``notes``, so that the next part still runs."""
     try:
         yield

@@ -13,8 +13,8 @@ from prism_ssl.eval.frozen_probe import (
     difference,
     estimate,
     mean_over_patients,
+    predicted_across_patients,
     sizes_of_curve,
-    told_by_others,
 )
 
 CONFIG = EvalConfig(bootstrap=400)
@@ -46,18 +46,18 @@ def test_what_embeddings_hold_is_told_and_what_they_do_not_is_chance() -> None:
     x = np.stack([hidden, *RNG.normal(size=(4, 120))], axis=1)
     side = task("classes", np.where(hidden > 0, "up", "down"))
     number = task("regression", 3 * hidden + 100)
-    assert PatientScore(side, told_by_others(x, side)).value > 0.9
-    assert PatientScore(number, told_by_others(x, number)).value > 0.99
+    assert PatientScore(side, predicted_across_patients(x, side)).value > 0.9
+    assert PatientScore(number, predicted_across_patients(x, number)).value > 0.99
     noise = x[:, 1:]
-    assert abs(PatientScore(side, told_by_others(noise, side)).value - side.chance) < 0.15
-    assert PatientScore(number, told_by_others(noise, number)).value < 0.1
+    assert abs(PatientScore(side, predicted_across_patients(noise, side)).value - side.chance) < 0.15
+    assert PatientScore(number, predicted_across_patients(noise, number)).value < 0.1
 
 
 def test_knowing_the_patient_does_not_help() -> None:
     whose = np.unique(PATIENTS, return_inverse=True)[1]
     label = task("classes", np.array(["a", "b"])[RNG.permutation(30) % 2][whose])
     x = RNG.normal(size=(30, 20))[whose]  # each patient has a fingerprint of its own
-    assert PatientScore(label, told_by_others(x, label)).value < 0.8
+    assert PatientScore(label, predicted_across_patients(x, label)).value < 0.8
 
 
 def test_intervals_and_paired_differences() -> None:
@@ -82,7 +82,7 @@ def test_more_patients_tell_more() -> None:
     label = task("classes", np.where(hidden > 0, "up", "down"))
     assert sizes_of_curve(30) == [2, 4, 8, 16, 26]
     few, many = (
-        np.mean([PatientScore(label, told_by_others(x, label, size, seed)).value for seed in range(3)])
+        np.mean([PatientScore(label, predicted_across_patients(x, label, size, seed)).value for seed in range(3)])
         for size in (2, 26)
     )
     assert many > few + 0.03
@@ -90,4 +90,4 @@ def test_more_patients_tell_more() -> None:
 
 def test_a_fold_of_one_class_says_that_class() -> None:
     two = Task("label", "classes", np.array(["a", "a", "b", "b"]), np.array(["p", "p", "q", "q"]))
-    assert told_by_others(np.zeros((4, 2)), two).tolist() == ["b", "b", "a", "a"]
+    assert predicted_across_patients(np.zeros((4, 2)), two).tolist() == ["b", "b", "a", "a"]

@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
-from prism_ssl.utils.terminal import output_that_ends_nothing
+from prism_ssl.utils.terminal import failsafe_output
 
 def main():
-    with output_that_ends_nothing():
+    with failsafe_output():
         console, errors = Console(), Console(stderr=True)
         for line in range(500):
             console.print("\u2500" * 40, line)

@@ -10,7 +10,7 @@ import torch
 
 from prism_ssl import errors
 from prism_ssl.errors import GpuOutOfMemory, PrismError, RunInterrupted
-from prism_ssl.train.run.endings import error_file, leaves_good_weights, status_after, whatever_happens, write_traceback
+from prism_ssl.train.run.endings import error_file, errors_into, leaves_good_weights, status_after, write_traceback
 
 DELIBERATE = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, PrismError)]
 NOT_SAVED = {"RunFolderError", "PeerLost"}
@@ -49,7 +49,7 @@ def test_a_part_of_an_end_that_fails_is_said_in_one_line_and_the_next_part_happe
         RuntimeError("CUDA error: an illegal memory access\nCompile with ..."),
         RunInterrupted("asked to stop"),
     ):
-        with whatever_happens(notes):
+        with errors_into(notes):
             fail(error)
     assert notes == ["RuntimeError: CUDA error: an illegal memory access", "asked to stop"]
 

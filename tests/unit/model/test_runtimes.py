@@ -9,9 +9,9 @@ import torch
 
 from prism_ssl.config.network import ENCODER_INPUTS
 from prism_ssl.model.backbone import EncoderShape, PrismEncoder, build_encoder
-from prism_ssl.model.doors import export_program
 from prism_ssl.model.encoder_source import CARD_FILE
 from prism_ssl.model.export import save_encoder
+from prism_ssl.model.runtimes import export_program
 
 SIZES = ((1, 1), (2, 33), (5, 64))
 
