@@ -14,7 +14,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.contracts import BrokenScan, Float64, PreparedScan
+from prism_ssl.contracts import Float64, PreparedScan
 
 if TYPE_CHECKING:
     from prism_ssl.eval.place.retrieval import PlaceSet
@@ -40,10 +40,19 @@ class Evaluator:
         self.evidence: PatientEvidence | None = None
         """Evidence per patient of the last call."""
 
-    @property
-    def left_out(self) -> list[BrokenScan]:
-        """Held-out scans that did not open; known after the first call."""
-        return self._sets[0].left_out if self._sets else []
+    def left_out(self) -> list[tuple[str, str]]:
+        """Events, kind and text: what the evaluation leaves out; known after the first call."""
+        if self._sets is None:
+            return []
+        probe_set, place_set = self._sets
+        events = [
+            ("broken_scan", f"held-out scan {scan.scan_id} is left out of the probe set: {scan.cause}")
+            for scan in probe_set.left_out
+        ]
+        if pairs := place_set.left_out:
+            told = f"pairs of series left out of the place test: {len(pairs)}; the first: {pairs[0]}"
+            events.append(("place_test", told))
+        return events
 
     def draw_ahead(self) -> None:
         """Start to draw the views in the background, once; the first call waits for them.

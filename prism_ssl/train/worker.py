@@ -170,10 +170,8 @@ class Attempt:
                 values = self._evaluator(self._learner.network)
                 self._recorder.evaluated(values)
                 write_evidence(self._order.run_dir, self._evaluator.evidence)
-            for scan in self._evaluator.left_out if not self._said_left_out else ():
-                self._recorder.event(
-                    "broken_scan", f"held-out scan {scan.scan_id} is left out of the probe set: {scan.cause}"
-                )
+            for kind, text in self._evaluator.left_out() if not self._said_left_out else ():
+                self._recorder.event(kind, text)
             self._said_left_out = True
 
     def report(self) -> None:

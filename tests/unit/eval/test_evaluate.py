@@ -20,7 +20,7 @@ from prism_ssl.eval import probe_set as probe_set_module
 from prism_ssl.eval.evaluate import ask, evaluate
 from prism_ssl.eval.evaluator import Evaluator
 from prism_ssl.eval.held_out_scalars import views_hash
-from prism_ssl.eval.place.retrieval import no_places
+from prism_ssl.eval.place.retrieval import build_place_set, no_places
 from prism_ssl.eval.probe_set import ProbeSet, build_probe_set
 from prism_ssl.eval.quality.questions import evaluation_settings
 from prism_ssl.model.network import PrismNet, build_network
@@ -296,3 +296,21 @@ def test_a_single_series_leaves_unknown_what_needs_two(phantom_catalog: Path) ->
     values = Evaluator(prepared_scans(phantom_catalog, 1), small(), phantom_catalog)(build_network(small().model))
     assert math.isnan(values["proxy_quality"])
     assert math.isnan(values["linear_modality"])
+
+
+def test_scans_and_pairs_that_are_left_out_are_told_with_the_reason(phantom_catalog: Path, tmp_path: Path) -> None:
+    scans = prepared_scans(phantom_catalog, 16)
+    victim = build_place_set(scans, small()).pairs[0][0].record
+    gone = dataclasses.replace(victim, nifti_path=str(tmp_path / "gone.nii.gz"))
+    evaluator = Evaluator(
+        [dataclasses.replace(scan, record=gone) if scan.record == victim else scan for scan in scans],
+        small(eval__probe_scans=16),
+        phantom_catalog,
+    )
+    assert evaluator.left_out() == []
+    evaluator(build_network(small().model))
+    told = dict(evaluator.left_out())
+    assert f"held-out scan {victim.scan_id} is left out of the probe set: ScanRejected" in told["broken_scan"]
+    assert told["place_test"].startswith("pairs of series left out of the place test: 1; the first: scans ")
+    assert victim.scan_id in told["place_test"]
+    assert "missing_path" in told["place_test"]
