@@ -47,7 +47,7 @@ def evaluate_run(run_dir: Path, catalog: Path | None = None, trained: bool = Fal
     config = settings_of_run(run_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build_network(config.model).to(device)
-    checkpoint = load_checkpoint(run_dir / CHECKPOINT_FILE, device)
+    checkpoint = load_checkpoint(run_dir / CHECKPOINT_FILE, torch.device("cpu"))  # the optimisers' state stays there
     network.load_state_dict(checkpoint.learner["network"])
     split = Split.from_plain(checkpoint.split) if checkpoint.split else None
     if catalog is not None and split is None:

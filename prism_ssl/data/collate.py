@@ -9,6 +9,7 @@ import torch
 from prism_ssl.config.schema import ExtractOn
 from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, PrismBatch, UncutChunk, VisitChunk
 from prism_ssl.data.gpu import Mark, VolumeMirror, mark_on
+from prism_ssl.utils.time import Stopwatch
 
 _BUFFERS = 2  # one is filled while the other is transferred; also bounds how far the host runs ahead of the GPU
 
@@ -35,6 +36,8 @@ class Collator:
     ) -> None:
         self._device = device
         self._turn = 0
+        self.waited_ms = 0.0
+        """Time that the last call waited for its buffer, because the host was ahead of the device."""
         self._buffers = [
             _HostBuffer(batch_size, n_patches, extract_on, device.type == "cuda", mark(device)) for _ in range(_BUFFERS)
         ]
@@ -44,6 +47,7 @@ class Collator:
         """The pairs of all chunks, in their order. The chunks' arrays are not needed afterwards."""
         buffer = self._buffers[self._turn]
         self._turn = (self._turn + 1) % _BUFFERS
+        self.waited_ms = buffer.wait_until_free()
         buffer.fill(chunks)
         moved = buffer.to(self._device)
         views = self._patches(chunks, moved)[..., None]  # [B, 2, N, H, W, 1]
@@ -105,8 +109,12 @@ class _HostBuffer:
         self._arrays = {name: tensor.numpy() for name, tensor in self._tensors.items()}
         self._sent = sent
 
-    def fill(self, chunks: Sequence[VisitChunk]) -> None:
+    def wait_until_free(self) -> float:
+        watch = Stopwatch()
         self._sent.synchronize()
+        return watch.ms()
+
+    def fill(self, chunks: Sequence[VisitChunk]) -> None:
         row = 0
         for chunk in chunks:
             rows = slice(row, row + len(chunk.visits))

@@ -66,6 +66,11 @@ class WaitCauses:
         sampling = min(waited_ms - opening, chunk.sampling_ms)
         return cls(waited_ms, opening, sampling, waited_ms - opening - sampling)
 
+    def at_most(self, limit_ms: float) -> WaitCauses:
+        """The same causes, in proportion, of a wait that cost ``limit_ms`` at most."""
+        share = min(1.0, limit_ms / self.total_ms) if self.total_ms > 0 else 1.0
+        return WaitCauses(*(share * ms for ms in dataclasses.astuple(self)))
+
     def __add__(self, other: WaitCauses) -> WaitCauses:
         return WaitCauses(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 

@@ -15,14 +15,13 @@ from prism_ssl.data.checks import file_signature, inspect_and_open
 from prism_ssl.data.extract import extract_view
 from prism_ssl.data.scan import OpenScan, RejectReason, read_within
 from prism_ssl.data.views import draw_view
+from prism_ssl.embed.gpu_faults import EMBEDDING_FAILED, broken_gpu_ends_process, reason_of
 from prism_ssl.embed.weights import EncoderFiles
 from prism_ssl.errors import ArchiveUnreachable, MachineTrouble, ScanRejected
 from prism_ssl.model.precision import inference_autocast
 from prism_ssl.utils.hashing import short_id
 from prism_ssl.utils.seeds import generator_for
 
-EMBEDDING_FAILED = "embedding_failed"
-"""Reason for a readable scan whose embedding is not finite or could not be computed."""
 _STAMP_S = 120.0  # longest wait for the size and time of a file, as data.open_timeout_s for its content
 _WEIGHTS_S = 600.0  # also with the object store of a busy cluster
 
@@ -89,14 +88,18 @@ class ViewEncoder:
         self._encoder = ray.get(exported, timeout=_WEIGHTS_S).build().to(self._device)
 
     def __call__(self, row: Row) -> Row:
-        """The row with ``embedding`` and ``spread`` in place of the pixels, or with a reason; never raises."""
+        """The row with ``embedding`` and ``spread`` in place of the pixels, or with a reason; never raises.
+
+        A broken GPU ends the process.
+        """
         patches, positions = row.pop("patches"), row.pop("positions")
         if row["reason"] is not None:
             return row
         try:
-            embeddings = self._encode(patches, positions)
+            with broken_gpu_ends_process():
+                embeddings = self._encode(patches, positions)
         except Exception as error:  # noqa: BLE001  the edge of a task, as above
-            return row | {"reason": EMBEDDING_FAILED, "detail": f"{type(error).__name__}: {error}"}
+            return row | {"reason": reason_of(error), "detail": f"{type(error).__name__}: {error}"}
         mean = embeddings.mean(dim=0)
         if not torch.isfinite(mean).all():
             return row | {"reason": EMBEDDING_FAILED, "detail": "the embedding is not finite"}

@@ -63,7 +63,7 @@ def with_weights(exported: ExportedEncoder, weights: Weights, seed: int) -> tupl
         return PixelFiles(exported.description), QUANTILES + LAYOUT
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # of the CPU alone
             drawn = build_encoder(preset, exported.description).state_dict()
             fresh = save({name: tensor.contiguous() for name, tensor in drawn.items()})
         exported = ExportedEncoder(fresh, exported.description | {"weights_sha256": None})

@@ -62,7 +62,7 @@ def evaluate_untrained(
         held_out: their scans.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.eval.seed)
+        torch.default_generator.manual_seed(config.eval.seed)  # of the CPU alone
         fresh = build_network(config.model)
     fresh = fresh.to(next(network.parameters()).device)
     untrained = evaluate(fresh, probe_set, config, place_set)

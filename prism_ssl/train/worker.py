@@ -106,6 +106,7 @@ class Attempt:
         with self._ranks.together():
             raise_if_stop_is_requested(self._order.stop_file)
             chunks, wait = next(self._stream)
+            self._recorder.data_is_here()
         self._views.note(chunks)
         waits = self._ranks.compare(dataclasses.astuple(wait))
         return self._collate(chunks), WaitCauses(*max(waits))

@@ -1,4 +1,4 @@
-"""Check that torch can compute on the GPUs, before anything that takes long.
+"""Prepare the GPUs, and check that torch can compute on them, before anything that takes long.
 
 Importing this module imports neither Ray nor torch.
 """
@@ -26,6 +26,15 @@ _ADVICE = (
 )
 _COMPILING = "torch.compile: "
 _TO_COMPILE = "install gcc and the Python headers (Python.h) on that node, or train without it (--model.no-compile)"
+
+
+def grow_segments() -> None:
+    """Let CUDA's allocator grow its segments, so that evaluations leave no gaps between steps' memory.
+
+    Before CUDA starts; a user's own setting of the allocator is kept.
+    """
+    if "PYTORCH_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
 def gpu_problem(compiles: bool) -> str | None:
@@ -71,7 +80,8 @@ def require_usable_gpus(workers: int, compiles: bool = False) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    ask = ray.remote(num_cpus=0, max_retries=0)(gpu_problem)
+    # max_calls: the process that asks ends with its CUDA context; an exclusive GPU could not be opened beside it.
+    ask = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(gpu_problem)
     asked = {}
     for node in ray.nodes():
         gpus = min(int(node["Resources"].get("GPU", 0)), workers)

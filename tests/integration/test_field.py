@@ -178,9 +178,31 @@ class _DiesOnce(PointWorker):
             yield found
 
 
+class _GpuBreaksOnce(PointWorker):
+    """Its GPU breaks before the third chunk of the first scan that is asked for."""
+
+    def vectors(self, record: Any, points_mm: Float64, chunks: Any) -> Iterator[Float32]:
+        folder, encode = Path(self._settings.config.data.catalog_path or "").parent, self._encode
+        with (folder / f"{record.scan_id}.asked").open("a") as log:
+            log.write("".join(f"{chunk}\n" for chunk in chunks))
+
+        def breaking(scan: OpenScan, wanted_mm: Float64) -> Iterator[Float32]:
+            for number, found in enumerate(encode(scan, wanted_mm)):
+                if number == 2 and not (folder / "died").exists():
+                    (folder / "died").touch()
+                    raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+                yield found
+
+        self._encode = breaking  # type: ignore[assignment]
+        yield from super().vectors(record, points_mm, chunks)
+
+
 @pytest.mark.usefixtures("ray_local")
-def test_an_actor_that_dies_costs_no_scan_and_no_chunk(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "PointWorker", _DiesOnce)
+@pytest.mark.parametrize("dies", [_DiesOnce, _GpuBreaksOnce])
+def test_an_actor_that_dies_costs_no_scan_and_no_chunk(
+    archive: Path, monkeypatch: pytest.MonkeyPatch, dies: type[PointWorker]
+) -> None:
+    monkeypatch.setattr(workers, "PointWorker", dies)
     report = run(archive, FieldRequest(2.5, 0.5, everywhere=True))
     assert (report.rows, dict(report.rejected)) == (4, {"truncated_gzip": 1})
     asked = [file.read_text().split() for file in archive.parent.glob("*.asked")]

@@ -16,7 +16,7 @@ from prism_ssl.data.dicom.reasons import LeftOut
 from prism_ssl.data.scan.reject_reasons import RejectReason
 from prism_ssl.data.table.columns import OPTIONAL, REQUIRED
 from prism_ssl.embed.field.places import NO_MASK, NO_POINT
-from prism_ssl.embed.scan import EMBEDDING_FAILED
+from prism_ssl.embed.gpu_faults import EMBEDDING_FAILED
 from prism_ssl.train.guards.alarm_rules import alarm_rules
 from tests.conftest import REPOSITORY
 

@@ -30,7 +30,7 @@ from prism_ssl.model.capacity.measured import BenchFile, FeedRow, StepRow, step_
 from prism_ssl.utils.fs import owned_folder, temporary_root, write_atomic
 from prism_ssl.utils.machine import usable_cpus
 from prism_ssl.utils.ray_cluster.session import ray_environment
-from tune.bench.device import bench_device, circumstances
+from tune.bench.device import OUT_OF_MEMORY, bench_device, circumstances
 from tune.bench.steps import measure_steps
 
 _PIPE_COLUMNS = 150
@@ -60,14 +60,13 @@ QUICK = Extent(("tiny",), (4,), n_patches=16, repeats=3, fed_steps=3, workers=1,
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, write the file; 2 where there is no GPU."""
+    """Measure, write the file after each row, print; 2 where there is no GPU."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = _parser().parse_args(words)
     console = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
     try:
         device = bench_device(given.device)
         bench = _bench(given, words, device, console)
-        write_atomic(given.out, bench.to_json().encode())
     except (PrismError, OSError) as error:
         return refused(error)
     console.print(f"written to {given.out}; prism plan --gpu NAME --bench {given.out} reads it", highlight=False)
@@ -80,12 +79,17 @@ def _bench(given: argparse.Namespace, words: Sequence[str], device: torch.device
     console.print(f"{told['device']}, torch {told['torch']}", highlight=False)
     if device.type == "cuda":
         torch.compiler.config.force_disable_caches = True  # so that a first step compiles from nothing
-    steps = tuple(_steps(extent, device, given.eager))
-    console.print(steps_table(steps))
-    feeds = () if given.no_feed else tuple(_feeds(extent, device, steps))
-    if feeds:
-        console.print(feeds_table(feeds))
-    return BenchFile(told, steps, feeds)
+    bench = BenchFile(told, ())
+    for row in _steps(extent, device, given.eager):
+        bench = dataclasses.replace(bench, steps=(*bench.steps, row))
+        write_atomic(given.out, bench.to_json().encode())  # each row: a job's time limit may come before the next
+    console.print(steps_table(bench.steps))
+    for fed in () if given.no_feed else _feeds(extent, device, bench.steps):
+        bench = dataclasses.replace(bench, feeds=(*bench.feeds, fed))
+        write_atomic(given.out, bench.to_json().encode())
+    if bench.feeds:
+        console.print(feeds_table(bench.feeds))
+    return bench
 
 
 def _steps(extent: Extent, device: torch.device, eager: bool) -> Iterator[StepRow]:
@@ -96,7 +100,7 @@ def _steps(extent: Extent, device: torch.device, eager: bool) -> Iterator[StepRo
                 config = _config(extent, preset, batch_size, model__compile=compiled)
                 row = measure_steps(config, device, card, extent.repeats)
                 yield row
-                if row.problem is not None:
+                if row.problem is not None and row.problem.startswith(OUT_OF_MEMORY):
                     less = apply_overrides(config, {"model.activation_checkpointing": True})
                     yield measure_steps(less, device, card, extent.repeats)
 

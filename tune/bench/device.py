@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import platform
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 from prism_ssl.errors import GpuUnusable
 from prism_ssl.model.capacity.cards import find_card
-from prism_ssl.utils.gpu_check import gpu_problem
+from prism_ssl.utils.gpu_check import gpu_problem, grow_segments
 from prism_ssl.utils.machine import usable_cpus
 from prism_ssl.utils.time import Stopwatch
 
+OUT_OF_MEMORY = "out of memory"
+"""How the ``problem`` of a row begins that the GPU's memory does not do for."""
 _COPY_BYTES, _COPIES = 256 * 2**20, 8
 
 
 def bench_device(kind: str) -> torch.device:
     """The device to measure, set up as for training; raises ``GpuUnusable`` where there is none."""
+    grow_segments()
     torch.set_float32_matmul_precision("high")
     if kind == "cpu":
         return torch.device("cpu")
-    problem = gpu_problem(compiles=False)
+    problem = gpu_problem(compiles=True)
     if problem is not None:
         raise GpuUnusable(
             f"prism bench gpu needs a CUDA GPU and torch cannot use one ({problem}); run it on a GPU node, or try the "
@@ -35,6 +40,22 @@ def settle(device: torch.device) -> None:
     """Wait until the device has done what is queued."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def forget(device: torch.device) -> None:
+    """Free what a row used, compiled code included, so that the next one is measured alone."""
+    torch._dynamo.reset()
+    gc.collect()
+    if device.type == "cuda":
+        with suppress(torch.AcceleratorError):  # a broken GPU: every later row says so
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+
+def problem_of(error: Exception) -> str:
+    """A row's ``problem``: the error in a line."""
+    kind = OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else type(error).__name__
+    return f"{kind}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -18,14 +18,14 @@ from prism_ssl.data.collate import Collator
 from prism_ssl.data.phantoms import full_size_ct, write_gz
 from prism_ssl.data.pool import object_store_bytes
 from prism_ssl.data.scan import open_scan
-from prism_ssl.data.sharded_dataset import PairStream
-from prism_ssl.errors import PrismError
+from prism_ssl.data.sharded_dataset import PairStream, WaitCauses
 from prism_ssl.model.capacity.measured import FeedRow
 from prism_ssl.train.learner import Learner
 from prism_ssl.train.record.step_clock import step_clock
 from prism_ssl.train.run.loop_config import LoopConfig
 from prism_ssl.utils.ray_cluster.session import ray_session
 from prism_ssl.utils.time import Stopwatch
+from tune.bench.device import forget, problem_of
 
 Shape = tuple[int, int, int]
 
@@ -64,8 +64,10 @@ def measure_feed(
     try:
         with ray_session(data.workers + 1, object_store_bytes(config), folder):
             fed = _fed(config, scans, folder, device, steps)
-    except (PrismError, torch.OutOfMemoryError) as error:
-        return FeedRow(*settings, problem=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+    except Exception as error:  # noqa: BLE001  edge of a bench: the rows before are kept
+        return FeedRow(*settings, problem=problem_of(error))
+    finally:
+        forget(device)
     total_ms = sum(fed.steps_ms)
     return FeedRow(
         *settings,
@@ -93,7 +95,7 @@ def _fed(config: PrismConfig, scans: list[PreparedScan], folder: Path, device: t
         quarantine_file=folder / "quarantine.jsonl",
         checkpoint=None,
     )
-    fed, watch = _Fed(), Stopwatch()
+    fed, watch, waits = _Fed(), Stopwatch(), list[WaitCauses]()
     learner = Learner(config, device)
     collate = Collator(device, pairs, data.n_patches, data.extract_on)
     stream = PairStream(shards, order.actor_settings(), data, pairs // data.workers, name="bench-gpu")
@@ -106,13 +108,16 @@ def _fed(config: PrismConfig, scans: list[PreparedScan], folder: Path, device: t
         clock = step_clock(device)
         for step in range(ahead, ahead + steps):
             chunks, wait = next(stream)
-            fed.wait_ms += wait.total_ms
+            clock.data_is_here()
+            waits.append(wait)
             lap = Stopwatch()
             batch = collate(chunks)
-            fed.collate_ms += lap.ms()
+            fed.collate_ms += lap.ms() - collate.waited_ms
             learner.step(batch, step)
             clock.end_step()
-        fed.steps_ms = clock.settled_ms()
+        timed = clock.settled()
+        fed.steps_ms = [step.ms for step in timed]
+        fed.wait_ms = sum(wait.at_most(step.idle_ms).total_ms for wait, step in zip(waits, timed, strict=True))
         fed.replaced = int(stream.counters()["replacement_completed_count"])
     finally:
         stream.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 
 import numpy as np
@@ -20,23 +19,19 @@ from prism_ssl.model.network import PrismNet
 from prism_ssl.train.learner import Learner
 from prism_ssl.train.record.step_clock import step_clock
 from prism_ssl.utils.time import Stopwatch
-from tune.bench.device import peak_bytes, settle
+from tune.bench.device import forget, peak_bytes, problem_of, settle
 
 _WARMUP = 3  # after the first step: autotuning, and the allocator finds its sizes
 
 
 def measure_steps(config: PrismConfig, device: torch.device, card: Card | None, repeats: int) -> StepRow:
-    """``repeats`` steps after warm-up; a row with ``problem`` where the memory does not do."""
+    """``repeats`` steps after warm-up; a row with ``problem`` where they fail, as where the memory does not do."""
     try:
         return _measured(config, device, card, repeats)
-    except torch.OutOfMemoryError as error:
-        return _row(config, device, problem=f"out of memory: {str(error).splitlines()[0]}")
+    except Exception as error:  # noqa: BLE001  edge of a bench: the rows before are kept
+        return _row(config, device, problem=problem_of(error))
     finally:
-        torch._dynamo.reset()
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+        forget(device)
 
 
 def _measured(config: PrismConfig, device: torch.device, card: Card | None, repeats: int) -> StepRow:
@@ -52,7 +47,7 @@ def _measured(config: PrismConfig, device: torch.device, card: Card | None, repe
     for step in range(repeats):
         learner.step(batch, step)
         clock.end_step()
-    steps_ms = clock.settled_ms()
+    steps_ms = [step.ms for step in clock.settled()]
     peak = peak_bytes(device)
     median_ms, p90_ms, p99_ms = (float(np.percentile(steps_ms, percent)) for percent in (50, 90, 99))
     flops = counted_flops(learner.network, config, device)
@@ -78,7 +73,8 @@ def _row(config: PrismConfig, device: torch.device, **measured: object) -> StepR
     settings = model.preset, config.train.batch_size, config.data.n_patches
     compiled = model.compile and device.type == "cuda"
     planned = gpu_memory(config).total
-    values: dict[str, object] = {"planned_bytes": planned, **measured}
+    how = {"precision": config.train.precision, "muon": config.train.muon_lr is not None}
+    values: dict[str, object] = {"planned_bytes": planned, **how, **measured}
     make: Callable[..., StepRow] = StepRow
     return make(*settings, compiled, model.activation_checkpointing, **values)
 
@@ -150,4 +146,4 @@ def _rotary_ms(config: PrismConfig, device: torch.device, repeats: int = 5) -> f
     for _ in range(repeats):
         torch.autograd.grad(turn(x, cos, sin), x, gradient)
         clock.end_step()
-    return 2 * PRESETS[config.model.preset].depth * float(np.median(clock.settled_ms()))
+    return 2 * PRESETS[config.model.preset].depth * float(np.median([step.ms for step in clock.settled()]))

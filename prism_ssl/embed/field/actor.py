@@ -14,6 +14,7 @@ from prism_ssl.data.checks import inspect_and_open
 from prism_ssl.data.scan import OpenScan, read_within
 from prism_ssl.embed.field.encode import CHUNK_POINTS, PointEncoder
 from prism_ssl.embed.field.places import NO_POINT, Places, Request
+from prism_ssl.embed.gpu_faults import broken_gpu_ends_process
 from prism_ssl.embed.scan import Row, row_of_failure, without_embedding
 from prism_ssl.embed.weights import EncoderFiles
 
@@ -49,10 +50,14 @@ class PointWorker:
         return places
 
     def vectors(self, record: ScanRecord, points_mm: Float64, chunks: Sequence[int]) -> Iterator[Float32]:
-        """The vectors [n, D] of the ``chunks`` of a scan's points [M, 3], in this order."""
+        """The vectors [n, D] of the ``chunks`` of a scan's points [M, 3], in this order.
+
+        A broken GPU ends the process.
+        """
         parts = [points_mm[chunk * CHUNK_POINTS : (chunk + 1) * CHUNK_POINTS] for chunk in chunks]
         wanted = np.concatenate(parts)
-        yield from self._encode(self._scan(record), wanted)
+        with broken_gpu_ends_process():
+            yield from self._encode(self._scan(record), wanted)
 
     def _scan(self, record: ScanRecord) -> OpenScan:
         if self._open is None or self._open[0] != record.nifti_path:

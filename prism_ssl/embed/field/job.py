@@ -22,7 +22,8 @@ from prism_ssl.embed.field.progress import PointProgress
 from prism_ssl.embed.field.scan_field import field_file
 from prism_ssl.embed.field.store import PointStore
 from prism_ssl.embed.field.workers import Worker, Workers
-from prism_ssl.embed.scan import EMBEDDING_FAILED, known_fields, without_embedding
+from prism_ssl.embed.gpu_faults import EMBEDDING_FAILED, reason_of
+from prism_ssl.embed.scan import known_fields, without_embedding
 from prism_ssl.embed.table import EmbeddingTable
 from prism_ssl.embed.weights import EncoderFiles
 from prism_ssl.errors import MachineTrouble, PrismError
@@ -150,7 +151,7 @@ class _Job:
                 try:
                     following = self._advance(turn, ready)
                 except RayTaskError as error:
-                    self._reject(turn, EMBEDDING_FAILED, str(error).strip().splitlines()[-1])
+                    self._reject(turn, reason_of(error.cause), str(error).strip().splitlines()[-1])
                     following = None
                 except RayError:  # the actor, or what it had computed, is gone
                     waiting.extend(self._after_loss(turn, idle, len(busy)))

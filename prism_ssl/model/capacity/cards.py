@@ -31,9 +31,9 @@ CARDS: Final[tuple[Card, ...]] = (
 
 
 def find_card(device_name: str) -> Card | None:
-    """The card that torch calls ``device_name``; None for an unknown one, and for a slice of a card (MIG)."""
+    """The card that torch calls ``device_name``; None for an unknown one, such as a slice of a card (MIG)."""
     said = device_name.lower().replace("-", " ").split()
-    if "mig" in said:
+    if {"mig", "nvl"} & set(said):  # of an NVL card the peak is lower, and not in the table
         return None
     return next((card for card in CARDS if set(card.name.lower().split()) <= set(said)), None)
 

@@ -30,6 +30,8 @@ class StepRow:
     n_patches: int
     compiled: bool
     activation_checkpointing: bool
+    precision: str = "bf16"
+    muon: bool = False
     problem: str | None = None
     step_ms_median: float = 0.0
     step_ms_p90: float = 0.0
@@ -87,20 +89,28 @@ class BenchFile:
         return next((row for row in self.steps if row.problem is None and _settings(row) == _asked(config)), None)
 
     def best_mfu(self, preset: Preset) -> float | None:
-        """MFU of the preset's row with the largest batch, compiled rows before others; None if none was measured."""
+        """MFU of the preset's row with the largest batch, compiled rows before others; None if none was measured.
+
+        Of a row with activation checkpointing: as if the forward pass that it computes again counted.
+        """
         rows = [row for row in self.steps if row.preset == preset and row.mfu is not None]
-        return max(rows, key=lambda row: (row.compiled, row.batch_size)).mfu if rows else None
+        best = max(rows, key=lambda row: (row.compiled, row.batch_size), default=None)
+        if best is None or best.mfu is None:
+            return None
+        return best.mfu * (4 / 3 if best.activation_checkpointing else 1)
 
 
 def _settings(row: StepRow) -> tuple[Any, ...]:
-    return row.preset, row.batch_size, row.n_patches, row.compiled, row.activation_checkpointing
+    how = row.compiled, row.activation_checkpointing, row.precision, row.muon
+    return row.preset, row.batch_size, row.n_patches, *how
 
 
 def _asked(config: PrismConfig) -> tuple[Any, ...]:
     model, pairs = config.model, config.train.batch_size // config.train.num_workers
-    if config.train.grad_accumulation > 1:
+    if config.train.grad_accumulation > 1 or model.masked_share:
         return ()  # not measured
-    return model.preset, pairs, config.data.n_patches, model.compile, model.activation_checkpointing
+    how = model.compile, model.activation_checkpointing, config.train.precision, config.train.muon_lr is not None
+    return model.preset, pairs, config.data.n_patches, *how
 
 
 def read_bench(path: Path) -> BenchFile:

@@ -10,6 +10,7 @@ import torch
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PATCH_PX
 from prism_ssl.model.backbone import PRESETS
+from prism_ssl.model.masked_patches import DECODER_DEPTH, seen_patches
 from prism_ssl.model.network import block_matrices, build_network
 
 KEPT_BYTES: Final = {"fp32": 68, "bf16": 40}
@@ -64,8 +65,12 @@ def gpu_memory(config: PrismConfig, volume_bytes: int = 0) -> GpuMemory:
 
 def _activations(config: PrismConfig, pairs: int) -> int:
     shape, precision = PRESETS[config.model.preset], config.train.precision
-    tokens = pairs * 2 * (config.data.n_patches + 1)
-    channels, kept = tokens * shape.width, KEPT_BYTES[precision]
+    seen = seen_patches(config.data.n_patches, config.model.masked_share)
+    channels, kept = pairs * 2 * (seen + 1) * shape.width, KEPT_BYTES[precision]
+    if config.model.masked_share:  # all tokens of the last block are read, and the decoder has all patches
+        decoder = pairs * 2 * (config.data.n_patches + 1) * (shape.width // 2) * DECODER_DEPTH * kept
+        each = INPUT_BYTES[precision] if config.model.activation_checkpointing else kept
+        return channels * (shape.depth * each + kept * config.model.activation_checkpointing) + decoder
     if config.model.activation_checkpointing:
         return channels * (shape.depth * INPUT_BYTES[precision] + kept)  # and the block that is computed again
     # The last block keeps its input, keys and values; everything else is that of one token.

@@ -10,19 +10,16 @@ from ray.train.v2._internal.execution.callback import WorkerCallback
 
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.train.distributed.ranks import Ranks
+from prism_ssl.utils.gpu_check import grow_segments
 from prism_ssl.utils.machine import usable_cpus
 
 
 class GrowingSegments(WorkerCallback):
-    """Ray Train hook: CUDA's allocator grows its segments, so that evaluations leave no gaps between steps' memory.
-
-    A user's own setting of the allocator is kept. Ray starts CUDA before the loop begins: the loop would be too late.
-    """
+    """Ray Train hook: ``grow_segments``. Ray starts CUDA before the loop begins, so the loop would be too late."""
 
     def after_init_train_context(self) -> None:
         """In the worker, before CUDA starts."""
-        if "PYTORCH_ALLOC_CONF" not in os.environ:
-            os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+        grow_segments()
 
 
 def prepare_torch(config: PrismConfig, ranks: Ranks) -> torch.device:

@@ -35,7 +35,7 @@ from prism_ssl.train.metrics import Aside, StepTimes
 from prism_ssl.train.record.device_memory import device_memory
 from prism_ssl.train.record.diagnostics import Diagnostics
 from prism_ssl.train.record.pictures import draw_plots
-from prism_ssl.train.record.step_clock import HostClock, StepClock
+from prism_ssl.train.record.step_clock import HostClock, StepClock, StepTime
 from prism_ssl.train.record.step_counter import StepCounter
 from prism_ssl.utils.time import Stopwatch
 
@@ -92,6 +92,10 @@ class Recorder(StepCounter):
                 self._keep(change, int(step))
         return alarms
 
+    def data_is_here(self) -> None:
+        """The data of the next step has come."""
+        self._clock.data_is_here()
+
     def step(self, report: LossReport, wait: WaitCauses) -> bool:
         """Record one finished step; True when a row of the history is due."""
         self._clock.end_step()
@@ -99,20 +103,20 @@ class Recorder(StepCounter):
         self._diagnostics.add(report)
         row_is_due = super().step(report, wait)
         self._live.show({"global_step": self.steps_done})
-        self._add_times(self._clock.known_ms())
+        self._add_times(self._clock.known())
         return row_is_due
 
-    def _add_times(self, steps_ms: list[float]) -> None:
-        for step_ms in steps_ms:
-            self._times.add(step_ms, self._waits.popleft())
-            self._live.show({"step_ms": step_ms})
+    def _add_times(self, steps: list[StepTime]) -> None:
+        for step in steps:
+            self._times.add(step.ms, self._waits.popleft().at_most(step.idle_ms))
+            self._live.show({"step_ms": step.ms})
 
     def row(self, learning_rate: float, counters: Mapping[str, float]) -> None:
         """Write a row of the history; the only place that waits for the device while training."""
         values = self._diagnostics.row() | view_shares(self._last_row, counters)
         changes = self._alarms.judge(self.steps_done, values)
         values |= self._alarms.scalars()
-        self._add_times(self._clock.settled_ms())
+        self._add_times(self._clock.settled())
         values |= self._times.interval() | {"lr": learning_rate, **counters, **device_memory()}
         self._last_row = values
         self.shown |= values
@@ -150,7 +154,7 @@ class Recorder(StepCounter):
 
     def state(self) -> dict[str, Any]:
         """State from which the next attempt continues the totals; waits for the device."""
-        self._add_times(self._clock.settled_ms())
+        self._add_times(self._clock.settled())
         return self._times.state()
 
     def saved(self, checkpoint: Path) -> None:
@@ -162,7 +166,7 @@ class Recorder(StepCounter):
     @contextmanager
     def aside(self, what: Aside) -> Iterator[None]:
         """Exclude the block from step times, stalls and rates: it is no training. It has a total of its own."""
-        self._add_times(self._clock.settled_ms())  # work that is queued already belongs to its step
+        self._add_times(self._clock.settled())  # work that is queued already belongs to its step
         self._clock.pause()
         watch = Stopwatch()
         try:
@@ -188,7 +192,7 @@ class Recorder(StepCounter):
         """Close the history and write summary.json; a failure after that does not change the run's status."""
         with suppress(RuntimeError):  # a GPU that has failed gives no more times
             # After a failure without a wait: where another worker is gone, a queued sum of gradients never ends.
-            self._add_times(self._clock.known_ms() if status == "failed" else self._clock.settled_ms())
+            self._add_times(self._clock.known() if status == "failed" else self._clock.settled())
         with suppress(OSError):  # a full disk; the rows already written remain
             self._record.close()
         if self._config.run.pictures:

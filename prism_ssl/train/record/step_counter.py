@@ -32,6 +32,9 @@ class StepCounter:
         self.shown: dict[str, float] = {}  # the last scalars, for Ray's own reports
         self.summary: RunSummary
 
+    def data_is_here(self) -> None:
+        """The data of the next step has come."""
+
     def step(self, report: LossReport, wait: WaitCauses) -> bool:  # noqa: ARG002  for the Recorder
         """Record one finished step; True when a row of the history is due."""
         self.steps_done += 1

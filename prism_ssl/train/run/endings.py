@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prism_ssl.contracts import RunStatus
-from prism_ssl.errors import GpuOutOfMemory, PeerLost, PrismError, RunFolderError, RunInterrupted
+from prism_ssl.errors import PeerLost, PrismError, RunFolderError, RunInterrupted
 from prism_ssl.train.distributed.ranks import describe
 
 
@@ -17,15 +17,14 @@ def leaves_good_weights(error: BaseException, update_is_whole: bool) -> bool:
 
     Usually yes: the state between two steps is good, whatever fails elsewhere. The exceptions:
 
-    - ``update_is_whole`` is False: the error came while the optimiser was changing weights. ``GpuOutOfMemory`` is
-      harmless even there, because memory is allocated before a weight is changed;
+    - ``update_is_whole`` is False: the error came while the optimisers were changing weights, one after another;
     - ``RunFolderError``: the checkpoint itself could not be written;
     - ``PeerLost``: a checkpoint needs data of all workers;
     - errors that are no ``Exception``, such as a second SIGTERM: the process must end at once.
     """
     if not isinstance(error, Exception) or isinstance(error, (RunFolderError, PeerLost)):
         return False
-    return update_is_whole or isinstance(error, GpuOutOfMemory)
+    return update_is_whole
 
 
 @contextmanager

@@ -169,11 +169,17 @@ def test_on_its_ramp_a_compiled_projection_begins_where_its_weight_does() -> Non
         torch.testing.assert_close(other.network.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
 
 
+AS_BETTY_PLACE = {
+    "model__normalize_patches": True, "model__position_features": True, "loss__heads_across_pairs": True,
+}  # fmt: skip
+
+
 @pytest.mark.usefixtures("shapes_unchecked")
-def test_a_run_compiles_its_network_once_and_whole() -> None:
+@pytest.mark.parametrize("settings", [{}, AS_BETTY_PLACE, {"model__masked_share": 0.5, "loss__w_masked": 1.0}])
+def test_a_run_compiles_its_network_once_and_whole(settings: dict[str, Any]) -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    learner = _learner(loss__supcon_warmup_steps=1, loss__supcon_ramp_steps=1)
+    learner = _learner(loss__supcon_warmup_steps=1, loss__supcon_ramp_steps=1, **settings)
     learner._forward = torch.compile(learner.network, backend="eager")
     for step in range(3):  # SupCon begins meanwhile
         learner.step(random_batch(seed=step), step)

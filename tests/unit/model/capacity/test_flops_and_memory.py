@@ -21,8 +21,10 @@ from tests.support.model_batches import random_batch
 
 @pytest.mark.parametrize("objective", ["regression", "classification"])
 @pytest.mark.parametrize("n_patches", [5, 48])
-def test_a_pair_costs_what_torch_counts(n_patches: int, objective: Objective) -> None:
-    config = step_config(phantom_cpu(), "tiny", 2, n_patches, model__objective=objective)
+@pytest.mark.parametrize("masked_share", [0.0, 0.75])
+def test_a_pair_costs_what_torch_counts(n_patches: int, objective: Objective, masked_share: float) -> None:
+    masked = {"model__masked_share": masked_share, "loss__w_masked": float(masked_share > 0)}
+    config = step_config(phantom_cpu(), "tiny", 2, n_patches, model__objective=objective, **masked)
     network, batch = build_network(config.model), random_batch(n_pairs=1, n_patches=n_patches)
     plainly = sdpa_kernel(SDPBackend.MATH)  # torch does not count the fused attention of a CPU
     with torch.no_grad(), FlopCounterMode(display=False) as counter, plainly:
@@ -83,3 +85,7 @@ def test_parts_and_checkpointing_lower_the_plan_and_leave_the_weights_and_muon_l
     assert muon.weights == whole.weights - 4 * 24 * 12 * 1024**2  # one moment less for the matrices of 24 blocks
     again = gpu_memory(step_config(betty_baseline(), "large", 64, 1024, model__activation_checkpointing=True))
     assert again.activations < 0.1 * whole.activations
+    masked = {"model__masked_share": 0.75, "loss__w_masked": 1.0}
+    quarter = gpu_memory(step_config(betty_baseline(), "large", 64, 1024, **masked))
+    decoder = 128 * 1025 * 512 * 2 * KEPT_BYTES["bf16"]
+    assert quarter.activations == pytest.approx(whole.activations / 4 * 24 / 23 + decoder, rel=0.02)

@@ -19,7 +19,7 @@ from prism_ssl.train.logging import Tracker, start_tracker
 from prism_ssl.train.metrics import Aside
 from prism_ssl.train.record import recorder
 from prism_ssl.train.record.recorder import Recorder
-from prism_ssl.train.record.step_clock import HostClock
+from prism_ssl.train.record.step_clock import HostClock, StepTime
 from tests.support.model_batches import perfect_output, random_batch
 
 CONFIG = apply_overrides(
@@ -159,7 +159,7 @@ def test_a_resumed_attempt_that_ends_before_its_first_row_still_tells_the_last_l
 class _Queue(HostClock):
     """The clock of a device whose queue never ends, as where it waits for a worker that is gone."""
 
-    def settled_ms(self) -> list[float]:
+    def settled(self) -> list[StepTime]:
         raise AssertionError("waited for a device that will never be done")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -48,10 +49,22 @@ def test_times_are_those_of_the_device_however_far_the_host_runs_ahead() -> None
         device.queued_ms += step_ms
         clock.end_step()
         device.now_ms = max(device.now_ms, device.queued_ms - 2000)  # the host is two seconds ahead
-        known += clock.known_ms()
+        known += clock.known()
     assert 0 < len(known) < len(STEPS_MS)
-    assert known + clock.settled_ms() == STEPS_MS
-    assert clock.known_ms() == clock.settled_ms() == []
+    assert [step.ms for step in known + clock.settled()] == STEPS_MS
+    assert clock.known() == clock.settled() == []
+
+
+def test_a_device_that_still_computes_while_the_host_waits_for_data_is_idle_from_its_end_on_only() -> None:
+    device = Device()
+    clock = DeviceClock(device.record)
+    # The device needs 300 ms a step. Data comes 320 ms after that of the step before, then 100 ms, then 900 ms.
+    for data_ms, computed_ms in ((320, 620), (420, 920), (1320, 1620)):
+        device.queued_ms = max(device.queued_ms, data_ms)
+        clock.data_is_here()
+        device.queued_ms = computed_ms
+        clock.end_step()
+    assert [(step.ms, step.idle_ms) for step in clock.settled()] == [(620, 320), (300, 0), (700, 400)]
 
 
 def test_what_happens_in_a_pause_is_no_step_on_the_device() -> None:
@@ -60,11 +73,11 @@ def test_what_happens_in_a_pause_is_no_step_on_the_device() -> None:
     for step_ms, evaluation_ms in zip(STEPS_MS, (0.0, 30000.0, 0.0, 5.0, 0.0, 0.0), strict=True):
         device.queued_ms += step_ms
         clock.end_step()
-        known += clock.settled_ms()
+        known += clock.settled()
         clock.pause()
         device.queued_ms += evaluation_ms
         clock.go_on()
-    assert known == STEPS_MS
+    assert [step.ms for step in known] == STEPS_MS
 
 
 def test_what_happens_in_a_pause_is_no_step_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,5 +92,7 @@ def test_what_happens_in_a_pause_is_no_step_of_the_host(monkeypatch: pytest.Monk
     clock.go_on()
     now_s[0] += 0.5
     clock.end_step()
-    assert clock.known_ms() == pytest.approx([500, 750])
-    assert clock.settled_ms() == []
+    known = clock.known()
+    assert [step.ms for step in known] == pytest.approx([500, 750])
+    assert {step.idle_ms for step in known} == {math.inf}, "the host's wait is the device's"
+    assert clock.settled() == []
