@@ -34,9 +34,6 @@ PATCH_SCALE = 32767
 PLACE_POINTS = 16
 """Points of a pair of series in the place test; a random guess finds the matching view with probability 1 / 16."""
 
-GENERATED = "generated_phantoms"
-"""Key under which a tracked run records that its scans were generated phantoms."""
-
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 

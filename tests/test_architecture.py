@@ -259,7 +259,7 @@ def test_a_pool_actor_never_pays_for_torch() -> None:
     assert told == "[]"
 
 
-def test_a_training_worker_pays_for_scikit_learn_only_when_it_evaluates() -> None:
+def test_a_training_worker_does_not_import_scikit_learn_before_it_starts() -> None:
     told = _run("import sys, prism_ssl.train.worker; print(sorted({'sklearn', 'scipy.stats'} & set(sys.modules)))")
     assert told == "[]"
 

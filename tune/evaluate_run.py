@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from prism_ssl.cli.catalog_options import EXIT_NO, refused
+from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, refused
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import PreparedScan
 from prism_ssl.errors import PrismError, RunFolderError
@@ -40,7 +40,7 @@ def evaluate_run(run_dir: Path, catalog: Path | None = None, trained: bool = Fal
     import torch
 
     from prism_ssl.data.holdout import Split
-    from prism_ssl.eval.evaluator import Evaluator
+    from prism_ssl.eval.run_evaluator import Evaluator
     from prism_ssl.model.network import build_network
     from prism_ssl.train.checkpoint import load_checkpoint
 
@@ -100,10 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ray_environment(temporary_root(settings_of_run(run_dir).run.tmp_root)):
             values = evaluate_run(run_dir, catalog, trained)
     except PrismError as error:
-        return refused(error, EXIT_NO)
+        return refused(error)
     known = {name: value if value == value else None for name, value in values.items()}
     print(json.dumps(known, indent=2))  # noqa: T201  output for other programs
-    return 0 if values else 1
+    return EXIT_OK if values else EXIT_NO
 
 
 if __name__ == "__main__":

@@ -54,10 +54,9 @@ def _tracked_checks(run_dir: Path, summary: RunSummary, logged: set[int]) -> Ite
     if mode != "online" or tracked is None:
         yield Check(run_dir.name, "W&B metrics and artifact", None, f"tracking was {mode}")
         return
-    config = settings_of_run(run_dir)
     try:
         with service_errors():
-            api = open_api(config)
+            api = open_api(settings_of_run(run_dir))
             run = api.run(tracked.path)
             there = {row["global_step"] for row in run.scan_history() if row.get("loss/total") is not None}
             yield Check(run_dir.name, "W&B run finished", run.state == "finished", run.state)

@@ -11,6 +11,8 @@ from prism_ssl.config.operations import TrackingConfig, TrackingMode
 from prism_ssl.errors import ConfigError
 
 DEFAULT_PROJECT = "prism-ssl"
+GENERATED = "generated_phantoms"
+"""Key under which a tracked run records that its scans were generated phantoms."""
 
 _MODES: dict[str, TrackingMode] = {
     "online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled",

@@ -65,10 +65,10 @@ def _parser() -> argparse.ArgumentParser:
         "scans that are new or whose file changed.",
     )
     add_catalog_options(parser, n_scans=EVERY_SCAN)
+    add_encoder_options(parser)
     parser.add_argument("--out", default="embeddings.parquet", help="table to write")
     parser.add_argument("--views", type=int, default=8, help="views of each scan; the embedding is their mean")
     parser.add_argument("--seed", type=int, default=0, help="seed of the views")
-    add_encoder_options(parser)
     return parser
 
 

@@ -27,7 +27,7 @@ _ALL_GPUS = 2**31
 _OBJECT_STORE_BYTES = 2**30
 
 
-class Report(Protocol):
+class _Report(Protocol):
     """What an embedding command reports."""
 
     @property
@@ -39,7 +39,7 @@ class Report(Protocol):
         """Scans without a row, by reason."""
 
 
-R = TypeVar("R", bound=Report)
+R = TypeVar("R", bound=_Report)
 
 
 def add_encoder_options(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +84,7 @@ def run_command(
 def embedding_session(cpus: int, tmp_root: Path) -> Iterator[None]:
     """A Ray session with all GPUs, each of them usable."""
     with contextlib.ExitStack() as session:
-        with stderr_without("Set ray log level from environment"):
+        with stderr_without("Set ray log level from environment"):  # ``run_command`` sets it
             session.enter_context(ray_session(cpus, _OBJECT_STORE_BYTES, tmp_root))
         require_usable_gpus(_ALL_GPUS)
         yield

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import ClassifierMixin, clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from prism_ssl.contracts import Float64
 from prism_ssl.data.phantoms import Place
-from prism_ssl.eval.patients import linear_classifier, patient_folds
+from prism_ssl.eval.frozen_probe import linear_classifier
+from prism_ssl.eval.patients import patient_folds
 from prism_ssl.eval.proxy_metrics import chance_at, cosine_similarity, hits_at
 
 PLACE_TOLERANCE_MM = 30.0
@@ -58,7 +59,7 @@ def probe_classes(embeddings: Float64, labels: Sequence[str | None], patients: S
     return ProbeScore(_accuracy(knn, x, y, groups), _accuracy(linear_classifier(), x, y, groups), 1.0 / n_classes)
 
 
-def _accuracy(probe: ClassifierMixin, x: Float64, y: npt.NDArray[np.str_], patients: npt.NDArray[np.str_]) -> float:
+def _accuracy(probe: BaseEstimator, x: Float64, y: npt.NDArray[np.str_], patients: npt.NDArray[np.str_]) -> float:
     """Balanced accuracy over all views, each predicted by a probe fitted on other patients."""
     told = np.empty_like(y)
     for train, test in patient_folds(patients):

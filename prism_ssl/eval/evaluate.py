@@ -56,10 +56,10 @@ def evaluate_untrained(
     """The baselines: random weights, pixel statistics, the scanner. Scalars, and place recall [Q] by ending.
 
     Args:
-        network: whose device and architecture the random weights have; they follow from ``eval.seed``.
+        network: the random weights come to its device; they follow from ``eval.seed``.
         asked: its answers; they hold the questions' targets.
         probe_set, place_set: the views.
-        held_out: their scans.
+        held_out: all held-out scans.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.eval.seed)  # of the CPU alone

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import make_pipeline
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64
-from prism_ssl.eval.patients import FOLDS_MAX, linear_classifier, patient_folds
+from prism_ssl.eval.patients import FOLDS_MAX, patient_folds
 from prism_ssl.eval.quality.bootstrap import draw_counts, interval
 
 Kind = Literal["classes", "regression"]
@@ -51,6 +51,11 @@ class Estimate:
     value: float
     low: float
     high: float
+
+
+def linear_classifier() -> Pipeline:
+    """Logistic regression on standardised features, classes balanced (Alain & Bengio 2017)."""
+    return make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
 
 
 def predicted_across_patients(x: Float64, task: Task, most: int | None = None, seed: int = 0) -> npt.NDArray[Any]:

@@ -8,10 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student_t
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from prism_ssl.contracts import Float64
 
@@ -23,14 +19,11 @@ Rows = npt.NDArray[np.intp]
 
 def patient_folds(patients: Sequence[str] | npt.NDArray[Any]) -> Iterator[tuple[Rows, Rows]]:
     """Rows to fit on and rows to predict, for each fold; ``patients`` [n] is the patient of each row, two or more."""
+    from sklearn.model_selection import GroupKFold  # a second, which those who want a mean do not pay
+
     rows = np.zeros((len(patients), 1))
     folds: Iterator[tuple[Rows, Rows]] = GroupKFold(min(FOLDS_MAX, len(set(patients)))).split(rows, groups=patients)
     return folds
-
-
-def linear_classifier() -> Pipeline:
-    """Logistic regression on standardised features, classes balanced (Alain & Bengio 2017)."""
-    return make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
 
 
 def by_patient(values: Sequence[float] | Float64, patients: Sequence[str]) -> Float64:

@@ -21,7 +21,7 @@ from scipy import stats
 from prism_ssl.config.defaults import RECIPES, known_keys
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.contracts import GENERATED
+from prism_ssl.config.tracking_environment import GENERATED
 from prism_ssl.eval.effects import main_effects
 from prism_ssl.eval.quality.comparison import resample_together
 from prism_ssl.eval.quality.evidence import PatientEvidence

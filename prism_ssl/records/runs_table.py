@@ -12,6 +12,7 @@ import polars as pl
 from prism_ssl.config.defaults import known_keys
 from prism_ssl.config.schema import PrismConfig
 from prism_ssl.records.history_file import read_scalars
+from prism_ssl.records.run_files import CONFIG_FILE
 
 UNREADABLE = "unreadable"
 """Status of a run whose summary is not JSON."""
@@ -39,7 +40,7 @@ def read_run_records(root: Path) -> pl.DataFrame:
 
 def run_folders(root: Path) -> list[Path]:
     """The run folders directly below ``root``, sorted by name."""
-    return sorted(path.parent for path in root.glob("*/config.json") if not path.parent.name.startswith("."))
+    return sorted(path.parent for path in root.glob(f"*/{CONFIG_FILE}") if not path.parent.name.startswith("."))
 
 
 def records_table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
@@ -87,7 +88,7 @@ def damaged_histories(runs: pl.DataFrame) -> list[str]:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    settings = _json(folder / "config.json") or {}
+    settings = _json(folder / CONFIG_FILE) or {}
     tracking = _mapping(settings.get("tracking"))
     record = {
         "run": folder.name,

@@ -17,7 +17,7 @@ import polars as pl
 import vl_convert
 from rich.console import Console
 
-from prism_ssl.cli.catalog_options import EXIT_NO, refused
+from prism_ssl.cli.catalog_options import EXIT_NO, EXIT_OK, refused
 from prism_ssl.errors import PrismError, RunFolderError
 from prism_ssl.records.history_file import read_scalars
 from prism_ssl.records.run_files import HISTORY_FILE
@@ -180,10 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             [_save_comparison(given.run_dirs, given.out)] if given.out else save_plots(given.run_dirs[0], given.format)
         )
     except (PrismError, OSError) as error:
-        return refused(error, EXIT_NO)
+        return refused(error)
     told = "\n".join(map(str, paths)) or "nothing was logged yet"
     Console().print(told, markup=False, highlight=False, soft_wrap=True)
-    return 0 if paths else 1
+    return EXIT_OK if paths else EXIT_NO
 
 
 def _save_comparison(run_dirs: Sequence[Path], out: Path) -> Path:

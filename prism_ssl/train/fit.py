@@ -63,7 +63,7 @@ def fit(order: LoopConfig, tmp_root: Path) -> BaseException | None:
 
 
 def _in_worker(settings: dict[str, Any]) -> None:
-    # Driver and controller import this module; they need neither the loop nor scikit-learn.
+    # Driver and controller import this module; they do not need the loop.
     from prism_ssl.train.train_loop import train_loop
 
     train_loop(settings["order"])

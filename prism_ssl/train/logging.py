@@ -18,8 +18,8 @@ from typing import IO, Any
 
 from prism_ssl.config.operations import TrackingMode
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.config.tracking_environment import settled, tracking_mode
-from prism_ssl.contracts import GENERATED, RunSummary
+from prism_ssl.config.tracking_environment import GENERATED, settled, tracking_mode
+from prism_ssl.contracts import RunSummary
 from prism_ssl.errors import RunInterrupted, TrackingError
 from prism_ssl.model.encoder_source import EXPORT_FILES
 from prism_ssl.records.run_files import CHECKPOINT_FILE, is_probe, read_history, read_lineage

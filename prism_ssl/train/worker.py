@@ -15,8 +15,8 @@ from prism_ssl.data.collate import Collator
 from prism_ssl.data.pool import join_counters, object_store_bytes, spill_note
 from prism_ssl.data.sharded_dataset import Cursors, PairStream, WaitCauses
 from prism_ssl.errors import CheckpointError, PoolActorDied, QuotaExceeded, ReplacementFailed, RunFolderError
-from prism_ssl.eval.evaluator import Evaluator
 from prism_ssl.eval.quality.evidence import write_evidence
+from prism_ssl.eval.run_evaluator import Evaluator
 from prism_ssl.model.export import save_encoder, verify_export
 from prism_ssl.model.loss import LossReport
 from prism_ssl.model.precision import IN_BF16_ON_CPU, trains_in_bf16_on_cpu
@@ -171,7 +171,7 @@ class Attempt:
                 values = self._evaluator(self._learner.network)
                 self._recorder.evaluated(values)
                 write_evidence(self._order.run_dir, self._evaluator.evidence)
-            for kind, text in self._evaluator.left_out() if not self._said_left_out else ():
+            for kind, text in self._evaluator.events_of_left_out() if not self._said_left_out else ():
                 self._recorder.event(kind, text)
             self._said_left_out = True
 
@@ -200,6 +200,7 @@ class Attempt:
                     folder = self._order.places.tmp_root / "export"
                     verify_export(self._learner.network.encoder, self._description(), folder)
                     self._quota.start()
+                    self._evaluator.import_ahead()  # while the actors start, and the first scans are opened
                     if trains_in_bf16_on_cpu(self._config.train.precision, self._learner.device):
                         self._recorder.event("precision", IN_BF16_ON_CPU)
             with self._ranks.together():

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -193,7 +193,7 @@ class _GpuBreaksOnce(PointWorker):
                     raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
                 yield found
 
-        self._encode = breaking  # type: ignore[assignment]
+        self._encode = cast(Any, breaking)
         yield from super().vectors(record, points_mm, chunks)
 
 

@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "command again to resume.",
     )
     add_catalog_options(parser, n_scans=EVERY_SCAN)
+    add_encoder_options(parser)
     parser.add_argument("--out", default="fields", help="folder to write to")
     parser.add_argument("--spacing", type=float, default=8.0, metavar="MM", help="distance of the lattice's points")
     parser.add_argument("--everywhere", action="store_true", help="embed the air around the body too")
@@ -88,7 +89,6 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--masks", metavar="FOLDER", help="a label volume for each scan; one vector a label")
     what.add_argument("--volume", action="store_true", help="only one vector a scan, the mean over a covering")
     parser.add_argument("--seed", type=int, default=0, help="seed of the layout of the patches, the same at all points")
-    add_encoder_options(parser)
     return parser
 
 

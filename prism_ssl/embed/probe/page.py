@@ -28,13 +28,8 @@ def write_page(folder: Path, found: Sequence[Found], segmented: Segmented | None
     parts = ["# Probes of the frozen embeddings", _METHOD.format(folds=FOLDS_MAX), f"![scores]({PICTURE})"]
     parts += [_label_part(each) for each in found]
     parts += [] if segmented is None else [_segmented_part(segmented)]
-    names = {row.encoder for each in found for row in each.rows}
-    names |= {row.encoder for row in segmented.rows} if segmented else set()
-    absent = [name for name in ("random", "pixels") if not any(name in known for known in names)]
-    if absent:
-        ways = [way for way, asked in ((_BY_TABLE, found), (_BY_FIELDS, segmented)) if asked]
-        how = ", and ".join(way.format(option=absent[0]) for way in ways)
-        parts.append(_ABSENT.format(absent=" and ".join(absent), how=how))
+    parts += _absent({row.encoder for each in found for row in each.rows}, "--beside {name}=FILE")
+    parts += _absent({row.encoder for row in segmented.rows} if segmented else set(), "--beside-fields {name}=FOLDER")
     write_atomic(folder / PAGE, ("\n\n".join(parts) + "\n").encode())
     return folder / PAGE
 
@@ -46,9 +41,18 @@ _METHOD = (
     "patients (bootstrap, expanded for few patients); they do not cover another draw of the folds or another training "
     "of the encoder. Differences are paired: the same patients are drawn for both encoders."
 )
-_ABSENT = "**Not compared with {absent}**: add {how}. Scanners and body parts can be told apart without any training."
-_BY_TABLE = "`--beside {option}=FILE`, a table from `prism embed --weights {option}`"
-_BY_FIELDS = "`--beside-fields {option}=FOLDER`, fields from `prism field --weights {option}`"
+
+
+def _absent(encoders: set[str], option: str) -> list[str]:
+    """A paragraph about the comparisons that are missing beside the ``encoders`` of a section."""
+    absent = [name for name in ("random", "pixels") if not any(name in known for known in encoders)]
+    if not encoders or not absent:
+        return []
+    options = " and ".join(f"`{option.format(name=name)}`" for name in absent)
+    return [
+        f"**Not compared with {' and '.join(absent)}**: embed the same scans by the same command with `--weights "
+        f"{absent[0]}`, and add {options}. Scanners and body parts can be told apart without any training."
+    ]
 
 
 def words(value: Estimate | None, signed: bool = False) -> str:

@@ -277,7 +277,9 @@ def _claim(path: Path, config: PrismConfig) -> RunFolder:
 def _settings_before(path: Path, config: PrismConfig) -> PrismConfig | None:
     try:
         before = saved_settings(path)
-    except RunFolderError:
+    except RunFolderError as error:
+        if isinstance(error.__cause__, OSError):  # the file may be good: do not write over it
+            raise
         return None
     return before if before is not None and identity(before) == identity(config) else None
 

@@ -13,7 +13,7 @@ from tune.evaluate_run import evaluate_run, main
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert "RunFolderError" in said.err

@@ -55,7 +55,7 @@ def test_a_page_compares_encoders_on_the_same_scans(folder: Path, capsys: pytest
     assert rows["other"]["score"]["value"] > 0.75
     assert list(rows["other"]["curve"]) == ["2", "4", "7"]
     page = (folder / "p" / "probe.md").read_text()
-    assert "Not compared with pixels**: add `--beside pixels=FILE`, a table from" in page
+    assert "with `--weights pixels`, and add `--beside pixels=FILE`." in page
     assert "--beside-fields" not in page
     assert str(folder) not in page
     assert (folder / "p" / "probe.png").read_bytes().startswith(b"\x89PNG")

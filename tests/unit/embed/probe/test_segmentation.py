@@ -55,7 +55,9 @@ def test_fields_that_know_the_label_find_it(folder: Path, capsys: pytest.Capture
     assert good["dice"]["value"] > 0.4
     assert 0.4 < random["auroc"]["value"] < 0.6
     assert random["better_auroc"]["low"] > 0
-    assert "## Label of the masks" in (folder / "p" / "probe.md").read_text()
+    page = (folder / "p" / "probe.md").read_text()
+    assert "## Label of the masks" in page
+    assert "with `--weights pixels`, and add `--beside-fields pixels=FOLDER`." in page
     of_all = []
     for number in range(PATIENTS - 1):
         mask = nib.Nifti1Image.from_filename(folder / "masks" / f"scan{number}" / f"scan{number}.nii")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from prism_ssl.config.schema import PrismConfig
 from prism_ssl.contracts import RunStatus, RunSummary
 from prism_ssl.errors import RunFolderError
 from prism_ssl.records.run_files import CHECKPOINT_FILE, CONFIG_FILE, write_json, write_summary
+from prism_ssl.train.run import folder as folder_module
 from prism_ssl.train.run.folder import (
     LATER,
     MAY_CHANGE,
@@ -167,6 +169,25 @@ def test_settings_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     (_leave(config) / CONFIG_FILE).write_text('{"train": {"lr": ')
     with pytest.raises(RunFolderError, match=r"config\.json cannot be read .*; choose another --run.name"):
         claim_run_folder(config)
+
+
+def test_settings_whose_storage_does_not_answer_are_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(tmp_path)
+    saved = _leave(config) / CONFIG_FILE
+    before = saved.read_bytes()
+
+    def stale(path: Path, *more: Any, **named: Any) -> str:
+        if path == saved:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read_text(path, *more, **named)
+
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", stale)
+    with pytest.raises(RunFolderError, match=r"config\.json cannot be read .*Stale file handle"):
+        folder_module._claim(saved.parent, config)
+    assert saved.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", [None, "mine"])

@@ -1,7 +1,7 @@
 """The evaluator of a run: draws the held-out views once, in the background, and evaluates networks on them.
 
-scikit-learn takes a second to import, in which a GPU would wait. So this module imports what needs them only
-when it draws or evaluates.
+scikit-learn takes a second to import, in which a GPU would wait. So this module imports what needs it in the
+background, while a run waits for its first batch.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ class Evaluator:
         self._sets: tuple[ProbeSet, PlaceSet] | None = None
         self._drawn_ahead: tuple[ProbeSet, PlaceSet] | None = None
         self._ahead: Thread | None = None
+        self._import_error: Exception | None = None
         self._baselines: dict[str, float] = {}
         self._untrained_place: dict[str, Float64] = {}
         self.evidence: PatientEvidence | None = None
         """Evidence per patient of the last call."""
 
-    def left_out(self) -> list[tuple[str, str]]:
+    def events_of_left_out(self) -> list[tuple[str, str]]:
         """Events, kind and text: what the evaluation leaves out; known after the first call."""
         if self._sets is None:
             return []
@@ -54,11 +55,25 @@ class Evaluator:
             events.append(("place_test", told))
         return events
 
+    def import_ahead(self) -> None:
+        """Start to import what an evaluation needs, in the background."""
+        with suppress(RuntimeError):  # no thread can be started: the first call imports
+            Thread(target=self._import_quietly, name="held-out-imports", daemon=True).start()
+
+    def _import_quietly(self) -> None:
+        try:
+            import prism_ssl.eval.evaluate  # noqa: F401  for the first call
+        except Exception as error:  # noqa: BLE001  edge of a thread: ``draw_ahead`` raises it
+            self._import_error = error
+
     def draw_ahead(self) -> None:
         """Start to draw the views in the background, once; the first call waits for them.
 
-        A scan of 157 MB takes about a second to open, and 64 of them are a minute in which a GPU would wait.
+        A scan of 157 MB takes about a second to open, and 64 of them are a minute in which a GPU would wait. Raises
+        what ``import_ahead`` met, hours before an evaluation would.
         """
+        if self._import_error is not None:
+            raise self._import_error
         if self._ahead is None and self._held_out:
             self._ahead = Thread(target=self._draw_quietly, name="held-out-views", daemon=True)
             with suppress(RuntimeError):  # no thread can be started: the first call draws
@@ -66,8 +81,6 @@ class Evaluator:
 
     def _draw_quietly(self) -> None:
         with suppress(Exception):  # the first call draws again, and raises what it meets
-            import prism_ssl.eval.evaluate  # noqa: F401 - the first call will need it
-
             self._drawn_ahead = self._draw()
 
     def _draw(self) -> tuple[ProbeSet, PlaceSet]:
