@@ -149,7 +149,7 @@ def test_a_signal_to_the_driver_interrupts_the_run_and_the_same_command_goes_on(
         summary = summary_of(tmp_path)
         assert summary["status"] == "interrupted"
         assert summary["resumed_from_step"] == (reached or None)
-        assert summary["steps_done"] >= reached + 5 if trains else summary["steps_done"] == 0
+        assert summary["steps_done"] > reached if trains else summary["steps_done"] == 0
         assert (summary["checkpoint"] is not None) == trains
         assert not trains or checkpoint_step(only_run(tmp_path) / "last.ckpt") == summary["steps_done"]
         assert left_in_temporary_root(tmp_path) == []
