@@ -19,7 +19,7 @@ Rows = npt.NDArray[np.intp]
 
 def patient_folds(patients: Sequence[str] | npt.NDArray[Any]) -> Iterator[tuple[Rows, Rows]]:
     """Rows to fit on and rows to predict, for each fold; ``patients`` [n] is the patient of each row, two or more."""
-    from sklearn.model_selection import GroupKFold  # a second, which those who want a mean do not pay
+    from sklearn.model_selection import GroupKFold  # late: it takes a second, and means do not need it
 
     rows = np.zeros((len(patients), 1))
     folds: Iterator[tuple[Rows, Rows]] = GroupKFold(min(FOLDS_MAX, len(set(patients)))).split(rows, groups=patients)
