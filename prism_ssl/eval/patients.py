@@ -39,3 +39,15 @@ def student_interval(values: Float64) -> tuple[float, float]:
         return np.nan, np.nan
     half = float(student_t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
     return float(values.mean()) - half, float(values.mean()) + half
+
+
+def jackknife_interval(value: float, without_one: Sequence[float] | Float64) -> tuple[float, float]:
+    """95 % interval of ``value`` from the values without each patient in turn: Student's, n - 1 degrees of freedom.
+
+    NaN for fewer than two patients, or where a value without one of them is unknown.
+    """
+    left = np.asarray(without_one, np.float64)
+    if len(left) < 2 or not np.isfinite(left).all():
+        return np.nan, np.nan
+    half = float(student_t.ppf(0.975, len(left) - 1) * left.std() * np.sqrt(len(left) - 1))
+    return value - half, value + half

@@ -42,7 +42,7 @@ def read_points(path: Path, data: DataConfig) -> PointsRequest:
         ConfigError: it cannot be read, lacks a column, holds a coordinate that is no number, or names an unknown scan.
         CatalogError: the catalogue cannot be used.
     """
-    table = _read(path)
+    table = read_table(path)
     axes = next((axes for axes in (IN_MM, IN_VOXELS) if set(axes) <= set(table.columns)), None)
     scan = next((name for name in ("scan_id", "series_path") if name in table.columns), None)
     if axes is None or scan is None or table.is_empty():
@@ -66,7 +66,8 @@ def read_points(path: Path, data: DataConfig) -> PointsRequest:
     return PointsRequest({scan_id: (row, at[row]) for scan_id, row in rows.items()}, axes is IN_VOXELS)
 
 
-def _read(path: Path) -> pl.DataFrame:
+def read_table(path: Path) -> pl.DataFrame:
+    """A table of points, .csv (all columns as text) or .parquet; raises ``ConfigError`` where it cannot be read."""
     try:
         if path.suffix == ".parquet":
             return pl.read_parquet(path, glob=False)

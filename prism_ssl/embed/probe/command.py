@@ -1,4 +1,5 @@
-"""Probe embeddings: ``prism probe CATALOG``, with ``--labels TABLE``, or with ``--fields FOLDER --masks FOLDER``."""
+"""Probe embeddings: ``prism probe CATALOG``, with ``--labels TABLE``, with ``--fields FOLDER --masks FOLDER``, or with
+``--landmarks TABLE --points FOLDER``."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from prism_ssl.data.catalog import load_records
 from prism_ssl.embed.probe.column import in_words, plain, probe_table
 from prism_ssl.embed.probe.compare import Found, compare
 from prism_ssl.embed.probe.labels import read_encoders, read_tasks
+from prism_ssl.embed.probe.landmarks import LandmarksFound, find_landmarks
 from prism_ssl.embed.probe.page import words, write_page
 from prism_ssl.embed.probe.segmentation import Segmented, masked_scans, segment
 from prism_ssl.errors import ConfigError, PrismError
@@ -27,14 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Probe, and print what was found; 0 when there is something to tell apart, else as ``catalog_options`` says."""
     given = _parser().parse_args(arguments)
     try:
-        if given.labels is None and given.fields is None:
+        if given.labels is None and given.fields is None and given.landmarks is None:
             return _column(given)
-        found, segmented = _labels(given), _fields(given)
-        page = write_page(Path(given.out).absolute(), found, segmented)
+        found, segmented, landmarks = _labels(given), _fields(given), _landmarks(given)
+        page = write_page(Path(given.out).absolute(), found, segmented, landmarks)
     except (PrismError, OSError) as error:
         return refused(error)
-    told = _plain({"labels": [dataclasses.asdict(each) for each in found], "masks": segmented})
-    text = json.dumps(told, indent=2) if given.json else "\n".join([*_lines(found, segmented), f"written to {page}"])
+    told = _plain({"labels": [dataclasses.asdict(each) for each in found], "masks": segmented, "landmarks": landmarks})
+    lines = [*_lines(found, segmented), *_landmark_lines(landmarks), f"written to {page}"]
+    text = json.dumps(told, indent=2) if given.json else "\n".join(lines)
     print(text)  # noqa: T201
     return EXIT_OK
 
@@ -66,6 +69,15 @@ def _fields(given: argparse.Namespace) -> Segmented | None:
     return segment(folders, scans, given.mask_label, EvalConfig())
 
 
+def _landmarks(given: argparse.Namespace) -> LandmarksFound | None:
+    if given.landmarks is None:
+        return None
+    if given.points is None:
+        raise ConfigError("--landmarks is given without --points; needed: the folder of prism field --points TABLE")
+    folders = {"embeddings": Path(given.points)} | _beside(given.beside_points)
+    return find_landmarks(Path(given.landmarks), folders)
+
+
 def _catalog(given: argparse.Namespace) -> DataConfig | None:
     return None if given.table is None and given.catalog is None else catalog_settings(given)
 
@@ -92,6 +104,19 @@ def _lines(found: Sequence[Found], segmented: Segmented | None) -> list[str]:
     return lines
 
 
+def _landmark_lines(found: LandmarksFound | None) -> list[str]:
+    if found is None:
+        return []
+    lines = [
+        f"{found.landmarks} landmarks in {found.scans} scans of {found.patients} patients, found in other patients: "
+        f"recall@1, {found.chance:.2f} by chance; distance from the true place, {found.chance_mm:.0f} mm by chance"
+    ]
+    for row in found.rows:
+        better = f", embeddings better by {words(row.better, signed=True)}" if row.better else ""
+        lines.append(f"  {row.encoder}: {words(row.recall)}, {row.distance_mm.value:.0f} mm{better}")
+    return lines
+
+
 def _plain(value: Any) -> Any:
     """For JSON: dataclasses as tables, NaN as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -107,7 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prism probe",
         description="Read labels from frozen embeddings: a column of the catalogue, a table of labels (--labels), or "
-        "the masks of fields (--fields and --masks). With a table or masks it writes a page and a picture.",
+        "the masks of fields (--fields and --masks). Or find landmarks in other patients (--landmarks and --points). "
+        "All but a column write a page and a picture.",
     )
     add_catalog_options(parser, n_scans=EVERY_SCAN)
     parser.add_argument("--embeddings", default="embeddings.parquet", help="table of prism embed, or volumes.parquet")
@@ -124,6 +150,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mask-label", type=int, metavar="N", help="the label to tell (default: any but 0)")
     fields = "fields of another encoder, of the same spacing; may be repeated"
     parser.add_argument("--beside-fields", action="append", default=[], metavar="NAME=FOLDER", help=fields)
+    parser.add_argument(
+        "--landmarks", metavar="TABLE", help="points with a column landmark, to be found in other patients"
+    )
+    parser.add_argument("--points", metavar="FOLDER", help="folder of prism field --points TABLE, of the same table")
+    points = "the same points, embedded by another encoder; may be repeated"
+    parser.add_argument("--beside-points", action="append", default=[], metavar="NAME=FOLDER", help=points)
     parser.add_argument("--out", default="probe", help="folder for probe.md and probe.png")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser

@@ -11,6 +11,7 @@ import polars as pl
 import vl_convert
 
 from prism_ssl.embed.probe.compare import Found
+from prism_ssl.embed.probe.landmarks import POSITION, LandmarksFound
 from prism_ssl.embed.probe.segmentation import Segmented
 from prism_ssl.eval.frozen_probe import Estimate
 from prism_ssl.eval.patients import FOLDS_MAX
@@ -20,16 +21,22 @@ PAGE, PICTURE = "probe.md", "probe.png"
 _SCALE = 2
 
 
-def write_page(folder: Path, found: Sequence[Found], segmented: Segmented | None) -> Path:
+def write_page(
+    folder: Path, found: Sequence[Found], segmented: Segmented | None, landmarks: LandmarksFound | None = None
+) -> Path:
     """Write probe.md and probe.png into ``folder``; no path and no id is in them. Returns the page's path."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    picture: bytes = vl_convert.vegalite_to_png(_picture(found, segmented).to_json(), scale=_SCALE)
+    picture: bytes = vl_convert.vegalite_to_png(_picture(found, segmented, landmarks).to_json(), scale=_SCALE)
     write_atomic(folder / PICTURE, picture)
-    parts = ["# Probes of the frozen embeddings", _METHOD.format(folds=FOLDS_MAX), f"![scores]({PICTURE})"]
+    parts = ["# Probes of the frozen embeddings", _METHOD.format(folds=FOLDS_MAX)] if found or segmented else []
+    parts = [*(parts or ["# Landmarks in other patients"]), f"![scores]({PICTURE})"]
     parts += [_label_part(each) for each in found]
     parts += [] if segmented is None else [_segmented_part(segmented)]
     parts += _absent({row.encoder for each in found for row in each.rows}, "--beside {name}=FILE")
     parts += _absent({row.encoder for row in segmented.rows} if segmented else set(), "--beside-fields {name}=FOLDER")
+    parts += [] if landmarks is None else [_landmarks_part(landmarks)]
+    asked = {row.encoder for row in landmarks.rows} if landmarks else set()
+    parts += _absent(asked, "--beside-points {name}=FOLDER")
     write_atomic(folder / PAGE, ("\n\n".join(parts) + "\n").encode())
     return folder / PAGE
 
@@ -40,6 +47,14 @@ _METHOD = (
     "are 95 % over "
     "patients (bootstrap, expanded for few patients); they do not cover another draw of the folds or another training "
     "of the encoder. Differences are paired: the same patients are drawn for both encoders."
+)
+
+
+_LANDMARKS = (
+    "Each landmark of a scan asks for the most similar one among the landmarks of every other patient's scan. Every "
+    "pair of patients counts once; intervals are 95 % over patients (jackknife), differences paired. Less mean: the "
+    f"mean vector of each scan is taken off first. {POSITION.capitalize()} knows no image: it takes the landmark that "
+    "lies likest, measured from the middle of the scan's landmarks; a shift of one scan onto the other finds as much."
 )
 
 
@@ -103,7 +118,25 @@ def _segmented_part(found: Segmented) -> str:
     return "\n".join([*lines, f"| chance | 0.50 | | {found.dice_chance:.2f} (all points called) | |"])
 
 
-def _picture(found: Sequence[Found], segmented: Segmented | None) -> alt.VConcatChart:
+def _landmarks_part(found: LandmarksFound) -> str:
+    across = any(row.across is not None for row in found.rows)
+    lines = [
+        "## Landmarks in other patients",
+        "",
+        f"{found.landmarks} landmarks, {found.scans} scans of {found.patients} patients. {_LANDMARKS}",
+        "",
+        "| encoder | recall@1 | `embeddings` better by | distance, mm | less mean |" + across * " CT with MR |",
+        f"{'|---' * (6 if across else 5)}|",
+    ]
+    for row in found.rows:
+        cells = [words(row.recall), words(row.better, signed=True), f"{row.distance_mm.value:.0f}", words(row.centred)]
+        cells += [words(row.across)] if across else []
+        lines.append(f"| {row.encoder} | {' | '.join(cells)} |")
+    rest = " | |" if across else " |"
+    return "\n".join([*lines, f"| chance | {found.chance:.2f} | | {found.chance_mm:.0f} |{rest}"])
+
+
+def _picture(found: Sequence[Found], segmented: Segmented | None, landmarks: LandmarksFound | None) -> alt.VConcatChart:
     rows = [
         _bar(f"{each.label} ({each.measure})", row.encoder, row.score, each.chance)
         for each in found
@@ -111,6 +144,9 @@ def _picture(found: Sequence[Found], segmented: Segmented | None) -> alt.VConcat
     ]
     for row in segmented.rows if segmented else ():
         rows += [_bar("masks (AUROC)", row.encoder, row.auroc, 0.5), _bar("masks (Dice)", row.encoder, row.dice, None)]
+    if landmarks is not None:
+        task = "landmarks in other patients (recall@1)"
+        rows += [_bar(task, each.encoder, each.recall, landmarks.chance) for each in landmarks.rows]
     base = alt.Chart(pl.DataFrame(rows, infer_schema_length=None), width=420, height=alt.Step(22))
     color = alt.Color("encoder:N", title=None, sort=None)
     y = alt.Y("encoder:N", title=None, sort=None)

@@ -171,9 +171,9 @@ def place_scalars(answers: PlaceAnswers, place_set: PlaceSet) -> dict[str, float
 
 
 def centred(embeddings: Float64) -> Float64:
-    """Unit vectors [E, 2, K, D] less each series' mean over the K places: without what its views share."""
+    """Unit vectors [..., K, D] less the mean over the K places of a series: without what its views share."""
     unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), _SMALLEST)
-    less_mean: Float64 = unit - unit.mean(axis=2, keepdims=True)
+    less_mean: Float64 = unit - unit.mean(axis=-2, keepdims=True)
     return less_mean
 
 

@@ -9,6 +9,7 @@ from scipy import stats
 
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64
+from prism_ssl.eval.patients import jackknife_interval
 from prism_ssl.eval.quality.evidence import PatientEvidence
 
 POSE_AXES = ("dx", "dy", "dz", "rx", "ry", "rz")
@@ -108,10 +109,7 @@ def skill_interval(evidence: PatientEvidence, axis: str) -> tuple[float, float]:
     one = [evidence.axes.index(axis)]
     counts = np.concatenate([np.ones((1, len(patients))), 1.0 - np.eye(len(patients))])[:, of_series]
     value, *without_one = _mean_skill(counts, evidence.signs[:, one], evidence.right[:, one]).tolist()
-    half = float(
-        stats.t.ppf((1 + CONFIDENCE) / 2, len(patients) - 1) * np.std(without_one) * np.sqrt(len(patients) - 1)
-    )
-    return value - half, value + half
+    return jackknife_interval(value, without_one)
 
 
 def _means(values: Float64, weights: Float64) -> Float64:
