@@ -85,6 +85,9 @@ class EvalConfig:
     w_place: float = 8.0
     """Weight of the place test, where held-out patients have pairs of series in one frame of reference. It weighs most:
     a series is also known by its scanner, and shift and rotation are read by heads that are not kept."""
+    w_position: float = 0.0
+    """Weight of the position skill: whether the most similar views of other patients lie at the same place of their
+    scans."""
     w_lidar: float = 0.0
     """Weight of the share of discriminative directions (LiDAR, thresholded), where there are enough series."""
     place_pairs: int = 16
@@ -99,11 +102,11 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         positive("eval", self, "probe_scans", "batch_views", "knn_k", "place_draws", "bootstrap")
-        not_negative("eval", self, "w_retrieval", "w_skill", "w_place", "w_lidar", "place_pairs", "seed")
+        not_negative("eval", self, "w_retrieval", "w_skill", "w_place", "w_position", "w_lidar", "place_pairs", "seed")
         even = self.views_per_scan >= 2 and self.views_per_scan % 2 == 0
         require(even, "eval.views_per_scan", self.views_per_scan, "an even number, 2 or more")
-        weights = self.w_retrieval + self.w_skill + self.w_place + self.w_lidar
-        require(weights > 0, "eval.w_retrieval + w_skill + w_place + w_lidar", weights, "a sum above 0")
+        weights = self.w_retrieval + self.w_skill + self.w_place + self.w_position + self.w_lidar
+        require(weights > 0, "eval.w_retrieval + w_skill + w_place + w_position + w_lidar", weights, "a sum above 0")
         for name in ("every", "n_patches"):
             if getattr(self, name) is not None:
                 positive("eval", self, name)

@@ -33,6 +33,7 @@ COMPARED = (
     "place_recall_at_1_centred",
     "place_distance_mm",
     "position_recall_at_1",
+    "position_skill",
     "telling_directions",
     "proxy_quality",
     *(f"{probe}_{what}" for what in ("modality", "organ") for probe in ("knn", "linear")),

@@ -18,6 +18,7 @@ from prism_ssl.contracts import Float64
 from prism_ssl.eval import proxy_metrics as metrics
 from prism_ssl.eval.embedding_probe import place_recall, probe_classes
 from prism_ssl.eval.patients import by_patient
+from prism_ssl.eval.place.position import position_sums, told_positions
 from prism_ssl.eval.place.retrieval import (
     CHANCE,
     PlaceAnswers,
@@ -27,7 +28,7 @@ from prism_ssl.eval.place.retrieval import (
     place_scalars,
 )
 from prism_ssl.eval.probe_set import ProbeSet
-from prism_ssl.eval.quality.bootstrap import POSE_AXES
+from prism_ssl.eval.quality.bootstrap import POSE_AXES, position_estimate
 from prism_ssl.eval.quality.composite import proxy_quality, sign_counts
 from prism_ssl.eval.quality.evidence import PatientEvidence
 from prism_ssl.eval.quality.questions import evaluation_settings
@@ -55,10 +56,12 @@ def held_out_scalars(
     series = series_of_view(probe_set)
     telling = telling_directions(answers.embeddings, series, config.eval.seed)
     place = place_answers(answers.place, place_set)
+    position = _position_sums(answers.embeddings, probe_set, series, config.eval.knn_k)
     evidence = dataclasses.replace(
         _evidence(answers, place, probe_set, place_set, series, telling["telling_directions"]),
         settings=evaluation_settings(config),
         drawn=views_hash(probe_set, place_set),
+        position=position,
     )
     quality = proxy_quality(evidence, config.eval)
     values = {
@@ -68,6 +71,7 @@ def held_out_scalars(
         **telling,
         **class_probes(answers.embeddings, probe_set, config.eval.knn_k),
         **_places(answers.embeddings, probe_set),
+        **_position(evidence),
         **place_scalars(place, place_set),
         **_centred_recall(answers.place, place_set),
         "proxy_quality": quality.value,
@@ -138,6 +142,17 @@ def _places(embeddings: Float64, probe_set: ProbeSet) -> dict[str, float]:
     centers_mm = np.stack([view.center_mm for view in probe_set.views])
     recall, chance = place_recall(embeddings, probe_set.places, centers_mm, patients_of_views(probe_set))
     return {"position_recall_at_1": recall, "position_recall_at_1_chance": chance}
+
+
+def _position_sums(embeddings: Float64, probe_set: ProbeSet, series: npt.NDArray[np.int64], k: int) -> Float64:
+    told = told_positions(embeddings, probe_set.positions, patients_of_views(probe_set), k)
+    return position_sums(told, probe_set.positions, series, int(series.max()) + 1)
+
+
+def _position(evidence: PatientEvidence) -> dict[str, float]:
+    """``position_skill`` and its interval; nothing where no position is known, or there is one patient only."""
+    value, low, high = position_estimate(evidence)
+    return {"position_skill": value, "position_skill_low": low, "position_skill_high": high} if value == value else {}
 
 
 def _skill(readings: Mapping[str, AxisReading]) -> dict[str, float]:

@@ -11,11 +11,12 @@ import numpy.typing as npt
 import torch
 
 from prism_ssl.config.schema import PrismConfig
-from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, BrokenScan, PreparedScan, PrismBatch, ScanRecord
+from prism_ssl.contracts import PATCH_PX, PATCH_SCALE, BrokenScan, Float64, PreparedScan, PrismBatch, ScanRecord
 from prism_ssl.data.extract import extract_view
 from prism_ssl.data.phantoms import Place, phantom_truth
 from prism_ssl.data.scan import ReadLimits, archive_root, open_scan, out_of_memory
 from prism_ssl.data.views import View, body_places, draw_view, draw_view_at, pair_targets
+from prism_ssl.eval.place.position import relative_positions
 from prism_ssl.utils.hashing import stable_int
 from prism_ssl.utils.seeds import generator_for
 
@@ -33,6 +34,7 @@ class ProbeSet:
     patches: npt.NDArray[np.int16]  # [V, N, H, W], fixed point as in a chunk
     intensity_scale: npt.NDArray[np.float64]  # [V] robust std of the scan
     places: list[Place | None]  # [V]
+    positions: Float64  # [V, 3] of ``relative_positions``; NaN where a scan shows too little of a body
     left_out: list[BrokenScan]
 
     @property
@@ -89,16 +91,19 @@ def build_probe_set(held_out: Sequence[PreparedScan], config: PrismConfig, catal
     limits = ReadLimits(root, config.data.open_timeout_s, config.data.outage_patience_s)
     patches = np.empty((len(chosen) * n_views, n_patches, PATCH_PX, PATCH_PX), np.int16)
     scans, views, left_out = list[PreparedScan](), list[View](), list[BrokenScan]()
+    positions = list[Float64]()
     for scan in chosen:
         rows = patches[len(views) : len(views) + n_views]
         try:
-            views += _sampled(scan, n_patches, rows, config, limits)
+            found, where = _sampled(scan, n_patches, rows, config, limits)
         except MemoryError as error:
             raise out_of_memory("for the probe set", error) from error
         except (ValueError, ArithmeticError) as error:  # ScanRejected is a ValueError
             left_out.append(BrokenScan(scan.record.scan_id, "probe set", f"{type(error).__name__}: {error}"))
         else:
             scans.append(scan)
+            views += found
+            positions.append(where)
     return ProbeSet(
         scans=[scan.record for scan in scans],
         scan_of_view=np.repeat(np.arange(len(scans)), n_views),
@@ -106,30 +111,30 @@ def build_probe_set(held_out: Sequence[PreparedScan], config: PrismConfig, catal
         patches=patches[: len(views)],
         intensity_scale=np.repeat([scan.stats.std for scan in scans], n_views),
         places=_places(catalog, scans, views, n_views),
+        positions=np.concatenate([np.empty((0, 3)), *positions]),
         left_out=left_out,
     )
 
 
 def _sampled(
     scan: PreparedScan, n_patches: int, out: npt.NDArray[np.int16], config: PrismConfig, limits: ReadLimits
-) -> list[View]:
-    """The views of one scan; their patches are written to ``out``."""
+) -> tuple[list[View], Float64]:
+    """The views of one scan, and their positions; their patches are written to ``out``."""
     path, limit = Path(scan.record.nifti_path), config.preflight.max_volume_bytes
     opened = limits.read(lambda: open_scan(path, scan.stats, limit))
-    asked, seed, scan_id, on_body = config.view, config.eval.seed, scan.record.scan_id, np.empty((0, 3))
-    if config.eval.centers == "foreground":
-        on_body = body_places(opened, asked.radius_mm_floor, generator_for(seed, "probe", scan_id))
+    asked, seed, scan_id = config.view, config.eval.seed, scan.record.scan_id
+    on_body = body_places(opened, asked.radius_mm_floor, generator_for(seed, "probe", scan_id))
     views = []
     for number, patches in enumerate(out):
         rng = generator_for(seed, "probe", scan_id, number)
-        if len(on_body):
+        if len(on_body) and config.eval.centers == "foreground":
             center_mm = on_body[rng.integers(len(on_body))]
             view = draw_view_at(center_mm, opened.affine, opened.shape, opened.stats, asked, n_patches, rng)
         else:
             view = draw_view(opened.affine, opened.shape, opened.stats, asked, n_patches, rng)
         extract_view(opened, view, config.data.patch_mm, patches)
         views.append(view)
-    return views
+    return views, relative_positions(np.array([view.center_mm for view in views]), on_body)
 
 
 def _places(catalog: Path, scans: list[PreparedScan], views: list[View], n_views: int) -> list[Place | None]:

@@ -18,6 +18,7 @@ _RIVALS = (("chance", "_chance"), ("random weights", "_random_init"), ("pixel st
 _MEASURES = (
     ("same place, other series", "place_recall_at_1", "place_recall_at_1_chance"),
     ("  location error, mm", "place_distance_mm", "place_distance_mm_chance"),
+    ("position, by other patients", "position_skill", None),
     ("same series, nearest view", "recall_at_1", "recall_at_1_chance"),
     ("same series, nearest 5", "recall_at_5", "recall_at_5_chance"),
     ("shift and rotation, sign", "pose_skill_mean", None),

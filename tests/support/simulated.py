@@ -37,7 +37,21 @@ def answers(rng: np.random.Generator, patients: int, series: int, pairs: int, sk
         place_distance_mm=np.full(pairs, 30.0),
         place_chance=PLACE_CHANCE,
         telling_share=np.nan,
+        position=_position(rng, easy[of], skill),
     )
+
+
+def _position(rng: np.random.Generator, easy: Float64, skill: float) -> Float64:
+    """Sums of positions [S, 3, 3] that correlate with the true ones, more where a patient is easy."""
+    r = np.clip(0.5 + 0.1 * skill + 0.15 * easy, 0, 1)[:, None, None]
+    true, noise = rng.normal(size=(2, len(easy), VIEWS, 3))
+    told = r * true + np.sqrt(1 - r**2) * noise
+    return np.stack([told * true, told**2, true**2], axis=3).sum(axis=1)
+
+
+def true_position() -> float:
+    """Position skill over infinitely many patients."""
+    return float(np.clip(0.5 + 0.15 * np.random.default_rng(3).normal(size=10**6), 0, 1).mean())
 
 
 def true_skill() -> float:
@@ -53,9 +67,10 @@ def true_quality() -> float:
     recall = float(expit(-0.5 + 0.9 * easy + 0.4 * own).mean())
     right = float(expit(0.6 + 0.5 * easy + 0.3 * own).mean())
     place = float(expit(-1.0 + 0.8 * easy).mean())
-    parts = (recall - RECALL_CHANCE) / (1 - RECALL_CHANCE), 2 * right - 1, (place - PLACE_CHANCE) / (1 - PLACE_CHANCE)
+    recall, place = (recall - RECALL_CHANCE) / (1 - RECALL_CHANCE), (place - PLACE_CHANCE) / (1 - PLACE_CHANCE)
     config = EvalConfig()
-    return float(np.average(parts, weights=(config.w_retrieval, config.w_skill, config.w_place)))
+    weights = config.w_retrieval, config.w_skill, config.w_place, config.w_position
+    return float(np.average((recall, 2 * right - 1, place, true_position()), weights=weights))
 
 
 FACTORS = [*LEVELS, DERIVED]

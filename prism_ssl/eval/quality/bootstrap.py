@@ -10,6 +10,7 @@ from scipy import stats
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64
 from prism_ssl.eval.patients import jackknife_interval
+from prism_ssl.eval.place.position import position_skill
 from prism_ssl.eval.quality.evidence import PatientEvidence
 
 POSE_AXES = ("dx", "dy", "dz", "rx", "ry", "rz")
@@ -26,15 +27,16 @@ def above_chance(value: Float64, chance: float) -> Float64:
 
 
 def part_weights(evidence: PatientEvidence, config: EvalConfig) -> Float64:
-    """Weights [4] of retrieval, skill, place and directions; 0 for what the held-out scans cannot offer."""
-    weights = np.array([config.w_retrieval, config.w_skill, config.w_place, config.w_lidar], float)
+    """Weights [5] of retrieval, skill, place, directions and position; 0 for what the held-out scans cannot offer."""
+    weights = np.array([config.w_retrieval, config.w_skill, config.w_place, config.w_lidar, config.w_position], float)
     weights[2] *= bool(evidence.pairs)
     weights[3] *= bool(np.isfinite(evidence.telling_share))
+    weights[4] *= bool(np.isfinite(position_estimate(evidence)[0]))
     return weights
 
 
 def composite(parts: Float64, weights: Float64) -> Float64:
-    """Weighted mean [...] of ``parts`` [..., 4]; NaN where a part with weight is unknown, or none has any."""
+    """Weighted mean [...] of ``parts`` [..., 5]; NaN where a part with weight is unknown, or none has any."""
     used = weights > 0
     if not used.any():
         return np.full(parts.shape[:-1], np.nan)
@@ -54,7 +56,7 @@ def draw_counts(n_patients: int, config: EvalConfig) -> Float64:
 
 
 class QualityParts:
-    """Retrieval, skill, place and directions of one encoder, for any weighting of the patients.
+    """Retrieval, skill, place, directions and position of one encoder, for any weighting of the patients.
 
     Candidates of retrieval stay as they are: a patient drawn twice does not become its own neighbour.
     """
@@ -71,9 +73,10 @@ class QualityParts:
         pose = [axis for axis, name in enumerate(evidence.axes) if name in POSE_AXES]
         self._signs, self._right = evidence.signs[:, pose], evidence.right[:, pose]
         self._telling_share = evidence.telling_share
+        self._position = evidence.position
 
     def __call__(self, counts: Float64) -> Float64:
-        """Parts [B, 4] with every patient taken ``counts`` [B, P] times."""
+        """Parts [B, 5] with every patient taken ``counts`` [B, P] times."""
         series, pairs = counts[:, self._of_series], counts[:, self._of_pair]
         known = np.isfinite(self._retrieval)
         return np.stack(
@@ -82,6 +85,7 @@ class QualityParts:
                 _mean_skill(series, self._signs, self._right),
                 _means(self._place, pairs),
                 np.full(len(counts), self._telling_share),
+                _position(series, self._position),
             ],
             axis=1,
         )
@@ -101,13 +105,31 @@ def _mean_skill(counts: Float64, signs: Float64, right: Float64) -> Float64:
     return np.where(axes > 0, total / np.maximum(axes, 1), np.nan)
 
 
+def _position(counts: Float64, sums: Float64 | None) -> Float64:
+    """Position skill [B], each series taken ``counts`` [B, S] times; NaN where it was not measured."""
+    return np.full(len(counts), np.nan) if sums is None else position_skill(np.tensordot(counts, sums, axes=1))
+
+
+def position_estimate(evidence: PatientEvidence) -> tuple[float, float, float]:
+    """Position skill and its 95 % interval: jackknife over patients; NaN where it was not measured."""
+    counts, _ = _without_each(evidence)
+    value, *without_one = _position(counts, evidence.position).tolist()
+    return value, *jackknife_interval(value, without_one)
+
+
+def _without_each(evidence: PatientEvidence) -> tuple[Float64, int]:
+    """How often each series counts [1 + P, S]: all of them, then all but those of each patient; and P."""
+    patients, of_series = np.unique(evidence.patient_of_series, return_inverse=True)
+    counts = np.concatenate([np.ones((1, len(patients))), 1.0 - np.eye(len(patients))])[:, of_series]
+    return counts, len(patients)
+
+
 def skill_interval(evidence: PatientEvidence, axis: str) -> tuple[float, float]:
     """95 % interval of the sign skill of one axis: jackknife over patients, Student's t; NaN without evidence."""
-    patients, of_series = np.unique(evidence.patient_of_series, return_inverse=True)
-    if axis not in evidence.axes or len(patients) < 2:
+    counts, patients = _without_each(evidence)
+    if axis not in evidence.axes or patients < 2:
         return np.nan, np.nan
     one = [evidence.axes.index(axis)]
-    counts = np.concatenate([np.ones((1, len(patients))), 1.0 - np.eye(len(patients))])[:, of_series]
     value, *without_one = _mean_skill(counts, evidence.signs[:, one], evidence.right[:, one]).tolist()
     return jackknife_interval(value, without_one)
 
@@ -119,7 +141,7 @@ def _means(values: Float64, weights: Float64) -> Float64:
 
 
 def interval(value: float, parts: Float64, weights: Float64, patients: Float64) -> tuple[float, float]:
-    """95 % interval around the composite ``value`` from its resampled ``parts`` [B, 4].
+    """95 % interval around the composite ``value`` from its resampled ``parts`` [B, 5].
 
     The deviations of the resampled composites from their mean, widened for few patients by sqrt((f + 1) / f) t / z for
     f ``degrees_of_freedom``: the expanded percentile interval (Hesterberg 2015). Plain percentiles of few patients
@@ -137,7 +159,7 @@ def interval(value: float, parts: Float64, weights: Float64, patients: Float64) 
 
 
 def degrees_of_freedom(parts: Float64, weights: Float64, patients: Float64) -> float:
-    """Of a composite from its resampled ``parts`` [B, 4] and the number of ``patients`` [4] behind each.
+    """Of a composite from its resampled ``parts`` [B, 5] and the number of ``patients`` [5] behind each.
 
     The harmonic mean of the parts' own (patients less 1), weighted by how much each part varies; NaN where a part rests
     on a single patient.
@@ -153,6 +175,6 @@ def degrees_of_freedom(parts: Float64, weights: Float64, patients: Float64) -> f
 
 
 def patients_behind(evidence: PatientEvidence) -> Float64:
-    """How many patients each part [4] rests on; the share of telling directions does not vary over them."""
+    """How many patients each part [5] rests on; the share of telling directions does not vary over them."""
     of_series = len(set(evidence.patient_of_series))
-    return np.array([of_series, of_series, len(set(evidence.patient_of_pair)), np.inf])
+    return np.array([of_series, of_series, len(set(evidence.patient_of_pair)), np.inf, of_series])

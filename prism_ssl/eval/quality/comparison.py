@@ -37,13 +37,13 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Resamples:
-    """Qualities [R] of runs, and their parts for each resample of the patients [R, B, 4]."""
+    """Qualities [R] of runs, and their parts for each resample of the patients [R, B, 5]."""
 
     runs: list[str]
     values: Float64
     parts: Float64
-    weights: Float64  # [4]
-    patients: Float64  # [4] behind each part
+    weights: Float64  # [5]
+    patients: Float64  # [5] behind each part
     apart: dict[str, str] = field(default_factory=dict)
     """Run that is not here -> why it does not compare, in words."""
     unrecorded: set[str] = field(default_factory=set)
@@ -83,13 +83,15 @@ def resample_together(evidence: Mapping[str, PatientEvidence], config: EvalConfi
     Without evidence of ``like`` no run is left.
     """
     if like not in evidence:
-        return Resamples([], np.empty(0), np.empty((0, config.bootstrap, 4)), np.zeros(4), np.zeros(4))
+        return Resamples([], np.empty(0), np.empty((0, config.bootstrap, 5)), np.zeros(5), np.zeros(5))
     first = evidence[like]
     reasons = {run: why_apart(each, first) for run, each in evidence.items()}
     runs = sorted(run for run, why in reasons.items() if why is None)
     patients, weights = patients_of(first), part_weights(first, weighed_alike(config, first.settings))
     if any(not np.isfinite(evidence[run].telling_share) for run in runs):
         weights[3] = 0.0  # a part that one of them lacks would not compare
+    if any(evidence[run].position is None for run in runs):
+        weights[4] = 0.0
     counts = draw_counts(len(patients), config)
     whole = np.ones((1, len(patients)))
     parts = [QualityParts(evidence[run], patients) for run in runs]

@@ -26,7 +26,8 @@ class ProxyQuality:
     """The composite, its parts and the 95 % interval.
 
     Each part is (value - chance) / (1 - chance), so below 0 where it is worse than chance. NaN where a part with
-    weight is unknown. ``place`` and ``directions`` are NaN, and do not count, where the scans do not allow them.
+    weight is unknown. ``place``, ``directions`` and ``position`` are NaN, and do not count, where the scans do not
+    allow them.
     """
 
     value: float
@@ -36,6 +37,7 @@ class ProxyQuality:
     skill: float
     place: float
     directions: float
+    position: float
 
 
 def sign_counts(
@@ -53,7 +55,8 @@ def sign_counts(
 
 
 def proxy_quality(evidence: PatientEvidence, config: EvalConfig) -> ProxyQuality:
-    """Weighted mean of recall@1 of series, mean sign skill of displacement and rotation, and recall@1 of places.
+    """Weighted mean of recall@1 of series, mean sign skill of displacement and rotation, recall@1 of places, and
+    position skill.
 
     The share of telling directions counts with weight ``eval.w_lidar``. The interval comes from ``eval.bootstrap``
     resamples of the patients (Efron & Tibshirani 1993), candidates of retrieval held fixed.

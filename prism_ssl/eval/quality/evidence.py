@@ -50,6 +50,8 @@ class PatientEvidence:
     """``evaluation_settings`` of the evaluation; None: an earlier version did not keep them."""
     drawn: str | None = None
     """Hash of all views and of the points of the pairs: another version may draw others under equal settings."""
+    position: Float64 | None = None
+    """``position_sums`` [S, 3, 3]; None: an earlier version did not measure it."""
     untrained_place: Mapping[str, Float64] = field(default_factory=dict)
     """Place recall [Q] of what needs no training, by the ending of its scalars; empty for earlier versions."""
 
@@ -62,6 +64,7 @@ class PatientEvidence:
                 "recall_at_1": _plain(self.recall[s]),
                 "signs": dict(zip(self.axes, self.signs[s].tolist(), strict=True)),
                 "right": dict(zip(self.axes, self.right[s].tolist(), strict=True)),
+                **({} if self.position is None else {"position": self.position[s].tolist()}),
             }
             for s, name in enumerate(self.series)
         ]
@@ -119,6 +122,7 @@ class PatientEvidence:
             telling_share=float(_floats([known["telling_share"]])[0]),
             settings=settings,
             drawn=drawn,
+            position=_position(series),
             untrained_place={
                 name.removeprefix(_PLACE): _floats([each[name] for each in pairs])
                 for name in (pairs[0] if pairs else {})
@@ -166,6 +170,12 @@ def _changed_ns(folder: Path) -> int:
 
 def _listed(names: Any) -> list[Any]:
     return list(names) if isinstance(names, list) else [names]
+
+
+def _position(series: list[Any]) -> Float64 | None:
+    if not series or any("position" not in each for each in series):
+        return None
+    return np.array([each["position"] for each in series], float).reshape(len(series), 3, 3)
 
 
 def _plain(value: float) -> float | None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prism_ssl.eval.quality.evidence import PatientEvidence
 
 _WEIGHTS = ("eval.w_retrieval", "eval.w_skill", "eval.w_place", "eval.w_lidar")
+_WEIGHT_OF_POSITION = "eval.w_position"
 _LIMITS = ("eval.probe_scans", "eval.place_pairs")
 """Settings that only limit which series and pairs are evaluated: the series and pairs themselves are compared."""
 _VIEWS = (
@@ -25,7 +26,7 @@ _VIEWS = (
     "view.window_width_std_max",
 )
 """Settings of views that apply to held-out views; the others apply to training pairs only."""
-_LATER = {"eval.centers": "anywhere", "eval.place_draws": 1}
+_LATER = {"eval.centers": "anywhere", "eval.place_draws": 1, _WEIGHT_OF_POSITION: 0.0, "eval.knn_k": 5}
 """Settings that earlier versions did not have, and their defaults."""
 _ALWAYS = ("eval.seed", "eval.views_per_scan", "eval.n_patches", "data.patch_mm", *_VIEWS, *_LIMITS, *_WEIGHTS)
 ASKED = (*_ALWAYS, *_LATER)
@@ -46,7 +47,10 @@ def evaluation_settings(config: PrismConfig) -> dict[str, Any]:
 
 def weighed_alike(config: EvalConfig, settings: Mapping[str, Any] | None) -> EvalConfig:
     """``config`` with the weights of ``evaluation_settings``, where these are known."""
-    weights = {name: value for name, value in (settings or {}).items() if name in _WEIGHTS}
+    if settings is None:
+        return config
+    weights = {name: settings[name] for name in _WEIGHTS if name in settings}
+    weights[_WEIGHT_OF_POSITION] = settings.get(_WEIGHT_OF_POSITION, _LATER[_WEIGHT_OF_POSITION])
     return dataclasses.replace(config, **{name.removeprefix("eval."): value for name, value in weights.items()})
 
 

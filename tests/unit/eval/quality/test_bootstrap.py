@@ -8,11 +8,18 @@ from scipy import stats
 
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64
-from prism_ssl.eval.quality.bootstrap import QualityParts, interval, patients_behind, patients_of, skill_interval
+from prism_ssl.eval.quality.bootstrap import (
+    QualityParts,
+    interval,
+    patients_behind,
+    patients_of,
+    position_estimate,
+    skill_interval,
+)
 from prism_ssl.eval.quality.comparison import resample_together
 from prism_ssl.eval.quality.composite import proxy_quality
 from prism_ssl.eval.quality.evidence import PatientEvidence
-from tests.support.simulated import answers, true_quality, true_skill
+from tests.support.simulated import answers, true_position, true_quality, true_skill
 
 
 @pytest.mark.parametrize(("patients", "series", "pairs"), [(8, 1, 6), (8, 8, 6), (12, 4, 6), (30, 4, 15)])
@@ -37,6 +44,15 @@ def test_so_do_those_of_one_axis(patients: int, series: int) -> None:
     assert np.isnan(skill_interval(evidence, "ww")).all()
 
 
+@pytest.mark.parametrize(("patients", "series"), [(8, 1), (12, 4), (30, 2)])
+def test_and_those_of_the_position(patients: int, series: int) -> None:
+    held = []
+    for seed in range(500):
+        _, low, high = position_estimate(answers(np.random.default_rng(seed), patients, series, 1))
+        held.append(low <= true_position() <= high)
+    assert 0.93 <= np.mean(held) <= 0.98
+
+
 def test_each_part_takes_every_patient_as_often_as_it_is_drawn() -> None:
     evidence = PatientEvidence(
         series=["a1", "a2", "b1", "c1"],
@@ -52,6 +68,7 @@ def test_each_part_takes_every_patient_as_often_as_it_is_drawn() -> None:
         place_distance_mm=np.zeros(3),
         place_chance=0.0,
         telling_share=0.4,
+        position=np.array([[0.5, 1, 1], [0.0, 2, 1], [1.0, 1, 1], [-1.0, 1, 1]])[:, None].repeat(3, axis=1),
     )
     patients = patients_of(evidence)
     assert patients == ["a", "b", "c", "d"]
@@ -59,20 +76,21 @@ def test_each_part_takes_every_patient_as_often_as_it_is_drawn() -> None:
     assert parts == pytest.approx(
         np.array(
             [
-                [1.5 / 3, 10 / 16 + 10 / 16 - 1, (0.75 + 0.25) / 2, 0.4],
-                [0.75, 16 / 16 + 12 / 16 - 1, (0.75 + 0.25) / 2, 0.4],
-                [0.0, 2 / 16 + 8 / 16 - 1, np.nan, 0.4],
-                [3.0 / 5, 16 / 20 + 14 / 20 - 1, (2 * 0.75 + 0.25) / 3, 0.4],
+                [1.5 / 3, 10 / 16 + 10 / 16 - 1, (0.75 + 0.25) / 2, 0.4, 0.5 / np.sqrt(5 * 4)],
+                [0.75, 16 / 16 + 12 / 16 - 1, (0.75 + 0.25) / 2, 0.4, 1.0 / np.sqrt(6 * 4)],
+                [0.0, 2 / 16 + 8 / 16 - 1, np.nan, 0.4, 2.0 / 4],
+                [3.0 / 5, 16 / 20 + 14 / 20 - 1, (2 * 0.75 + 0.25) / 3, 0.4, 2.0 / np.sqrt(7 * 5)],
             ]
         ),
         nan_ok=True,
     )
-    assert patients_behind(evidence).tolist() == [3, 3, 2, np.inf]
+    assert patients_behind(evidence).tolist() == [3, 3, 2, np.inf, 3]
+    assert position_estimate(evidence)[0] == pytest.approx(0.5 / np.sqrt(20))
 
 
 def test_an_interval_lies_about_the_value_as_resamples_lie_about_their_mean() -> None:
     off = np.linspace(-0.2, 0.2, 41)
-    low, high = interval(0.5, (0.3 + off)[:, None] * np.ones(4), np.ones(4), np.full(4, 10))
+    low, high = interval(0.5, (0.3 + off)[:, None] * np.ones(5), np.ones(5), np.full(5, 10))
     wider = np.sqrt(10 / 9) * stats.t.ppf(0.975, 9) / stats.norm.ppf(0.975)
     assert (low, high) == pytest.approx((0.5 - 0.19 * wider, 0.5 + 0.19 * wider))
 
