@@ -38,6 +38,7 @@ HOMES = {
     "tyro": ("tune/*.py",),
     "pydicom": ("prism_ssl/data/dicom/header.py",),
     "huggingface_hub": ("prism_ssl/model/hub.py",),
+    "SimpleITK": ("prism_ssl/study/registration.py",),
     "monai": ("prism_ssl/embed/monai_transforms.py",),
 }
 """Foreign libraries that have one home, and where it is."""

@@ -45,7 +45,10 @@ VERBS = {
         "prism_ssl.embed.field.command", "embed a lattice, points, masks or the whole of scans", resumes=True
     ),
     "picture": Verb("prism_ssl.explore.field.command", "draw fields beside their scans"),
-    "probe": Verb("prism_ssl.embed.probe.command", "read labels from embeddings, or masks from fields"),
+    "probe": Verb("prism_ssl.embed.probe.command", "read labels from embeddings, masks from fields, or find landmarks"),
+    "landmarks": Verb(
+        "prism_ssl.study.landmarks", "find the same places in scans of other patients by registration", resumes=True
+    ),
     "search": Verb("prism_ssl.embed.search", "find the most similar scans, or places of scans"),
     "inspect": Verb("prism_ssl.inspect.command", "draw a pair of views where they lie in their scan"),
     "leakcheck": Verb("prism_ssl.leak.command", "check whether the pretext task needs anatomy"),

@@ -86,8 +86,8 @@ class EvalConfig:
     """Weight of the place test, where held-out patients have pairs of series in one frame of reference. It weighs most:
     a series is also known by its scanner, and shift and rotation are read by heads that are not kept."""
     w_position: float = 0.0
-    """Weight of the position skill: whether the most similar views of other patients lie at the same place of their
-    scans."""
+    """Weight of the position skill: whether the most similar view of another patient lies at the same place of its
+    scan. 0: it is shown, and does not count, until it is measured on more than one kind of scan."""
     w_lidar: float = 0.0
     """Weight of the share of discriminative directions (LiDAR, thresholded), where there are enough series."""
     place_pairs: int = 16

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.contracts import Float64
-from prism_ssl.eval.patients import FOLDS_MAX, patient_folds
+from prism_ssl.eval.patients import FOLDS_MAX, Estimate, patient_folds
 from prism_ssl.eval.quality.bootstrap import draw_counts, interval
 
 Kind = Literal["classes", "regression"]
@@ -42,15 +42,6 @@ class Task:
     def measure(self) -> str:
         """What is scored."""
         return "balanced accuracy" if self.kind == "classes" else "R2"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval over patients; the ends are NaN for fewer than two patients."""
-
-    value: float
-    low: float
-    high: float
 
 
 def linear_classifier() -> Pipeline:

@@ -56,7 +56,7 @@ def held_out_scalars(
     series = series_of_view(probe_set)
     telling = telling_directions(answers.embeddings, series, config.eval.seed)
     place = place_answers(answers.place, place_set)
-    position = _position_sums(answers.embeddings, probe_set, series, config.eval.knn_k)
+    position = _position_sums(answers.embeddings, probe_set, series)
     evidence = dataclasses.replace(
         _evidence(answers, place, probe_set, place_set, series, telling["telling_directions"]),
         settings=evaluation_settings(config),
@@ -144,8 +144,8 @@ def _places(embeddings: Float64, probe_set: ProbeSet) -> dict[str, float]:
     return {"position_recall_at_1": recall, "position_recall_at_1_chance": chance}
 
 
-def _position_sums(embeddings: Float64, probe_set: ProbeSet, series: npt.NDArray[np.int64], k: int) -> Float64:
-    told = told_positions(embeddings, probe_set.positions, patients_of_views(probe_set), k)
+def _position_sums(embeddings: Float64, probe_set: ProbeSet, series: npt.NDArray[np.int64]) -> Float64:
+    told = told_positions(embeddings, probe_set.positions, patients_of_views(probe_set))
     return position_sums(told, probe_set.positions, series, int(series.max()) + 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,15 @@ FOLDS_MAX = 8
 """Most folds of patients; with fewer patients, each is a fold of its own."""
 
 Rows = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval over patients; the ends are NaN for fewer than two patients."""
+
+    value: float
+    low: float
+    high: float
 
 
 def patient_folds(patients: Sequence[str] | npt.NDArray[Any]) -> Iterator[tuple[Rows, Rows]]:

@@ -145,5 +145,6 @@ def _as_probe_set(pair: tuple[View, View], scan: PreparedScan) -> ProbeSet:
         patches=np.zeros((2, n_patches, PATCH_PX, PATCH_PX), np.int16),
         intensity_scale=np.full(2, scan.stats.std),
         places=[None, None],
+        positions=np.full((2, 3), np.nan),
         left_out=[],
     )

@@ -46,7 +46,8 @@ def _position(rng: np.random.Generator, easy: Float64, skill: float) -> Float64:
     r = np.clip(0.5 + 0.1 * skill + 0.15 * easy, 0, 1)[:, None, None]
     true, noise = rng.normal(size=(2, len(easy), VIEWS, 3))
     told = r * true + np.sqrt(1 - r**2) * noise
-    return np.stack([told * true, told**2, true**2], axis=3).sum(axis=1)
+    sums: Float64 = np.stack([told * true, told**2, true**2], axis=3).sum(axis=1)
+    return sums
 
 
 def true_position() -> float:

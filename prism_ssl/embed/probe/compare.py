@@ -10,13 +10,13 @@ import numpy as np
 from prism_ssl.config.operations import EvalConfig
 from prism_ssl.embed.probe.labels import Encoders, LabelTask, rows_of
 from prism_ssl.eval.frozen_probe import (
-    Estimate,
     PatientScore,
     difference,
     estimate,
     predicted_across_patients,
     sizes_of_curve,
 )
+from prism_ssl.eval.patients import Estimate
 
 CURVE_DRAWS = 3
 """Draws of the patients of each point of a curve; the point is their mean."""

@@ -14,7 +14,7 @@ from prism_ssl.contracts import Float64
 from prism_ssl.embed.field.requests import IN_MM, read_table
 from prism_ssl.embed.field.scan_field import POINTS_TABLE
 from prism_ssl.errors import ConfigError
-from prism_ssl.eval.frozen_probe import Estimate
+from prism_ssl.eval.patients import Estimate
 from prism_ssl.eval.place.landmarks import (
     LandmarkScan,
     Similarity,

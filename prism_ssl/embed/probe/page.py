@@ -13,8 +13,7 @@ import vl_convert
 from prism_ssl.embed.probe.compare import Found
 from prism_ssl.embed.probe.landmarks import POSITION, LandmarksFound
 from prism_ssl.embed.probe.segmentation import Segmented
-from prism_ssl.eval.frozen_probe import Estimate
-from prism_ssl.eval.patients import FOLDS_MAX
+from prism_ssl.eval.patients import FOLDS_MAX, Estimate
 from prism_ssl.utils.fs import write_atomic
 
 PAGE, PICTURE = "probe.md", "probe.png"

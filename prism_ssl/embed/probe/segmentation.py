@@ -17,8 +17,8 @@ from prism_ssl.embed.field.lattice import Int64
 from prism_ssl.embed.field.places import labels_at, mask_file, open_mask
 from prism_ssl.embed.field.scan_field import FIELDS_TABLE, field_file, read_field
 from prism_ssl.errors import ConfigError, ScanRejected
-from prism_ssl.eval.frozen_probe import Estimate, linear_classifier, mean_over_patients
-from prism_ssl.eval.patients import patient_folds
+from prism_ssl.eval.frozen_probe import linear_classifier, mean_over_patients
+from prism_ssl.eval.patients import Estimate, patient_folds
 
 POINTS_OF_EACH = 1000
 """Points of a scan that a probe is fitted on: at most so many within the label, and so many outside."""

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prism_ssl.contracts import Float64
-from prism_ssl.eval.frozen_probe import Estimate
-from prism_ssl.eval.patients import jackknife_interval
+from prism_ssl.eval.patients import Estimate, jackknife_interval
 from prism_ssl.eval.proxy_metrics import chance_at, cross_similarity, hits_at
 
 Bools = npt.NDArray[np.bool_]

@@ -1,4 +1,4 @@
-"""Position test: tell where in its scan a view lies from the most similar views of other patients (pure).
+"""Position test: tell where in its scan a view lies from the most similar view of another patient (pure).
 
 Needs no label and no second series. A position is relative: from the middle of the scan's body, in units of the body's
 spread along each axis, so that patients of other sizes compare. It takes scans of one kind to be framed alike.
@@ -31,19 +31,18 @@ def relative_positions(centers_mm: Float64, body_mm: Float64) -> Float64:
     return relative
 
 
-def told_positions(embeddings: Float64, positions: Float64, patients: Sequence[str], k: int) -> Float64:
-    """For each view, the mean position of the ``k`` most similar views of other patients, [V, 3].
+def told_positions(embeddings: Float64, positions: Float64, patients: Sequence[str]) -> Float64:
+    """For each view, the position of the most similar view of another patient, [V, 3].
+
+    One neighbour, not several: on registered brains it then orders encoders as their landmarks do.
 
     NaN for a view without a position of its own, or without a view of another patient.
     """
     known = np.isfinite(positions).all(axis=1)
     _, patient = np.unique(patients, return_inverse=True)
-    allowed = (patient[:, None] != patient[None, :]) & known[None, :]
+    allowed = np.not_equal.outer(patient, patient) & known
     similarity = np.where(allowed, cosine_similarity(embeddings), -np.inf)
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    counts = np.take_along_axis(allowed, nearest, axis=1)[..., None]
-    total = np.where(counts, positions[nearest], 0.0).sum(axis=1)
-    told: Float64 = total / np.maximum(counts.sum(axis=1), 1)
+    told: Float64 = positions[similarity.argmax(axis=1)]
     told[~known | ~allowed.any(axis=1)] = np.nan
     return told
 

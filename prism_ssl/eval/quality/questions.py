@@ -26,7 +26,7 @@ _VIEWS = (
     "view.window_width_std_max",
 )
 """Settings of views that apply to held-out views; the others apply to training pairs only."""
-_LATER = {"eval.centers": "anywhere", "eval.place_draws": 1, _WEIGHT_OF_POSITION: 0.0, "eval.knn_k": 5}
+_LATER = {"eval.centers": "anywhere", "eval.place_draws": 1, _WEIGHT_OF_POSITION: 0.0}
 """Settings that earlier versions did not have, and their defaults."""
 _ALWAYS = ("eval.seed", "eval.views_per_scan", "eval.n_patches", "data.patch_mm", *_VIEWS, *_LIMITS, *_WEIGHTS)
 ASKED = (*_ALWAYS, *_LATER)

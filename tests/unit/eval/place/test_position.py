@@ -21,26 +21,26 @@ def test_told_positions_are_those_of_asking_one_by_one() -> None:
     positions, patients, _ = _views()
     embeddings = np.random.default_rng(1).normal(size=(len(patients), 7))
     positions[3] = np.nan
-    told = told_positions(embeddings, positions, patients, k=3)
+    told = told_positions(embeddings, positions, patients)
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     for view, patient in enumerate(patients):
         others = [other for other in range(len(patients)) if patients[other] != patient and other != 3]
-        nearest = sorted(others, key=lambda other: -float(unit[view] @ unit[other]))[:3]
-        expected = np.full(3, np.nan) if view == 3 else positions[nearest].mean(axis=0)
+        nearest = max(others, key=lambda other: float(unit[view] @ unit[other]))
+        expected = np.full(3, np.nan) if view == 3 else positions[nearest]
         assert told[view] == pytest.approx(expected, nan_ok=True)
 
 
 def test_skill_is_1_for_who_knows_0_for_who_does_not_and_needs_other_patients() -> None:
     positions, patients, series = _views()
     dense = np.tile(np.random.default_rng(2).normal(size=(VIEWS, 3)), (PATIENTS, 1))  # alike in all patients
-    known = told_positions(np.concatenate([dense, np.ones((len(dense), 1))], axis=1), dense, patients, k=5)
+    known = told_positions(np.concatenate([dense, np.ones((len(dense), 1))], axis=1), dense, patients)
     assert position_skill(position_sums(known, dense, series, PATIENTS).sum(axis=0)) == pytest.approx(1.0)
     found = [
-        position_skill(position_sums(told_positions(noise, positions, patients, 5), positions, series, PATIENTS).sum(0))
+        position_skill(position_sums(told_positions(noise, positions, patients), positions, series, PATIENTS).sum(0))
         for noise in np.random.default_rng(3).normal(size=(40, len(patients), 8))
     ]
     assert abs(np.mean(found)) < 0.05
-    alone = told_positions(dense, dense, ["p"] * len(patients), k=5)
+    alone = told_positions(dense, dense, ["p"] * len(patients))
     assert np.isnan(alone).all()
     assert np.isnan(position_skill(position_sums(alone, dense, series, PATIENTS).sum(axis=0)))
 
