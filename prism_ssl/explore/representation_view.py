@@ -42,6 +42,7 @@ MEASURES: Final = (
         "place_distance_mm_chance",
         "place test; less is better",
     ),
+    Measure("position_skill", "position, by other patients", "position", 0.0, "correlation; 0 chance, 1 perfect"),
     Measure("recall_at_1", "same series", "same series", "recall_at_1_chance", "recall@1 among all views"),
     Measure("pose_skill_mean", "shift and rotation", "pose", 0.0, "sign skill of the heads"),
     Measure("knn_modality", "modality, kNN probe", "modality kNN", "modality_chance", "accuracy"),

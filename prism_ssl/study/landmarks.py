@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all other imports, which take seconds
+    from prism_ssl.utils.stop_signals import leave_on_stop_signals
+
+    leave_on_stop_signals()
+
 import argparse
 import io
 import shutil
@@ -19,7 +24,7 @@ from prism_ssl.cli.catalog_options import EVERY_SCAN, EXIT_NO, EXIT_OK, add_cata
 from prism_ssl.config.schema import DataConfig, PrismConfig
 from prism_ssl.contracts import Float64, ScanRecord
 from prism_ssl.data.catalog import column_values, load_records
-from prism_ssl.data.checks import inspect_and_open
+from prism_ssl.data.checks import file_signature, inspect_and_open
 from prism_ssl.data.holdout import listed_patients
 from prism_ssl.data.scan import OpenScan, apply_affine
 from prism_ssl.data.views import on_body
@@ -27,9 +32,10 @@ from prism_ssl.errors import ConfigError, PrismError, ScanRejected
 from prism_ssl.study.registration import carry_points, registration_is_here
 from prism_ssl.utils.fs import private_folder, write_atomic
 from prism_ssl.utils.hashing import content_hash
-from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, stop_signals_interrupt
+from prism_ssl.utils.stop_signals import EXIT_INTERRUPTED, leave, stop_signals_interrupt
 
-COLUMNS = ("series_path", "landmark", "x_mm", "y_mm", "z_mm")
+COLUMNS = ("scan_id", "series_path", "landmark", "x_mm", "y_mm", "z_mm")
+_FORMAT = 1  # of the parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +46,8 @@ class Routes:
     points_mm: Float64
     second: OpenScan | None
     second_mm: Float64 | None
+    signed: tuple[str, ...]
+    """What changes with their files."""
 
     def landmarks(self, scan: OpenScan) -> tuple[Float64, Float64 | None]:
         """Places [M, 3] of the landmarks in a scan, and how far the two routes to each differ [M], if there are two."""
@@ -57,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refused(ConfigError("SimpleITK is not installed; needed: pip install -e '.[registration]' in the clone"))
     with stop_signals_interrupt():
         try:
+            _refuse_odd_numbers(given)
             return _write(given, catalog_settings(given), Console())
         except (PrismError, OSError) as error:
             return refused(error)
@@ -65,15 +74,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return EXIT_INTERRUPTED
 
 
+def _refuse_odd_numbers(given: argparse.Namespace) -> None:
+    if not (given.spacing >= 1 and given.depth >= 0 and given.agree > 0):
+        found = f"--spacing is {given.spacing:g}, --depth {given.depth:g} and --agree {given.agree:g}"
+        raise ConfigError(f"{found}; needed: 1 mm or more, 0 or more, and above 0")
+    if not given.out.endswith(".csv"):
+        raise ConfigError(f"--out is {given.out}; needed: a name that ends with .csv")
+
+
 def _write(given: argparse.Namespace, data: DataConfig, console: Console) -> int:
     every, out = load_records(data, data.selection_seed).records, Path(given.out).absolute()
     records = _chosen(given, data, every)
     routes = _routes(given, every)
-    stamp = content_hash([given.reference, given.second, given.spacing, given.depth])
+    stamp = content_hash([_FORMAT, given.spacing, given.depth, *routes.signed])
     parts = private_folder(out.with_name(f"{out.name}.parts-{stamp[:8]}"))
     found, rejected = list[pl.DataFrame](), Counter[str]()
     for number, record in enumerate(records, start=1):
-        part = parts / f"{record.scan_id}.parquet"
+        part = parts / f"{record.scan_id}-{_signed(record)}.parquet"
         try:
             if not part.is_file():
                 scan = _open(record)
@@ -86,18 +103,20 @@ def _write(given: argparse.Namespace, data: DataConfig, console: Console) -> int
     code = _report(found, given, out, console)
     for why, count in rejected.items():
         console.print(f"{count} scans without landmarks: {why}", markup=False)
-    shutil.rmtree(parts)
+    if code == EXIT_OK and not rejected:  # else the next call goes on from them
+        shutil.rmtree(parts)
     return code
 
 
 def _report(found: Sequence[pl.DataFrame], given: argparse.Namespace, out: Path, console: Console) -> int:
     """Write the landmarks of all scans and say how many there are; the exit code."""
     if not found:
+        out.unlink(missing_ok=True)  # of an earlier call
         return EXIT_NO
     every = pl.concat(found)
     kept = every.filter(pl.col("on_body") & (pl.col("apart_mm").fill_null(0.0) <= given.agree))
     write_atomic(out, kept.select(COLUMNS).write_csv().encode())
-    scans = kept["series_path"].n_unique()
+    scans = kept["scan_id"].n_unique()
     told = f"{out}: {kept.height} landmarks in {scans} scans; {every.height - kept.height} left out"
     console.print(told, markup=False, soft_wrap=True)
     if given.second:
@@ -113,6 +132,9 @@ def _chosen(given: argparse.Namespace, data: DataConfig, records: list[ScanRecor
             raise ConfigError(f"--where {pair!r} has no meaning; needed: COLUMN=VALUE, such as body_part=brain")
         values = column_values(data, records, column)
         records = [record for record in records if values[record.scan_id] == wanted]
+        if not records:
+            known = ", ".join(sorted({value for value in values.values() if value})[:8])
+            raise ConfigError(f"--where {pair!r} leaves no scan; found in column {column}: {known or 'nothing'}")
     if given.patients is not None:
         patients = listed_patients(Path(given.patients))
         records = [record for record in records if record.subject_id in patients]
@@ -122,22 +144,35 @@ def _chosen(given: argparse.Namespace, data: DataConfig, records: list[ScanRecor
 
 
 def _routes(given: argparse.Namespace, records: Sequence[ScanRecord]) -> Routes:
-    by_name = {name: record for record in records for name in (record.series_path, record.scan_id)}
-    opened = list[OpenScan]()
-    for name in (given.reference, given.second):
-        if name is not None:
-            if name.rstrip("/") not in by_name:
-                raise ConfigError(f"{name!r} is none of the {len(records)} scans of the table; needed: its series_path")
-            try:
-                opened.append(_open(by_name[name.rstrip("/")]))
-            except ScanRejected as error:
-                raise ConfigError(f"{name} cannot be the reference: {error}") from error
-    reference, second = opened[0], opened[1] if len(opened) > 1 else None
-    points = lattice_points(reference, given.spacing, given.depth)
+    chosen = [_named(name, records) for name in (given.reference, given.second) if name is not None]
+    try:
+        reference, *others = [_open(record) for record in chosen]
+        points = lattice_points(reference, given.spacing, given.depth)
+        second = others[0] if others else None
+        second_mm = None if second is None else carry_points(points, reference, second)
+    except (ScanRejected, RuntimeError) as error:  # SimpleITK raises RuntimeError
+        raise ConfigError(f"{' or '.join(record.series_path for record in chosen)} cannot be used: {error}") from error
     if len(points) < 2:
-        raise ConfigError(f"{given.reference} has {len(points)} points {given.depth:g} mm within; ask for less --depth")
-    second_mm = None if second is None else carry_points(points, reference, second)
-    return Routes(reference, points, second, second_mm)
+        found = f"{given.reference} has {len(points)} points of a lattice of {given.spacing:g} mm"
+        raise ConfigError(
+            f"{found}, {given.depth:g} mm within the body; needed: two; ask for less --spacing or --depth"
+        )
+    return Routes(reference, points, second, second_mm, tuple(_signed(record) for record in chosen))
+
+
+def _named(name: str, records: Sequence[ScanRecord]) -> ScanRecord:
+    found = [record for record in records if name.rstrip("/") in (record.series_path, record.scan_id)]
+    if len(found) != 1:
+        raise ConfigError(
+            f"{name!r} names {len(found)} of the {len(records)} scans that the options leave of the table; needed: the "
+            "series_path or scan_id of one"
+        )
+    return found[0]
+
+
+def _signed(record: ScanRecord) -> str:
+    """Changes with the file of a scan."""
+    return content_hash([record.nifti_path, *(str(part) for part in file_signature(record.nifti_path))])[:12]
 
 
 def lattice_points(scan: OpenScan, step_mm: float, depth_mm: float) -> Float64:
@@ -160,6 +195,7 @@ def _keep(part: Path, record: ScanRecord, scan: OpenScan, points_mm: Float64, ap
     columns = {axis: points_mm[:, number] for number, axis in enumerate(("x_mm", "y_mm", "z_mm"))}
     table = pl.DataFrame(
         {
+            "scan_id": [record.scan_id] * len(points_mm),
             "series_path": [record.series_path] * len(points_mm),
             "landmark": [f"L{number:04}" for number in range(len(points_mm))],
             **columns,
@@ -196,4 +232,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

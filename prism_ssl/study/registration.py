@@ -71,6 +71,7 @@ def _image(scan: OpenScan) -> Any:
     counts = np.maximum(np.ceil((high - low) / STEP_MM).astype(int), 1)
     values = _sampled(scan, low, counts)
     values = np.clip(values, *np.percentile(values, _OF_RANGE))
+    values -= values.min()  # the centre of mass weighs by value: air of a CT must weigh nothing
     image = SimpleITK.GetImageFromArray(values.transpose(2, 1, 0))
     image.SetSpacing([STEP_MM] * 3)
     image.SetOrigin(((low + STEP_MM / 2) * _LPS).tolist())
@@ -79,11 +80,16 @@ def _image(scan: OpenScan) -> Any:
 
 
 def _sampled(scan: OpenScan, low_mm: Float64, counts: Any) -> Float32:
-    """Means over cells of ``STEP_MM``, of eight points each: [nx, ny, nz]; outside the scan its darkest value."""
-    fine = np.stack(np.meshgrid(*[np.arange(2 * n) for n in counts], indexing="ij"), axis=-1).reshape(-1, 3)
-    index = apply_affine(scan.to_voxel, low_mm + (fine + 0.5) * STEP_MM / 2)
-    darkest = float(scan.voxels.min())
-    values = map_coordinates(scan.voxels, index[:, ::-1].T, order=1, output=np.float32, cval=darkest)
-    nx, ny, nz = counts
-    cells: Float32 = values.reshape(nx, 2, ny, 2, nz, 2).mean(axis=(1, 3, 5)) * scan.slope + scan.intercept
-    return cells
+    """Means over cells of ``STEP_MM``, of eight points each: [nx, ny, nz]; outside the scan its darkest value.
+
+    Sheet by sheet, so that memory does not grow with the scan's length.
+    """
+    darkest, (nx, ny, nz) = float(scan.voxels.min()), counts
+    cells: Float32 = np.empty((nx, ny, nz), np.float32)
+    for sheet in range(nx):
+        axes = (np.arange(2 * sheet, 2 * sheet + 2), np.arange(2 * ny), np.arange(2 * nz))
+        fine = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+        index = apply_affine(scan.to_voxel, low_mm + (fine + 0.5) * STEP_MM / 2)
+        values = map_coordinates(scan.voxels, index[:, ::-1].T, order=1, output=np.float32, cval=darkest)
+        cells[sheet] = values.reshape(2, ny, 2, nz, 2).mean(axis=(0, 2, 4))
+    return cells * np.float32(scan.slope) + np.float32(scan.intercept)

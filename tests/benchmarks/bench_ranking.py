@@ -38,8 +38,8 @@ PATIENTS = ((8, 1, 6), (8, 4, 6), (12, 8, 6), (30, 4, 15))
 """Patients, series of each, and patients with a pair of series."""
 TRUTH = ("linear_organ", "position_recall_at_1")
 """Held-out scalars that only phantoms have."""
-PARTS = ("place_recall_at_1", "recall_at_1", "pose_skill_mean")
-"""Held-out scalars that proxy quality is made of."""
+PARTS = ("place_recall_at_1", "recall_at_1", "pose_skill_mean", "position_skill")
+"""Held-out scalars that proxy quality is made of, and the position skill, which counts only where it has a weight."""
 NO_ENCODERS = pl.DataFrame(schema={"run": pl.String, "step": pl.Int64, "proxy_quality": pl.Float64})
 SUBJECTS = ("--data.phantom-subjects", "64", "--data.holdout-min-series", "48")
 RUNS = ("prism", "simclr", "guide", "no-heads")

@@ -42,11 +42,11 @@ def answers(rng: np.random.Generator, patients: int, series: int, pairs: int, sk
 
 
 def _position(rng: np.random.Generator, easy: Float64, skill: float) -> Float64:
-    """Sums of positions [S, 3, 3] that correlate with the true ones, more where a patient is easy."""
+    """Sums of positions [S, 3, 6] that correlate with the true ones, more where a patient is easy."""
     r = np.clip(0.5 + 0.1 * skill + 0.15 * easy, 0, 1)[:, None, None]
     true, noise = rng.normal(size=(2, len(easy), VIEWS, 3))
     told = r * true + np.sqrt(1 - r**2) * noise
-    sums: Float64 = np.stack([told * true, told**2, true**2], axis=3).sum(axis=1)
+    sums: Float64 = np.stack([np.ones_like(told), told, true, told * true, told**2, true**2], axis=3).sum(axis=1)
     return sums
 
 

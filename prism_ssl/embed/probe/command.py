@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Probe, and print what was found; 0 when there is something to tell apart, else as ``catalog_options`` says."""
     given = _parser().parse_args(arguments)
     try:
-        if given.labels is None and given.fields is None and given.landmarks is None:
+        if given.labels is None and given.fields is None and given.landmarks is None and given.points is None:
             return _column(given)
         found, segmented, landmarks = _labels(given), _fields(given), _landmarks(given)
         page = write_page(Path(given.out).absolute(), found, segmented, landmarks)
@@ -71,6 +71,8 @@ def _fields(given: argparse.Namespace) -> Segmented | None:
 
 def _landmarks(given: argparse.Namespace) -> LandmarksFound | None:
     if given.landmarks is None:
+        if given.points is not None:
+            raise ConfigError("--points is given without --landmarks; needed: the table that the points were made from")
         return None
     if given.points is None:
         raise ConfigError("--landmarks is given without --points; needed: the folder of prism field --points TABLE")
@@ -131,9 +133,9 @@ def _plain(value: Any) -> Any:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prism probe",
-        description="Read labels from frozen embeddings: a column of the catalogue, a table of labels (--labels), or "
-        "the masks of fields (--fields and --masks). Or find landmarks in other patients (--landmarks and --points). "
-        "All but a column write a page and a picture.",
+        usage="prism probe [CATALOG] [options]",
+        description="Read frozen embeddings: a column of the catalogue, labels (--labels), masks of fields (--fields, "
+        "--masks), or landmarks in other patients (--landmarks, --points). All but a column write a page.",
     )
     add_catalog_options(parser, n_scans=EVERY_SCAN)
     parser.add_argument("--embeddings", default="embeddings.parquet", help="table of prism embed, or volumes.parquet")
@@ -146,15 +148,15 @@ def _parser() -> argparse.ArgumentParser:
         "--beside", action="append", default=[], metavar="NAME=TABLE", help=f"{beside}; may be repeated"
     )
     parser.add_argument("--fields", metavar="FOLDER", help="folder of prism field")
-    parser.add_argument("--masks", metavar="FOLDER", help="a label volume for each scan, as prism field --masks has it")
+    parser.add_argument("--masks", metavar="FOLDER", help="a label volume for each scan")
     parser.add_argument("--mask-label", type=int, metavar="N", help="the label to tell (default: any but 0)")
-    fields = "fields of another encoder, of the same spacing; may be repeated"
+    fields = "fields of another encoder; may be repeated"
     parser.add_argument("--beside-fields", action="append", default=[], metavar="NAME=FOLDER", help=fields)
     parser.add_argument(
         "--landmarks", metavar="TABLE", help="points with a column landmark, to be found in other patients"
     )
-    parser.add_argument("--points", metavar="FOLDER", help="folder of prism field --points TABLE, of the same table")
-    points = "the same points, embedded by another encoder; may be repeated"
+    parser.add_argument("--points", metavar="FOLDER", help="folder of prism field --points TABLE")
+    points = "points of another encoder; may be repeated"
     parser.add_argument("--beside-points", action="append", default=[], metavar="NAME=FOLDER", help=points)
     parser.add_argument("--out", default="probe", help="folder for probe.md and probe.png")
     parser.add_argument("--json", action="store_true", help="print JSON")

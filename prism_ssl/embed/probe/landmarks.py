@@ -20,9 +20,9 @@ from prism_ssl.eval.place.landmarks import (
     Similarity,
     closeness,
     landmark_answers,
+    less_mean,
     over_patients,
 )
-from prism_ssl.eval.place.retrieval import centred
 from prism_ssl.eval.proxy_metrics import cross_similarity
 
 POSITION = "position alone"
@@ -71,7 +71,7 @@ def find_landmarks(table: Path, folders: Mapping[str, Path]) -> LandmarksFound:
     tables = {encoder: _points(folder, table, names) for encoder, folder in folders.items()}
     common = set.intersection(*(set(points["row"]) for points in tables.values()))
     encoders = {
-        encoder: _Asked(_scans(points.filter(pl.col("row").is_in(common)))) for encoder, points in tables.items()
+        encoder: _Asked(_scans(points.filter(pl.col("row").is_in(common)), table)) for encoder, points in tables.items()
     }
     first = next(iter(encoders.values()))
     takes_part = np.isfinite(first.answers.recall).any(axis=1)
@@ -80,7 +80,8 @@ def find_landmarks(table: Path, folders: Mapping[str, Path]) -> LandmarksFound:
             f"{table} gives no two landmarks that scans of two patients both have, among the {len(first.scans)} scans "
             "with vectors; needed: equal names in the column landmark, and points within the scans"
         )
-    encoders[POSITION] = _Asked([_by_position(scan) for scan in first.scans], closeness)
+    at_places = [dataclasses.replace(scan, vectors=scan.points_mm) for scan in first.scans]
+    encoders[POSITION] = _Asked(at_places, closeness)
     return LandmarksFound(
         scans=int(takes_part.sum()),
         patients=len(set(np.array(first.patients)[takes_part].tolist())),
@@ -92,17 +93,12 @@ def find_landmarks(table: Path, folders: Mapping[str, Path]) -> LandmarksFound:
 
 
 class _Asked:
-    """The scans of one encoder, and its answers; ``less_mean`` are those with each scan's mean vector taken off."""
+    """The scans of one encoder, and its answers; ``less_mean`` are those with the mean vector of a scan taken off."""
 
     def __init__(self, scans: Sequence[LandmarkScan], similarity: Similarity = cross_similarity) -> None:
         self.scans, self.patients = scans, [scan.patient for scan in scans]
         self.answers = landmark_answers(scans, similarity)
-        less_mean = [dataclasses.replace(scan, vectors=centred(scan.vectors)) for scan in scans]
-        self.less_mean = landmark_answers(less_mean) if similarity is cross_similarity else self.answers
-
-
-def _by_position(scan: LandmarkScan) -> LandmarkScan:
-    return dataclasses.replace(scan, vectors=scan.points_mm - scan.points_mm.mean(axis=0))
+        self.less_mean = landmark_answers(scans, less_mean) if similarity is cross_similarity else self.answers
 
 
 def _row(encoder: str, asked: _Asked, first: _Asked) -> LandmarkRow:
@@ -128,8 +124,9 @@ def _landmarks(path: Path) -> pl.DataFrame:
             "that names each point, beside the columns of prism field --points"
         )
     in_mm = [pl.col(axis).cast(pl.Float64, strict=False).alias(f"asked_{axis}") for axis in IN_MM if axis in table]
+    scan = [pl.col("scan_id").cast(pl.String).alias("asked_scan")] if "scan_id" in table.columns else []
     return table.with_row_index("row").select(
-        pl.col("row").cast(pl.Int64), pl.col("landmark").cast(pl.String).str.strip_chars(), *in_mm
+        pl.col("row").cast(pl.Int64), pl.col("landmark").cast(pl.String).str.strip_chars().fill_null(""), *in_mm, *scan
     )
 
 
@@ -146,17 +143,23 @@ def _points(folder: Path, table: Path, names: pl.DataFrame) -> pl.DataFrame:
         for axis in IN_MM
         if f"asked_{axis}" in joined.columns
     ]
+    if "asked_scan" in joined.columns:
+        moved.append(pl.col("scan_id") != pl.col("asked_scan"))
     if joined["landmark"].null_count() or joined.filter(pl.any_horizontal(pl.lit(False), *moved)).height:
         raise ConfigError(f"{file} was made from other points than {table} holds; embed them again")
     return joined.filter(pl.col("landmark") != "")
 
 
-def _scans(points: pl.DataFrame) -> list[LandmarkScan]:
+def _scans(points: pl.DataFrame, table: Path) -> list[LandmarkScan]:
     scans = list[LandmarkScan]()
-    for (scan_id,), of_scan in points.group_by("scan_id", maintain_order=True):
+    for _, of_scan in points.group_by("scan_id", maintain_order=True):
         if of_scan["landmark"].n_unique() < of_scan.height:
-            twice = of_scan.filter(pl.col("landmark").is_duplicated())["landmark"][0]
-            raise ConfigError(f"scan {scan_id} has the landmark {twice!r} more than once; needed: one point a name")
+            twice = of_scan.filter(pl.col("landmark").is_duplicated())
+            rows = " and ".join(str(row + 1) for row in twice["row"][:2])
+            raise ConfigError(
+                f"{table} names a landmark of one scan more than once: {twice['landmark'][0]!r}, data rows {rows}; "
+                "needed: one point of a name in each scan"
+            )
         vectors: Float64 = of_scan["embedding"].to_numpy().astype(float)
         scans.append(
             LandmarkScan(

@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from prism_ssl.contracts import Float64
 from prism_ssl.eval.patients import Estimate, jackknife_interval
+from prism_ssl.eval.place.retrieval import centred
 from prism_ssl.eval.proxy_metrics import chance_at, cross_similarity, hits_at
 
 Bools = npt.NDArray[np.bool_]
 Similarity = Callable[[Float64, Float64], Float64]
-"""Vectors [n, D] and [m, D] of two scans -> how alike each two of them are [n, m]."""
+"""Vectors [n, D] and [n, D] of the landmarks that two scans share -> how alike each two of them are [n, n]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +43,14 @@ class LandmarkAnswers:
     chance_mm: Float64
 
 
+def less_mean(a: Float64, b: Float64) -> Float64:
+    """Cosine of every two vectors, the mean of each scan's taken off first: without what all its places share."""
+    return cross_similarity(centred(a), centred(b))
+
+
 def closeness(a: Float64, b: Float64) -> Float64:
-    """Less the distance of every two points [n, 3] and [m, 3]: the similarity of places, [n, m]."""
-    near: Float64 = -np.linalg.norm(a[:, None] - b[None], axis=2)
+    """Less the distance of every two points [n, 3] and [m, 3], each from the middle of its scan's: [n, m]."""
+    near: Float64 = -np.linalg.norm((a - a.mean(axis=0))[:, None] - (b - b.mean(axis=0))[None], axis=2)
     return near
 
 

@@ -19,6 +19,7 @@ from prism_ssl.eval.proxy_metrics import cosine_similarity
 FARTHEST = 3.0
 """Positions are cut off here: one odd scan must not outweigh the others."""
 
+_SAME = 1e-12  # variance below which positions are all alike
 _BODY_MIN = 50  # points; fewer do not tell where the middle is
 
 
@@ -34,35 +35,38 @@ def relative_positions(centers_mm: Float64, body_mm: Float64) -> Float64:
 def told_positions(embeddings: Float64, positions: Float64, patients: Sequence[str]) -> Float64:
     """For each view, the position of the most similar view of another patient, [V, 3].
 
-    One neighbour, not several: on registered brains it then orders encoders as their landmarks do.
-
+    One neighbour, not several: so it ordered trained encoders as landmarks of brains did. Ties count with their mean.
     NaN for a view without a position of its own, or without a view of another patient.
     """
-    known = np.isfinite(positions).all(axis=1)
+    known = np.asarray(np.isfinite(positions).all(axis=1))
     _, patient = np.unique(patients, return_inverse=True)
     allowed = np.not_equal.outer(patient, patient) & known
     similarity = np.where(allowed, cosine_similarity(embeddings), -np.inf)
-    told: Float64 = positions[similarity.argmax(axis=1)]
+    best = allowed & (similarity == similarity.max(axis=1, keepdims=True))
+    total = best.astype(float) @ np.where(known[:, None], positions, 0.0)
+    told: Float64 = total / np.maximum(best.sum(axis=1, keepdims=True), 1)
     told[~known | ~allowed.any(axis=1)] = np.nan
     return told
 
 
 def position_sums(told: Float64, positions: Float64, series: npt.NDArray[np.int64], n_series: int) -> Float64:
-    """By series and axis, the sums over its views of told x true, told x told and true x true: [S, 3, 3]."""
+    """Sums by series and axis over its views of 1, told, true, told x true, told x told and true x true: [S, 3, 6]."""
     known = np.isfinite(told).all(axis=1)
-    products = np.stack([told * positions, told**2, positions**2], axis=2)[known]
-    sums = np.zeros((n_series, 3, 3))
-    np.add.at(sums, series[known], products)
+    parts = (np.ones_like(told), told, positions, told * positions, told**2, positions**2)
+    sums = np.zeros((n_series, 3, len(parts)))
+    np.add.at(sums, series[known], np.stack(parts, axis=2)[known])
     return sums
 
 
 def position_skill(sums: Float64) -> Float64:
-    """Correlation about the middle of the body, mean over the axes: [..., 3, 3] -> [...].
+    """Pearson's correlation of told and true positions, mean over the axes: [..., 3, 6] -> [...].
 
-    0 for positions told at random, 1 where all are right; NaN where nothing is known.
+    0 for positions told at random, or all alike; 1 where all are right; NaN where nothing is known.
     """
-    told_true, told, true = np.moveaxis(sums, -1, 0)
+    n, told, true, both, told_2, true_2 = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        by_axis = np.where(told > 0, told_true / np.sqrt(told * true), 0.0)
-    skill: Float64 = np.where((true > 0).all(axis=-1), by_axis.mean(axis=-1), np.nan)
+        spread_told, spread_true = told_2 - told**2 / n, true_2 - true**2 / n
+        varies = (spread_told > _SAME * n) & (spread_true > _SAME * n)
+        by_axis = np.where(varies, (both - told * true / n) / np.sqrt(spread_told * spread_true), 0.0)
+    skill: Float64 = np.where((n > 0).all(axis=-1), by_axis.mean(axis=-1), np.nan)
     return skill

@@ -111,7 +111,8 @@ def _position(counts: Float64, sums: Float64 | None) -> Float64:
 
 
 def position_estimate(evidence: PatientEvidence) -> tuple[float, float, float]:
-    """Position skill and its 95 % interval: jackknife over patients; NaN where it was not measured."""
+    """Position skill and its 95 % interval: jackknife over patients, what each view was told by held fixed; NaN where
+    it was not measured."""
     counts, _ = _without_each(evidence)
     value, *without_one = _position(counts, evidence.position).tolist()
     return value, *jackknife_interval(value, without_one)
@@ -177,4 +178,10 @@ def degrees_of_freedom(parts: Float64, weights: Float64, patients: Float64) -> f
 def patients_behind(evidence: PatientEvidence) -> Float64:
     """How many patients each part [5] rests on; the share of telling directions does not vary over them."""
     of_series = len(set(evidence.patient_of_series))
-    return np.array([of_series, of_series, len(set(evidence.patient_of_pair)), np.inf, of_series])
+    placed = of_series if evidence.position is None else _patients_with_position(evidence, evidence.position)
+    return np.array([of_series, of_series, len(set(evidence.patient_of_pair)), np.inf, placed])
+
+
+def _patients_with_position(evidence: PatientEvidence, sums: Float64) -> int:
+    views = sums[:, 0, 0]
+    return len({patient for patient, n in zip(evidence.patient_of_series, views, strict=True) if n})

@@ -51,7 +51,7 @@ class PatientEvidence:
     drawn: str | None = None
     """Hash of all views and of the points of the pairs: another version may draw others under equal settings."""
     position: Float64 | None = None
-    """``position_sums`` [S, 3, 3]; None: an earlier version did not measure it."""
+    """``position_sums`` [S, 3, 6]; None: an earlier version did not measure it."""
     untrained_place: Mapping[str, Float64] = field(default_factory=dict)
     """Place recall [Q] of what needs no training, by the ending of its scalars; empty for earlier versions."""
 
@@ -175,7 +175,7 @@ def _listed(names: Any) -> list[Any]:
 def _position(series: list[Any]) -> Float64 | None:
     if not series or any("position" not in each for each in series):
         return None
-    return np.array([each["position"] for each in series], float).reshape(len(series), 3, 3)
+    return np.array([each["position"] for each in series], float).reshape(len(series), 3, 6)
 
 
 def _plain(value: float) -> float | None:

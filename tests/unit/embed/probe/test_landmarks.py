@@ -63,6 +63,8 @@ def test_an_encoder_that_knows_the_landmarks_finds_them(folder: Path, capsys: py
 def test_what_does_not_belong_to_the_table_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(_line(folder)[:2]) == 2
     assert "--landmarks is given without --points" in capsys.readouterr().err
+    assert main(_line(folder)[2:]) == 2
+    assert "--points is given without --landmarks" in capsys.readouterr().err
     table = pl.read_csv(folder / "landmarks.csv")
     table.with_columns(x_mm=pl.col("x_mm") + 5).write_csv(folder / "landmarks.csv")
     assert main(_line(folder)) == 2
@@ -72,7 +74,15 @@ def test_what_does_not_belong_to_the_table_is_refused(folder: Path, capsys: pyte
     assert "needed: a column landmark" in " ".join(capsys.readouterr().err.split())
     table.with_columns(landmark=pl.lit("L0")).write_csv(folder / "landmarks.csv")
     assert main(_line(folder)) == 2
-    assert "has the landmark 'L0' more than once" in " ".join(capsys.readouterr().err.split())
+    assert "more than once: 'L0', data rows 1 and 2" in " ".join(capsys.readouterr().err.split())
+    blank = table.with_columns(landmark=pl.lit(None, pl.String))
+    blank.write_csv(folder / "landmarks.csv")
+    assert main(_line(folder)) == 2
+    assert "gives no two landmarks" in " ".join(capsys.readouterr().err.split())
+    other = table.with_columns(scan_id=pl.lit("s1"))
+    other.write_csv(folder / "landmarks.csv")
+    assert main(_line(folder)) == 2
+    assert "was made from other points than" in " ".join(capsys.readouterr().err.split())
     unlike = table.with_columns(landmark=pl.col("scan_id") + pl.col("landmark"))
     unlike.write_csv(folder / "landmarks.csv")
     assert main(_line(folder)) == 2

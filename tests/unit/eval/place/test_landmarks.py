@@ -63,8 +63,8 @@ def test_an_encoder_without_information_is_at_chance_and_a_knowing_one_finds_all
 
 
 def test_position_is_compared_by_distance() -> None:
-    near = closeness(np.array([[0.0, 0, 0], [3.0, 4.0, 0]]), np.array([[0.0, 0, 0]]))
-    assert near.tolist() == [[0.0], [-5.0]]
+    a, b = np.array([[0.0, 0, 0], [6.0, 8.0, 0]]), np.array([[10.0, 0, 0], [16.0, 8.0, 0]])  # a shift
+    assert closeness(a, b).tolist() == [[0.0, -10.0], [-10.0, 0.0]]
 
 
 def test_a_patient_with_many_scans_counts_once() -> None:

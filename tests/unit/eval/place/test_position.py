@@ -40,6 +40,10 @@ def test_skill_is_1_for_who_knows_0_for_who_does_not_and_needs_other_patients() 
         for noise in np.random.default_rng(3).normal(size=(40, len(patients), 8))
     ]
     assert abs(np.mean(found)) < 0.05
+    alike = told_positions(np.ones((len(patients), 4)), positions + 2.0, patients)  # the mean of all others, off centre
+    assert abs(position_skill(position_sums(alike, positions + 2.0, series, PATIENTS).sum(axis=0))) < 0.3
+    same = np.tile([0.3, -0.1, 2.0], (len(patients), 1))
+    assert position_skill(position_sums(same, positions, series, PATIENTS).sum(axis=0)) == 0.0
     alone = told_positions(dense, dense, ["p"] * len(patients))
     assert np.isnan(alone).all()
     assert np.isnan(position_skill(position_sums(alone, dense, series, PATIENTS).sum(axis=0)))

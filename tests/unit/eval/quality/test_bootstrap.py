@@ -68,7 +68,9 @@ def test_each_part_takes_every_patient_as_often_as_it_is_drawn() -> None:
         place_distance_mm=np.zeros(3),
         place_chance=0.0,
         telling_share=0.4,
-        position=np.array([[0.5, 1, 1], [0.0, 2, 1], [1.0, 1, 1], [-1.0, 1, 1]])[:, None].repeat(3, axis=1),
+        position=np.array([[4, 0, 0, 0.5, 1, 1], [4, 0, 0, 0, 2, 1], [4, 0, 0, 1, 1, 1], [4, 0, 0, -1, 1, 1.0]])[
+            :, None
+        ].repeat(3, 1),
     )
     patients = patients_of(evidence)
     assert patients == ["a", "b", "c", "d"]
