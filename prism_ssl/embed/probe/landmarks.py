@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from prism_ssl.contracts import Float64
+from prism_ssl.embed.field.lattice import GRID_MM
 from prism_ssl.embed.field.requests import IN_MM, read_table
 from prism_ssl.embed.field.scan_field import POINTS_TABLE
 from prism_ssl.errors import ConfigError
@@ -27,9 +28,6 @@ from prism_ssl.eval.proxy_metrics import cross_similarity
 
 POSITION = "position alone"
 """Name of the comparison that knows no image: where a landmark lies, from the middle of the scan's landmarks."""
-
-_GRID_MM = 1 / 128
-"""Points are rounded to half of this when they are embedded."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def _points(folder: Path, table: Path, names: pl.DataFrame) -> pl.DataFrame:
         raise ConfigError(f"{file} cannot be read; needed: what prism field --points {table} writes") from error
     joined = points.join(names, on="row", how="left", maintain_order="left")
     moved = [
-        (pl.col(axis) - pl.col(f"asked_{axis}")).abs().fill_null(np.inf) > _GRID_MM
+        (pl.col(axis) - pl.col(f"asked_{axis}")).abs().fill_null(np.inf) > GRID_MM
         for axis in IN_MM
         if f"asked_{axis}" in joined.columns
     ]

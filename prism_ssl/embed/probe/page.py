@@ -53,7 +53,7 @@ _LANDMARKS = (
     "Each landmark of a scan asks for the most similar one among the landmarks of every other patient's scan. Every "
     "pair of patients counts once; intervals are 95 % over patients (jackknife), differences paired. Less mean: the "
     f"mean vector of each scan is taken off first. {POSITION.capitalize()} knows no image: it takes the landmark that "
-    "lies likest, measured from the middle of the scan's landmarks; a shift of one scan onto the other finds as much."
+    "lies nearest, measured from the middle of the scan's landmarks; a shift of one scan onto the other finds as much."
 )
 
 
