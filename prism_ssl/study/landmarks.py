@@ -26,8 +26,8 @@ from prism_ssl.contracts import Float64, ScanRecord
 from prism_ssl.data.catalog import column_values, load_records
 from prism_ssl.data.checks import file_signature, inspect_and_open
 from prism_ssl.data.holdout import listed_patients
-from prism_ssl.data.scan import OpenScan, apply_affine
-from prism_ssl.data.views import on_body
+from prism_ssl.data.scan import OpenScan
+from prism_ssl.data.views import bounds_mm, on_body
 from prism_ssl.errors import ConfigError, PrismError, ScanRejected
 from prism_ssl.study.registration import carry_points, registration_is_here
 from prism_ssl.utils.fs import private_folder, write_atomic
@@ -177,8 +177,7 @@ def _signed(record: ScanRecord) -> str:
 
 def lattice_points(scan: OpenScan, step_mm: float, depth_mm: float) -> Float64:
     """Points [M, 3] of an upright lattice in RAS, on the body and ``depth_mm`` within it."""
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in scan.shape])).reshape(3, -1).T
-    low, high = (end(apply_affine(scan.affine, corners), axis=0) for end in (np.min, np.max))
+    low, high = bounds_mm(scan)
     axes = [np.arange(a + (b - a) % step_mm / 2, b, step_mm) for a, b in zip(low, high, strict=True)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     around = depth_mm * np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)])

@@ -10,6 +10,7 @@ from scipy.ndimage import map_coordinates
 
 from prism_ssl.contracts import Float32, Float64
 from prism_ssl.data.scan import OpenScan, apply_affine
+from prism_ssl.data.views import bounds_mm
 
 STEP_MM = 3.0
 """Voxels of the images that are registered."""
@@ -66,8 +67,7 @@ def _image(scan: OpenScan) -> Any:
     """The scan on an upright grid, on which a sheared one can lie too, as an image of ITK."""
     import SimpleITK
 
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in scan.shape])).reshape(3, -1).T
-    low, high = (end(apply_affine(scan.affine, corners), axis=0) for end in (np.min, np.max))
+    low, high = bounds_mm(scan)
     counts = np.maximum(np.ceil((high - low) / STEP_MM).astype(int), 1)
     values = _sampled(scan, low, counts)
     values = np.clip(values, *np.percentile(values, _OF_RANGE))

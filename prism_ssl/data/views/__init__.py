@@ -1,7 +1,7 @@
 """Draw pairs of views (centre, rotation, window) and place their pixels in the scan (pure)."""
 
 from prism_ssl.data.views.pixel_transform import MIDDLE_PX, levels, pixel_to_voxel
-from prism_ssl.data.views.places import body_places, on_body, shared_places
+from prism_ssl.data.views.places import body_places, bounds_mm, on_body, shared_places
 from prism_ssl.data.views.random_curve import apply_curve, random_curve
 from prism_ssl.data.views.still_view import still_layout, still_radius_mm, still_views
 from prism_ssl.data.views.training_pairs import Scene, TrainingPair, draw_training_pair, scene_of
@@ -26,6 +26,7 @@ __all__ = [
     "View",
     "apply_curve",
     "body_places",
+    "bounds_mm",
     "draw_pair",
     "draw_training_pair",
     "draw_view",

@@ -39,7 +39,7 @@ def body_places(scan: OpenScan, ball_mm: float, rng: np.random.Generator) -> Flo
     A point is foreground when half or more of the 27 points of a 4 mm lattice around it are brighter than a tenth of
     the scan's range, as ``robust_stats`` has it.
     """
-    points = rng.uniform(*_bounds_mm(scan), (_CANDIDATES, 3))
+    points = rng.uniform(*bounds_mm(scan), (_CANDIDATES, 3))
     points = points[room_mm(scan.affine, scan.shape, points) >= ball_mm]
     return points[_foreground(scan, points, _foreground_level(scan))]
 
@@ -62,7 +62,7 @@ def shared_places(a: OpenScan, b: OpenScan, ball_floor_mm: float, rng: np.random
     NIfTI does not name a frame of reference; two checks make a shared one plausible: one series lies mostly within the
     other (``WITHIN_MIN``), and there both show foreground at the same points (``OVERLAP_MIN``).
     """
-    box = [_bounds_mm(scan) for scan in (a, b)]
+    box = [bounds_mm(scan) for scan in (a, b)]
     low_mm, high_mm = np.max([low for low, _ in box], axis=0), np.min([high for _, high in box], axis=0)
     if not (high_mm - low_mm > 2 * ball_floor_mm).all():
         return _none("their boxes do not overlap")
@@ -84,7 +84,7 @@ def _none(why: str) -> SharedPlaces:
     return SharedPlaces(None, np.empty(0), why)
 
 
-def _bounds_mm(scan: OpenScan) -> tuple[Float64, Float64]:
+def bounds_mm(scan: OpenScan) -> tuple[Float64, Float64]:
     """Lowest and highest RAS coordinates of the outermost voxel centres."""
     ends = np.array(np.meshgrid(*[(0, n - 1) for n in scan.shape], indexing="ij")).reshape(3, -1).T
     corners = apply_affine(scan.affine, ends)
@@ -93,7 +93,7 @@ def _bounds_mm(scan: OpenScan) -> tuple[Float64, Float64]:
 
 def _share_within(scan: OpenScan, level: float, other: OpenScan, rng: np.random.Generator) -> float:
     """Share of a scan's foreground that lies between the outermost voxel centres of the other."""
-    points = rng.uniform(*_bounds_mm(scan), (_CANDIDATES // 3, 3))
+    points = rng.uniform(*bounds_mm(scan), (_CANDIDATES // 3, 3))
     points = points[room_mm(scan.affine, scan.shape, points) > 0]
     body = points[_foreground(scan, points, level)]
     return float((room_mm(other.affine, other.shape, body) > 0).mean()) if len(body) else 0.0
