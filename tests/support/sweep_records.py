@@ -111,10 +111,12 @@ def probe_of(point: DesignPoint) -> dict[str, float]:
 
 
 def _beside(quality: float) -> dict[str, float]:
-    """What the ranking does not use: the place test, probes, spread, and what is reached without training."""
+    """What the ranking does not use: the place and position tests, probes, spread, and what is reached without training."""
     place = {"place_recall_at_1": 0.5 * quality, "place_distance_mm": 60 - 40 * quality}
     place |= {"place_recall_at_1_low": 0.5 * quality - 0.05, "place_recall_at_1_high": 0.5 * quality + 0.05}
     place |= {"place_recall_at_1_chance": 1 / 16, "place_distance_mm_chance": 55.0, "place_pairs": 6.0}
+    position = {"position_skill": 0.5 * quality}
+    position |= {"position_skill_low": 0.5 * quality - 0.1, "position_skill_high": 0.5 * quality + 0.1}
     probes = {"knn_modality": 0.9, "linear_modality": 0.95, "modality_chance": 0.5}
     probes |= {"knn_organ": 0.3 + 0.4 * quality, "linear_organ": 0.4 + 0.4 * quality, "organ_chance": 0.2}
     spread = {"rankme": 10 + 40 * quality, "uniformity": -1 - 3 * quality, "alignment": 1.2 - quality}
@@ -122,9 +124,10 @@ def _beside(quality: float) -> dict[str, float]:
     for ending, level in (("_random_init", 0.15), ("_pixels", 0.25)):
         untrained |= {f"{name}{ending}": level for name in ("proxy_quality", "recall_at_1", "pose_skill_mean")}
         untrained |= {f"place_recall_at_1{ending}": level / 2, f"place_distance_mm{ending}": 60 - 40 * level}
+        untrained[f"position_skill{ending}"] = level / 4
         untrained |= {f"{name}{ending}": 0.6 + level for name in ("knn_modality", "linear_modality")}
         untrained |= {f"{name}{ending}": 0.2 + level for name in ("knn_organ", "linear_organ")}
-    return place | probes | spread | untrained
+    return place | position | probes | spread | untrained
 
 
 def write_run(
