@@ -5,7 +5,8 @@
 coverage     simulated patients of whom some are easy for every question: how often the interval holds the truth.
 regret       simulated sweeps of 24 runs, additive effects, noise 0.02: what the recommended cell loses to the best one.
 correlation  encoders from random to trained (rows of the study on phantoms, evaluated as they train): Spearman's rank
-             correlation of proxy quality with what only phantoms know (organ, place in other patients).
+             correlation of proxy quality with what only phantoms know (organ, place in other patients), which is asked
+             of four times as many views, and others.
 stability    the last encoder of each run under other evaluation seeds: spread of its quality.
 
 No time is measured, so a busy machine changes nothing.
@@ -13,9 +14,14 @@ No time is measured, so a busy machine changes nothing.
 
 from __future__ import annotations
 
+import json
+import math
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +36,7 @@ from prism_ssl.config.operations import EvalConfig
 from prism_ssl.eval.quality.comparison import resample_together
 from prism_ssl.eval.quality.composite import proxy_quality
 from prism_ssl.eval.recommendation import recommend
-from prism_ssl.records.run_files import read_history
+from prism_ssl.records.run_files import CHECKPOINT_FILE, CONFIG_FILE, read_history
 from prism_ssl.study.rows import ROWS
 from tests.support.simulated import FACTORS, answers, evidence_of, sweep, true_quality
 
@@ -40,6 +46,8 @@ TRUTH = ("linear_organ", "position_recall_at_1")
 """Held-out scalars that only phantoms have."""
 PARTS = ("place_recall_at_1", "recall_at_1", "pose_skill_mean", "position_skill")
 """Held-out scalars that proxy quality is made of, and the position skill, which counts only where it has a weight."""
+VIEWS_OF_TRUTH, SEED_OF_TRUTH = 32, 7
+"""Views of each series that what only phantoms know is measured with, and their seed."""
 NO_ENCODERS = pl.DataFrame(schema={"run": pl.String, "step": pl.Int64, "proxy_quality": pl.Float64})
 SUBJECTS = ("--data.phantom-subjects", "64", "--data.holdout-min-series", "48")
 RUNS = ("prism", "simclr", "guide", "no-heads")
@@ -90,33 +98,66 @@ def false_alarms(sweeps: int, runs: int = 24, patients: int = 16) -> tuple[float
 
 
 def train(folder: Path, name: str, steps: int, every: int) -> Path:
-    """A row of the study on phantoms, evaluated every so many steps; returns its folder."""
+    """A row of the study on phantoms, evaluated every so many steps; returns its folder.
+
+    Beside it the folders NAME-STEP hold the checkpoint of each of these steps, as that of a run.
+    """
     command = [
         sys.executable, "tune/train_single.py", "phantom-place", "--train.max-steps", str(steps), "--eval.every",
-        str(every), "--run.root", str(folder), "--run.name", name, "--tracking.mode", "disabled", *SUBJECTS,
-        *ROWS[name].options(),
+        str(every), "--train.checkpoint-every", str(every), "--run.root", str(folder), "--run.name", name,
+        "--tracking.mode", "disabled", *SUBJECTS, *ROWS[name].options(),
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{name}: {done.stdout[-800:]} {done.stderr[-800:]}")
+    kept: set[int] = set()
+    with (
+        (folder / f"{name}.log").open("w") as log,
+        subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT) as training,
+    ):
+        while training.poll() is None:
+            time.sleep(0.5)
+            _keep_checkpoint(folder / name, every, kept)
+    _keep_checkpoint(folder / name, every, kept)
+    missing = set(range(every, steps + 1, every)) - {every * number for number in range(1, len(kept) + 1)}
+    if training.returncode or missing:
+        raise RuntimeError(f"{name}: no checkpoint of steps {missing}; {(folder / f'{name}.log').read_text()[-800:]}")
     return folder / name
 
 
+def _keep_checkpoint(run: Path, every: int, kept: set[int]) -> None:
+    """Links a new last.ckpt, which the run replaces and never changes, into a folder of its own."""
+    try:
+        number = (run / CHECKPOINT_FILE).stat().st_ino
+        if number in kept:
+            return
+        own = run.with_name(f"{run.name}-{every * (len(kept) + 1)}")
+        own.mkdir()
+        os.link(run / CHECKPOINT_FILE, own / CHECKPOINT_FILE)
+        shutil.copy(run / CONFIG_FILE, own / CONFIG_FILE)
+    except FileNotFoundError:
+        return
+    kept.add(number)
+
+
 def encoders(runs: dict[str, Path]) -> pl.DataFrame:
-    """One row an evaluation: run, step, quality, and what phantoms know; random weights once, as step 0."""
+    """Run, step, quality, its parts and what phantoms know, of every evaluation; random weights once, as step 0."""
     rows = []
     for name, folder in runs.items():
-        probes = [line for line in read_history(folder) if "probe/proxy_quality" in line]
-        rows += [{"run": name, "step": line["global_step"], **_answers(line, "")} for line in probes]
-    first = next(iter(runs.values()))
-    untrained = next(line for line in read_history(first) if "probe/proxy_quality" in line)
-    return pl.from_dicts([*rows, {"run": "random weights", "step": 0, **_answers(untrained, "_random_init")}])
+        for line in read_history(folder):
+            if "probe/proxy_quality" not in line:
+                continue
+            step = line["global_step"]
+            known = evaluated(folder.with_name(f"{folder.name}-{step}"), seed=SEED_OF_TRUTH, views=VIEWS_OF_TRUTH)
+            if not rows:
+                untrained = _answers(line, known, "_random_init")
+            rows.append({"run": name, "step": step, **_answers(line, known, "")})
+    return pl.from_dicts([*rows, {"run": "random weights", "step": 0, **untrained}])
 
 
-def _answers(line: dict[str, Any], ending: str) -> dict[str, float]:
-    names = ("proxy_quality", *PARTS, *TRUTH)
-    found = {name: line.get(f"probe/{name}{ending}") for name in names}
-    return {name: np.nan if value is None else float(value) for name, value in found.items()}
+def _answers(line: dict[str, Any], known: dict[str, float | None], ending: str) -> dict[str, float]:
+    asked = {name: line.get(f"probe/{name}{ending}") for name in ("proxy_quality", *PARTS)}
+    asked |= {f"{name}_chance": line.get(f"probe/{name}_chance") for name in PARTS}
+    asked |= {name: known.get(f"{name}{ending}") for name in TRUTH}
+    asked |= {f"{name}_of_run": line.get(f"probe/{name}{ending}") for name in TRUTH}
+    return {name: np.nan if value is None else float(value) for name, value in asked.items()}
 
 
 def rank_correlation(table: pl.DataFrame, of: str, truth: str) -> float:
@@ -124,21 +165,26 @@ def rank_correlation(table: pl.DataFrame, of: str, truth: str) -> float:
     return float(stats.spearmanr(table[of], table[truth], nan_policy="omit").statistic)
 
 
-def stability(folder: Path, seeds: int) -> list[float]:
-    """Quality of the last checkpoint under other evaluation seeds."""
+def evaluated(folder: Path, seed: int, views: int | None = None) -> dict[str, float | None]:
+    """Scalars of a run's checkpoint under another evaluation seed, and with another number of views of each series."""
     code = (
         "import dataclasses, json, sys; from pathlib import Path; from tune import evaluate_run as e\n"
-        "read, seed = e.settings_of_run, int(sys.argv[2])\n"
-        "seeded = lambda c: dataclasses.replace(c, eval=dataclasses.replace(c.eval, seed=seed))\n"
-        "e.settings_of_run = lambda folder: seeded(read(folder))\n"
-        "print(json.dumps(e.evaluate_run(Path(sys.argv[1]))['proxy_quality']))"
+        "read, changed = e.settings_of_run, json.loads(sys.argv[2])\n"
+        "with_changes = lambda c: dataclasses.replace(c, eval=dataclasses.replace(c.eval, **changed))\n"
+        "e.settings_of_run = lambda folder: with_changes(read(folder))\n"
+        "print(json.dumps(e.evaluate_run(Path(sys.argv[1]))))"
     )
-    found = []
-    for seed in range(1, seeds + 1):
-        command = [sys.executable, "-c", code, str(folder), str(seed)]
-        told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-        found.append(float(told.strip().splitlines()[-1]))
+    changed = {"seed": seed} | ({} if views is None else {"views_per_scan": views, "place_pairs": 0})
+    command = [sys.executable, "-c", code, str(folder), json.dumps(changed)]
+    told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    found: dict[str, float | None] = json.loads(told.strip().splitlines()[-1])
     return found
+
+
+def stability(folder: Path, seeds: int) -> list[float]:
+    """Quality of the last checkpoint under other evaluation seeds."""
+    found = [evaluated(folder, seed)["proxy_quality"] for seed in range(1, seeds + 1)]
+    return [math.nan if value is None else value for value in found]
 
 
 def trained_encoders(steps: int, every: int) -> tuple[pl.DataFrame, dict[str, list[float]]]:
@@ -155,7 +201,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     covered = coverage(10 if options.quick else 1000)
     fitted, lucky = regret(10 if options.quick else 1000)
     at_once, one_by_one = false_alarms(2 if options.quick else 200)
-    table, spread = (NO_ENCODERS, {}) if options.quick else trained_encoders(steps=600, every=100)
+    table, spread = (NO_ENCODERS, {}) if options.quick else trained_encoders(steps=600, every=150)
     correlations = {truth: rank_correlation(table, "proxy_quality", truth) for truth in TRUTH if table.height}
     rows = [
         at_least("coverage of 95 % intervals, lowest", "simulated patients", 0.93, min(covered.values()), ""),
