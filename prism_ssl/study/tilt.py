@@ -1,7 +1,7 @@
 """Copy scans into another pose, with the points of a table: ``prism tilt CATALOG --points TABLE``.
 
-Every copy has the voxels of its scan, and an affine that is turned about the middle of its points. The anatomy is the
-same, and where it lies says less: a method that knows only the usual pose fails there.
+Each patient is turned about an axis of its own and moved, as if it had lain otherwise in the scanner: the voxels are
+interpolated onto the axes of the scan. The anatomy is the same, and its position tells less.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import itertools
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -17,14 +19,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from rich.console import Console
+from scipy.ndimage import affine_transform
 from scipy.spatial.transform import Rotation
 
 from prism_ssl.cli.catalog_options import EVERY_SCAN, EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
 from prism_ssl.config.schema import DataConfig, PrismConfig
-from prism_ssl.contracts import Float64, ScanRecord
-from prism_ssl.data.catalog import load_records
+from prism_ssl.contracts import Float64
+from prism_ssl.data.catalog import column_values, load_records
 from prism_ssl.data.checks import inspect_and_open
-from prism_ssl.data.scan import OpenScan, apply_affine, nifti_bytes
+from prism_ssl.data.scan import OpenScan, apply_affine, inverse, nifti_bytes
 from prism_ssl.embed.field.requests import IN_MM, IN_VOXELS, read_points, read_table
 from prism_ssl.errors import ConfigError, PrismError, ScanRejected
 from prism_ssl.utils.fs import private_folder, write_atomic
@@ -46,32 +49,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(given: argparse.Namespace, data: DataConfig, console: Console) -> int:
-    source, folder = Path(given.points), Path(given.out).absolute()
-    asked, table = read_points(source, data), read_table(source)
-    by_id = {record.scan_id: record for record in load_records(data, data.selection_seed).records}
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"--out {folder} is not empty; needed: a new folder for the copies")
+    source, out = Path(given.points), Path(given.out).absolute()
+    _refuse_used(out, Path(str(data.catalog_path)).absolute())
+    asked, table = read_points(source, data), _flat(read_table(source))
+    records = [each for each in load_records(data, data.selection_seed).records if each.scan_id in asked.rows_of]
+    patients = column_values(data, records, data.columns.get("pmbb_id", "pmbb_id"))
+    folder = out.with_name(f"{out.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)  # of a call that was stopped
     private_folder(folder)
     copies, points, rejected = list[dict[str, str]](), list[pl.DataFrame](), Counter[str]()
-    for scan_id, (rows, at) in asked.rows_of.items():
-        record = by_id[scan_id]
+    motions: dict[str, Float64] = {}  # one for all series of a patient, which share a frame
+    for number, record in enumerate(records, start=1):
+        rows, at = asked.rows_of[record.scan_id]
         try:
             scan = inspect_and_open(record.nifti_path, record.modality, PrismConfig())[1]
         except ScanRejected as error:
             rejected[error.reason] += 1
             continue
         at_mm = apply_affine(scan.affine, at) if asked.in_voxels else at
-        motion = pose(f"{given.seed} {scan_id}", at_mm.mean(axis=0), given.degrees, given.shift)
-        copies.append(_copy(record, scan, motion, folder))
-        points.append(_at(table[rows.tolist()], apply_affine(motion, at_mm), scan_id))
-    if points:
+        motion = motions.setdefault(
+            record.subject_id,
+            pose(f"{given.seed} {record.subject_id}", at_mm.mean(axis=0), given.degrees, given.shift),
+        )
+        name = f"tilted-{record.scan_id}"
+        _save(turned(scan, motion), folder / name)
+        of = {"copy_of": record.series_path, "copy_of_scan": record.scan_id}
+        who = {"pmbb_id": patients[record.scan_id], "modality": record.modality}
+        copies.append(who | {"series_path": name} | of)
+        points.append(_at(table[rows.tolist()], apply_affine(motion, at_mm), name))
+        console.print(f"{number} of {len(records)}: {record.series_path}", markup=False, soft_wrap=True)
+    if copies:
         write_atomic(folder / CATALOG, pl.from_dicts(copies).write_csv().encode())
         write_atomic(folder / POINTS, pl.concat(points).write_csv().encode())
-    told = f"{folder}: {len(copies)} scans turned by {given.degrees:g} degrees, with {sum(map(len, points))} points"
+        folder.replace(out)
+    told = f"{out}: {len(copies)} scans turned by {given.degrees:g} degrees, with {sum(map(len, points))} points"
     console.print(told, markup=False, soft_wrap=True)
     for why, count in rejected.items():
         console.print(f"{count} scans left out: {why}", markup=False)
     return EXIT_OK if copies else EXIT_NO
+
+
+def _refuse_used(out: Path, catalog: Path) -> None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(f"--out {out} is there already; needed: the name of a new folder for the copies")
+    if catalog.is_dir() and out.is_relative_to(catalog):
+        raise ConfigError(
+            f"--out {out} lies in the archive {catalog}, which has no table, so the copies would count as its scans; "
+            "needed: a folder elsewhere"
+        )
 
 
 def pose(key: str, middle_mm: Float64, degrees: float, shift_mm: float) -> Float64:
@@ -89,38 +114,61 @@ def pose(key: str, middle_mm: Float64, degrees: float, shift_mm: float) -> Float
     return motion
 
 
-def _copy(record: ScanRecord, scan: OpenScan, motion: Float64, folder: Path) -> dict[str, str]:
-    """Writes one copy; its row of the catalogue."""
-    voxels = nifti_bytes(scan.voxels, motion @ scan.affine, scan.slope, scan.intercept)
-    own = folder / record.scan_id
-    own.mkdir()
-    write_atomic(own / "scan.nii.gz", gzip.compress(voxels, 1, mtime=0))
-    return {
-        "pmbb_id": record.subject_id,
-        "modality": record.modality,
-        "series_path": record.scan_id,
-        "copy_of": record.series_path,
-    }
+def turned(scan: OpenScan, motion: Float64) -> OpenScan:
+    """The scan after ``motion`` [4, 4] in RAS mm, on axes and spacing of its own, on a grid that holds all of it.
+
+    Linear interpolation of the raw voxels; what lies outside the scan has its lowest value.
+    """
+    ends = np.array(scan.shape) - 1.0
+    corners = np.array(list(itertools.product(*((0.0, end) for end in ends))))
+    there = apply_affine(inverse(scan.affine) @ motion @ scan.affine, corners)
+    low, high = np.floor(there.min(axis=0)), np.ceil(there.max(axis=0))
+    affine = scan.affine.copy()
+    affine[:3, 3] = apply_affine(scan.affine, low[None])[0]
+    back = inverse(scan.affine) @ inverse(motion) @ affine  # (i, j, k) of the copy -> of the scan
+    outside = (scan.stats.lowest - scan.intercept) / scan.slope
+    values = affine_transform(
+        scan.voxels.astype(np.float32),
+        back[2::-1, 2::-1],  # voxels are [k, j, i]
+        back[2::-1, 3],
+        output_shape=tuple(int(count) for count in (high - low + 1)[::-1]),
+        order=1,
+        cval=outside,
+    )
+    kind = scan.voxels.dtype
+    voxels = values.astype(kind) if kind.kind == "f" else np.rint(values).astype(kind)
+    return OpenScan(voxels, scan.slope, scan.intercept, affine, scan.stats)
 
 
-def _at(rows: pl.DataFrame, points_mm: Float64, scan_id: str) -> pl.DataFrame:
-    """Rows of a table of points, where their places lie in the copy."""
+def _save(scan: OpenScan, folder: Path) -> None:
+    folder.mkdir()
+    content = nifti_bytes(scan.voxels, scan.affine, scan.slope, scan.intercept)
+    write_atomic(folder / "scan.nii.gz", gzip.compress(content, 1, mtime=0))
+
+
+def _flat(table: pl.DataFrame) -> pl.DataFrame:
+    """Without columns that a .csv cannot hold, such as the embeddings of ``prism field``."""
+    return table.select(name for name, kind in table.schema.items() if not (kind.is_nested() or kind == pl.Binary))
+
+
+def _at(rows: pl.DataFrame, points_mm: Float64, name: str) -> pl.DataFrame:
+    """The rows, with the places of their points in the copy."""
     kept = rows.drop("scan_id", *IN_MM, *IN_VOXELS, strict=False)
     columns = [pl.Series(axis, points_mm[:, number]) for number, axis in enumerate(IN_MM)]
-    return kept.with_columns(pl.lit(scan_id).alias("series_path"), *columns)
+    return kept.with_columns(pl.lit(name).alias("series_path"), *columns)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prism tilt",
-        description="Copy the scans of a table of points into a folder, each turned about an axis of its own: the "
-        "voxels stay, the affine changes, and the points move along. What finds landmarks there (prism field "
-        "--points, prism probe --landmarks) does not live on the usual pose.",
+        description="Copy the scans of a table of points into a folder, each patient turned about an axis of its own, "
+        "as if it had lain otherwise in the scanner; the points move along. What finds landmarks there (prism field "
+        "--points, prism probe --landmarks) does not depend on the usual pose.",
     )
     add_catalog_options(parser, n_scans=EVERY_SCAN)
     points = "table of points (.csv, .parquet), as prism landmarks writes it and prism field --points reads it"
     parser.add_argument("--points", required=True, metavar="TABLE", help=points)
-    parser.add_argument("--degrees", type=float, default=25.0, metavar="DEG", help="how far every scan is turned")
+    parser.add_argument("--degrees", type=float, default=25.0, metavar="DEG", help="how far every patient is turned")
     parser.add_argument("--shift", type=float, default=25.0, metavar="MM", help="most that it is moved along each axis")
     parser.add_argument("--seed", type=int, default=0, help="of the axes and shifts")
     parser.add_argument("--out", default="tilted", help="a new folder for the copies, catalog.csv and points.csv")

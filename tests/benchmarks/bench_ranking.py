@@ -5,8 +5,8 @@
 coverage     simulated patients of whom some are easy for every question: how often the interval holds the truth.
 regret       simulated sweeps of 24 runs, additive effects, noise 0.02: what the recommended cell loses to the best one.
 correlation  encoders from random to trained (rows of the study on phantoms, evaluated as they train): Spearman's rank
-             correlation of proxy quality with what only phantoms know (organ, place in other patients), which is asked
-             of four times as many views, and others.
+             correlation of proxy quality with what only phantoms know (organ, place in other patients), measured on
+             four times as many views.
 stability    the last encoder of each run under other evaluation seeds: spread of its quality.
 
 No time is measured, so a busy machine changes nothing.
@@ -38,6 +38,7 @@ from prism_ssl.eval.quality.composite import proxy_quality
 from prism_ssl.eval.recommendation import recommend
 from prism_ssl.records.run_files import CHECKPOINT_FILE, CONFIG_FILE, read_history
 from prism_ssl.study.rows import ROWS
+from prism_ssl.train.checkpoint import checkpoint_step
 from tests.support.simulated import FACTORS, answers, evidence_of, sweep, true_quality
 
 PATIENTS = ((8, 1, 6), (8, 4, 6), (12, 8, 6), (30, 4, 15))
@@ -100,7 +101,7 @@ def false_alarms(sweeps: int, runs: int = 24, patients: int = 16) -> tuple[float
 def train(folder: Path, name: str, steps: int, every: int) -> Path:
     """A row of the study on phantoms, evaluated every so many steps; returns its folder.
 
-    Beside it the folders NAME-STEP hold the checkpoint of each of these steps, as that of a run.
+    Beside it the folders NAME-STEP hold the checkpoint of each of these steps, to be evaluated like a run.
     """
     command = [
         sys.executable, "tune/train_single.py", "phantom-place", "--train.max-steps", str(steps), "--eval.every",
@@ -116,9 +117,12 @@ def train(folder: Path, name: str, steps: int, every: int) -> Path:
             time.sleep(0.5)
             _keep_checkpoint(folder / name, every, kept)
     _keep_checkpoint(folder / name, every, kept)
-    missing = set(range(every, steps + 1, every)) - {every * number for number in range(1, len(kept) + 1)}
-    if training.returncode or missing:
-        raise RuntimeError(f"{name}: no checkpoint of steps {missing}; {(folder / f'{name}.log').read_text()[-800:]}")
+    found = [
+        checkpoint_step(folder / f"{name}-{every * number}" / CHECKPOINT_FILE) for number in range(1, len(kept) + 1)
+    ]
+    if training.returncode or found != [*range(every, steps + 1, every)]:
+        told = (folder / f"{name}.log").read_text()[-800:]
+        raise RuntimeError(f"{name}: exit code {training.returncode}, checkpoints of steps {found}; {told}")
     return folder / name
 
 
@@ -138,25 +142,30 @@ def _keep_checkpoint(run: Path, every: int, kept: set[int]) -> None:
 
 
 def encoders(runs: dict[str, Path]) -> pl.DataFrame:
-    """Run, step, quality, its parts and what phantoms know, of every evaluation; random weights once, as step 0."""
+    """Run, step, quality, its parts and what phantoms know, of every evaluation; random weights once, as step 0.
+
+    Random weights follow the evaluation's seed, so theirs are all measured under the seed of the truth.
+    """
     rows = []
     for name, folder in runs.items():
         for line in read_history(folder):
-            if "probe/proxy_quality" not in line:
-                continue
-            step = line["global_step"]
-            known = evaluated(folder.with_name(f"{folder.name}-{step}"), seed=SEED_OF_TRUTH, views=VIEWS_OF_TRUTH)
-            if not rows:
-                untrained = _answers(line, known, "_random_init")
-            rows.append({"run": name, "step": step, **_answers(line, known, "")})
-    return pl.from_dicts([*rows, {"run": "random weights", "step": 0, **untrained}])
+            if "probe/proxy_quality" in line:
+                step = line["global_step"]
+                known = evaluated(folder.with_name(f"{folder.name}-{step}"), SEED_OF_TRUTH, VIEWS_OF_TRUTH)
+                rows.append({"run": name, "step": step, **_answers(_unprefixed(line), known, "")})
+    again = evaluated(folder, SEED_OF_TRUTH)
+    return pl.from_dicts([*rows, {"run": "random weights", "step": 0, **_answers(again, known, "_random_init")}])
 
 
-def _answers(line: dict[str, Any], known: dict[str, float | None], ending: str) -> dict[str, float]:
-    asked = {name: line.get(f"probe/{name}{ending}") for name in ("proxy_quality", *PARTS)}
-    asked |= {f"{name}_chance": line.get(f"probe/{name}_chance") for name in PARTS}
+def _unprefixed(line: dict[str, Any]) -> dict[str, float | None]:
+    return {name.removeprefix("probe/"): value for name, value in line.items() if name.startswith("probe/")}
+
+
+def _answers(asked_of: dict[str, float | None], known: dict[str, float | None], ending: str) -> dict[str, float]:
+    asked = {name: asked_of.get(f"{name}{ending}") for name in ("proxy_quality", *PARTS)}
+    asked |= {f"{name}_chance": asked_of.get(f"{name}_chance") for name in PARTS}
     asked |= {name: known.get(f"{name}{ending}") for name in TRUTH}
-    asked |= {f"{name}_of_run": line.get(f"probe/{name}{ending}") for name in TRUTH}
+    asked |= {f"{name}_of_run": asked_of.get(f"{name}{ending}") for name in TRUTH}
     return {name: np.nan if value is None else float(value) for name, value in asked.items()}
 
 
@@ -176,14 +185,14 @@ def evaluated(folder: Path, seed: int, views: int | None = None) -> dict[str, fl
     )
     changed = {"seed": seed} | ({} if views is None else {"views_per_scan": views, "place_pairs": 0})
     command = [sys.executable, "-c", code, str(folder), json.dumps(changed)]
-    told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True).stdout
     found: dict[str, float | None] = json.loads(told.strip().splitlines()[-1])
     return found
 
 
 def stability(folder: Path, seeds: int) -> list[float]:
     """Quality of the last checkpoint under other evaluation seeds."""
-    found = [evaluated(folder, seed)["proxy_quality"] for seed in range(1, seeds + 1)]
+    found = [evaluated(folder, seed).get("proxy_quality") for seed in range(1, seeds + 1)]
     return [math.nan if value is None else value for value in found]
 
 

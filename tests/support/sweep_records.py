@@ -111,7 +111,7 @@ def probe_of(point: DesignPoint) -> dict[str, float]:
 
 
 def _beside(quality: float) -> dict[str, float]:
-    """What the ranking does not use: the place and position tests, probes, spread, and what is reached without training."""
+    """The rest: the place and position tests, probes, spread, and what is reached without training."""
     place = {"place_recall_at_1": 0.5 * quality, "place_distance_mm": 60 - 40 * quality}
     place |= {"place_recall_at_1_low": 0.5 * quality - 0.05, "place_recall_at_1_high": 0.5 * quality + 0.05}
     place |= {"place_recall_at_1_chance": 1 / 16, "place_distance_mm_chance": 55.0, "place_pairs": 6.0}
