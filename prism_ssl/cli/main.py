@@ -49,7 +49,7 @@ VERBS = {
     "landmarks": Verb(
         "prism_ssl.study.landmarks", "find the same places in scans of other patients by registration", resumes=True
     ),
-    "tilt": Verb("prism_ssl.study.tilt", "copy scans into another pose, with the points of a table"),
+    "tilt": Verb("prism_ssl.embed.field.tilt", "copy scans into another pose, with the points of a table"),
     "search": Verb("prism_ssl.embed.search", "find the most similar scans, or places of scans"),
     "inspect": Verb("prism_ssl.inspect.command", "draw a pair of views where they lie in their scan"),
     "leakcheck": Verb("prism_ssl.leak.command", "check whether the pretext task needs anatomy"),

@@ -10,10 +10,10 @@ import argparse
 import gzip
 import hashlib
 import itertools
-import shutil
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,11 @@ from scipy.spatial.transform import Rotation
 
 from prism_ssl.cli.catalog_options import EVERY_SCAN, EXIT_NO, EXIT_OK, add_catalog_options, catalog_settings, refused
 from prism_ssl.config.schema import DataConfig, PrismConfig
-from prism_ssl.contracts import Float64
+from prism_ssl.contracts import Float64, ScanRecord
 from prism_ssl.data.catalog import column_values, load_records
 from prism_ssl.data.checks import inspect_and_open
 from prism_ssl.data.scan import OpenScan, apply_affine, inverse, nifti_bytes
+from prism_ssl.embed.field.places import PointsRequest
 from prism_ssl.embed.field.requests import IN_MM, IN_VOXELS, read_points, read_table
 from prism_ssl.errors import ConfigError, PrismError, ScanRejected
 from prism_ssl.utils.fs import private_folder, write_atomic
@@ -54,9 +55,31 @@ def _write(given: argparse.Namespace, data: DataConfig, console: Console) -> int
     asked, table = read_points(source, data), _flat(read_table(source))
     records = [each for each in load_records(data, data.selection_seed).records if each.scan_id in asked.rows_of]
     patients = column_values(data, records, data.columns.get("pmbb_id", "pmbb_id"))
-    folder = out.with_name(f"{out.name}.part")
-    shutil.rmtree(folder, ignore_errors=True)  # of a call that was stopped
-    private_folder(folder)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{out.name}.part-", dir=out.parent) as part:  # whole, or not there
+        folder = private_folder(Path(part) / "copies")
+        copies, points, rejected = _copies(given, asked, table, records, patients, folder, console)
+        if copies:
+            write_atomic(folder / CATALOG, pl.from_dicts(copies).write_csv().encode())
+            write_atomic(folder / POINTS, pl.concat(points).write_csv().encode())
+            folder.replace(out)
+    told = f"{out}: {len(copies)} scans turned by {given.degrees:g} degrees, with {sum(map(len, points))} points"
+    console.print(told, markup=False, soft_wrap=True)
+    for why, count in rejected.items():
+        console.print(f"{count} scans left out: {why}", markup=False)
+    return EXIT_OK if copies else EXIT_NO
+
+
+def _copies(
+    given: argparse.Namespace,
+    asked: PointsRequest,
+    table: pl.DataFrame,
+    records: Sequence[ScanRecord],
+    patients: Mapping[str, str],
+    folder: Path,
+    console: Console,
+) -> tuple[list[dict[str, str]], list[pl.DataFrame], Counter[str]]:
+    """Write the copies; their rows of the catalogue, their points, and why scans were left out."""
     copies, points, rejected = list[dict[str, str]](), list[pl.DataFrame](), Counter[str]()
     motions: dict[str, Float64] = {}  # one for all series of a patient, which share a frame
     for number, record in enumerate(records, start=1):
@@ -78,15 +101,7 @@ def _write(given: argparse.Namespace, data: DataConfig, console: Console) -> int
         copies.append(who | {"series_path": name} | of)
         points.append(_at(table[rows.tolist()], apply_affine(motion, at_mm), name))
         console.print(f"{number} of {len(records)}: {record.series_path}", markup=False, soft_wrap=True)
-    if copies:
-        write_atomic(folder / CATALOG, pl.from_dicts(copies).write_csv().encode())
-        write_atomic(folder / POINTS, pl.concat(points).write_csv().encode())
-        folder.replace(out)
-    told = f"{out}: {len(copies)} scans turned by {given.degrees:g} degrees, with {sum(map(len, points))} points"
-    console.print(told, markup=False, soft_wrap=True)
-    for why, count in rejected.items():
-        console.print(f"{count} scans left out: {why}", markup=False)
-    return EXIT_OK if copies else EXIT_NO
+    return copies, points, rejected
 
 
 def _refuse_used(out: Path, catalog: Path) -> None:

@@ -14,7 +14,7 @@ from prism_ssl.config.schema import DataConfig
 from prism_ssl.data.catalog import load_records
 from prism_ssl.data.scan import OpenScan, apply_affine, nifti_bytes, open_scan
 from prism_ssl.embed.field.requests import IN_MM, IN_VOXELS, read_points
-from prism_ssl.study.tilt import main
+from prism_ssl.embed.field.tilt import main
 
 SHAPE = (26, 28, 30)
 DEGREES, SHIFT_MM = 30.0, 12.0
