@@ -88,7 +88,7 @@ def study() -> PrismConfig:
             precision="bf16",  # as good as float32 after 600 steps; on a CPU with matrix units for it a step is shorter
         ),
         # Seen with more patches than in training, the same encoder knows the place better.
-        eval=EvalConfig(place_pairs=64, place_draws=4, n_patches=64, centers="foreground"),
+        eval=EvalConfig(views_per_scan=32, place_pairs=64, place_draws=4, n_patches=64, centers="foreground"),
     )
 
 

@@ -33,20 +33,26 @@ def relative_positions(centers_mm: Float64, body_mm: Float64) -> Float64:
 
 
 def told_positions(embeddings: Float64, positions: Float64, patients: Sequence[str]) -> Float64:
-    """For each view, the position of the most similar view of another patient, [V, 3].
+    """For each view, the position of the most similar view of another patient, from the mean of all of them, [V, 3].
 
-    One neighbour, not several: so it ordered trained encoders as landmarks of brains did. Ties count with their mean.
-    NaN for a view without a position of its own, or without a view of another patient.
+    From their mean, because that leans away from a patient's own positions: an encoder that tells nothing would count
+    as worse than chance. One neighbour, not several: so it ordered trained encoders as landmarks of brains did. Ties
+    count with their mean. NaN for a view without a position of its own, or without a view of another patient.
     """
     known = np.asarray(np.isfinite(positions).all(axis=1))
     _, patient = np.unique(patients, return_inverse=True)
     allowed = np.not_equal.outer(patient, patient) & known
     similarity = np.where(allowed, cosine_similarity(embeddings), -np.inf)
     best = allowed & (similarity == similarity.max(axis=1, keepdims=True))
-    total = best.astype(float) @ np.where(known[:, None], positions, 0.0)
-    told: Float64 = total / np.maximum(best.sum(axis=1, keepdims=True), 1)
+    told: Float64 = _means(best, positions, known) - _means(allowed, positions, known)
     told[~known | ~allowed.any(axis=1)] = np.nan
     return told
+
+
+def _means(chosen: npt.NDArray[np.bool_], positions: Float64, known: npt.NDArray[np.bool_]) -> Float64:
+    """Mean position of the views that each row chooses; 0 where it chooses none."""
+    means: Float64 = chosen.astype(float) @ np.where(known[:, None], positions, 0.0)
+    return means / np.maximum(chosen.sum(axis=1, keepdims=True), 1)
 
 
 def position_sums(told: Float64, positions: Float64, series: npt.NDArray[np.int64], n_series: int) -> Float64:

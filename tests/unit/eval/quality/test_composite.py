@@ -62,7 +62,7 @@ def test_chance_in_every_part_is_a_quality_of_nothing() -> None:
 
 
 def test_what_is_worse_than_chance_counts_below_nothing() -> None:
-    quality = proxy_quality(_evidence(recall=0.0, right_share=0.2, place=0.0), EvalConfig(bootstrap=10))
+    quality = proxy_quality(_evidence(recall=0.0, right_share=0.2, place=0.0), EvalConfig(bootstrap=10, w_skill=1))
     assert (quality.retrieval, quality.skill, quality.place) == pytest.approx((-1 / 9, -0.6, -1 / 15))
     assert quality.low == pytest.approx(quality.value) == pytest.approx((-1 / 9 - 0.6 - 8 / 15) / 10)
 
@@ -77,11 +77,11 @@ def test_a_window_that_is_read_perfectly_counts_nothing() -> None:
 
 
 def test_a_part_that_the_scans_cannot_offer_does_not_count() -> None:
-    quality = proxy_quality(_without_pairs(_evidence()), EvalConfig(bootstrap=5, w_lidar=1))
+    quality = proxy_quality(_without_pairs(_evidence()), EvalConfig(bootstrap=5, w_skill=1, w_lidar=1))
     assert quality.value == pytest.approx((0.6 / 0.9 + 0.6) / 2)
     assert math.isnan(quality.place)
     with_directions = proxy_quality(
-        dataclasses.replace(_evidence(), telling_share=0.5), EvalConfig(bootstrap=5, w_lidar=1)
+        dataclasses.replace(_evidence(), telling_share=0.5), EvalConfig(bootstrap=5, w_skill=1, w_lidar=1)
     )
     assert with_directions.value == pytest.approx((0.6 / 0.9 + 0.6 + 8 * 0.2 + 0.5) / 11)
 
