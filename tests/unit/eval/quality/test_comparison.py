@@ -136,7 +136,7 @@ def test_settings_come_back_from_the_run_folder(tmp_path: Path) -> None:
 
 
 def test_runs_are_weighed_as_they_were_when_they_were_evaluated() -> None:
-    of_recall = {f"eval__{name}": 0.0 for name in ("w_skill", "w_place")}
+    of_recall = {f"eval__{name}": 0.0 for name in ("w_skill", "w_place", "w_position")}
     a, b = _evidence(**of_recall), _evidence(**of_recall)
     b = dataclasses.replace(b, recall=b.recall - 0.1)
     together = resample_together({"a": a, "b": b}, CONFIG, like="a")
@@ -144,7 +144,7 @@ def test_runs_are_weighed_as_they_were_when_they_were_evaluated() -> None:
 
 
 def test_directions_count_in_a_difference_where_all_runs_have_them() -> None:
-    config = EvalConfig(bootstrap=20, w_lidar=3.0)
+    config = EvalConfig(bootstrap=20, w_skill=1.0, w_position=0.0, w_lidar=3.0)
     plain = dataclasses.replace(_evidence(), settings=None)
     many, few = (dataclasses.replace(plain, telling_share=share) for share in (0.8, 0.2))
     known = resample_together({"many": many, "few": few}, config, like="many")
