@@ -266,8 +266,9 @@ def _(is_open, mo, ranking_view, shown):
             mo.md("## Quality"),
             mo.md(
                 "Proxy quality (0 chance, 1 perfect) is measured on held-out scans, the same views for every run: "
-                "recall of the same series and place, sign skill of shift and rotation. The bars are 95&nbsp;% "
-                "intervals over the held-out patients; another training seed can change a run's quality by more."
+                "recall of the same series and place, position by other patients, sign skill of shift and rotation. "
+                "The bars are 95&nbsp;% intervals over the held-out patients; another training seed can change a "
+                "run's quality by more."
             ),
             mo.hstack(
                 [ranking_view.quality_picture(shown), ranking_view.pareto_chart(shown)], justify="start", wrap=True

@@ -15,6 +15,9 @@ ENDINGS = ("_random_init", "_pixels", "_spacing")
 _RIVALS = (("chance", "_chance"), ("random weights", "_random_init"), ("pixel statistics", "_pixels"))
 """What place recall is judged against, and the endings of the scalars."""
 
+_WHERE_MEASURED = {"place_recall_at_1": "same place", "position_skill": "position by other patients"}
+"""Parts of the proxy quality that not every archive has, by their scalars."""
+
 _MEASURES = (
     ("same place, other series", "place_recall_at_1", "place_recall_at_1_chance"),
     ("  location error, mm", "place_distance_mm", "place_distance_mm_chance"),
@@ -141,7 +144,8 @@ def notes(probe: Mapping[str, float]) -> list[str]:
     elif "telling_directions_max" in probe:
         told.append("Directions between series: not measured, too few series (16 are needed).")
     if "proxy_quality" in probe:
-        parts = ["same series", "shift and rotation", *(["same place (most)"] if "place_recall_at_1" in probe else [])]
+        parts = ["same series", "shift and rotation"]
+        parts += [words for name, words in _WHERE_MEASURED.items() if name in probe]
         if "proxy_quality_directions" in probe:
             parts.append(f"telling directions ({probe['proxy_quality_directions']:.2f} of the largest number)")
         told.append(f"Proxy quality{_interval(probe)}: weighted mean of {', '.join(parts)}; 0 is chance, 1 is perfect.")

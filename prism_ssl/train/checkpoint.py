@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,7 +119,10 @@ def _note(path: Path) -> CheckpointNote:
 
 def _read(path: Path, **how: Any) -> Checkpoint:
     try:
-        state = torch.load(path, weights_only=True, **how)
+        with warnings.catch_warnings():
+            # Of a damaged file; it is refused below, or says the right step.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            state = torch.load(path, weights_only=True, **how)
         if state.pop("format") != _FORMAT:
             raise CheckpointError(f"{path} has another format than this version writes ({_FORMAT}); {ADVICE}")
         return Checkpoint(**state)

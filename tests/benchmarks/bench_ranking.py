@@ -6,7 +6,7 @@ coverage     simulated patients of whom some are easy for every question: how of
 regret       simulated sweeps of 24 runs, additive effects, noise 0.02: what the recommended cell loses to the best one.
 correlation  encoders from random to trained (rows of the study on phantoms, evaluated as they train): Spearman's rank
              correlation of proxy quality with what only phantoms know (organ, place in other patients), measured on
-             four times as many views.
+             32 views of a series under another seed.
 stability    the last encoder of each run under other evaluation seeds: spread of its quality.
 
 No time is measured, so a busy machine changes nothing.
@@ -46,7 +46,7 @@ PATIENTS = ((8, 1, 6), (8, 4, 6), (12, 8, 6), (30, 4, 15))
 TRUTH = ("linear_organ", "position_recall_at_1")
 """Held-out scalars that only phantoms have."""
 PARTS = ("place_recall_at_1", "recall_at_1", "pose_skill_mean", "position_skill")
-"""Held-out scalars that proxy quality is made of, and the position skill, which counts only where it has a weight."""
+"""Held-out scalars that proxy quality is made of."""
 VIEWS_OF_TRUTH, SEED_OF_TRUTH = 32, 7
 """Views of each series that what only phantoms know is measured with, and their seed."""
 NO_ENCODERS = pl.DataFrame(schema={"run": pl.String, "step": pl.Int64, "proxy_quality": pl.Float64})
@@ -144,7 +144,8 @@ def _keep_checkpoint(run: Path, every: int, kept: set[int]) -> None:
 def encoders(runs: dict[str, Path]) -> pl.DataFrame:
     """Run, step, quality, its parts and what phantoms know, of every evaluation; random weights once, as step 0.
 
-    Random weights follow the evaluation's seed, so theirs are all measured under the seed of the truth.
+    Random weights follow the evaluation's seed, so theirs are all measured under the seed of the truth; for them alone
+    quality and truth share views.
     """
     rows = []
     for name, folder in runs.items():

@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(given: argparse.Namespace, data: DataConfig, console: Console) -> int:
-    source, out = Path(given.points), Path(given.out).absolute()
-    _refuse_used(out, Path(str(data.catalog_path)).absolute())
+    source, out = Path(given.points), Path(given.out).resolve()
+    _refuse_used(out, Path(str(data.catalog_path)).resolve())
     asked, table = read_points(source, data), _flat(read_table(source))
     records = [each for each in load_records(data, data.selection_seed).records if each.scan_id in asked.rows_of]
     patients = column_values(data, records, data.columns.get("pmbb_id", "pmbb_id"))
@@ -136,11 +136,11 @@ def turned(scan: OpenScan, motion: Float64) -> OpenScan:
     """
     ends = np.array(scan.shape) - 1.0
     corners = np.array(list(itertools.product(*((0.0, end) for end in ends))))
-    there = apply_affine(inverse(scan.affine) @ motion @ scan.affine, corners)
+    there = apply_affine(inverse(scan.affine) @ motion @ scan.affine, corners).round(6)
     low, high = np.floor(there.min(axis=0)), np.ceil(there.max(axis=0))
     affine = scan.affine.copy()
     affine[:3, 3] = apply_affine(scan.affine, low[None])[0]
-    back = inverse(scan.affine) @ inverse(motion) @ affine  # (i, j, k) of the copy -> of the scan
+    back = (inverse(scan.affine) @ inverse(motion) @ affine).round(12)  # (i, j, k) of the copy -> of the scan
     outside = (scan.stats.lowest - scan.intercept) / scan.slope
     values = affine_transform(
         scan.voxels.astype(np.float32),
@@ -177,16 +177,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prism tilt",
         description="Copy the scans of a table of points into a folder, each patient turned about an axis of its own, "
-        "as if it had lain otherwise in the scanner; the points move along. What finds landmarks there (prism field "
-        "--points, prism probe --landmarks) does not depend on the usual pose.",
+        "as if it had lain otherwise in the scanner; the points move along. How many landmarks are found there (prism "
+        "field --points, prism probe --landmarks) says how far an encoder depends on the usual pose.",
     )
     add_catalog_options(parser, n_scans=EVERY_SCAN)
     points = "table of points (.csv, .parquet), as prism landmarks writes it and prism field --points reads it"
     parser.add_argument("--points", required=True, metavar="TABLE", help=points)
-    parser.add_argument("--degrees", type=float, default=25.0, metavar="DEG", help="how far every patient is turned")
-    parser.add_argument("--shift", type=float, default=25.0, metavar="MM", help="most that it is moved along each axis")
-    parser.add_argument("--seed", type=int, default=0, help="of the axes and shifts")
-    parser.add_argument("--out", default="tilted", help="a new folder for the copies, catalog.csv and points.csv")
+    degrees = "how far every patient is turned (default: 25)"
+    parser.add_argument("--degrees", type=float, default=25.0, metavar="DEG", help=degrees)
+    shift = "most that it is moved along each axis (default: 25)"
+    parser.add_argument("--shift", type=float, default=25.0, metavar="MM", help=shift)
+    parser.add_argument("--seed", type=int, default=0, help="of the axes and shifts (default: 0)")
+    out = "a new folder for the copies, catalog.csv and points.csv (default: tilted)"
+    parser.add_argument("--out", default="tilted", help=out)
     return parser
 
 

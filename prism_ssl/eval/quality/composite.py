@@ -1,4 +1,4 @@
-"""Proxy quality, which ranks encoders (0 chance, 1 perfect): retrieval, pose skill, place, and an interval (pure)."""
+"""Proxy quality, which ranks encoders (0 chance, 1 perfect): its parts and an interval (pure)."""
 
 from __future__ import annotations
 

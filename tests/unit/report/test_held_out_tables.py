@@ -117,8 +117,9 @@ def test_differences_patient_by_patient_decide_where_they_are_known() -> None:
 
 
 def test_directions_are_named_among_the_parts_of_quality_only_where_they_count() -> None:
-    parts = "weighted mean of same series, shift and rotation, same place (most)"
+    parts = "weighted mean of same series, shift and rotation, same place"
     assert f"{parts}; 0 is chance" in " ".join(_shown(PROBE).split())
+    assert f"{parts}, position by other patients; 0" in " ".join(_shown(PROBE | {"position_skill": 0.3}).split())
     counted = " ".join(_shown(PROBE | {"proxy_quality_directions": 0.47}).split())
     assert f"{parts}, telling directions (0.47 of the largest number); 0 is chance" in counted
 

@@ -38,10 +38,10 @@ def _write(folder: Path, number: int) -> None:
     values = apply_affine(_affine(number), np.stack([i, j, k], axis=-1)) @ GRADIENT
     folder.mkdir(parents=True)
     if folder.name == "ct":
-        raw = np.rint((values - values.min()) / 0.5).astype(np.int16)
+        raw = np.rint((values - values.min()) / 0.5).astype(np.int16) + np.int16(40)
         content = nifti_bytes(raw, _affine(number), slope=0.5, intercept=-1024.0)
     else:
-        content = nifti_bytes((values - values.min()).astype(np.float32), _affine(number))
+        content = nifti_bytes((values - values.min() + 7).astype(np.float32), _affine(number))
     (folder / "scan.nii").write_bytes(content)
 
 
@@ -65,7 +65,13 @@ def archive(tmp_path: Path) -> Path:
     points = pl.from_dicts(rows).sort("landmark")
     points.drop(IN_VOXELS).write_csv(tmp_path / "mm.csv")
     points.drop(IN_MM).write_csv(tmp_path / "voxels.csv")
-    embedded = points.drop(IN_VOXELS).with_columns(pl.Series("embedding", [[0.0, 1.0]] * points.height))
+    # As `prism field --points` writes a table of `prism landmarks`: with scan_id, and a column that a .csv cannot hold.
+    data = DataConfig(catalog_path=str(tmp_path / "catalog.csv"), columns={"pmbb_id": "mrn"}, n_scans=10**6)
+    ids = {record.series_path: record.scan_id for record in load_records(data, 0).records}
+    embedded = points.drop(IN_VOXELS).with_columns(
+        pl.col("series_path").replace(ids).alias("scan_id"),
+        pl.Series("embedding", [[0.0, 1.0]] * points.height),
+    )
     embedded.write_parquet(tmp_path / "embedded.parquet")
     return tmp_path
 
