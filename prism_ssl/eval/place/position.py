@@ -51,8 +51,9 @@ def told_positions(embeddings: Float64, positions: Float64, patients: Sequence[s
 
 def _means(chosen: npt.NDArray[np.bool_], positions: Float64, known: npt.NDArray[np.bool_]) -> Float64:
     """Mean position of the views that each row chooses; 0 where it chooses none."""
-    means: Float64 = chosen.astype(float) @ np.where(known[:, None], positions, 0.0)
-    return means / np.maximum(chosen.sum(axis=1, keepdims=True), 1)
+    sums = chosen.astype(float) @ np.where(known[:, None], positions, 0.0)
+    means: Float64 = sums / np.maximum(chosen.sum(axis=1, keepdims=True), 1)
+    return means
 
 
 def position_sums(told: Float64, positions: Float64, series: npt.NDArray[np.int64], n_series: int) -> Float64:
