@@ -32,6 +32,7 @@ from prism_ssl.embed.field.places import PointsRequest
 from prism_ssl.embed.field.requests import IN_MM, IN_VOXELS, read_points, read_table
 from prism_ssl.errors import ConfigError, PrismError, ScanRejected
 from prism_ssl.utils.fs import private_folder, write_atomic
+from prism_ssl.utils.stop_signals import stop_signals_interrupt
 
 CATALOG, POINTS = "catalog.csv", "points.csv"
 """Tables in the folder of copies."""
@@ -40,13 +41,17 @@ CATALOG, POINTS = "catalog.csv", "points.csv"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the copies, their catalogue and their points; 0 when there are copies, else as ``catalog_options`` says."""
     given = _parser().parse_args(list(sys.argv[1:] if arguments is None else arguments))
-    try:
-        if not (0 <= given.degrees <= 180 and 0 <= given.shift < np.inf):
-            found = f"--degrees is {given.degrees:g} and --shift {given.shift:g}"
-            raise ConfigError(f"{found}; needed: 0 to 180 degrees, and 0 mm or more")
-        return _write(given, catalog_settings(given), Console())
-    except (PrismError, OSError) as error:
-        return refused(error)
+    with stop_signals_interrupt():
+        try:
+            if not (0 <= given.degrees <= 180 and 0 <= given.shift < np.inf):
+                found = f"--degrees is {given.degrees:g} and --shift {given.shift:g}"
+                raise ConfigError(f"{found}; needed: 0 to 180 degrees, and 0 mm or more")
+            return _write(given, catalog_settings(given), Console())
+        except (PrismError, OSError) as error:
+            return refused(error)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("interrupted; no copies were kept", style="yellow")
+            return EXIT_NO
 
 
 def _write(given: argparse.Namespace, data: DataConfig, console: Console) -> int:
