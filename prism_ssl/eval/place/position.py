@@ -35,8 +35,8 @@ def relative_positions(centers_mm: Float64, body_mm: Float64) -> Float64:
 def told_positions(embeddings: Float64, positions: Float64, patients: Sequence[str]) -> Float64:
     """For each view, the position of the most similar view of another patient, from the mean of all of them, [V, 3].
 
-    From their mean, because that leans away from a patient's own positions: an encoder that tells nothing would count
-    as worse than chance. One neighbour, not several: so it ordered trained encoders as landmarks of brains did. Ties
+    Their mean is subtracted. It leans away from the patient's own positions, so an encoder that tells nothing would
+    count as worse than chance. One neighbour, not several: so it ordered trained encoders as landmarks of brains did. Ties
     count with their mean. NaN for a view without a position of its own, or without a view of another patient.
     """
     known = np.asarray(np.isfinite(positions).all(axis=1))
