@@ -36,8 +36,8 @@ def told_positions(embeddings: Float64, positions: Float64, patients: Sequence[s
     """For each view, the position of the most similar view of another patient, from the mean of all of them, [V, 3].
 
     Their mean is subtracted. It leans away from the patient's own positions, so an encoder that tells nothing would
-    count as worse than chance. One neighbour, not several: so it ordered trained encoders as landmarks of brains did. Ties
-    count with their mean. NaN for a view without a position of its own, or without a view of another patient.
+    count as worse than chance. One neighbour, not several: so it ordered trained encoders as landmarks of brains did.
+    Ties count with their mean. NaN for a view without a position of its own, or without a view of another patient.
     """
     known = np.asarray(np.isfinite(positions).all(axis=1))
     _, patient = np.unique(patients, return_inverse=True)
